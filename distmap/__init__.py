@@ -1,0 +1,82 @@
+"""distmap: `pool.map` for notebooks, on this machine and on any machine that an HTTPS URL or an SSH login reaches.
+
+Public names, nothing else. They load on first use, so `import distmap` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distmap._version import __version__
+
+if TYPE_CHECKING:
+    from distmap.core.progress import Lane, Snapshot
+    from distmap.errors import (
+        AuthenticationError,
+        ConnectError,
+        CrashLoopError,
+        DistmapError,
+        ItemTimeout,
+        JobCancelled,
+        NoWorkers,
+        PayloadError,
+        PoisonItemError,
+        PoolClosed,
+        ProtocolError,
+        RemoteError,
+        TokenError,
+        VersionMismatch,
+        WorkerBusy,
+    )
+    from distmap.execution import rng
+    from distmap.job import Job
+    from distmap.pickling import Broadcast
+    from distmap.pool import Pool
+
+_HOMES = {
+    "Pool": "distmap.pool",
+    "Job": "distmap.job",
+    "Broadcast": "distmap.pickling",
+    "rng": "distmap.execution",
+    "Snapshot": "distmap.core.progress",
+    "Lane": "distmap.core.progress",
+}
+
+__all__ = [
+    "AuthenticationError",
+    "Broadcast",
+    "ConnectError",
+    "CrashLoopError",
+    "DistmapError",
+    "ItemTimeout",
+    "Job",
+    "JobCancelled",
+    "Lane",
+    "NoWorkers",
+    "PayloadError",
+    "PoisonItemError",
+    "Pool",
+    "PoolClosed",
+    "ProtocolError",
+    "RemoteError",
+    "Snapshot",
+    "TokenError",
+    "VersionMismatch",
+    "WorkerBusy",
+    "__version__",
+    "rng",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'distmap' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES.get(name, "distmap.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

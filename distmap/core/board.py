@@ -1,0 +1,347 @@
+"""The state of play and the moves that keep it consistent.
+
+Owns jobs, attempts, timers and the commands of the event in hand. A move changes every record that the change
+concerns and says the command that goes with it; which move to make is decided in `placing.py` (work to slots),
+`faults.py` (deaths and losses) and `scheduler.py` (events).
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+
+from distmap.core import chunks
+from distmap.core.events import (
+    Assign,
+    Command,
+    Deliver,
+    DeliverLoss,
+    Discard,
+    Finish,
+    Interrupt,
+    JobSpec,
+    Kill,
+    Outcome,
+    Read,
+    Release,
+    Revoke,
+)
+from distmap.core.fleet import Fleet
+from distmap.core.gather import AsLanded, InOrder, Landed
+from distmap.core.limits import Limits
+from distmap.core.progress import Snapshot
+from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Worker
+from distmap.core.snapshots import snapshot
+from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, step
+
+#: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
+KEPT = 256
+
+
+class Board:
+    """Everything the scheduler knows."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.now = 0.0
+        self.out: list[Command] = []
+        self.fleet = Fleet(limits)
+        self.jobs: dict[int, Job] = {}
+        self.over: set[int] = set()
+        self.finals: dict[int, Snapshot] = {}
+        self.attempts: dict[int, Attempt] = {}
+        #: Attempts given up while their job goes on -> job.
+        self.stale: dict[int, Job] = {}
+        #: Jobs with an attempt that waits and can be taken back.
+        self.givers: dict[int, Job] = {}
+        #: (due, serial, what): a stopping job whose slots are to be killed, or a resting slot.
+        self.timers: list[tuple[float, int, Job | Slot]] = []
+        self.last_attempt = -1
+        self.last_chunk = -1
+        self.serial = count()
+        #: Served time of the job chosen last: where a new job starts, so that it owes and is owed nothing.
+        self.clock = 0.0
+        self.deaths = 0
+        self.losses = 0
+        #: When waiting work is to be looked at again though nothing may happen; None: at the next event.
+        self.patience: float | None = None
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def open_job(self, job_id: int, spec: JobSpec) -> Job:
+        """Enter a new job."""
+        group = self.fleet.group(spec.tags)
+        gather = InOrder() if spec.gather in ("ordered", "fold") else AsLanded()
+        job = Job(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
+        job.meter.add(self.now, 0)
+        group.jobs += 1
+        self.jobs[job_id] = job
+        return job
+
+    def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
+        """End a job early: take back what waits, interrupt what runs; slots that do not answer are killed later."""
+        job.state = step(JOB, job.state, trigger, job)
+        job.outcome = outcome
+        job.crashed = crashed
+        job.queue.clear()
+        job.queued = 0
+        # What waits is taken back first: a slot whose item was interrupted would begin it at once.
+        for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
+            if attempt.slot.queue[0] is attempt:
+                attempt.state = step(ATTEMPT, attempt.state, "interrupted", attempt)
+                self.out.append(Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
+            elif attempt.state == "waiting":
+                self.revoke(attempt, attempt.lo)
+        heapq.heappush(self.timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
+
+    def abandon(self, job: Job) -> None:
+        """The grace is over: kill the slots that still run the job, and do without the answers."""
+        for attempt in list(job.attempts.values()):
+            slot = attempt.slot
+            self.forget(attempt)
+            attempt.state = step(ATTEMPT, attempt.state, "voided", attempt)
+            if slot.queue[0] is attempt and slot.state == "ready":
+                slot.state = step(SLOT, slot.state, "killed", slot)
+                self.out.append(Kill(slot.worker.id, slot.index))
+                self.fleet.touch(slot)
+
+    def conclude(self, job: Job) -> None:
+        """Finish the job if nothing of it is left to do; else note what it wants next."""
+        if job.state == "over":
+            return
+        if not job.attempts:
+            if job.state == "stopping":
+                return self._finish(job)
+            if job.input in ("ended", "failed") and job.settled == job.read:
+                job.outcome = "failed" if job.input == "failed" else "done"
+                return self._finish(job)
+        self.fleet.want(job.group, job)
+
+    def _finish(self, job: Job) -> None:
+        assert not job.attempts, "a job finishes with an attempt on record"
+        for run in job.gather.drain():
+            if run.cause is None:
+                self.out.append(Discard(run.attempt, run.lo, run.hi))
+        for chunk in job.chunks:
+            self.out.append(Release(job.id, chunk))
+        job.state = step(JOB, job.state, "finished", job)
+        job.stamp += 1
+        job.group.jobs -= 1
+        job.group.promises.pop(job.id, None)
+        for attempt in job.stale:
+            self.stale.pop(attempt, None)
+        self.givers.pop(job.id, None)
+        del self.jobs[job.id]
+        self.over.add(job.id)
+        self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
+        if len(self.finals) > KEPT:
+            del self.finals[next(iter(self.finals))]
+        if not job.group.jobs:
+            self.fleet.disband(job.group)
+        self.out.append(Finish(job.id, job.outcome, job.crashed))
+
+    # --- input --------------------------------------------------------------------------------------------------------
+
+    def wanted(self, job: Job, worker: Worker) -> int:
+        """Items of the next chunk of the job for this worker."""
+        if job.spec.chunksize is not None:
+            return job.spec.chunksize
+        share = job.shares.get(worker.id)
+        unread = job.unread()
+        return chunks.size(
+            self.limits,
+            pace=self.pace(job, worker),
+            rtt=worker.rtt,
+            largest=share.largest if share else 0,
+            left=None if unread is None else unread + job.queued,
+            slots=job.group.capacity,
+            item_bytes=job.item_bytes,
+        )
+
+    def pace(self, job: Job, worker: Worker) -> float | None:
+        """Seconds per item there; before anything was measured there, as elsewhere."""
+        share = job.shares.get(worker.id)
+        return job.pace.seconds if share is None or share.pace.seconds is None else share.pace.seconds
+
+    def read(self, job: Job, worker: Worker) -> None:
+        """Ask for the next chunk, sized for this worker."""
+        items = min(self.wanted(job, worker), job.room(self.limits))
+        unread = job.unread()
+        if unread is not None:
+            items = min(items, unread)
+            if job.spec.pushed and job.group.idle:
+                # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+                items = min(items, -(-unread // job.group.idle))
+        assert items >= 1, "a Read of nothing"
+        self.last_chunk += 1
+        job.input = step(INPUT, job.input, "read", job)
+        job.asked, job.asked_chunk, job.announced = items, self.last_chunk, 0
+        job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
+        self.out.append(Read(job.id, self.last_chunk, items))
+
+    def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
+        """Items wait to be run (again), unless the job is being stopped."""
+        if lo < hi and job.state != "stopping":
+            heapq.heappush(job.queue, (chunk.start + lo, lo, hi, losses, chunk))
+            job.queued += hi - lo
+
+    # --- attempts -----------------------------------------------------------------------------------------------------
+
+    def assign(self, job: Job, slot: Slot) -> None:
+        """Send the earliest waiting items of the job to the slot."""
+        worker = slot.worker
+        index, lo, hi, losses, chunk = heapq.heappop(job.queue)
+        items = hi - lo
+        if job.spec.chunksize is None:
+            items = chunks.cut(items, self.wanted(job, worker), chunk.nbytes, job.group.capacity)
+        if items < hi - lo:
+            heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
+        job.queued -= items
+        job.owed = max(0, job.owed - 1)
+        pace = self.pace(job, worker)
+        charge = self.limits.chunk_seconds if pace is None else pace * items
+        self.clock = max(self.clock, job.served)
+        job.served += charge
+        slot.state = step(SLOT, slot.state, "assigned", slot)
+        assert len(slot.queue) < self.limits.slot_depth, "a slot holds too much"
+        self.last_attempt += 1
+        starts = max(self.now, slot.queue[-1].end) if slot.queue else self.now
+        state = "waiting" if slot.queue else "running"
+        ends = starts + charge
+        attempt = Attempt(
+            self.last_attempt, job, chunk, lo, lo + items, losses, slot, lo, state, lo, self.now, ends, charge
+        )
+        slot.queue.append(attempt)
+        self.attempts[attempt.id] = job.attempts[attempt.id] = attempt
+        if state == "waiting":
+            self._wait(attempt, starts)
+        self.expect(attempt, ends)
+        self.fleet.touch(slot)
+        self.out.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, lo + items))
+
+    def expect(self, attempt: Attempt, end: float) -> None:
+        """Note when the attempt should end, so that idle slots find the ones that take longest."""
+        attempt.end = end
+        waits = attempt.state == "waiting"
+        if not waits and (attempt.state != "running" or attempt.job.spec.chunksize or attempt.hi - attempt.next < 2):
+            return
+        group = attempt.job.group
+        heapq.heappush(group.victims, (-end, attempt.id, attempt))
+        if len(group.victims) > 64 and len(group.victims) > 8 * self.limits.slot_depth * group.capacity:
+            group.victims[:] = {
+                entry[1]: entry for entry in group.victims if entry[1] in self.attempts and -entry[0] == entry[2].end
+            }.values()
+            heapq.heapify(group.victims)
+
+    def revoke(self, attempt: Attempt, stop: int) -> None:
+        """Take back what the attempt did not begin, from offset `stop` on."""
+        if attempt.state == "waiting":
+            self._unwait(attempt)
+        attempt.state = step(ATTEMPT, attempt.state, "revoked", attempt)
+        self.out.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
+
+    def forget(self, attempt: Attempt) -> None:
+        """The attempt no longer counts for its job; the slot still holds it."""
+        job = attempt.job
+        if attempt.state == "waiting":
+            self._unwait(attempt)
+        del job.attempts[attempt.id]
+        job.served += attempt.spent - attempt.charge
+        job.group.stealing -= attempt.stolen
+        if attempt.claimant is not None:
+            attempt.claimant.claims -= 1
+            attempt.claimant.owed += 1
+            self.fleet.want(attempt.claimant.group, attempt.claimant)
+
+    def detach(self, attempt: Attempt) -> None:
+        """The slot is through with the attempt; what waits behind it runs now."""
+        slot = attempt.slot
+        if attempt.state != "void":
+            self.forget(attempt)
+        attempt.state = step(ATTEMPT, attempt.state, "ended", attempt)
+        del self.attempts[attempt.id]
+        head = slot.queue[0] is attempt
+        slot.queue.remove(attempt)
+        if head and slot.queue:
+            follower = slot.queue[0]
+            if follower.state == "waiting":
+                self._unwait(follower)
+            follower.state = step(ATTEMPT, follower.state, "promoted", follower)
+            follower.heard = self.now
+            self.expect(follower, self.now + follower.charge)
+        self.fleet.touch(slot)
+
+    def withdraw(self, slot: Slot) -> list[Attempt]:
+        """Take every attempt off a slot that is no more; give those that still count for a job."""
+        held = [attempt for attempt in slot.queue if attempt.state != "void"]
+        for attempt in slot.queue:
+            if attempt.state != "void":
+                self.forget(attempt)
+                self.stale[attempt.id] = attempt.job
+                attempt.job.stale.append(attempt.id)
+            attempt.state = step(ATTEMPT, attempt.state, "ended", attempt)
+            del self.attempts[attempt.id]
+        slot.queue.clear()
+        return held
+
+    def _wait(self, attempt: Attempt, starts: float) -> None:
+        job = attempt.job
+        job.waiting += 1
+        self.givers[job.id] = job
+        heapq.heappush(job.waiters, (starts, attempt.id, attempt))
+        if len(job.waiters) > 64 and len(job.waiters) > 4 * job.waiting:
+            job.waiters[:] = [entry for entry in job.waiters if entry[2].state == "waiting"]
+            heapq.heapify(job.waiters)
+
+    def _unwait(self, attempt: Attempt) -> None:
+        job = attempt.job
+        job.waiting -= 1
+        if not job.waiting:
+            del self.givers[job.id]
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def land(self, job: Job, chunk: Chunk, landed: Landed, *, now_or_never: bool = False) -> None:
+        """Accept results (or one loss) for good and pass on what may go out.
+
+        now_or_never: the job ends with this one, so it goes out although earlier items are missing.
+        """
+        job.settled += landed.hi - landed.lo
+        assert job.settled <= job.read, "more settled than read"
+        if landed.cause is None:
+            self._close(job, chunk, landed.hi - landed.lo)
+            job.dry_deaths = 0
+        index = chunk.start + landed.lo
+        if now_or_never and isinstance(job.gather, InOrder) and job.gather.next != index:
+            ready = [landed]
+        else:
+            ready = job.gather.land(index, landed)
+        for run in ready:
+            job.delivered += run.hi - run.lo
+            if run.cause is None:
+                self.out.append(Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
+            else:
+                self.out.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
+                # Only now: the text of the error shows the item, so its input is needed until then.
+                self._close(job, job.chunks[run.chunk], 1)
+        for chunk_id in dict.fromkeys((chunk.id, *(run.chunk for run in ready))):
+            self._release(job, chunk_id)
+
+    def _close(self, job: Job, chunk: Chunk, items: int) -> None:
+        chunk.open -= items
+        assert chunk.open >= 0, "more items closed than the chunk has"
+
+    def _release(self, job: Job, chunk_id: int) -> None:
+        chunk = job.chunks.get(chunk_id)
+        if chunk is not None and chunk.open == 0:
+            job.input_bytes -= chunk.nbytes
+            del job.chunks[chunk_id]
+            self.out.append(Release(job.id, chunk_id))
+
+    def share(self, job: Job, worker: Worker) -> Share:
+        """What the worker did for the job, to be added to."""
+        share = job.shares.get(worker.id)
+        if share is None:
+            since = max(job.began, worker.joined)
+            share = job.shares[worker.id] = Share(worker.name, len(worker.slots), since)
+        return share

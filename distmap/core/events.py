@@ -1,0 +1,363 @@
+"""What the scheduler is told (events, past tense) and what it answers (commands, imperative).
+
+Owns the two vocabularies and nothing else: ids and numbers, never bytes, futures or sockets. The driver translates
+between these and the engine.
+
+Ids are plain ints, unique for the life of a scheduler. `attempt` names one assignment of a span of a chunk to a slot;
+reports of an attempt that is no longer on record are dropped by one rule. Offsets (`lo`, `hi`, `at`) count items
+inside a chunk, from 0; item index = start of the chunk + offset. Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OnError = Literal["raise", "return", "skip"]
+#: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.
+#: fold: as ordered, consumed by a reduction.
+Gather = Literal["list", "ordered", "unordered", "fold"]
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What the scheduler must know of a job. `size` is None while the length of the input is unknown."""
+
+    size: int | None = None
+    gather: Gather = "list"
+    #: Fixed items per chunk; None lets chunks size themselves.
+    chunksize: int | None = None
+    #: How often an item that raised is run again.
+    retries: int = 0
+    #: Larger goes first; equal priorities share the slots fairly.
+    priority: int = 0
+    #: True: the first item that failed for good ends the job (map, fold). False: failures are delivered in place.
+    stop_on_failure: bool = True
+    #: At most so many items may be read but not consumed (imap's `buffer=`); None: two chunks a slot.
+    buffer: int | None = None
+    #: True: items are pushed (`submit`) and announced by ItemsAdded; False: they are pulled from an iterable.
+    pushed: bool = False
+    #: Only workers that carry all of these may run it.
+    tags: frozenset[str] = frozenset()
+    #: Nothing of it was pushed through a queue of other jobs: its label in snapshots.
+    name: str = ""
+
+
+# --- events: workers -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    worker: int
+    slots: int
+    name: str = ""
+    tags: frozenset[str] = frozenset()
+    #: Round trip to it in seconds; 0 for this machine.
+    rtt: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """It is gone (connection over, silent too long, left). Its attempts are void; late reports are refused."""
+
+    worker: int
+    #: False when it announced its leaving (drain): nobody is charged.
+    charged: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSuspected:
+    """Silent for a while: nothing new goes there until it is heard again."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTrusted:
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """It wants to leave: nothing new, what waits there is taken back, what runs may finish."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMeasured:
+    """A heartbeat's figures. cpu and memory are fractions of the host, 0 to 1."""
+
+    worker: int
+    rtt: float
+    cpu: float
+    memory: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDied:
+    """A task process ended. If it was running an item, `attempt` and `at` (offset in the chunk) name it.
+
+    reason: "died" (charged to the item), "timeout" (the item exceeded its limit: final), "killed" (by our own Kill:
+    nobody is charged), "idle" (it died between chunks).
+    """
+
+    worker: int
+    slot: int
+    attempt: int | None
+    at: int | None
+    reason: Literal["died", "timeout", "killed", "idle"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReady:
+    """A dead slot has a fresh process."""
+
+    worker: int
+    slot: int
+
+
+# --- events: jobs ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    job: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsAdded:
+    """So many more items of a pushed job wait to be read."""
+
+    job: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputClosed:
+    """No more items will be added to a pushed job."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRead:
+    """The answer to Read: the chunk holds `count` items (0 to what was asked); `last`: the input is exhausted."""
+
+    job: int
+    chunk: int
+    count: int
+    nbytes: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InputFailed:
+    """Iterating or reading the input raised. What was read completes, then the job fails."""
+
+    job: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProgressed:
+    """A hint for views only: the attempt is at offset `at` of its chunk."""
+
+    attempt: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReported:
+    """Items [lo, hi) of the attempt's chunk are finished; `failed` are the offsets among them that raised.
+
+    Reports of one attempt follow each other without gaps. `ended`: the slot is through with the attempt; if hi is
+    short of the attempt's end, the rest was not run and goes back free. `seconds`: time spent on [lo, hi).
+    """
+
+    attempt: int
+    lo: int
+    hi: int
+    failed: tuple[int, ...]
+    seconds: float
+    nbytes: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRefused:
+    """The engine could not run the attempt at all (its code did not load, its input did not unpickle).
+
+    The job fails with the error that the driver holds.
+    """
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window."""
+
+    job: int
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """Nothing new of this job is assigned; what runs goes on; what waits on slots is taken back."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed; sent at or after `Scheduler.deadline()`."""
+
+
+Event = (
+    WorkerJoined
+    | WorkerLost
+    | WorkerSuspected
+    | WorkerTrusted
+    | WorkerDraining
+    | WorkerMeasured
+    | SlotDied
+    | SlotReady
+    | JobSubmitted
+    | ItemsAdded
+    | InputClosed
+    | ChunkRead
+    | InputFailed
+    | AttemptProgressed
+    | AttemptReported
+    | AttemptRefused
+    | Consumed
+    | CancelRequested
+    | PauseRequested
+    | ResumeRequested
+    | Ticked
+)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read at most `count` items of the job's input into the new chunk `chunk`; answer with ChunkRead/InputFailed.
+
+    At most one Read of a job is under way at a time.
+    """
+
+    job: int
+    chunk: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Send items [lo, hi) of the chunk to the slot."""
+
+    worker: int
+    slot: int
+    attempt: int
+    job: int
+    chunk: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """Run no item of the attempt at or beyond offset `stop`; the slot answers with a report that has ended."""
+
+    worker: int
+    slot: int
+    attempt: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Stop the item that the attempt runs (KeyboardInterrupt in it) and what follows it."""
+
+    worker: int
+    slot: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the slot's process; answered by SlotDied(reason="killed") and SlotReady."""
+
+    worker: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """The results [lo, hi) of the attempt's report are accepted: hand them to the consumer, in this order."""
+
+    job: int
+    chunk: int
+    lo: int
+    hi: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverLoss:
+    """An item failed for good without a report of its own: hand the consumer an error in its place.
+
+    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout".
+    """
+
+    job: int
+    chunk: int
+    at: int
+    cause: Literal["poison", "hosts", "timeout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Results [lo, hi) of the attempt are not wanted (stale, duplicate, cancelled, to be retried)."""
+
+    attempt: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The chunk's input is no longer needed: free its bytes."""
+
+    job: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The job is over: nothing of it runs, waits, or will be delivered any more.
+
+    crashed: it was stopped by the crash-loop breaker.
+    """
+
+    job: int
+    outcome: Outcome
+    crashed: bool = False
+
+
+Command = Read | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish

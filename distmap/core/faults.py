@@ -1,0 +1,136 @@
+"""Who is charged when a task process dies or a worker is lost, and what goes back.
+
+Owns rules R4 to R6: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
+from the second time on, until one item is left; slots that die too often rest; a job that only kills is stopped.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from distmap.core.board import Board
+from distmap.core.events import SlotDied
+from distmap.core.gather import Cause, Landed
+from distmap.core.records import Attempt, Job, Slot, Worker
+from distmap.core.states import SLOT, step
+
+
+def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
+    """A task process ended; what it held goes back, and at most one item is charged."""
+    slot.state = step(SLOT, slot.state, "SlotDied", slot)
+    head = slot.queue[0] if slot.queue else None
+    held = board.withdraw(slot)
+    board.fleet.touch(slot)
+    if event.reason != "killed":
+        board.deaths += 1
+    for attempt in held:
+        named = attempt.id == event.attempt and event.reason in ("died", "timeout")
+        if named and event.at is not None and attempt.next <= event.at < attempt.hi:
+            _charge(board, attempt, event.at, event.reason)
+        else:
+            _return(board, attempt)
+    if event.reason in ("died", "idle"):
+        _wear(board, slot)
+        if head is not None and head in held:
+            _despair(board, head.job)
+    for attempt in held:
+        board.conclude(attempt.job)
+
+
+def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
+    """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
+    board.fleet.turn(worker, "lost")
+    board.losses += charged
+    # All first, then the charges: one may halt a job, which must find none of its attempts there any more.
+    held = []
+    for slot in worker.slots:
+        head = slot.queue[0] if slot.queue else None
+        held += [(attempt, charged and attempt is head) for attempt in board.withdraw(slot)]
+    board.fleet.leave(worker)
+    for attempt, ran in held:
+        if ran:
+            _suspect(board, attempt)
+        else:
+            _return(board, attempt)
+    for attempt, _ in held:
+        board.conclude(attempt.job)
+
+
+def lose(board: Board, attempt: Attempt, at: int, cause: Cause) -> None:
+    """One item failed for good without a report of its own."""
+    job = attempt.job
+    job.failed += 1
+    ends = job.spec.stop_on_failure
+    landed = Landed(attempt.chunk.id, at, at + 1, attempt.id, cause)
+    board.land(job, attempt.chunk, landed, now_or_never=ends)
+    if ends:
+        board.halt(job, "failed")
+
+
+def _return(board: Board, attempt: Attempt) -> None:
+    """All that was not reported goes back free."""
+    if attempt.job.state != "stopping":
+        attempt.job.requeued += attempt.hi - attempt.next
+        board.requeue(attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
+
+
+def _charge(board: Board, attempt: Attempt, at: int, reason: str) -> None:
+    """The item at `at` ended its process: it alone is charged."""
+    job, chunk = attempt.job, attempt.chunk
+    if job.state == "stopping":
+        return
+    board.requeue(job, chunk, attempt.next, at, attempt.losses)
+    board.requeue(job, chunk, at + 1, attempt.hi, attempt.losses)
+    job.requeued += attempt.hi - attempt.next - 1
+    if reason == "timeout":
+        return lose(board, attempt, at, "timeout")
+    chunk.deaths[at] = chunk.deaths.get(at, 0) + 1
+    if chunk.deaths[at] >= board.limits.item_deaths:
+        return lose(board, attempt, at, "poison")
+    # By itself from now on: its next death then costs nobody a second run.
+    board.requeue(job, chunk, at, at + 1, attempt.losses)
+    job.requeued += 1
+
+
+def _suspect(board: Board, attempt: Attempt) -> None:
+    """It ran on a worker that was lost; which of its items is to blame, if any, is unknown."""
+    job, chunk, lo, hi = attempt.job, attempt.chunk, attempt.next, attempt.hi
+    if job.state == "stopping" or lo == hi:
+        return
+    losses = attempt.losses + 1
+    if hi - lo == 1 and losses >= board.limits.host_losses:
+        return lose(board, attempt, lo, "hosts")
+    job.requeued += hi - lo
+    middle = (lo + hi) // 2 if losses >= 2 else lo
+    board.requeue(job, chunk, lo, middle, losses)
+    board.requeue(job, chunk, middle, hi, losses)
+
+
+def _wear(board: Board, slot: Slot) -> None:
+    """Too many deaths in a short time: the slot will rest."""
+    limits = board.limits
+    slot.deaths.append(board.now)
+    while board.now - slot.deaths[0] > limits.slot_deaths_window:
+        slot.deaths.popleft()
+    if len(slot.deaths) >= limits.slot_deaths:
+        slot.deaths.clear()
+        slot.rest_until = board.now + limits.slot_rest
+
+
+def slot_ready(board: Board, slot: Slot) -> None:
+    """A dead slot has a fresh process; it takes work now, or after its rest."""
+    rests = slot.rest_until > board.now
+    slot.state = step(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
+    if rests:
+        heapq.heappush(board.timers, (slot.rest_until, next(board.serial), slot))
+    board.fleet.touch(slot)
+
+
+def _despair(board: Board, job: Job) -> None:
+    """Death after death and nothing finished in between: stop the job."""
+    if job.state == "stopping":
+        return
+    job.dry_deaths += 1
+    limits = board.limits
+    if job.dry_deaths >= max(limits.crash_loop_deaths, limits.crash_loop_deaths_per_slot * job.group.capacity):
+        board.halt(job, "failed", crashed=True)

@@ -1,0 +1,147 @@
+"""Which slots can take a chunk, best first.
+
+Owns workers, slots and the groups that index them. One group per set of required tags; each keeps one heap of places
+per level of load (empty slots, then slots with one chunk, ...; workers short of memory come after all others). An
+entry is out of date when its stamp is; it is dropped when it comes to the top, and a heap that is mostly out of date
+is rebuilt, so every change costs log n in the number of slots.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+from distmap.core.limits import Limits
+from distmap.core.records import Group, Job, Slot, Worker
+
+
+class Fleet:
+    """All workers that were not lost."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.workers: dict[int, Worker] = {}
+        #: Ids of lost workers: what they said before arrives late.
+        self.gone: set[int] = set()
+        self.groups: dict[frozenset[str], Group] = {}
+
+    def group(self, tags: frozenset[str]) -> Group:
+        """The group of slots whose workers carry all these tags."""
+        group = self.groups.get(tags)
+        if group is None:
+            group = Group(tags, [[] for _ in range(2 * self.limits.slot_depth)])
+            self.groups[tags] = group
+            for worker in self.workers.values():
+                if tags <= worker.tags:
+                    self._enter(worker, group)
+        return group
+
+    def disband(self, group: Group) -> None:
+        """No job asks for this set of tags any more."""
+        del self.groups[group.tags]
+        for worker in self.workers.values():
+            if group in worker.groups:
+                worker.groups.remove(group)
+
+    def join(self, worker: Worker, slots: int) -> None:
+        """A worker comes with so many slots, all ready."""
+        self.workers[worker.id] = worker
+        worker.slots = [Slot(worker, index) for index in range(slots)]
+        for group in self.groups.values():
+            if group.tags <= worker.tags:
+                self._enter(worker, group)
+        self.refresh(worker)
+
+    def leave(self, worker: Worker) -> None:
+        """A worker is lost: its slots are no place any more. Its state must say so already."""
+        self.refresh(worker)
+        del self.workers[worker.id]
+        self.gone.add(worker.id)
+
+    def turn(self, worker: Worker, state: str) -> None:
+        """Change the state of a worker; its slots become or cease to be places."""
+        change = (state == "trusted") - (worker.state == "trusted")
+        for group in worker.groups:
+            group.capacity += change * len(worker.slots)
+        worker.state = state
+
+    def refresh(self, worker: Worker) -> None:
+        """Something changed that matters to all slots of the worker."""
+        for slot in worker.slots:
+            self.touch(slot)
+
+    def touch(self, slot: Slot) -> None:
+        """The slot's load, its state or its worker's standing changed: note where it stands now."""
+        depth = self.limits.slot_depth
+        level = -1
+        if slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < depth:
+            pressed = slot.worker.memory >= self.limits.memory_pressure
+            level = len(slot.queue) + (depth if pressed else 0)
+        idle = (level in (0, depth)) - (slot.level in (0, depth))
+        places = depth - len(slot.queue) if level >= 0 else 0
+        more = places - slot.open
+        slot.level, slot.open = level, places
+        slot.stamp += 1
+        for group in slot.worker.groups:
+            group.idle += idle
+            group.open += more
+            if level >= 0:
+                self._offer(group, slot)
+
+    def place(self, group: Group) -> Slot | None:
+        """The best slot that can take a chunk now."""
+        for heap in group.places:
+            while heap:
+                slot = heap[0][4]
+                if heap[0][3] == slot.stamp:
+                    return slot
+                heapq.heappop(heap)
+        return None
+
+    def want(self, group: Group, job: Job) -> None:
+        """The job's standing changed: note it among those that could use a place, if it could."""
+        job.stamp += 1
+        if job.hungry(self.limits):
+            heap = group.ready
+            heapq.heappush(heap, (job.turn(), job.stamp, job))
+            if len(heap) > 64 and len(heap) > 4 * group.jobs:
+                heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
+                heapq.heapify(heap)
+
+    def best(self, group: Group) -> Job | None:
+        """The job whose turn it is among those that could use a place."""
+        heap = group.ready
+        while heap:
+            _, stamp, job = heap[0]
+            if stamp == job.stamp:
+                assert job.state == "running", "a job that is not running wants a place"
+                return job
+            heapq.heappop(heap)
+        return None
+
+    def _enter(self, worker: Worker, group: Group) -> None:
+        """Count a worker and its slots into a group."""
+        worker.groups.append(group)
+        group.capacity += len(worker.slots) * (worker.state == "trusted")
+        for slot in worker.slots:
+            group.idle += slot.level in (0, self.limits.slot_depth)
+            group.open += slot.open
+            if slot.level >= 0:
+                self._offer(group, slot)
+
+    def _offer(self, group: Group, slot: Slot) -> None:
+        """Enter a slot in the heap of its level."""
+        heap = group.places[slot.level]
+        heapq.heappush(heap, (self._rank(slot.worker), slot.index, slot.worker.id, slot.stamp, slot))
+        if len(heap) > 64 and len(heap) > 4 * group.capacity:
+            heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]
+            heapq.heapify(heap)
+
+    def _rank(self, worker: Worker) -> int:
+        """Smaller is better: time for a nominal chunk there, in steps of 19 %.
+
+        Coarse on purpose: among workers of about the same speed the slot's index decides, which spreads the first
+        chunks over hosts instead of filling one.
+        """
+        seconds = worker.rtt + self.limits.chunk_seconds * worker.slowness
+        return round(4 * math.log2(seconds))

@@ -1,0 +1,64 @@
+"""Every number that bounds something, in one frozen place.
+
+Owns limits and time constants only. Seconds and bytes throughout. Figures come from measurements or from the
+practice named beside them; a test or the simulator may build a `Limits` with other values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    # chunk sizing (guided self-scheduling, Polychronopoulos & Kuck 1987; factoring, Hummel et al. 1992)
+    #: A chunk aims at so much work; a slot's dispatch costs about 0.2 ms, so 20 ms keeps that near 1 %.
+    chunk_seconds: float = 0.020
+    #: ... or at so many round trips of its worker, whichever is longer.
+    chunk_round_trips: float = 10.0
+    #: At most 1/(remaining_share x slots) of what remains, so that the tail stays balanced.
+    remaining_share: int = 4
+    #: No chunk grows past this factor of the largest one that its job finished on that worker.
+    growth: int = 64
+    #: Below so much work a chunk is not made smaller by remaining_share: its dispatch would cost more than it balances.
+    chunk_floor_seconds: float = 0.001
+    #: Never more items than this in one chunk (offsets are 32-bit on the wire; reports stay small).
+    chunk_items: int = 1_000_000
+    #: A chunk's input stops growing at so many bytes.
+    chunk_bytes: int = 32 << 20
+    #: Assignments a slot may hold: one that runs, one that waits.
+    slot_depth: int = 2
+    #: A place is kept so long for the job that reads a chunk for it; a slower input must not hold up other jobs.
+    promise_seconds: float = 0.050
+
+    # memory (R18)
+    #: Input and results of one job that are read but not consumed.
+    job_bytes: int = 256 << 20
+    #: Read-ahead of a streaming job, in chunks per slot.
+    stream_chunks_per_slot: int = 2
+
+    # failures (R4-R6)
+    item_deaths: int = 3
+    host_losses: int = 10
+    slot_deaths: int = 5
+    slot_deaths_window: float = 30.0
+    slot_rest: float = 60.0
+    crash_loop_deaths: int = 10
+    crash_loop_deaths_per_slot: int = 3
+
+    # cancelling
+    #: From Interrupt to Kill of a slot that did not stop.
+    interrupt_grace: float = 0.5
+
+    # liveness (R13)
+    beat_every: float = 5.0
+    suspect_after: float = 10.0
+    lost_after: float = 30.0
+    #: A worker without its pool keeps its work so long.
+    orphan_after: float = 120.0
+
+    # load: above this fraction of host memory a worker gets nothing new while others can take it
+    memory_pressure: float = 0.90
+
+
+LIMITS = Limits()

@@ -1,0 +1,161 @@
+"""Which work goes where: places to jobs, work from busy slots to idle ones, and from one job to another.
+
+Owns the three policies that run after every event. Each looks at the tops of heaps only, so an event costs log n in
+slots and jobs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import islice
+
+from distmap.core.board import Board
+from distmap.core.records import Attempt, Group, Job, Slot
+
+#: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
+LOOK_AT = 8
+#: Seconds: not worth a Revoke, and yet not nothing.
+UNSURE = 1e-9
+
+
+def advance(board: Board) -> None:
+    """Use every place there is; then let idle slots take from busy ones."""
+    groups = list(board.fleet.groups.values())
+    board.patience = None
+    while (choice := _turn(board, groups)) is not None:
+        job, slot = choice
+        if job.queue:
+            board.assign(job, slot)
+        else:
+            board.read(job, slot.worker)
+        board.fleet.want(job.group, job)
+    for group in groups:
+        _claim(board, group)
+        _steal(board, group)
+
+
+def _turn(board: Board, groups: list[Group]) -> tuple[Job, Slot] | None:
+    """The job whose turn it is among those that have a place, and the best place for it."""
+    best: tuple[Job, Slot] | None = None
+    for group in groups:
+        job = board.fleet.best(group)
+        if job is None:
+            continue
+        slot = board.fleet.place(group)
+        if slot is None or (best is not None and best[0].turn() < job.turn()):
+            continue
+        if not group.promises or _is_free(board, group, job):
+            best = job, slot
+    return best
+
+
+def _is_free(board: Board, group: Group, job: Job) -> bool:
+    """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
+
+    Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
+    """
+    kept = [
+        until
+        for other, (until, priority) in group.promises.items()
+        if other != job.id and until > board.now and priority >= job.spec.priority
+    ]
+    if len(kept) < group.open:
+        return True
+    _look_again(board, min(kept))
+    return False
+
+
+def _claim(board: Board, group: Group) -> None:
+    """No place is left for the job whose turn it is: have another job's waiting chunk taken back for it.
+
+    It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
+    else two jobs would take the same place from each other for ever.
+    """
+    job = board.fleet.best(group)
+    if job is None or board.fleet.place(group) is not None:
+        return
+    for giver in list(islice(board.givers.values(), LOOK_AT)):
+        if giver is job or giver.spec.priority > job.spec.priority:
+            continue
+        if giver.spec.priority == job.spec.priority and (job.attempts or job.claims or len(giver.attempts) < 2):
+            continue
+        attempt = _first_waiter(giver, job)
+        if attempt is None:
+            continue
+        if not job.queue:
+            # There will be a place; first see what is to go there.
+            board.read(job, attempt.slot.worker)
+            board.fleet.want(job.group, job)
+            return
+        if job.claims < len(job.queue):
+            attempt.claimant = job
+            job.claims += 1
+            board.revoke(attempt, attempt.lo)
+        return
+
+
+def _first_waiter(giver: Job, job: Job) -> Attempt | None:
+    """A waiting attempt of `giver` that would begin early, on a slot that `job` may use."""
+    while giver.waiters and giver.waiters[0][2].state != "waiting":
+        heapq.heappop(giver.waiters)
+    for _, _, attempt in giver.waiters[:LOOK_AT]:
+        worker = attempt.slot.worker
+        if attempt.state == "waiting" and worker.state == "trusted" and job.spec.tags <= worker.tags:
+            return attempt
+    return None
+
+
+def _steal(board: Board, group: Group) -> None:
+    """While slots are idle and nothing is left to give them: take from the attempt that would end last.
+
+    One Revoke per idle slot. A running attempt is stopped at its next item, not in the middle of what is left: the
+    rest comes back only when the attempt ends, so a later stop would keep the idle slot waiting. What comes back is
+    shared out by the rule for chunk sizes, the slot it came from included.
+    """
+    heap = group.victims
+    aside: list[tuple[float, int, Attempt]] = []
+    while heap and group.stealing + len(group.promises) < group.idle and len(aside) < LOOK_AT:
+        key, attempt_id, attempt = entry = heapq.heappop(heap)
+        stale = attempt_id not in board.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
+        if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":
+            continue
+        thief = board.fleet.place(group)
+        assert thief is not None, "an idle slot that is no place"
+        least = max(board.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
+        gain = _gain(board, attempt)
+        if gain > least:
+            attempt.stolen = True
+            group.stealing += 1
+            waits = attempt.state == "waiting"
+            board.revoke(attempt, attempt.lo if waits else max(attempt.at, attempt.next) + 1)
+        elif gain > 0:
+            # Not worth it if it ends when it should, and that is soon.
+            aside.append(entry)
+            _look_again(board, max(attempt.end, board.now) + least)
+    for entry in aside:
+        heapq.heappush(heap, entry)
+
+
+def _look_again(board: Board, when: float) -> None:
+    board.patience = when if board.patience is None else min(board.patience, when)
+
+
+def _gain(board: Board, attempt: Attempt) -> float:
+    """Seconds of work that could begin at once elsewhere; 0 if there can be none however long it takes."""
+    if attempt.state == "waiting":
+        ahead = attempt.slot.queue[0]
+        # Overdue: it is in an item that takes longer than any before, nobody knows how long.
+        return ahead.end - board.now if ahead.end > board.now else board.limits.lost_after
+    job = attempt.job
+    behind = attempt.hi - max(attempt.at, attempt.next) - 1
+    # One of fixed size waited when it was noted; now that it runs it is not cut.
+    if job.spec.chunksize is not None or behind < 1:
+        return 0.0
+    pace = board.pace(job, attempt.slot.worker)
+    assert pace is not None, "several items run together although none was measured"
+    elapsed = board.now - attempt.heard
+    # While it is in time, the pace says where it is. Overdue, the best guess is that it takes as long again.
+    gain = behind * pace - elapsed if attempt.end > board.now else max(behind * pace, elapsed)
+    # While more is to come, and only the window holds it back, a cut that does not save much just makes small chunks.
+    least = 0.0 if job.unread() == 0 else 2 * board.limits.chunk_seconds
+    return gain if gain > least else UNSURE

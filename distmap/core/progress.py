@@ -1,0 +1,91 @@
+"""How far a job is: immutable snapshots for views.
+
+Owns the Snapshot and the arithmetic of rate and time left. Knows no view; time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+JobState = Literal["running", "paused", "done", "failed", "cancelled"]
+WorkerState = Literal["idle", "busy", "suspect", "draining", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One worker as a job sees it."""
+
+    name: str
+    slots: int
+    state: WorkerState
+    #: Items of this job that it finished, and chunks.
+    items: int
+    chunks: int
+    #: Items of this job assigned to it now.
+    in_flight: int
+    #: Share of its slots' time, since the job began, that it spent on this job's items; 0 to 1.
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a view is given: one job at one moment. `total` is None while the length is unknown."""
+
+    name: str
+    state: JobState
+    total: int | None
+    #: Items finished (failed ones included), counted inside chunks that still run.
+    done: int
+    failed: int
+    in_flight: int
+    #: Items run again because they raised (`retries=`), and items that went back because a slot or worker was lost.
+    retried: int
+    requeued: int
+    #: Results refused because another attempt had been accepted or the worker had been given up.
+    duplicates: int
+    #: Task processes that died, workers that were lost, while the job ran.
+    deaths: int
+    losses: int
+    #: Seconds since the job began; items per second of late; seconds left (None while unknown).
+    elapsed: float
+    rate: float
+    eta: float | None
+    lanes: tuple[Lane, ...]
+
+
+#: The rate is that of the last so many seconds, from samples that are at least so far apart.
+WINDOW = 10.0
+APART = 0.25
+
+
+@dataclass(slots=True)
+class Meter:
+    """Items per second of late. One sample per quarter of a second, however many reports come."""
+
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, now: float, count: int) -> None:
+        """`count` items are done at `now`."""
+        if self.samples and now - self.samples[-1][0] < APART:
+            return
+        self.samples.append((now, count))
+        while now - self.samples[0][0] > WINDOW and len(self.samples) > 2:
+            self.samples.popleft()
+
+    def rate(self, now: float, count: int) -> float:
+        """Items per second since the oldest sample of the window; 0 before anything is known."""
+        if not self.samples or now <= self.samples[0][0]:
+            return 0.0
+        since, before = self.samples[0]
+        return max(0.0, (count - before) / (now - since))
+
+
+def time_left(total: int | None, done: int, rate: float) -> float | None:
+    """Seconds until `total`, at this rate; None while unknown."""
+    if total is None:
+        return None
+    if done >= total:
+        return 0.0
+    return (total - done) / rate if rate > 0 else None

@@ -1,0 +1,260 @@
+"""What the scheduler remembers: one record per worker, slot, job, chunk and attempt.
+
+Owns the shapes and the sums that follow from one record alone. Decides nothing: `board.py` changes the records,
+`placing.py` and `faults.py` say when.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from distmap.core.chunks import Pace
+from distmap.core.events import JobSpec, Outcome
+from distmap.core.gather import AsLanded, InOrder
+from distmap.core.limits import Limits
+from distmap.core.progress import Meter
+
+#: Whose turn it is; the smallest first: (-priority, nothing owed, served time, id).
+Turn = tuple[int, bool, float, int]
+#: A stretch of a chunk that waits to be run: (item index, lo, hi, host losses so far, chunk). A heap of these hands
+#: out the earliest item first; indices of queued spans differ, so nothing behind them is ever compared.
+Span = tuple[int, int, int, int, "Chunk"]
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Items that were read together. `open` counts those that still need the chunk's input."""
+
+    id: int
+    start: int
+    count: int
+    nbytes: int
+    open: int
+    #: Offset -> how often it was run again because it raised; offset -> task processes it ended. Both mostly absent.
+    tries: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker that has not been lost."""
+
+    id: int
+    name: str
+    tags: frozenset[str]
+    rtt: float
+    joined: float
+    state: str = "trusted"
+    memory: float = 0.0
+    #: How slow it is beside the others, learnt from every job; 1 is the average.
+    slowness: float = 1.0
+    slots: list[Slot] = field(default_factory=list)
+    #: Groups of tags that it satisfies and some job asks for.
+    groups: list[Group] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"worker {self.id}"
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A task process. `queue[0]` runs, the rest waits."""
+
+    worker: Worker
+    index: int
+    state: str = "ready"
+    queue: list[Attempt] = field(default_factory=list)
+    #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
+    level: int = -1
+    open: int = 0
+    stamp: int = 0
+    deaths: deque[float] = field(default_factory=deque)
+    rest_until: float = 0.0
+
+    def __str__(self) -> str:
+        return f"slot {self.index} of worker {self.worker.id}"
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """All slots whose workers carry one set of tags, and the jobs that ask for just that set.
+
+    Heaps with lazy deletion, so that choosing costs log n in slots and jobs however many there are.
+    """
+
+    tags: frozenset[str]
+    #: One heap per level of load, emptiest first; (rank, slot index, worker id, stamp, slot).
+    places: list[list[tuple[int, int, int, int, Slot]]]
+    #: Jobs that could use a place: (turn, stamp, job).
+    ready: list[tuple[Turn, int, Job]] = field(default_factory=list)
+    #: Attempts that an idle slot may take from: (-expected end, attempt id, attempt).
+    victims: list[tuple[float, int, Attempt]] = field(default_factory=list)
+    #: Slots of trusted workers; of these, ready and with nothing to do.
+    capacity: int = 0
+    idle: int = 0
+    #: Places: chunks that its slots could take now.
+    open: int = 0
+    #: Jobs that read a chunk for one of these places -> (until when it is kept for them, priority).
+    promises: dict[int, tuple[float, int]] = field(default_factory=dict)
+    #: Jobs that are not over.
+    jobs: int = 0
+    #: Revokes under way on behalf of idle slots.
+    stealing: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """Items [lo, hi) of a chunk on one slot. Items below `next` are reported."""
+
+    id: int
+    job: Job
+    chunk: Chunk
+    lo: int
+    hi: int
+    losses: int
+    slot: Slot
+    next: int
+    state: str
+    #: Latest offset it is known to be at, and since when it is at the head of its slot, or was last heard of.
+    at: int
+    heard: float
+    #: When it is expected to end, as last entered in the heap of victims.
+    end: float
+    #: Slot-seconds put on the job's account ahead, and those truly spent.
+    charge: float
+    spent: float = 0.0
+    #: A Revoke is under way on behalf of an idle slot; of this other job.
+    stolen: bool = False
+    claimant: Job | None = None
+
+    def __str__(self) -> str:
+        return f"attempt {self.id} (job {self.job.id}, chunk {self.chunk.id}, items {self.lo}:{self.hi})"
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """What one worker did for one job."""
+
+    name: str
+    slots: int
+    since: float
+    items: int = 0
+    chunks: int = 0
+    seconds: float = 0.0
+    #: Items of the largest chunk that it finished.
+    largest: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One map call. Counters of items: read >= settled >= delivered >= consumed."""
+
+    id: int
+    spec: JobSpec
+    group: Group
+    began: float
+    gather: AsLanded | InOrder
+    #: Totals of the scheduler when it began: task processes that died, workers lost.
+    deaths_before: int
+    losses_before: int
+    #: Slot-seconds served, on the scale that all jobs share (start-time fair queueing).
+    served: float
+    state: str = "running"
+    outcome: Outcome = "done"
+    crashed: bool = False
+
+    input: str = "open"
+    asked: int = 0
+    asked_chunk: int = -1
+    #: Pushed jobs: items announced and not read; of these, announced since the Read under way was asked for.
+    available: int = 0
+    announced: int = 0
+
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+    queue: list[Span] = field(default_factory=list)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    #: Attempts given up with their slot or worker, whose reports would be duplicates.
+    stale: list[int] = field(default_factory=list)
+    #: Out of date when an entry of the heap of ready jobs has another stamp.
+    stamp: int = 0
+    #: Attempts of it that wait on a slot and can be taken back: (expected start, attempt id, attempt), and how many.
+    waiters: list[tuple[float, int, Attempt]] = field(default_factory=list)
+    waiting: int = 0
+    #: Revokes under way that it caused to get a place; places that came of them and that it did not use yet.
+    claims: int = 0
+    owed: int = 0
+
+    read: int = 0
+    queued: int = 0
+    settled: int = 0
+    delivered: int = 0
+    consumed: int = 0
+    #: Streaming jobs: items not consumed, per chunk in the order of reading.
+    unconsumed: deque[int] = field(default_factory=deque)
+    input_bytes: int = 0
+    result_bytes: int = 0
+    item_bytes: float = 0.0
+
+    failed: int = 0
+    retried: int = 0
+    requeued: int = 0
+    duplicates: int = 0
+    #: Task processes that died since an item was last finished.
+    dry_deaths: int = 0
+    peak: int = 0
+
+    pace: Pace = field(default_factory=Pace)
+    shares: dict[int, Share] = field(default_factory=dict)
+    meter: Meter = field(default_factory=Meter)
+
+    def __str__(self) -> str:
+        return f"job {self.id}"
+
+    @property
+    def streaming(self) -> bool:
+        """A consumer pulls, so that a window bounds what waits."""
+        return self.spec.gather != "list"
+
+    @property
+    def is_reading(self) -> bool:
+        """A Read is under way."""
+        return self.input in ("reading", "closing_reading")
+
+    def turn(self) -> Turn:
+        """Its standing among the jobs that could use a place."""
+        return -self.spec.priority, not self.owed, self.served, self.id
+
+    def unread(self) -> int | None:
+        """Items that can be asked for now; None: nobody knows how many there are."""
+        if self.input in ("ended", "failed"):
+            return 0
+        if self.spec.pushed:
+            return self.available
+        if self.spec.size is None:
+            return None
+        return self.spec.size - self.read
+
+    def room(self, limits: Limits) -> int:
+        """How many items the window lets in now.
+
+        With nothing under way no bytes are held, so one item is let in even if it is larger than the limit. Reads are
+        in input order, so the earliest missing item is always inside the window. Hence no window stops a job for ever.
+        """
+        left = limits.job_bytes - self.input_bytes - self.result_bytes
+        if left <= 0:
+            return 0
+        by_bytes = max(1, int(left / self.item_bytes)) if self.item_bytes > 0 else limits.chunk_items
+        if not self.streaming:
+            return by_bytes
+        if self.spec.buffer is not None:
+            return min(by_bytes, self.spec.buffer - (self.read - self.consumed))
+        full = len(self.unconsumed) >= limits.stream_chunks_per_slot * max(1, self.group.capacity)
+        return 0 if full else by_bytes
+
+    def hungry(self, limits: Limits) -> bool:
+        """It could use a place: something waits to be run, or may be read."""
+        if self.state != "running":
+            return False
+        return bool(self.queue) or (not self.is_reading and self.unread() != 0 and self.room(limits) > 0)

@@ -1,0 +1,366 @@
+"""What to do next: the one place where retries, lost workers, order, back-pressure, sizes and fairness are decided.
+
+Owns the meaning of every event: `handle(event, now)` checks that it can follow, changes the board, and gives the
+commands. An event that cannot follow raises InvalidTransition before anything was changed. Pure: no clock, thread,
+socket or chance of its own, and no bytes; the driver holds those. Read `board.py` for the records' moves,
+`placing.py` for who gets which place, `faults.py` for who is charged.
+
+Events of a job that is over, of a worker that was given up and of an attempt that is no longer on record crossed
+each other on the way. They are legal: the results they carry are discarded, the rest is ignored. After Finish no
+command names the job any more (but for Discard, which names an attempt): its reader's answer is simply dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from distmap.core import events as ev
+from distmap.core import faults, reports
+from distmap.core.board import Board
+from distmap.core.limits import LIMITS, Limits
+from distmap.core.placing import advance
+from distmap.core.progress import Snapshot
+from distmap.core.records import Attempt, Chunk, Job, Slot, Worker
+from distmap.core.snapshots import snapshot
+from distmap.core.states import INPUT, JOB, SLOT, WORKER, step
+from distmap.errors import InvalidTransition
+
+
+def check(true: bool, text: str, *args: object) -> None:
+    """Raise InvalidTransition with the text, formatted with the arguments, unless `true`."""
+    if not true:
+        raise InvalidTransition(text.format(*args))
+
+
+class Scheduler:
+    """Turns what happened into what to do. One per pool; not thread-safe."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._board = Board(limits)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            ev.WorkerJoined: self._worker_joined,
+            ev.WorkerLost: self._worker_lost,
+            ev.WorkerSuspected: self._worker_turned,
+            ev.WorkerTrusted: self._worker_turned,
+            ev.WorkerDraining: self._worker_turned,
+            ev.WorkerMeasured: self._worker_measured,
+            ev.SlotDied: self._slot_died,
+            ev.SlotReady: self._slot_ready,
+            ev.JobSubmitted: self._job_submitted,
+            ev.ItemsAdded: self._items_added,
+            ev.InputClosed: self._input_closed,
+            ev.ChunkRead: self._chunk_read,
+            ev.InputFailed: self._input_failed,
+            ev.AttemptProgressed: self._attempt_progressed,
+            ev.AttemptReported: self._attempt_reported,
+            ev.AttemptRefused: self._attempt_refused,
+            ev.Consumed: self._consumed,
+            ev.CancelRequested: self._cancel,
+            ev.PauseRequested: self._pause,
+            ev.ResumeRequested: self._resume,
+            ev.Ticked: self._ticked,
+        }
+
+    # --- the face -----------------------------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
+        """Take one event at `now` (monotonic seconds); give the commands to carry out, in order.
+
+        Raises:
+            InvalidTransition: The event cannot follow; nothing was changed.
+        """
+        handler = self._handlers.get(type(event))
+        check(handler is not None, "{!r} is no event of the scheduler", event)
+        assert handler is not None
+        board = self._board
+        check(now >= board.now, "time went back from {} to {}", board.now, now)
+        before, board.now = board.now, now
+        try:
+            handler(event)
+        except InvalidTransition:
+            board.now = before
+            assert not board.out, "an illegal event left commands"
+            raise
+        advance(board)
+        out, board.out = board.out, []
+        return out
+
+    def deadline(self) -> float | None:
+        """When a Ticked is wanted at the latest; None: only events move anything."""
+        timers, patience = self._board.timers, self._board.patience
+        while timers and not self._pending(timers[0][2]):
+            heapq.heappop(timers)
+        if not timers:
+            return patience
+        return timers[0][0] if patience is None else min(timers[0][0], patience)
+
+    def snapshot(self, job: int, now: float) -> Snapshot:
+        """How far a job is; of jobs that are over, the last 256 are remembered as they ended."""
+        board = self._board
+        record = board.jobs.get(job)
+        if record is not None:
+            return snapshot(record, board.fleet, now, board.deaths, board.losses)
+        check(job in board.finals, "job {} is not known (any more)", job)
+        return board.finals[job]
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _worker(self, worker: int) -> Worker | None:
+        """The worker; None if it was given up."""
+        board = self._board
+        found = board.fleet.workers.get(worker)
+        check(found is not None or worker in board.fleet.gone, "worker {} never joined", worker)
+        return found
+
+    def _slot(self, worker: int, index: int) -> Slot | None:
+        found = self._worker(worker)
+        if found is None:
+            return None
+        check(0 <= index < len(found.slots), "worker {} has {} slots, none is {}", worker, len(found.slots), index)
+        return found.slots[index]
+
+    def _worker_joined(self, event: ev.WorkerJoined) -> None:
+        fleet = self._board.fleet
+        known = event.worker in fleet.workers or event.worker in fleet.gone
+        check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
+        check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
+        name = event.name or f"worker {event.worker}"
+        fleet.join(Worker(event.worker, name, event.tags, event.rtt, self._board.now), event.slots)
+        self._window_changed()
+
+    def _worker_lost(self, event: ev.WorkerLost) -> None:
+        worker = self._worker(event.worker)
+        if worker is not None:
+            faults.worker_lost(self._board, worker, charged=event.charged)
+            self._window_changed()
+
+    def _worker_turned(self, event: ev.WorkerSuspected | ev.WorkerTrusted | ev.WorkerDraining) -> None:
+        worker = self._worker(event.worker)
+        if worker is None:
+            return
+        self._board.fleet.turn(worker, step(WORKER, worker.state, type(event).__name__, worker))
+        if worker.state == "draining":
+            for slot in worker.slots:
+                self._take_back(slot.queue)
+        self._board.fleet.refresh(worker)
+        self._window_changed()
+
+    def _worker_measured(self, event: ev.WorkerMeasured) -> None:
+        worker = self._worker(event.worker)
+        if worker is not None:
+            worker.rtt, worker.memory = event.rtt, event.memory
+            self._board.fleet.refresh(worker)
+
+    def _slot_died(self, event: ev.SlotDied) -> None:
+        slot = self._slot(event.worker, event.slot)
+        known = event.attempt is None or 0 <= event.attempt <= self._board.last_attempt
+        check(known, "attempt {} was never assigned", event.attempt)
+        if slot is not None:
+            faults.slot_died(self._board, slot, event)
+
+    def _slot_ready(self, event: ev.SlotReady) -> None:
+        slot = self._slot(event.worker, event.slot)
+        if slot is not None:
+            faults.slot_ready(self._board, slot)
+
+    def _window_changed(self) -> None:
+        """The number of slots changed, and with it how far jobs may read ahead."""
+        for job in self._board.jobs.values():
+            self._board.fleet.want(job.group, job)
+
+    def _take_back(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            if attempt.state == "waiting":
+                self._board.revoke(attempt, attempt.lo)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _job(self, job: int) -> Job | None:
+        """The job; None if it is over."""
+        found = self._board.jobs.get(job)
+        check(found is not None or job in self._board.over, "job {} was never submitted", job)
+        return found
+
+    def _job_submitted(self, event: ev.JobSubmitted) -> None:
+        board, spec = self._board, event.spec
+        check(event.job not in board.jobs and event.job not in board.over, "job {} was submitted before", event.job)
+        for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
+            value = getattr(spec, name)
+            fits = value is None or value >= least
+            check(fits, "job {}: {} is {}, expected at least {}", event.job, name, value, least)
+        check(not spec.pushed or spec.size is None, "job {}: items are pushed, so it has no size ahead", event.job)
+        job = board.open_job(event.job, spec)
+        if spec.size == 0:
+            job.input = step(INPUT, job.input, "exhausted", job)
+        board.conclude(job)
+
+    def _items_added(self, event: ev.ItemsAdded) -> None:
+        job = self._job(event.job)
+        if job is None:
+            return
+        check(job.spec.pushed, "{} pulls its items, none can be added", job)
+        check(event.count >= 1, "{}: {} items added, expected at least 1", job, event.count)
+        if job.state == "stopping":
+            return
+        job.input = step(INPUT, job.input, "ItemsAdded", job)
+        if not job.attempts and not job.queue and not job.is_reading and not job.available:
+            # It asked for nothing for a while; that does not entitle it to all slots now.
+            job.served = max(job.served, self._board.clock)
+        job.available += event.count
+        job.announced += event.count
+        self._board.conclude(job)
+
+    def _input_closed(self, event: ev.InputClosed) -> None:
+        job = self._job(event.job)
+        if job is None:
+            return
+        check(job.spec.pushed, "{} pulls its items, its input ends by itself", job)
+        if job.state == "stopping":
+            return
+        job.input = step(INPUT, job.input, "InputClosed", job)
+        self._exhaust(job)
+        self._board.conclude(job)
+
+    def _chunk_read(self, event: ev.ChunkRead) -> None:
+        job, board = self._job(event.job), self._board
+        if job is None:
+            return
+        check(job.is_reading and event.chunk == job.asked_chunk, "{}, chunk {} was not asked for", job, event.chunk)
+        check(0 <= event.count <= job.asked, "{}: {} items read, expected 0 to {}", job, event.count, job.asked)
+        check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
+        check(event.count > 0 or event.last or job.spec.pushed, "{}: no item was read, yet the input goes on", job)
+        job.input = step(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
+        del job.group.promises[job.id]
+        if job.state == "stopping":
+            if event.count:
+                board.out.append(ev.Release(job.id, event.chunk))
+            return board.conclude(job)
+        if job.spec.pushed:
+            # Nothing was there: items were withdrawn. Only what was announced since is still to come.
+            job.available = max(0, job.available - event.count) if event.count else job.announced
+        if event.count:
+            chunk = Chunk(event.chunk, job.read, event.count, event.nbytes, event.count)
+            job.chunks[chunk.id] = chunk
+            job.read += event.count
+            job.input_bytes += event.nbytes
+            job.item_bytes = max(event.nbytes / event.count, job.item_bytes / 2)
+            if job.streaming:
+                job.unconsumed.append(event.count)
+            board.requeue(job, chunk, 0, event.count)
+        self._exhaust(job)
+        board.conclude(job)
+
+    def _input_failed(self, event: ev.InputFailed) -> None:
+        job = self._job(event.job)
+        if job is None:
+            return
+        asked = job.is_reading and event.chunk == job.asked_chunk
+        check(asked, "{}, chunk {} was not asked for", job, event.chunk)
+        job.input = step(INPUT, job.input, "InputFailed", job)
+        del job.group.promises[job.id]
+        self._board.conclude(job)
+
+    def _exhaust(self, job: Job) -> None:
+        """End the input when nothing more can come."""
+        if job.input in ("open", "closing"):
+            closed = job.input == "closing" and job.available == 0
+            if closed or job.read == job.spec.size:
+                job.input = step(INPUT, job.input, "exhausted", job)
+
+    def _consumed(self, event: ev.Consumed) -> None:
+        job = self._job(event.job)
+        if job is None:
+            return
+        waits = job.delivered - job.consumed
+        check(0 <= event.count <= waits, "{}: {} items consumed, expected 0 to {}", job, event.count, waits)
+        job.consumed += event.count
+        left = event.count
+        while left and job.unconsumed:
+            taken = min(left, job.unconsumed[0])
+            left -= taken
+            job.unconsumed[0] -= taken
+            if not job.unconsumed[0]:
+                job.unconsumed.popleft()
+        # Results that were partly refused make the driver's count differ a little; it must not add up.
+        job.result_bytes = max(0, job.result_bytes - event.nbytes) if job.consumed < job.settled else 0
+        self._board.conclude(job)
+
+    def _cancel(self, event: ev.CancelRequested) -> None:
+        job = self._job(event.job)
+        if job is None or job.state == "stopping":
+            return
+        self._board.halt(job, "cancelled", "CancelRequested")
+        self._board.conclude(job)
+
+    def _pause(self, event: ev.PauseRequested) -> None:
+        job = self._job(event.job)
+        if job is not None:
+            job.state = step(JOB, job.state, "PauseRequested", job)
+            self._take_back(list(job.attempts.values()))
+            self._board.conclude(job)
+
+    def _resume(self, event: ev.ResumeRequested) -> None:
+        job = self._job(event.job)
+        if job is not None:
+            job.state = step(JOB, job.state, "ResumeRequested", job)
+            self._board.conclude(job)
+
+    # --- attempts -----------------------------------------------------------------------------------------------------
+
+    def _attempt(self, attempt: int) -> Attempt | None:
+        """The attempt; None if it is no longer on record."""
+        found = self._board.attempts.get(attempt)
+        check(found is not None or 0 <= attempt <= self._board.last_attempt, "attempt {} was never assigned", attempt)
+        return found
+
+    def _attempt_progressed(self, event: ev.AttemptProgressed) -> None:
+        attempt, board = self._attempt(event.attempt), self._board
+        if attempt is None or attempt.state != "running" or not attempt.at < event.at < attempt.hi:
+            return
+        attempt.at = event.at
+        reports.heard(board, attempt)
+        attempt.job.meter.add(board.now, attempt.job.settled + attempt.at - attempt.next)
+
+    def _attempt_refused(self, event: ev.AttemptRefused) -> None:
+        attempt, board = self._attempt(event.attempt), self._board
+        if attempt is None:
+            return
+        job = attempt.job
+        board.detach(attempt)
+        if job.state in ("running", "paused"):
+            board.halt(job, "failed")
+        board.conclude(job)
+
+    def _attempt_reported(self, event: ev.AttemptReported) -> None:
+        attempt, board = self._attempt(event.attempt), self._board
+        check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
+        if attempt is None or attempt.state == "void":
+            return reports.refuse(board, attempt, event)
+        check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
+        check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
+        if event.failed:
+            bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
+            check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
+        check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
+        reports.take(board, attempt, event)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _pending(self, what: Job | Slot) -> bool:
+        """The timer still means something."""
+        return what.state == ("stopping" if isinstance(what, Job) else "resting")
+
+    def _ticked(self, event: ev.Ticked) -> None:
+        board = self._board
+        while board.timers and board.timers[0][0] <= board.now:
+            what = heapq.heappop(board.timers)[2]
+            if not self._pending(what):
+                continue
+            if isinstance(what, Job):
+                board.abandon(what)
+                board.conclude(what)
+            else:
+                what.state = step(SLOT, what.state, "rested", what)
+                board.fleet.touch(what)

@@ -1,0 +1,115 @@
+"""Every exception that distmap raises, in one tree.
+
+Owns the names and the texts of failures. Imports nothing of distmap and takes only builtins, so that any ring may
+raise them and any process may unpickle them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    import multiprocessing
+
+
+class DistmapError(Exception):
+    """The root: everything that distmap itself raises, other than the exceptions of your own function."""
+
+
+class InvalidTransition(DistmapError):
+    """The scheduler was told something that cannot follow from its state; nothing was changed.
+
+    It is a bug of distmap (or of an engine), never of your function.
+    """
+
+
+class PoolClosed(DistmapError, ValueError):
+    """The pool was closed or terminated and takes no new work.
+
+    Also a `ValueError`, as `multiprocessing.Pool` raises.
+    """
+
+
+class PoisonItemError(DistmapError):
+    """An item ended the task process that ran it too many times (segfault, `os._exit`, out of memory).
+
+    The message names the item, a short repr of it and how each process died. All other items complete.
+    """
+
+
+class CrashLoopError(DistmapError):
+    """Task processes died again and again with nothing finished, so the job was stopped."""
+
+
+class RemoteError(DistmapError):
+    """The traceback of a task, as text; the `__cause__` of the exception that `map` raises.
+
+    It is raised itself when the original exception could not be pickled or unpickled.
+    """
+
+
+class PayloadError(DistmapError):
+    """A value cannot travel: it does not pickle, does not unpickle, or exceeds a limit. The message names it."""
+
+
+class TokenError(DistmapError):
+    """The token is missing, unreadable, not private, or not of the right form. The message says how to mend it."""
+
+
+class AuthenticationError(DistmapError, ConnectionError):
+    """The other side did not prove that it holds the same token, or something stands in the middle."""
+
+
+class ProtocolError(DistmapError, ConnectionError):
+    """The other side sent something that is not of distmap's protocol, or speaks another version of it."""
+
+
+class ConnectError(DistmapError, ConnectionError):
+    """A worker or pool could not be reached. One sentence that names the URL and the hop that failed."""
+
+
+class WorkerBusy(DistmapError, ConnectionError):
+    """The worker serves another pool; the message says whose."""
+
+
+class VersionMismatch(DistmapError, ConnectionError):
+    """The two sides run Python versions (or protocol versions) that do not fit. The message names both."""
+
+
+def _also_foreign() -> dict[str, type[DistmapError]]:
+    """Make the errors that are errors of other packages too, so that code written for those catches them."""
+    import concurrent.futures
+    import multiprocessing
+
+    class NoWorkers(DistmapError, multiprocessing.TimeoutError):
+        """No worker came within the time allowed. The message says what was tried and what to try next."""
+
+    class ItemTimeout(DistmapError, multiprocessing.TimeoutError):
+        """An item ran longer than `timeout=`; its task process was killed, the other items went on."""
+
+    class JobCancelled(DistmapError, concurrent.futures.CancelledError):
+        """The job was cancelled. What had been finished is in `job.partial`."""
+
+    made: tuple[type[DistmapError], ...] = (NoWorkers, ItemTimeout, JobCancelled)
+    for kind in made:
+        kind.__qualname__ = kind.__name__  # they pickle by name, as members of this module
+    return {kind.__name__: kind for kind in made}
+
+
+if TYPE_CHECKING:
+
+    class NoWorkers(DistmapError, multiprocessing.TimeoutError): ...
+
+    class ItemTimeout(DistmapError, multiprocessing.TimeoutError): ...
+
+    class JobCancelled(DistmapError, concurrent.futures.CancelledError): ...
+
+
+def __getattr__(name: str) -> Any:
+    # Task processes import this module and never raise these three: importing the packages they come from would more
+    # than double the start-up of a task process (16 ms of 30).
+    if name not in ("NoWorkers", "ItemTimeout", "JobCancelled"):
+        raise AttributeError(f"module 'distmap.errors' has no attribute {name!r}")
+    globals().update(_also_foreign())
+    return globals()[name]

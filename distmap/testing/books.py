@@ -1,0 +1,266 @@
+"""The books of the oracle: what was said to a scheduler, written down independently of it.
+
+Owns the state that follows from events alone: who lives, what runs where, what was read, reported and charged.
+`oracle.py` writes down the commands too, and judges them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from distmap.core import events as ev
+from distmap.core.limits import Limits
+
+
+class Broken(AssertionError):
+    """The scheduler broke a promise."""
+
+
+@dataclass
+class AttemptBook:
+    job: int
+    chunk: int
+    lo: int
+    hi: int
+    slot: tuple[int, int]
+    next: int
+    #: Still counts: its reports may be accepted.
+    live: bool = True
+    revoked: bool = False
+    interrupted: float | None = None
+    #: Offsets that were reported and not yet delivered or discarded: did it count then, and bytes of the result.
+    #: A report that came twice stands twice; those that do not count are the ones to be discarded.
+    pending: dict[int, list[tuple[bool, int]]] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+
+
+@dataclass
+class SlotBook:
+    state: str = "ready"
+    held: list[int] = field(default_factory=list)
+    deaths: list[float] = field(default_factory=list)
+    rest_until: float = 0.0
+
+
+@dataclass
+class WorkerBook:
+    slots: list[SlotBook]
+    tags: frozenset[str]
+    state: str = "trusted"
+
+
+@dataclass
+class JobBook:
+    spec: ev.JobSpec
+    #: chunk -> (start, count, nbytes)
+    chunks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    reading: tuple[int, int] | None = None
+    read: int = 0
+    ended: bool = False
+    added: int = 0
+    closed: bool = False
+    #: item index -> "running" (attempt on record) or "done"
+    items: dict[int, str] = field(default_factory=dict)
+    consumed: int = 0
+    delivered: int = 0
+    next: int = 0
+    bytes: int = 0
+    open_chunks: list[list[int]] = field(default_factory=list)
+    raised: Counter[int] = field(default_factory=Counter)
+    deaths: Counter[int] = field(default_factory=Counter)
+    hosts: Counter[int] = field(default_factory=Counter)
+    timeouts: set[int] = field(default_factory=set)
+    dry: int = 0
+    paused: bool = False
+    cancelled: bool = False
+    refused: bool = False
+    input_failed: bool = False
+    final_failure: bool = False
+    finish: ev.Finish | None = None
+
+
+class Books:
+    """Keeps count of everything that was said to the scheduler."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.now = 0.0
+        self.workers: dict[int, WorkerBook] = {}
+        self.attempts: dict[int, AttemptBook] = {}
+        self.jobs: dict[int, JobBook] = {}
+        self.last_attempt = -1
+        self.last_chunk = -1
+
+    def require(self, true: Any, text: str) -> None:
+        """Raise Broken unless `true`."""
+        if not true:
+            raise Broken(text)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def hear(self, event: ev.Event, now: float) -> None:
+        """An event that the scheduler is about to get."""
+        self.now = now
+        handler = getattr(self, f"_on_{type(event).__name__}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
+        self.workers[event.worker] = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
+
+    def _on_WorkerLost(self, event: ev.WorkerLost) -> None:
+        worker = self.workers[event.worker]
+        if worker.state == "lost":
+            return
+        worker.state = "lost"
+        for slot in worker.slots:
+            for place, number in enumerate(slot.held):
+                attempt = self.attempts[number]
+                if attempt.live and event.charged and place == 0:
+                    start = self.jobs[attempt.job].chunks[attempt.chunk][0]
+                    self.jobs[attempt.job].hosts.update(range(start + attempt.next, start + attempt.hi))
+                self._void(attempt)
+            slot.held.clear()
+
+    def _on_WorkerSuspected(self, event: ev.WorkerSuspected) -> None:
+        self._turn(event.worker, "suspect", ("trusted",))
+
+    def _on_WorkerTrusted(self, event: ev.WorkerTrusted) -> None:
+        self._turn(event.worker, "trusted", ("suspect",))
+
+    def _on_WorkerDraining(self, event: ev.WorkerDraining) -> None:
+        self._turn(event.worker, "draining", ("trusted", "suspect"))
+
+    def _turn(self, worker: int, state: str, only_from: tuple[str, ...]) -> None:
+        book = self.workers[worker]
+        if book.state in only_from:
+            book.state = state
+
+    def _on_SlotDied(self, event: ev.SlotDied) -> None:
+        worker = self.workers[event.worker]
+        if worker.state == "lost":
+            return
+        slot = worker.slots[event.slot]
+        slot.state = "dead"
+        head = self.attempts[slot.held[0]] if slot.held else None
+        if event.reason in ("died", "idle"):
+            slot.deaths = [time for time in slot.deaths if self.now - time <= self.limits.slot_deaths_window]
+            slot.deaths.append(self.now)
+            if len(slot.deaths) >= self.limits.slot_deaths:
+                slot.deaths, slot.rest_until = [], self.now + self.limits.slot_rest
+            if head is not None and head.live:
+                self.jobs[head.job].dry += 1
+        if event.attempt in slot.held and event.at is not None:
+            attempt = self.attempts[event.attempt]
+            if attempt.live and attempt.next <= event.at < attempt.hi:
+                job = self.jobs[attempt.job]
+                item = job.chunks[attempt.chunk][0] + event.at
+                if event.reason == "died":
+                    job.deaths[item] += 1
+                elif event.reason == "timeout":
+                    job.timeouts.add(item)
+        for number in slot.held:
+            self._void(self.attempts[number])
+        slot.held.clear()
+
+    def _on_SlotReady(self, event: ev.SlotReady) -> None:
+        worker = self.workers[event.worker]
+        if worker.state != "lost":
+            slot = worker.slots[event.slot]
+            slot.state = "resting" if slot.rest_until > self.now else "ready"
+
+    def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
+        self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
+
+    def _on_ItemsAdded(self, event: ev.ItemsAdded) -> None:
+        self.jobs[event.job].added += event.count
+
+    def _on_InputClosed(self, event: ev.InputClosed) -> None:
+        self.jobs[event.job].closed = True
+
+    def _on_ChunkRead(self, event: ev.ChunkRead) -> None:
+        job = self.jobs[event.job]
+        if job.finish is not None:
+            return
+        job.reading = None
+        job.chunks[event.chunk] = (job.read, event.count, event.nbytes)
+        if event.count and not (job.cancelled or job.final_failure or job.refused):
+            job.open_chunks.append([event.count])
+        job.read += event.count
+        job.bytes += event.nbytes
+        job.ended = event.last or job.read == job.spec.size
+
+    def _on_InputFailed(self, event: ev.InputFailed) -> None:
+        job = self.jobs[event.job]
+        job.reading = None
+        job.ended = job.input_failed = True
+
+    def _on_Consumed(self, event: ev.Consumed) -> None:
+        job = self.jobs[event.job]
+        job.consumed += event.count
+        job.bytes -= event.nbytes
+        left = event.count
+        while left and job.open_chunks:
+            taken = min(left, job.open_chunks[0][0])
+            job.open_chunks[0][0] -= taken
+            left -= taken
+            if not job.open_chunks[0][0]:
+                job.open_chunks.pop(0)
+
+    def _on_CancelRequested(self, event: ev.CancelRequested) -> None:
+        self.jobs[event.job].cancelled = True
+
+    def _on_PauseRequested(self, event: ev.PauseRequested) -> None:
+        self.jobs[event.job].paused = True
+
+    def _on_ResumeRequested(self, event: ev.ResumeRequested) -> None:
+        self.jobs[event.job].paused = False
+
+    def _on_AttemptRefused(self, event: ev.AttemptRefused) -> None:
+        attempt = self.attempts[event.attempt]
+        if attempt.live:
+            self.jobs[attempt.job].refused = True
+        self._end(event.attempt)
+
+    def _on_AttemptReported(self, event: ev.AttemptReported) -> None:
+        attempt = self.attempts[event.attempt]
+        job = self.jobs[attempt.job]
+        each = event.nbytes // max(1, event.hi - event.lo)
+        for at in range(event.lo, event.hi):
+            attempt.pending.setdefault(at, []).append((attempt.live, each))
+        attempt.failed.update(event.failed)
+        if attempt.live:
+            attempt.next = event.hi
+            start = job.chunks[attempt.chunk][0]
+            job.raised.update(start + at for at in event.failed)
+            if any(
+                at not in event.failed or job.raised[start + at] > job.spec.retries for at in range(event.lo, event.hi)
+            ):
+                job.dry = 0
+            if job.spec.gather != "list":
+                job.bytes += event.nbytes
+            if event.ended:
+                for item in range(start + event.hi, start + attempt.hi):
+                    job.items.pop(item, None)
+        if event.ended:
+            self._end(event.attempt)
+
+    def _end(self, number: int) -> None:
+        attempt = self.attempts[number]
+        if attempt.live:
+            attempt.live = False
+        worker, index = attempt.slot
+        held = self.workers[worker].slots[index].held
+        if number in held:
+            held.remove(number)
+
+    def _void(self, attempt: AttemptBook) -> None:
+        """Given up with its slot: what it did not report may be assigned again."""
+        if attempt.live:
+            attempt.live = False
+            job = self.jobs[attempt.job]
+            start = job.chunks[attempt.chunk][0]
+            for item in range(start + attempt.next, start + attempt.hi):
+                job.items.pop(item, None)

@@ -1,0 +1,231 @@
+"""A seeded world around the scheduler: workers, slots, consumers and faults, on a virtual clock.
+
+`run(seed)` plays one world to its end and raises oracle.Broken when the scheduler breaks a promise. Each seed
+switches on a random subset of faults (swarm testing); after a while the world heals, and then every job must end.
+The same seed gives the same log, byte for byte. `python -m distmap.testing.simulate --seeds 10000` plays many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import sys
+import time
+
+from distmap.core import events as ev
+from distmap.testing.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Work
+from distmap.testing.oracle import Broken
+
+
+class World(Floor):
+    """One seed: the floor, jobs on it, and mishaps."""
+
+    def perform(self, command: ev.Command) -> None:
+        match command:
+            case ev.Read():
+                self.read(command)
+            case ev.Deliver(job=job, lo=lo, hi=hi):
+                self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
+            case ev.DeliverLoss(job=job):
+                self.consume(self.jobs[job], 1, 0)
+            case ev.Finish(job=job):
+                self.jobs[job].over = True
+                if command.outcome == "done" and self.jobs[job].left:
+                    raise Broken(f"{command} with {self.jobs[job].left} items left to read")
+            case ev.Assign() | ev.Revoke() | ev.Interrupt() | ev.Kill():
+                machine = self.machines[command.worker]
+                process = machine.slots[command.slot]
+                self.after_in_order(process, self.delay(machine), lambda: self.arrive(machine, process, command))
+            case _:
+                pass
+
+    def mishap(self) -> None:
+        """Something happens to a worker or a job."""
+        if self.now >= HEAL:
+            return
+        rng = self.rng
+        kind = rng.choice(("joins", "losses", "silences", "drains", "pressure", "cancels", "pauses", "crashloop"))
+        live = self.live()
+        if self.on(kind) and kind == "joins":
+            self.join()
+        elif self.on(kind) and kind in ("cancels", "pauses"):
+            job = rng.choice(list(self.jobs))
+            self.post(ev.CancelRequested(job) if kind == "cancels" else ev.PauseRequested(job))
+            if kind == "pauses":
+                self.after(rng.uniform(0.0, 1.0), lambda: self.post(ev.ResumeRequested(job)))
+        elif self.on(kind) and live:
+            self.strike(kind, rng.choice(live))
+        self.after(rng.expovariate(6.0), self.mishap)
+
+    def strike(self, kind: str, machine: Machine) -> None:
+        if kind == "losses" and self.loss_budget:
+            self.lose(machine, charged=True)
+        elif kind == "silences":
+            self.post(ev.WorkerSuspected(machine.id))
+            self.after(self.rng.uniform(0.1, 1.0), lambda: self.post(ev.WorkerTrusted(machine.id)))
+        elif kind == "drains" and self.loss_budget:
+            self.post(ev.WorkerDraining(machine.id))
+            self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(machine, charged=False))
+        elif kind == "pressure":
+            memory = self.rng.choice((0.2, 0.95))
+            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.5, memory))
+        elif kind == "crashloop":
+            for process in machine.slots:
+                self.die(machine, process, "died")
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        rng = self.rng
+        number = len(self.jobs) + 1
+        total = rng.choice((0, 1, 2, rng.randint(3, 30), rng.randint(3, 30), rng.randint(30, 120)))
+        pushed = rng.random() < 0.25
+        gather = "list" if pushed else rng.choice(("list", "ordered", "unordered", "fold"))
+        kinds: dict[int, str] = {}
+        for kind in ("raises", "flaky", "fragile", "poison", "hangs", "hostile"):
+            if ("raises" if kind == "flaky" else kind) in self.faults:
+                kinds.update((rng.randrange(max(1, total)), kind) for _ in range(rng.randint(0, 2)))
+        spec = ev.JobSpec(
+            size=None if pushed or rng.random() < 0.4 else total,
+            gather=gather,  # type: ignore[arg-type]
+            chunksize=rng.choice((None, None, None, 1, 7)),
+            retries=rng.choice((0, 0, 1, 2)),
+            priority=rng.choice((0, 0, 0, 1, 5)),
+            stop_on_failure=rng.random() < 0.3,
+            buffer=None if gather == "list" else rng.choice((None, None, 1, 5, 20)),
+            pushed=pushed,
+            tags=frozenset({"gpu"}) if rng.random() < 0.2 else frozenset(),
+        )
+        seconds = rng.choice((0.00001, 0.001, 0.005, 0.02))
+        work = Work(number, spec, total, seconds, kinds, left=0 if pushed else total)
+        self.jobs[number] = work
+        self.post(ev.JobSubmitted(number, spec))
+        if pushed:
+            self.push(work, total)
+
+    def push(self, work: Work, rest: int) -> None:
+        if work.over:
+            return
+        if not rest:
+            return self.post(ev.InputClosed(work.id))
+        some = self.rng.randint(1, rest)
+        work.left += some
+        self.post(ev.ItemsAdded(work.id, some))
+        self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
+
+    def read(self, command: ev.Read) -> None:
+        slow = self.rng.expovariate(10.0) if self.on("slow_input") and self.rng.random() < 0.2 else 0.0
+        self.after(slow + self.rng.choice((0.0, 0.0001)), lambda: self.answer(self.jobs[command.job], command))
+
+    def answer(self, work: Work, command: ev.Read) -> None:
+        if self.on("input_fails") and self.rng.random() < 0.02:
+            return self.post(ev.InputFailed(work.id, command.chunk))
+        if work.spec.pushed and self.on("withdrawals") and self.rng.random() < 0.2:
+            work.left -= self.rng.randint(0, work.left)
+        if not work.spec.pushed and self.on("short_input") and self.rng.random() < 0.02:
+            work.left = 0
+        items = min(command.count, work.left)
+        if items > 1 and self.rng.random() < 0.05:
+            items -= 1
+        work.left -= items
+        work.chunks[command.chunk] = work.handed
+        work.handed += items
+        unknown = work.spec.size is None and not work.spec.pushed
+        last = not work.spec.pushed and not items
+        if unknown and not work.left:
+            last = last or self.rng.random() < 0.5
+        self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
+
+    def consume(self, work: Work, items: int, nbytes: int) -> None:
+        if work.spec.gather == "list":
+            return
+        slow = self.rng.expovariate(5.0) if self.on("slow_consumer") and self.rng.random() < 0.3 else 0.0
+        self.after(slow + 0.0001, lambda: None if work.over else self.post(ev.Consumed(work.id, items, nbytes)))
+
+    # --- the play -----------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """No new mishap from here on: every job must come to its end."""
+        for machine in self.live():
+            self.post(ev.WorkerTrusted(machine.id))
+            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.1, 0.1))
+        for job in self.jobs:
+            self.post(ev.ResumeRequested(job))
+        self.join(good=True)
+
+    def play(self) -> Log:
+        """From the first worker to the last Finish."""
+        for _ in range(self.rng.randint(1, 3)):
+            self.join()
+        self.submit()
+        for _ in range(self.rng.choice((0, 0, 1, 2))):
+            self.after(self.rng.uniform(0.0, 0.5), self.submit)
+        self.after(0.01, self.mishap)
+        self.after(HEAL, self.heal)
+        while self.heap:
+            self.now, _, action = heapq.heappop(self.heap)
+            action()
+            if self.log.events > STEPS:
+                raise Broken(f"not at rest after {STEPS} events")
+            if self.log.events % 16 == 0:
+                self.look()
+        self.oracle.done()
+        self.log.ended = self.now
+        return self.log
+
+    def look(self) -> None:
+        """Progress never goes back."""
+        for job, work in self.jobs.items():
+            if work.over and self.shown.get(job, -1) < 0:
+                continue
+            done = self.scheduler.snapshot(job, self.now).done
+            if done < self.shown.get(job, 0):
+                raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")
+            self.shown[job] = -1 if work.over else done
+
+
+def run(seed: int, *, keep: bool = False) -> Log:
+    """Play the world of this seed; raises Broken, with the seed in its text, if a promise was broken.
+
+    Args:
+        seed: Anything that `random.Random` takes; the world depends on nothing else.
+        keep: Keep the lines of the log (slower).
+    """
+    world = World(seed, keep=keep)
+    try:
+        return world.play()
+    except Exception as error:
+        error.add_note(f"seed {seed}, at {world.now:.6f}, faults: {', '.join(world.log.faults)}")
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play many seeds; stop at the first that breaks a promise."""
+    parser = argparse.ArgumentParser(prog="python -m distmap.testing.simulate", description=main.__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--show", action="store_true", help="print the log of the first seed and play no other")
+    args = parser.parse_args(argv)
+    if args.show:
+        world = World(args.first, keep=True)
+        try:
+            world.play()
+        finally:
+            print(world.log.text)
+        return 0
+    begun = time.monotonic()
+    events = 0
+    for seed in range(args.first, args.first + args.seeds):
+        try:
+            events += run(seed).events
+        except Exception as error:
+            print(f"seed {seed} failed: {type(error).__name__}: {error}", *error.__notes__, sep="\n  ", file=sys.stderr)
+            print(f"see it: python -m distmap.testing.simulate --first {seed} --show", file=sys.stderr)
+            return 1
+    seconds = time.monotonic() - begun
+    print(f"{args.seeds} seeds, {events} events, {seconds:.1f} s ({1000 * seconds / args.seeds:.1f} ms per seed)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

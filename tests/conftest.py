@@ -1,0 +1,181 @@
+"""What every test gets: a token of its own, and a check that it left nothing behind.
+
+Owns the fixtures that are on for all tests, and `needs`, which skips on a desk and fails in CI.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: How long a process, thread or descriptor that is on its way out may take: the machine of a CI run is busy.
+SETTLE = 5.0
+
+#: Threads of other libraries that live as long as the process once something has used them.
+_LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")
+
+
+def needs(present: bool, what: str) -> None:
+    """Skip the test where an optional service is missing; in CI that is a failure, or it would never run anywhere."""
+    if present:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is missing")
+
+
+def settled(seen: Callable[[], object], deadline: float = SETTLE) -> object:
+    """Ask until the answer is empty or the deadline has passed; give the last answer."""
+    end = time.monotonic() + deadline
+    pause = 0.005
+    while (left := seen()) and time.monotonic() < end:
+        # What the test held may be in cycles with what holds a descriptor.
+        gc.collect()
+        threading.Event().wait(pause)
+        pause = min(2 * pause, 0.2)
+    return left
+
+
+def _make_token(folder: Path) -> Path:
+    from distmap.security import Secret
+
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(Secret.generate().reveal() + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As `token_file`, for fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTMAP_TOKEN_FILE", str(_make_token(tmp_path_factory.mktemp("session"))))
+        patch.delenv("DISTMAP_TOKEN", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def token_file(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A token file of the test's own, so that no test reads or makes the user's."""
+    path = _make_token(tmp_path_factory.mktemp("token"))
+    monkeypatch.setenv("DISTMAP_TOKEN_FILE", str(path))
+    monkeypatch.delenv("DISTMAP_TOKEN", raising=False)
+    return path
+
+
+def _children() -> dict[object, str]:
+    found: dict[object, str] = {}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            # multiprocessing's tracker of named resources stays by design; we name none, but peers and libraries do.
+            if "multiprocessing.resource_tracker" not in command and "multiprocessing.forkserver" not in command:
+                found[child.pid] = f"{child.status()} {command[:200]}"
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.ZombieProcess:
+            found[child.pid] = "zombie"
+    return found
+
+
+def _descendants(mark: bytes) -> dict[int, str]:
+    """Processes with the test's mark in their environment: also those whose parent has died (Linux)."""
+    found: dict[int, str] = {}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(environ.parent.name)
+        try:
+            if pid != os.getpid() and mark in environ.read_bytes():
+                found[pid] = (
+                    environ.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+                )
+        except OSError:
+            continue  # ended meanwhile, or not ours
+    return found
+
+
+def _threads() -> dict[object, str]:
+    return {
+        thread.ident or 0: thread.name
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_LASTING_THREADS)
+    }
+
+
+def _descriptors() -> dict[object, str]:
+    """Sockets, pipes, memory files and event descriptors; files on disk are pytest's and the libraries' affair."""
+    found: dict[object, str] = {}
+    if not sys.platform.startswith("linux"):
+        return found
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target.startswith(("socket:", "pipe:", "anon_inode:", "/memfd:distmap", "/dev/shm/")):
+            found[int(name)] = target
+    return found
+
+
+def _files() -> dict[object, str]:
+    """Temporary files and shared segments with our name."""
+    places = {tempfile.gettempdir(), "/dev/shm"}
+    return {
+        os.path.join(place, name): ""
+        for place in places
+        if os.path.isdir(place)
+        for name in os.listdir(place)
+        if name.startswith("distmap")
+    }
+
+
+_LOOKS: dict[str, Callable[[], dict[object, str]]] = {
+    "processes": _children,
+    "threads": _threads,
+    "descriptors": _descriptors,
+    "files": _files,
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves a process, a thread, a descriptor or a file behind.
+
+    Fixtures of a module or session come before, so what they hold is not the test's.
+    """
+    marker = request.node.get_closest_marker("own_leaks")
+    exempt = set(marker.args or _LOOKS) if marker else set()
+    mark = f"DISTMAP_TEST={uuid.uuid4().hex}"
+    monkeypatch.setenv(*mark.split("="))
+    before = {name: look() for name, look in _LOOKS.items() if name not in exempt}
+    yield
+
+    def left() -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, old in before.items():
+            new = {key: words for key, words in _LOOKS[name]().items() if _identity(name, key, words) not in old}
+            if new:
+                found[name] = new
+        if "processes" not in exempt and (orphans := _descendants(mark.encode())):
+            found["processes with the test's environment"] = orphans
+        return found
+
+    # pytest itself drops the arguments only after this check, and a closed pool still holds its last results.
+    request.node.funcargs.clear()
+    before = {name: {_identity(name, k, w) for k, w in old.items()} for name, old in before.items()}  # type: ignore[misc]
+    still = settled(left)
+    assert not still, f"the test left behind: {still}"
+
+
+def _identity(kind: str, key: object, words: str) -> object:
+    # A descriptor's number is used again: what it leads to belongs to it.
+    return (key, words) if kind == "descriptors" else key

@@ -1,0 +1,98 @@
+"""A desk at which the scheduler is told things by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from distmap.core import events as ev
+from distmap.core.limits import LIMITS, Limits
+from distmap.core.scheduler import Scheduler
+
+C = TypeVar("C")
+
+
+class Desk:
+    """Tells a scheduler what happened, and remembers what it answered and what it was given."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.scheduler = Scheduler(limits)
+        self.now = 0.0
+        self.said: list[ev.Command] = []
+
+    def tell(self, *events: ev.Event, after: float = 0.0) -> list[Any]:
+        """Tell events; give all commands they led to."""
+        self.now += after
+        out: list[ev.Command] = []
+        for event in events:
+            out += self.scheduler.handle(event, self.now)
+        self.said += out
+        return out
+
+    def job(self, job: int = 1, feed: bool = True, **spec: Any) -> list[ev.Assign]:
+        """Submit a job and answer its Reads; give the assignments."""
+        out = self.tell(ev.JobSubmitted(job, ev.JobSpec(**spec)))
+        return self.feed(out) if feed else pick(out, ev.Assign)
+
+    def feed(self, commands: list[Any], nbytes: int = 8) -> list[ev.Assign]:
+        """Answer every Read with just what it asks for, until none is left; give the assignments."""
+        assigns = []
+        todo = list(commands)
+        while todo:
+            command = todo.pop(0)
+            if isinstance(command, ev.Read):
+                answer = ev.ChunkRead(command.job, command.chunk, command.count, nbytes * command.count, False)
+                todo += self.tell(answer)
+            elif isinstance(command, ev.Assign):
+                assigns.append(command)
+        return assigns
+
+    def report(
+        self,
+        assign: ev.Assign,
+        lo: int | None = None,
+        hi: int | None = None,
+        failed: tuple[int, ...] = (),
+        seconds: float = 0.01,
+        nbytes: int = 8,
+        ended: bool = True,
+    ) -> list[Any]:
+        """Report an assignment, the whole of it by default."""
+        lo = assign.lo if lo is None else lo
+        hi = assign.hi if hi is None else hi
+        return self.tell(ev.AttemptReported(assign.attempt, lo, hi, failed, seconds, nbytes, ended))
+
+    def finish(self, assigns: list[ev.Assign], job: int | None = None) -> None:
+        """Report everything that is assigned and feed everything that is read, to the end."""
+        todo = list(assigns)
+        while todo:
+            assign = todo.pop(0)
+            if job is None or assign.job == job:
+                todo += self.feed(self.report(assign))
+
+    def snapshot(self, job: int = 1) -> Any:
+        return self.scheduler.snapshot(job, self.now)
+
+
+def pick(commands: list[Any], kind: type[C]) -> list[C]:
+    return [command for command in commands if isinstance(command, kind)]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """A scheduler with the usual limits, no worker and no job."""
+    return Desk()
+
+
+@pytest.fixture
+def make_desk() -> type[Desk]:
+    """For other limits."""
+    return Desk
+
+
+@pytest.fixture(name="pick")
+def pick_fixture() -> Callable[[list[Any], type[C]], list[C]]:
+    """Pick the commands of one kind."""
+    return pick

@@ -1,0 +1,83 @@
+"""Sizes of chunks."""
+
+from __future__ import annotations
+
+import pytest
+
+from distmap.core.chunks import Pace, cut, size
+from distmap.core.limits import LIMITS
+
+USUAL = {"pace": 0.001, "rtt": 0.0, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
+
+
+def want(**changes: object) -> int:
+    return size(LIMITS, **{**USUAL, **changes})  # type: ignore[arg-type]
+
+
+def test_the_first_chunk_is_one_item() -> None:
+    """Before anything was measured, one item finds out."""
+    assert want(pace=None) == 1
+
+
+def test_aims_at_twenty_milliseconds() -> None:
+    """Items of 1 ms go in twenties."""
+    assert want() == 20
+
+
+def test_a_far_worker_gets_ten_round_trips() -> None:
+    """With 50 ms of round trip, half a second of work."""
+    assert want(rtt=0.05) == 500
+
+
+def test_a_long_item_goes_alone() -> None:
+    """Never less than one item."""
+    assert want(pace=3.0) == 1
+
+
+def test_growth_is_bounded() -> None:
+    """No chunk is more than 64 times the largest one before, nor more than the limit of items."""
+    assert want(pace=1e-8, largest=2) == 128
+    assert want(pace=1e-9, largest=0) == 64
+    assert want(pace=1e-9, largest=10**9) == LIMITS.chunk_items
+
+
+def test_the_tail_is_shared() -> None:
+    """At most a quarter of a slot's share of what is left."""
+    assert want(left=80) == 10
+    assert want(left=1) == 1
+    assert want(left=8, slots=0) == 2
+
+
+def test_the_tail_is_not_ground_to_dust() -> None:
+    """Below a millisecond of work a chunk is not made smaller for balance."""
+    assert want(pace=1e-6, left=80) == 1000
+
+
+def test_bytes_bound_a_chunk() -> None:
+    """Heavy items go in few."""
+    assert want(item_bytes=LIMITS.chunk_bytes / 3) == 3
+    assert want(item_bytes=LIMITS.chunk_bytes * 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted", "nbytes", "slots", "piece"),
+    [(5, 3, 0, 2, 5), (6, 3, 0, 2, 3), (100, 3, 2 << 20, 4, 25), (100, 40, 2 << 20, 4, 40), (9, 1, 2 << 20, 0, 9)],
+)
+def test_cut(length: int, wanted: int, nbytes: int, slots: int, piece: int) -> None:
+    """A little too long stays whole; heavy input is cut into no more pieces than slots."""
+    assert cut(length, wanted, nbytes, slots) == piece
+
+
+def test_a_slow_start_is_soon_forgotten() -> None:
+    """One first item that loads a library for 100 ms does not make microsecond items look slow for long."""
+    pace = Pace()
+    pace.add(1, 0.1)
+    for _ in range(6):
+        pace.add(1, 1e-6)
+    assert pace.seconds is not None
+    assert pace.seconds < 1e-5
+
+
+def test_no_time_at_all_is_no_division_by_zero() -> None:
+    """A clock that saw nothing pass gives a tiny pace, not zero."""
+    assert Pace().add(10, 0.0) > 0

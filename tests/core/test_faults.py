@@ -1,0 +1,224 @@
+"""Who is charged, and what goes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distmap.core import events as ev
+from distmap.core.limits import Limits
+
+GENTLE = {"stop_on_failure": False}
+
+
+def die(desk: Any, assign: Any, at: int | None, reason: Any = "died") -> list[Any]:
+    """The slot of an assignment dies and comes back; gives what follows."""
+    died = ev.SlotDied(assign.worker, assign.slot, assign.attempt if at is not None else None, at, reason)
+    return desk.tell(died, ev.SlotReady(assign.worker, assign.slot))
+
+
+def spans(assigns: list[Any]) -> list[tuple[int, int]]:
+    return [(assign.lo, assign.hi) for assign in assigns]
+
+
+def test_only_the_item_that_ran_is_charged(desk: Any, pick: Any) -> None:
+    """Reported items are kept, the others go back free, the one that ran goes by itself."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    (assign,) = desk.job(size=8, chunksize=8, **GENTLE)
+    desk.report(assign, hi=2, ended=False)
+    out = die(desk, assign, 4)
+    assert sorted(spans(pick(out, ev.Assign))) == [(2, 4), (4, 5), (5, 8)]
+    snapshot = desk.snapshot()
+    assert (snapshot.requeued, snapshot.deaths, snapshot.done) == (6, 1, 2)
+
+
+def test_the_third_death_is_final(desk: Any, pick: Any) -> None:
+    """The item is lost as poison; all others complete."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    todo = desk.job(size=3, chunksize=3, **GENTLE)
+    deaths = 0
+    while todo:
+        assign = todo.pop(0)
+        if assign.lo <= 1 < assign.hi:
+            deaths += 1
+            todo = pick(die(desk, assign, 1), ev.Assign)
+        else:
+            todo += pick(desk.report(assign), ev.Assign)
+    assert deaths == 3
+    assert pick(desk.said, ev.DeliverLoss) == [ev.DeliverLoss(1, 0, 1, "poison")]
+    assert desk.said[-1] == ev.Finish(1, "done")
+    assert desk.snapshot().failed == 1
+
+
+def test_poison_ends_a_job_that_stops_on_failure(desk: Any, pick: Any) -> None:
+    """The loss is delivered, then the job fails; what ran elsewhere is interrupted."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    todo = desk.job(size=2, chunksize=1)
+    other = todo.pop()
+    for _ in range(3):
+        desk.tell(ev.SlotDied(1, 0, todo.pop().attempt, 0, "died"))
+        assert pick(desk.said[-1:], ev.Assign) == desk.said[-1:] or ev.DeliverLoss(1, 0, 0, "poison") in desk.said
+        if isinstance(desk.said[-1], ev.Assign):
+            moved = desk.said[-1]
+            (revoke,) = desk.tell(ev.SlotReady(1, 0), after=1.0)
+            assert revoke == ev.Revoke(1, 1, moved.attempt, 0)
+            todo = pick(desk.report(moved, hi=0), ev.Assign)
+    assert pick(desk.said, ev.Interrupt) == [ev.Interrupt(1, 1, other.attempt)]
+    assert desk.report(other) == [ev.Discard(other.attempt, 0, 1), ev.Release(1, 1), ev.Finish(1, "failed")]
+
+
+def test_a_timeout_is_final_at_once(desk: Any, pick: Any) -> None:
+    """The item is lost, the rest goes back free."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign,) = desk.job(size=3, chunksize=3, **GENTLE)
+    out = die(desk, assign, 0, "timeout")
+    assert out[0] == ev.DeliverLoss(1, 0, 0, "timeout")
+    assert spans(pick(out, ev.Assign)) == [(1, 3)]
+
+
+@pytest.mark.parametrize(("at", "reason"), [(1, "killed"), (None, "idle"), (None, "died"), (7, "died")])
+def test_nobody_is_charged_without_proof(desk: Any, pick: Any, at: int | None, reason: str) -> None:
+    """Our own kill, a death between items, or one that names nothing that ran: all goes back free."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign,) = desk.job(size=3, chunksize=3)
+    for _ in range(4):
+        (assign,) = pick(die(desk, assign, at, reason), ev.Assign)
+        assert (assign.lo, assign.hi) == (0, 3)
+    assert desk.snapshot().deaths == (0 if reason == "killed" else 4)
+
+
+def test_a_dead_slot_takes_nothing(desk: Any, pick: Any) -> None:
+    """Until it has a fresh process; a second death before that cannot be."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign, _) = desk.job(size=2)
+    assert desk.tell(ev.SlotDied(1, 0, assign.attempt, 0, "died")) == []
+    assert len(pick(desk.tell(ev.SlotReady(1, 0)), ev.Assign)) == 2
+
+
+def test_a_slot_that_dies_too_often_rests(desk: Any, pick: Any) -> None:
+    """Five deaths in 30 s: a minute without work, then it goes on. Deaths far apart do not count together."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    desk.now += 31.0
+    for _ in range(4):
+        desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    assert desk.scheduler.deadline() is None
+    desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    assert desk.job(size=1) == []
+    assert desk.scheduler.deadline() == 91.0
+    assert desk.tell(ev.Ticked(), after=59.0) == []
+    assert pick(desk.tell(ev.Ticked(), after=1.0), ev.Read)
+
+
+def test_a_death_while_resting(desk: Any) -> None:
+    """It comes back to its rest; the old timer means nothing then, the new one ends it."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    for _ in range(5):
+        desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    desk.tell(ev.SlotDied(1, 0, None, None, "idle"), after=1.0)
+    assert desk.scheduler.deadline() is None
+    desk.tell(ev.SlotReady(1, 0))
+    assert desk.scheduler.deadline() == 60.0
+
+
+def test_a_ready_slot_whose_rest_has_passed(desk: Any, pick: Any) -> None:
+    """Its process came back so late that no rest is left."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    for _ in range(4):
+        desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    desk.tell(ev.SlotDied(1, 0, None, None, "idle"))
+    desk.tell(ev.SlotReady(1, 0), after=61.0)
+    assert desk.job(size=1)
+
+
+def test_a_job_that_only_kills_is_stopped(desk: Any, pick: Any) -> None:
+    """Ten deaths with nothing finished in between."""
+    desk.tell(ev.WorkerJoined(1, 3))
+    todo = desk.job(size=9, chunksize=1, **GENTLE)
+    for count in range(10):
+        todo = [assign for assign in todo if assign.slot == count % 3] or todo
+        assign = next(a for a in desk.scheduler._board.attempts.values() if a.slot.queue[0] is a)
+        out = desk.tell(ev.SlotDied(1, assign.slot.index, None, None, "idle"), ev.SlotReady(1, assign.slot.index))
+    assert pick(out, ev.Interrupt)
+    out = desk.tell(ev.Ticked(), after=1.0)
+    assert out[-1] == ev.Finish(1, "failed", crashed=True)
+
+
+def test_a_lost_worker_charges_what_ran(desk: Any, pick: Any) -> None:
+    """From the second loss on in halves; what only waited is free. After ten losses an item is given up."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    todo = desk.job(size=8, chunksize=8, **GENTLE)
+    seen = []
+    worker = 1
+    while pick(desk.said, ev.Finish) == []:
+        head = next(a for a in desk.scheduler._board.attempts.values() if a.slot.queue[0] is a)
+        seen.append(head.hi - head.next)
+        if head.lo <= 3 < head.hi:
+            desk.tell(ev.WorkerLost(worker))
+            worker += 1
+            desk.tell(ev.WorkerJoined(worker, 1))
+        else:
+            desk.tell(ev.AttemptReported(head.id, head.lo, head.hi, (), 0.1, 8, True))
+    assert todo
+    assert seen[:3] == [8, 8, 4]
+    assert pick(desk.said, ev.DeliverLoss) == [ev.DeliverLoss(1, 0, 3, "hosts")]
+    assert desk.snapshot().losses == 10
+    assert desk.snapshot().failed == 1
+
+
+def test_a_worker_that_left_charges_nobody(desk: Any, pick: Any) -> None:
+    """Announced leaving is free, however often."""
+    desk.tell(ev.WorkerJoined(0, 1))
+    desk.job(size=8, chunksize=8)
+    for worker in range(15):
+        desk.tell(ev.WorkerLost(worker, charged=False))
+        (assign,) = pick(desk.tell(ev.WorkerJoined(worker + 1, 1)), ev.Assign)
+        assert (assign.lo, assign.hi) == (0, 8)
+
+
+def test_the_loss_of_one_item_may_end_the_job_on_all_slots(make_desk: Any, pick: Any) -> None:
+    """Several slots are lost at once: the charge of one ends the job, and the others are not interrupted."""
+    desk = make_desk(Limits(host_losses=1))
+    desk.tell(ev.WorkerJoined(1, 3))
+    desk.job(size=3, chunksize=1)
+    out = desk.tell(ev.WorkerLost(1))
+    assert len(pick(out, ev.DeliverLoss)) == 1
+    assert pick(out, ev.Interrupt) == []
+    assert out[-1] == ev.Finish(1, "failed")
+
+
+def test_all_of_it_was_reported_already(desk: Any, pick: Any) -> None:
+    """A worker lost between the last report and its end takes nothing with it."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign,) = desk.job(size=2, chunksize=2)
+    desk.report(assign, ended=False)
+    assert desk.tell(ev.WorkerLost(1)) == [ev.Finish(1, "done")]
+
+
+def test_deaths_while_a_job_is_being_stopped(desk: Any, pick: Any) -> None:
+    """Nobody is charged and nothing goes back: it only ends."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    first, second, _third, _fourth = desk.job(size=9, chunksize=1)
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.SlotDied(1, first.slot, first.attempt, 0, "died")) == []
+    assert desk.tell(ev.SlotDied(1, second.slot, second.attempt, 0, "died"))[-1] == ev.Finish(1, "cancelled")
+    assert desk.snapshot().requeued == 0
+
+
+def test_a_lost_worker_while_a_job_is_being_stopped(desk: Any) -> None:
+    """The same for a worker."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(size=9, chunksize=1)
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.WorkerLost(1))[-1] == ev.Finish(1, "cancelled")
+
+
+def test_an_abandoned_attempt_goes_with_its_slot(desk: Any, pick: Any) -> None:
+    """What a killed slot still held for a job that is over concerns nobody."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    first, _ = desk.job(size=9, chunksize=1)
+    desk.tell(ev.CancelRequested(1))
+    desk.tell(ev.Ticked(), after=1.0)
+    assert desk.tell(ev.SlotDied(1, 0, first.attempt, 0, "killed")) == []
+    assert not desk.scheduler._board.attempts

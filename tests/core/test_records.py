@@ -1,0 +1,91 @@
+"""What follows from one record alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distmap.core import events as ev
+from distmap.core.fleet import Fleet
+from distmap.core.gather import AsLanded
+from distmap.core.limits import Limits
+from distmap.core.records import Job, Slot, Worker
+
+LIMITS = Limits(job_bytes=1000, chunk_items=500)
+
+
+def make(**spec: Any) -> Job:
+    group = Fleet(LIMITS).group(frozenset())
+    group.capacity = 2
+    return Job(1, ev.JobSpec(**spec), group, 0.0, AsLanded(), 0, 0, 0.0)
+
+
+def test_names() -> None:
+    """Records name themselves in errors."""
+    worker = Worker(3, "gpu", frozenset(), 0.0, 0.0)
+    assert (str(worker), str(Slot(worker, 1)), str(make())) == ("worker 3", "slot 1 of worker 3", "job 1")
+
+
+def test_unread() -> None:
+    """Known, unknown, announced, or nothing more."""
+    job = make(size=10)
+    job.read = 4
+    assert job.unread() == 6
+    assert make().unread() is None
+    pushed = make(pushed=True)
+    pushed.available = 3
+    assert pushed.unread() == 3
+    pushed.input = "ended"
+    assert pushed.unread() == 0
+
+
+def test_room_with_nothing_under_way() -> None:
+    """One item is always let in, however heavy, or it would stop the job for ever."""
+    job = make()
+    job.item_bytes = 10_000.0
+    assert job.room(LIMITS) == 1
+    assert make().room(LIMITS) == 500
+    assert make(gather="ordered", buffer=7).room(LIMITS) == 7
+
+
+def test_room_in_bytes() -> None:
+    """What is read and what is not consumed share the limit."""
+    job = make(gather="ordered", buffer=100)
+    job.read, job.input_bytes, job.result_bytes, job.item_bytes = 5, 400, 400, 50.0
+    assert job.room(LIMITS) == 4
+    job.result_bytes = 600
+    assert job.room(LIMITS) == 0
+    job.result_bytes, job.item_bytes = 599, 50.0
+    assert job.room(LIMITS) == 1
+
+
+def test_room_of_a_list_counts_bytes_only() -> None:
+    """Nobody consumes a list, so its window is bytes of input."""
+    job = make()
+    job.read = 100_000
+    assert job.room(LIMITS) == 500
+    assert not job.streaming
+
+
+def test_room_in_items_and_chunks() -> None:
+    """`buffer` counts items; without it, two chunks a slot."""
+    job = make(gather="unordered", buffer=8)
+    job.read, job.consumed = 7, 2
+    assert job.room(LIMITS) == 3
+    job = make(gather="unordered")
+    job.read = 3
+    job.unconsumed.extend((1, 1, 1))
+    assert job.room(LIMITS) == 500
+    job.unconsumed.append(1)
+    assert job.room(LIMITS) == 0
+
+
+def test_hungry() -> None:
+    """A job wants a place when something waits or may be read, and it is running."""
+    job = make(size=3)
+    assert job.hungry(LIMITS)
+    job.input = "reading"
+    assert not job.hungry(LIMITS)
+    job.queue.append((0, 0, 1, 0, None))  # type: ignore[arg-type]
+    assert job.hungry(LIMITS)
+    job.state = "paused"
+    assert not job.hungry(LIMITS)

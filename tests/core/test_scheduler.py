@@ -1,0 +1,359 @@
+"""What the scheduler makes of each event, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from distmap.core import events as ev
+from distmap.errors import InvalidTransition
+
+
+def test_a_job_from_end_to_end(desk: Any, pick: Any) -> None:
+    """All items are read, assigned and delivered, every chunk is released, and Finish comes once and last."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    desk.finish(desk.job(size=100))
+    assert sum(deliver.hi - deliver.lo for deliver in pick(desk.said, ev.Deliver)) == 100
+    assert len(pick(desk.said, ev.Release)) == len(pick(desk.said, ev.Read))
+    assert pick(desk.said, ev.Finish) == [ev.Finish(1, "done")]
+    assert isinstance(desk.said[-1], ev.Finish)
+
+
+def test_an_empty_input_is_done_at_once(desk: Any) -> None:
+    """A size of nothing needs no worker."""
+    assert desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=0))) == [ev.Finish(1, "done")]
+
+
+def test_an_input_of_unknown_length_ends_when_it_ends(desk: Any, pick: Any) -> None:
+    """The answer that nothing is left ends the job when the rest is delivered."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec()))
+    (assign, read) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, False))
+    assert desk.tell(ev.ChunkRead(1, read.chunk, 0, 0, True)) == []
+    assert pick(desk.report(assign), ev.Finish) == [ev.Finish(1, "done")]
+
+
+def test_a_known_length_may_be_too_long(desk: Any, pick: Any) -> None:
+    """An input that ends before its announced length is done then."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=10)))
+    (assign,) = pick(desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, True)), ev.Assign)
+    assert pick(desk.report(assign), ev.Finish) == [ev.Finish(1, "done")]
+    assert desk.snapshot().total == 1
+
+
+def test_failed_input_lets_what_was_read_complete(desk: Any, pick: Any) -> None:
+    """The job fails only when the items that were read are delivered."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec()))
+    (assign, read) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, False))
+    assert desk.tell(ev.InputFailed(1, read.chunk)) == []
+    assert desk.report(assign)[-1] == ev.Finish(1, "failed")
+    assert desk.tell(ev.InputFailed(1, 7)) == []
+
+
+def test_pushed_items_are_read_when_announced(desk: Any, pick: Any) -> None:
+    """No Read without an item; closing ends the job when all are delivered."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    assert desk.job(pushed=True) == []
+    (assign,) = desk.feed(desk.tell(ev.ItemsAdded(1, 1)))
+    assert desk.tell(ev.InputClosed(1)) == []
+    assert desk.report(assign)[-1] == ev.Finish(1, "done")
+
+
+def test_an_idle_pushed_job_ends_when_closed(desk: Any) -> None:
+    """Nothing to wait for."""
+    desk.job(pushed=True)
+    assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
+
+
+def test_withdrawn_items_are_not_waited_for(desk: Any, pick: Any) -> None:
+    """A Read that finds nothing means that nothing is there, but for what was announced since."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(pushed=True)
+    (read,) = desk.tell(ev.ItemsAdded(1, 3))
+    assert desk.tell(ev.ItemsAdded(1, 1)) == []
+    (again,) = desk.tell(ev.ChunkRead(1, read.chunk, 0, 0, False))
+    assert again.count == 1
+    assert desk.tell(ev.ChunkRead(1, again.chunk, 0, 0, False)) == []
+    assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
+
+
+def test_pause_takes_back_what_waits(desk: Any, pick: Any) -> None:
+    """A paused job lets run what runs, gets nothing new, and goes on when resumed."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=3)
+    assert desk.tell(ev.PauseRequested(1)) == [ev.Revoke(1, 0, waiting.attempt, 0)]
+    assert desk.snapshot().state == "paused"
+    assert pick(desk.report(running), ev.Assign) == []
+    assert desk.report(waiting, hi=0) == []
+    assert pick(desk.tell(ev.ResumeRequested(1)), ev.Assign)
+
+
+def test_cancel_stops_everything_and_finishes(desk: Any, pick: Any) -> None:
+    """What waits is revoked, what runs interrupted; Finish comes with the last answer, what was done is delivered."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=9)
+    out = desk.tell(ev.CancelRequested(1))
+    assert out == [ev.Revoke(1, 0, waiting.attempt, 0), ev.Interrupt(1, 0, running.attempt)]
+    assert desk.tell(ev.CancelRequested(1), ev.PauseRequested(1)) == []
+    assert pick(desk.report(running), ev.Deliver)
+    assert desk.report(waiting, hi=0)[-1] == ev.Finish(1, "cancelled")
+    assert desk.scheduler.deadline() is None
+    assert desk.snapshot().state == "cancelled"
+
+
+def test_cancel_after_pause(desk: Any, pick: Any) -> None:
+    """What is being taken back already is not asked for twice; it may even have begun meanwhile."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=9)
+    desk.tell(ev.PauseRequested(1))
+    assert desk.tell(ev.CancelRequested(1)) == [ev.Interrupt(1, 0, running.attempt)]
+    desk.report(running)
+    assert desk.report(waiting)[-1] == ev.Finish(1, "cancelled")
+
+
+def test_an_old_timer_means_nothing(desk: Any, pick: Any) -> None:
+    """A job that ended within its grace is not looked at again; the one after it is."""
+    desk.tell(ev.WorkerJoined(1, 1), ev.WorkerJoined(2, 1, tags=frozenset({"x"})))
+    (first,) = desk.job(1, size=1)
+    desk.job(2, size=1, tags=frozenset({"x"}) if first.worker == 1 else frozenset())
+    desk.tell(ev.CancelRequested(1), ev.CancelRequested(2))
+    assert desk.report(first)[-1] == ev.Finish(1, "cancelled")
+    assert desk.tell(ev.Ticked(), after=1.0)[-1] == ev.Finish(2, "cancelled")
+
+
+def test_a_heartbeat_moves_a_worker(desk: Any, pick: Any) -> None:
+    """Measured figures count from then on."""
+    desk.tell(ev.WorkerJoined(1, 1), ev.WorkerJoined(2, 1))
+    desk.tell(ev.WorkerMeasured(1, 0.0, 0.1, 0.99))
+    assert {assign.worker for assign in desk.job(size=2)} == {2}
+
+
+def test_a_chunk_consumed_bit_by_bit(desk: Any, pick: Any) -> None:
+    """It leaves the window with its last item."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    first, _second = desk.job(gather="ordered", chunksize=3)
+    assert desk.report(first)[-1] == ev.Release(1, first.chunk)
+    assert desk.tell(ev.Consumed(1, 1, 1), ev.Consumed(1, 1, 1)) == []
+    assert pick(desk.tell(ev.Consumed(1, 1, 1)), ev.Read)
+
+
+def test_a_slot_that_does_not_stop_is_killed(desk: Any, pick: Any) -> None:
+    """After the grace: Kill and Finish together; what the slot still says is discarded; then it is usable again."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=9)
+    desk.tell(ev.CancelRequested(1))
+    assert desk.scheduler.deadline() == pytest.approx(0.5)
+    assert desk.tell(ev.Ticked(), after=0.4) == []
+    out = desk.tell(ev.Ticked(), after=0.2)
+    assert pick(out, ev.Kill) == [ev.Kill(1, 0)]
+    assert out[-1] == ev.Finish(1, "cancelled")
+    assert desk.report(running, ended=False) == [ev.Discard(running.attempt, 0, running.hi)]
+    assert desk.report(running, lo=1, hi=1) == []
+    assert desk.job(2, size=1, feed=False) == []
+    desk.tell(ev.SlotDied(1, 0, waiting.attempt, 0, "killed"))
+    assert pick(desk.tell(ev.SlotReady(1, 0)), ev.Read)
+
+
+def test_the_answer_to_a_cancelled_read(desk: Any, pick: Any) -> None:
+    """While the job is being stopped its chunk is released; after Finish the answer is dropped."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    reads = pick(desk.tell(ev.JobSubmitted(3, ev.JobSpec())), ev.Read)
+    (assign,) = pick(desk.tell(ev.ChunkRead(3, reads[0].chunk, 1, 8, False)), ev.Assign)
+    asked = desk.said[-1]
+    assert isinstance(asked, ev.Read)
+    desk.tell(ev.CancelRequested(3))
+    assert desk.tell(ev.ChunkRead(3, asked.chunk, 1, 8, False)) == [ev.Release(3, asked.chunk)]
+    assert desk.report(assign)[-1] == ev.Finish(3, "cancelled")
+
+
+def test_an_empty_answer_to_a_cancelled_read(desk: Any, pick: Any) -> None:
+    """There is nothing to release."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec()))
+    (_, asked) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, False))
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.ChunkRead(1, asked.chunk, 0, 0, True)) == []
+
+
+def test_a_refused_attempt_fails_the_job(desk: Any, pick: Any) -> None:
+    """Code that does not load ends the job, once everything else of it has stopped."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=9)
+    assert pick(desk.tell(ev.AttemptRefused(running.attempt)), ev.Interrupt)
+    assert desk.tell(ev.AttemptRefused(waiting.attempt))[-1] == ev.Finish(1, "failed")
+    assert desk.tell(ev.AttemptRefused(waiting.attempt)) == []
+
+
+def test_draining_takes_back_what_waits(desk: Any, pick: Any) -> None:
+    """A worker that wants to leave finishes what runs, gets nothing new, and nobody is charged."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=3)
+    assert desk.tell(ev.WorkerDraining(1)) == [ev.Revoke(1, 0, waiting.attempt, 0)]
+    assert pick(desk.report(running), ev.Deliver)
+    assert desk.report(waiting, hi=0) == []
+    assert desk.tell(ev.WorkerLost(1, charged=False)) == []
+    assert desk.snapshot().losses == 0
+    desk.finish(desk.feed(desk.tell(ev.WorkerJoined(2, 1))))
+    assert desk.said[-1] == ev.Finish(1, "done")
+
+
+def test_a_suspect_worker_gets_nothing_new(desk: Any, pick: Any) -> None:
+    """Until it is trusted again; what it reports meanwhile counts."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, _waiting = desk.job(size=9)
+    desk.tell(ev.WorkerSuspected(1))
+    out = desk.report(running)
+    assert pick(out, ev.Deliver)
+    assert not pick(out, ev.Read)
+    assert desk.snapshot().lanes[0].state == "suspect"
+    assert pick(desk.tell(ev.WorkerTrusted(1)), ev.Read)
+
+
+def test_what_a_lost_worker_still_says_changes_nothing(desk: Any, pick: Any) -> None:
+    """Late news of a worker that was given up is legal; its results are refused and counted."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, _waiting = desk.job(size=2)
+    desk.tell(ev.WorkerLost(1))
+    late = [
+        *(ev.WorkerLost(1), ev.WorkerSuspected(1), ev.WorkerTrusted(1), ev.WorkerDraining(1)),
+        *(ev.WorkerMeasured(1, 0.1, 0.1, 0.1), ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0)),
+        ev.AttemptProgressed(running.attempt, 0),
+    ]
+    assert desk.tell(*late) == []
+    assert desk.report(running) == [ev.Discard(running.attempt, 0, 1)]
+    assert desk.report(running, hi=0) == []
+    assert desk.snapshot().duplicates == 1
+
+
+def test_hints_move_the_bar_only(desk: Any) -> None:
+    """A hint counts items inside a running chunk; nonsense is ignored."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=30, chunksize=10)
+    for attempt, at in ((running.attempt, 4), (running.attempt, 3), (running.attempt, 99), (waiting.attempt, 5)):
+        assert desk.tell(ev.AttemptProgressed(attempt, at), after=0.1) == []
+    assert desk.snapshot().done == 4
+
+
+def test_late_news_of_a_job_that_is_over(desk: Any) -> None:
+    """It crossed Finish on its way: legal, and without effect."""
+    desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=0)))
+    late = [
+        *(ev.ItemsAdded(1, 1), ev.InputClosed(1), ev.ChunkRead(1, 0, 1, 8, False), ev.Consumed(1, 1, 8)),
+        *(ev.CancelRequested(1), ev.PauseRequested(1), ev.ResumeRequested(1)),
+    ]
+    assert desk.tell(*late) == []
+
+
+def test_items_pushed_while_stopping_are_ignored(desk: Any, pick: Any) -> None:
+    """The owner may not know yet that the job was cancelled."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(pushed=True)
+    desk.feed(desk.tell(ev.ItemsAdded(1, 1)))
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.ItemsAdded(1, 5), ev.InputClosed(1)) == []
+
+
+def test_snapshots_of_the_past_are_kept_for_a_while(desk: Any) -> None:
+    """The last 256 jobs can still be asked for."""
+    for job in range(300):
+        desk.tell(ev.JobSubmitted(job, ev.JobSpec(size=0)))
+    assert desk.snapshot(299).state == "done"
+    with pytest.raises(InvalidTransition, match="job 3 is not known"):
+        desk.snapshot(3)
+
+
+ILLEGAL = [
+    "no event",
+    ev.WorkerJoined(1, 2),
+    ev.WorkerJoined(9, 0),
+    ev.WorkerLost(9),
+    ev.WorkerSuspected(9),
+    ev.WorkerMeasured(9, 0.0, 0.0, 0.0),
+    ev.SlotDied(1, 5, None, None, "idle"),
+    ev.SlotDied(1, 0, 99, 0, "died"),
+    ev.SlotReady(1, 0),
+    ev.JobSubmitted(1, ev.JobSpec()),
+    ev.JobSubmitted(9, ev.JobSpec(size=-1)),
+    ev.JobSubmitted(9, ev.JobSpec(chunksize=0)),
+    ev.JobSubmitted(9, ev.JobSpec(buffer=0)),
+    ev.JobSubmitted(9, ev.JobSpec(retries=-1)),
+    ev.JobSubmitted(9, ev.JobSpec(size=3, pushed=True)),
+    ev.ItemsAdded(1, 1),
+    ev.ItemsAdded(2, 0),
+    ev.ItemsAdded(3, 1),
+    ev.ItemsAdded(9, 1),
+    ev.InputClosed(1),
+    ev.InputClosed(3),
+    ev.ChunkRead(1, 99, 1, 8, False),
+    ev.ChunkRead(1, 2, 99, 8, False),
+    ev.ChunkRead(1, 2, 1, -8, False),
+    ev.ChunkRead(1, 2, 0, 0, False),
+    ev.InputFailed(1, 99),
+    ev.Consumed(1, 1, 8),
+    ev.Consumed(1, -1, 8),
+    ev.CancelRequested(9),
+    ev.AttemptProgressed(99, 0),
+    ev.AttemptRefused(99),
+    ev.AttemptReported(99, 0, 1, (), 0.0, 0, True),
+    ev.AttemptReported(-1, 0, 1, (), 0.0, 0, True),
+    ev.AttemptReported(0, 1, 0, (), 0.0, 0, True),
+    ev.AttemptReported(0, 1, 1, (), 0.0, 0, True),
+    ev.AttemptReported(0, 0, 9, (), 0.0, 0, True),
+    ev.AttemptReported(0, 0, 1, (1,), 0.0, 0, True),
+    ev.AttemptReported(0, 0, 1, (0, 0), 0.0, 0, True),
+    ev.AttemptReported(0, 0, 1, (), -1.0, 0, True),
+]
+
+
+def frozen(thing: Any, seen: dict[int, int]) -> Any:
+    """Everything that the scheduler remembers, as plain values."""
+    if isinstance(thing, int | float | str | bool | None | type):
+        return thing
+    if id(thing) in seen:
+        return ("seen", seen[id(thing)])
+    seen[id(thing)] = len(seen)
+    if isinstance(thing, dict):
+        return [(frozen(key, seen), frozen(value, seen)) for key, value in thing.items()]
+    if isinstance(thing, list | tuple | set | frozenset) or type(thing).__name__ == "deque":
+        return [frozen(each, seen) for each in thing]
+    if hasattr(thing, "__slots__"):
+        return [(name, frozen(getattr(thing, name), seen)) for name in thing.__slots__]
+    return frozen(vars(thing), seen) if hasattr(thing, "__dict__") else repr(thing)
+
+
+@pytest.mark.parametrize("event", ILLEGAL, ids=repr)
+def test_an_illegal_event_raises_and_changes_nothing(desk: Any, event: Any) -> None:
+    """Whatever cannot follow is refused as if it had not been said."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(1, size=None, feed=False)
+    desk.tell(ev.ChunkRead(1, 0, 1, 8, False))
+    desk.tell(ev.ChunkRead(1, 1, 1, 8, False))
+    desk.tell(ev.JobSubmitted(2, ev.JobSpec(pushed=True)), ev.JobSubmitted(3, ev.JobSpec(pushed=True)))
+    desk.tell(ev.ItemsAdded(3, 5), ev.InputClosed(3), ev.WorkerJoined(2, 1))
+    board = desk.scheduler._board
+    before = frozen(board, {})
+    with pytest.raises(InvalidTransition):
+        desk.tell(copy.copy(event), after=1.0)
+    desk.now -= 1.0
+    assert frozen(board, {}) == before
+
+
+def test_time_does_not_go_back(desk: Any) -> None:
+    """The clock is monotonic."""
+    desk.tell(ev.Ticked(), after=5.0)
+    with pytest.raises(InvalidTransition, match="time went back"):
+        desk.tell(ev.Ticked(), after=-1.0)
+
+
+def test_a_second_chance_for_a_pushed_close(desk: Any) -> None:
+    """Closing an input that has ended by itself is no error."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(pushed=True)
+    (read,) = desk.tell(ev.ItemsAdded(1, 2))
+    (assign,) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, True))
+    assert desk.tell(ev.InputClosed(1)) == []
+    assert desk.report(assign)[-1] == ev.Finish(1, "done")

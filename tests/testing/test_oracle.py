@@ -1,0 +1,82 @@
+"""What the oracle lets pass and what it does not, one promise at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distmap.core import events as ev
+from distmap.core.limits import LIMITS
+from distmap.testing.oracle import Broken, Oracle
+
+
+def oracle_of(*said: Any, **spec: Any) -> Oracle:
+    """One worker of one slot, one job, one chunk of three items; then what is given."""
+    oracle = Oracle(LIMITS)
+    oracle.hear(ev.WorkerJoined(1, 1), 0.0)
+    oracle.hear(ev.JobSubmitted(1, ev.JobSpec(**spec)), 0.0)
+    oracle.check(ev.Read(1, 0, 3))
+    oracle.hear(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
+    for one in said:
+        if type(one).__name__ in ("Assign", "Deliver", "Discard", "Release", "Finish", "Revoke", "Interrupt"):
+            oracle.check(one)
+        else:
+            oracle.hear(one, 0.0)
+    return oracle
+
+
+ASSIGN = ev.Assign(1, 0, 0, 1, 0, 0, 3)
+DONE = ev.AttemptReported(0, 0, 3, (), 0.1, 24, True)
+
+
+def test_a_good_life() -> None:
+    """Read, assigned, reported, delivered, released, finished."""
+    oracle = oracle_of(
+        ASSIGN, DONE, ev.Deliver(1, 0, 0, 3, 0), ev.Release(1, 0), ev.Finish(1, "done"), gather="ordered"
+    )
+    oracle.done()
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "text"),
+    [
+        ((), ev.Read(1, 1, 1), "nothing is wanted"),
+        ((ev.WorkerSuspected(1),), ASSIGN, "the worker is suspect"),
+        ((ev.SlotDied(1, 0, None, None, "idle"),), ASSIGN, "the slot is dead"),
+        ((ASSIGN,), ev.Assign(1, 0, 1, 1, 0, 2, 3), "item 2 is running"),
+        ((ASSIGN,), ev.Deliver(1, 0, 0, 1, 0), "was not reported"),
+        ((ASSIGN,), ev.Interrupt(1, 0, 0), "its job goes on"),
+        ((ASSIGN, ev.Revoke(1, 0, 0, 1)), ev.Revoke(1, 0, 0, 2), "a second Revoke"),
+        ((ASSIGN, DONE), ev.Finish(1, "done"), "0 of 3 items were delivered"),
+        ((ASSIGN, DONE), ev.Finish(1, "cancelled"), "for no reason"),
+        ((ASSIGN, ev.WorkerLost(1), DONE), ev.Deliver(1, 0, 0, 3, 0), "had been given up"),
+        ((), ev.DeliverLoss(1, 0, 0, "poison"), "was not charged so"),
+        ((ASSIGN,), ev.Kill(1, 0), "not being stopped"),
+        ((ASSIGN, DONE, ev.Deliver(1, 0, 0, 1, 0)), ev.Finish(1, "cancelled"), "for no reason"),
+    ],
+)
+def test_a_breach(before: tuple[Any, ...], command: Any, text: str) -> None:
+    """Each is told in a sentence that names the command."""
+    with pytest.raises(Broken, match=text):
+        oracle_of(*before).check(command)
+
+
+def test_order() -> None:
+    """An ordered job's results come in input order."""
+    oracle = oracle_of(ASSIGN, DONE, gather="ordered")
+    with pytest.raises(Broken, match="out of order, 0 is due"):
+        oracle.check(ev.Deliver(1, 0, 1, 2, 0))
+
+
+def test_a_failure_with_retries_left() -> None:
+    """It must be run again, not delivered."""
+    oracle = oracle_of(ASSIGN, ev.AttemptReported(0, 0, 3, (1,), 0.1, 24, True), retries=1)
+    with pytest.raises(Broken, match="to be run again"):
+        oracle.check(ev.Deliver(1, 0, 0, 3, 0))
+
+
+def test_what_never_ended() -> None:
+    """At the end all jobs are over and no result was forgotten."""
+    with pytest.raises(Broken, match="never ended"):
+        oracle_of().done()
