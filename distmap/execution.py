@@ -1,0 +1,305 @@
+"""Runs the items of a task: what a slot, a foreign executor's worker or the inline engine holds.
+
+Owns `Runner` (loaded code, the loop over the items, reports) and `rng`. Must not know processes or connections: it is
+given payloads and shared cells, and emits reports. Imported by task processes, so it stays light.
+"""
+
+from __future__ import annotations
+
+from _thread import _local
+from collections.abc import Callable, Iterable, MutableSequence
+from time import perf_counter
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from distmap.errors import PayloadError
+from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.modules import Shelf, is_own
+from distmap.payload import Items, encode, fold, load_results
+from distmap.pickling import (
+    UNPICKLABLE,
+    Needs,
+    Payload,
+    dump_small,
+    forget_value,
+    keep_value,
+    load_value,
+    reload_values,
+)
+from distmap.wire.messages import BlobKind, Refused, Report, Task
+
+if TYPE_CHECKING:
+    import numpy
+
+# What each shared cell holds. The child writes the first two, its parent the others; the child takes a flush (1) back.
+CELL_ATTEMPT = 0
+CELL_AT = 1
+CELL_STOP_ATTEMPT = 2
+CELL_STOP = 3
+CELL_INTERRUPT = 4
+CELL_FLUSH = 5
+
+#: Results wait at most so long for their report while further items run: what is reported survives a crash.
+_FLUSH = 0.050
+#: The other cells are read so often.
+_LOOK = 0.001
+
+Cells = MutableSequence[int] | memoryview
+Emit = Callable[[Report | Refused, Payload], None]
+
+
+class _Carried(Exception):
+    """An item that failed to pickle where it came from: its Failure travelled in its place."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class _Code:
+    """Loaded code."""
+
+    def __init__(self, payload: Payload) -> None:
+        self.fn, self.style, self.combine, self.seed, setup = load_value(payload)
+        if setup is not None:
+            setup[0](*setup[1])
+
+
+class Runner:
+    """Holds what was put here, and runs tasks.
+
+    Args:
+        inline: KeyboardInterrupt is a real one, of this process: after the report of what is finished it is raised on.
+    """
+
+    def __init__(self, *, inline: bool = False) -> None:
+        self._inline = inline
+        self._payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
+        self._codes: dict[bytes, _Code] = {}
+        self._shelf = Shelf()
+        self._installed: set[bytes] = set()
+
+    def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
+        """Keep a payload; it is loaded when a task first needs it."""
+        self._payloads[digest] = (kind, payload)
+        if kind == "value":
+            keep_value(digest, payload)
+
+    def drop(self, digest: bytes) -> None:
+        self._payloads.pop(digest, None)
+        self._codes.pop(digest, None)
+        forget_value(digest)
+
+    def run(self, task: Task, payload: Payload, cells: Cells, emit: Emit) -> None:
+        """Run the task's items and emit reports; the last one has `ended`. Emits Refused if nothing can be run."""
+        # CELL_AT is left alone until the first item runs: a death while code loads is no item's.
+        cells[CELL_ATTEMPT] = task.attempt
+        try:
+            code = self._load(task)
+            items = Items([payload[0], *payload[1]])
+        except KeyboardInterrupt:
+            if self._inline:
+                raise
+            emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
+            return
+        except BaseException as exc:
+            failure = describe(exc, "", dump_small)
+            emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
+            return
+        before = getattr(_context, "run", None)
+        run = _context.run = _Run(task, code, items, cells, emit, self._inline)
+        try:
+            interrupted = run.loop()
+        finally:
+            _context.run = before
+        if interrupted and self._inline:
+            raise KeyboardInterrupt
+
+    def _load(self, task: Task) -> _Code:
+        for digest in task.needs:
+            kind, payload = self._get(digest)
+            if kind == "modules" and digest not in self._installed and not is_own(digest):
+                if self._shelf.install(load_value(payload)):
+                    # What was loaded holds on to the old modules.
+                    self._codes.clear()
+                    self._installed.clear()
+                    reload_values()
+                self._installed.add(digest)
+        code = self._codes.get(task.code)
+        if code is None:
+            code = self._codes[task.code] = _Code(self._get(task.code)[1])
+        return code
+
+    def _get(self, digest: bytes) -> tuple[BlobKind, Payload]:
+        try:
+            return self._payloads[digest]
+        except KeyError:
+            raise PayloadError(f"digest {digest.hex()} is needed by a task but was not put here before it") from None
+
+
+class _Run:
+    """One attempt while it runs."""
+
+    def __init__(self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool) -> None:
+        self.task, self.code, self.items, self.cells, self.emit, self.inline = task, code, items, cells, emit, inline
+        self.generator: tuple[int, numpy.random.Generator] | None = None
+        self._item: Any = _MISSING
+
+    def loop(self) -> bool:
+        """Run the items; True if KeyboardInterrupt ended it.
+
+        The clock is read before each item, which costs 40 ns, and everything else about once a millisecond: so one
+        slow item after many fast ones delays a report or a revocation by itself only.
+        """
+        task, cells, clock = self.task, self.cells, perf_counter
+        call, source = self._call()
+        values: list[Any] = []
+        append = values.append
+        failed: list[int] = []
+        begun = due = clock()
+        lo, interrupted = task.lo, False
+        try:
+            for i, x in enumerate(source, lo):
+                cells[1] = i
+                if clock() >= due:
+                    if self._must_stop(i):
+                        break
+                    due = clock()
+                    if values and (due - begun >= _FLUSH or cells[CELL_FLUSH] > 0):
+                        cells[CELL_FLUSH] = 0
+                        self._report(lo, values, failed, begun, ended=False)
+                        values, failed, lo = [], [], i
+                        append = values.append
+                        begun = due = clock()
+                    due += _LOOK
+                try:
+                    append(call(x))
+                except BaseException as exc:
+                    if isinstance(exc, KeyboardInterrupt) and self._is_interrupt():
+                        raise
+                    failed.append(i)
+                    append(self._failure(exc, x))
+        except KeyboardInterrupt:
+            interrupted = True
+        # An interrupt may have fallen between the two appends.
+        self._report(lo, values, [at for at in failed if at < lo + len(values)], begun, ended=True)
+        return interrupted
+
+    def _call(self) -> tuple[Callable[[Any], Any], Iterable[Any]]:
+        """What to call for each element of what."""
+        fn, style, items, task = self.code.fn, self.code.style, self.items, self.task
+        if items.whole is not None:
+            source = items.whole if (task.lo, task.hi) == (0, items.count) else items.whole[task.lo : task.hi]
+            if style == "one":
+                return fn, source
+            return (lambda x: fn(*x)) if style == "star" else (lambda x: fn(*x[0], **x[1])), source
+
+        def single(at: int) -> Any:
+            self._item = _MISSING
+            self._item = x = self._open(at)
+            if style == "one":
+                return fn(x)
+            return fn(*x) if style == "star" else fn(*x[0], **x[1])
+
+        return single, range(task.lo, task.hi)
+
+    def _open(self, at: int) -> Any:
+        try:
+            x = self.items.load(at)
+        except UNPICKLABLE as exc:
+            raise failed_to_travel("the item reached the worker but cannot be unpickled there", exc) from exc
+        if type(x) is Failure:
+            raise _Carried(x)
+        return x
+
+    def _is_interrupt(self) -> bool:
+        """True if KeyboardInterrupt means: stop. One that the function raises by itself is an error like any other."""
+        return self.inline or self.cells[CELL_INTERRUPT] == self.task.attempt
+
+    def _must_stop(self, at: int) -> bool:
+        cells, attempt = self.cells, self.task.attempt
+        return (cells[CELL_STOP_ATTEMPT] == attempt and at >= cells[CELL_STOP]) or cells[CELL_INTERRUPT] == attempt
+
+    def _failure(self, exc: BaseException, x: Any) -> Failure:
+        if isinstance(exc, _Carried):
+            return exc.failure
+        item = x if self.items.whole is not None else self._item
+        if item is _MISSING:
+            return describe(exc, f"pickle of {len(self.items.pickled(x))} bytes", dump_small)
+        if self.code.style == "call":
+            args, kwargs = item
+            item = args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args
+        return describe(exc, short_repr(item), dump_small)
+
+    def _report(self, lo: int, values: list[Any], failed: list[int], begun: float, *, ended: bool) -> None:
+        hi = lo + len(values)
+        if self.code.combine is not None:
+            payload, failed = self._fold(lo, values, failed)
+        else:
+            payload, unpicklable = encode(values, Needs(), what="the result")
+            if unpicklable:
+                failed = sorted({*failed, *(lo + at for at in unpicklable)})
+        seconds = perf_counter() - begun
+        self.emit(Report(self.task.slot, self.task.attempt, lo, hi, seconds, ended, tuple(failed)), payload)
+
+    def _fold(self, lo: int, values: list[Any], failed: list[int]) -> tuple[Payload, list[int]]:
+        """Fold what did not fail. If `combine` raises, the item whose result it was given fails."""
+        combine = self.code.combine
+        bad = {at: values[at - lo] for at in failed}
+        folded: Any = _MISSING
+        for at, value in enumerate(values, lo):
+            if at in bad:
+                continue
+            try:
+                folded = value if folded is _MISSING else combine(folded, value)
+            except Exception as exc:
+                bad[at] = describe(exc, short_repr(value), dump_small)
+        results = [] if folded is _MISSING else [folded]
+        payload, unpicklable = encode(results + [bad[at] for at in sorted(bad)], Needs(), what="the folded result")
+        if unpicklable:
+            failure = load_results(payload.parts, 0, 1)[0]
+            bad = {at: bad.get(at, failure) for at in range(lo, lo + len(values))}
+            payload, _ = encode([bad[at] for at in sorted(bad)], Needs(), what="")
+        return fold(payload), sorted(bad)
+
+
+_MISSING = object()
+_context = _local()
+_HERE = __file__.rpartition("execution")[0]
+_STEPS = ("single", "<lambda>")
+
+
+def interruptible(frame: FrameType | None) -> bool:
+    """For a SIGINT handler: True if KeyboardInterrupt may be raised at this frame.
+
+    It may in the user's function, and in the loop itself (a builtin that is mapped has no frame of its own), but not
+    while distmap opens an item or writes a report. Where it may not, the loop sees the cell before the next item.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code is _Run.loop.__code__:
+            return True
+        if code.co_filename.startswith(_HERE) and not (code.co_filename == __file__ and code.co_name in _STEPS):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def rng() -> numpy.random.Generator:
+    """The random generator of the item that runs: from `seed=` of the call and the item's index.
+
+    The same item gets the same numbers whatever the chunks and workers. Without `seed=` it is seeded by the system.
+    """
+    run: _Run | None = getattr(_context, "run", None)
+    if run is None:
+        raise RuntimeError(
+            "distmap.rng() works only inside a function that a pool runs, in the thread that runs it; "
+            "give the call seed=, as in pool.map(fn, data, seed=1)"
+        )
+    index = run.task.start + run.cells[CELL_AT]
+    if run.generator is None or run.generator[0] != index:
+        from numpy.random import SeedSequence, default_rng
+
+        seed = run.code.seed
+        source = default_rng() if seed is None else default_rng(SeedSequence(seed, spawn_key=(index,)))
+        run.generator = (index, source)
+    return run.generator[1]

@@ -1,0 +1,317 @@
+"""A function with the constants of its job, as `Code`: pickled once per job, or not at all if nothing has changed.
+
+Owns `dump_code`, the cache that repeated `submit`s go through, and the error that names what does not pickle in a
+function. Must not know items, tasks or workers. In a task process only the type `Code` of it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Literal, NamedTuple
+
+from distmap.errors import PayloadError
+from distmap.failures import short_repr
+from distmap.modules import imported, place
+from distmap.pickling import Blob, Broadcast, Needs, Payload, digest_of, dump_value, size
+
+#: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
+Style = Literal["one", "star", "call"]
+#: Called once where the code is loaded, before its first item: function and arguments.
+Setup = tuple[Callable[..., object], tuple[Any, ...]] | None
+
+#: Code with more captured bytes than this is not hashed: it gets a digest of its own each time it is dumped.
+_HASHED = 1 << 20
+#: So much in the pickle itself (arrays are not) is copied into every slot; the user is told once per name.
+_LARGE = 100 << 20
+_MISSING = object()
+_CONSTANTS = (int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented), range, Broadcast)
+
+
+class Code(NamedTuple):
+    """A pickled function with what belongs to its job; the same digest means the same behaviour."""
+
+    digest: bytes
+    payload: Payload
+    #: To be put before the code is loaded.
+    blobs: tuple[Blob, ...]
+
+
+def dump_code(
+    fn: Callable[..., Any],
+    *,
+    style: Style = "one",
+    combine: Callable[[Any, Any], Any] | None = None,
+    seed: int | None = None,
+    setup: Setup = None,
+) -> Code:
+    """Pickle a function with the constants of its job.
+
+    Raises:
+        PayloadError: it does not pickle; the message names the function and the variable at fault.
+    """
+    return _build((fn, style, combine, seed, setup))[0]
+
+
+def _build(content: tuple[Any, ...]) -> tuple[Code, Needs]:
+    needs = Needs()
+    fn = content[0]
+    try:
+        payload = dump_value(content, needs, what=f"function {name_of(fn)}")
+    except PayloadError as exc:
+        culprit = _culprit(content, exc)
+        if culprit is None:
+            raise
+        raise PayloadError(f"function {name_of(fn)} cannot be sent to a worker: {culprit}") from exc.__cause__
+    if size(payload.head) > _LARGE:
+        _warn_large(fn)
+    blobs = needs.blobs()
+    buffers = payload.buffers if sum(map(size, payload.buffers)) <= _HASHED else (os.urandom(16),)
+    return Code(digest_of(payload.head, *buffers, *(blob.digest for blob in blobs)), payload, blobs), needs
+
+
+def name_of(fn: object) -> str:
+    name = getattr(fn, "__qualname__", None)
+    return f"{name}()" if isinstance(name, str) else short_repr(fn)
+
+
+# --- what a function reaches ------------------------------------------------------------------------------------------
+
+
+def _names(code: CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _globals_of(fn: FunctionType) -> Iterator[tuple[str, object]]:
+    namespace = fn.__globals__
+    for name in sorted(_names(fn.__code__)):
+        if name in namespace:
+            yield name, namespace[name]
+
+
+def _cells_of(fn: FunctionType) -> Iterator[tuple[str, CellType, object]]:
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            yield name, cell, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+
+
+def _by_reference(obj: FunctionType | type) -> bool:
+    """True if it is found in its module under its name, and that module is importable on the other side."""
+    module = obj.__module__
+    if type(module) is not str or "<locals>" in obj.__qualname__ or place(module) == "value":
+        return False
+    found: Any = sys.modules[module]
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
+
+
+def _parts(obj: object) -> Iterator[tuple[str, object]]:
+    """What is pickled along with an object, each with the words that name it."""
+    if isinstance(obj, FunctionType):
+        if not _by_reference(obj):
+            for name, value in _globals_of(obj):
+                yield f"its global variable {name!r}", value
+            for name, _, value in _cells_of(obj):
+                yield f"its captured variable {name!r}", value
+            yield "its default arguments", (obj.__defaults__, obj.__kwdefaults__)
+    elif isinstance(obj, MethodType):
+        yield "the object it is bound to", obj.__self__
+        yield "the method", obj.__func__
+    elif isinstance(obj, dict):
+        for key, value in list(obj.items())[:100]:
+            yield f"the value of key {short_repr(key)}", value
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        for at, value in enumerate(list(obj)[:100]):
+            yield f"element {at}", value
+    elif isinstance(obj, type):
+        for name, value in list(vars(obj).items()):
+            yield f"its attribute {name!r}", value
+    elif type(obj).__name__ == "partial" and hasattr(obj, "func"):
+        yield "its function", obj.func
+        yield "its arguments", (obj.args, obj.keywords)  # type: ignore[attr-defined]
+    elif type(obj).__reduce__ is not object.__reduce__:
+        return  # it says by itself what is pickled, or why it is not
+    elif hasattr(obj, "__dict__") and not isinstance(obj, ModuleType):
+        for name, value in list(vars(obj).items()):
+            yield f"its attribute {name!r}", value
+
+
+def _culprit(content: tuple[Any, ...], error: BaseException) -> str | None:
+    """Words for the innermost object, as far as it can be found, that does not pickle."""
+    fn, _, combine, _, setup = content
+    roots = [("", fn), ("combine=", combine), ("initializer", setup)]
+    path: list[str] = []
+    value: object = None
+    candidates: Iterator[tuple[str, object]] = iter(roots)
+    for _ in range(6):
+        found = next((pair for pair in candidates if (failure := _fails(pair[1])) is not None), None)
+        if found is None:
+            break
+        words, value = found
+        if words:
+            path.append(words)
+        error = failure or error
+        candidates = _parts(value)
+    if not path:
+        return None
+    cause = error.__cause__ or error
+    return f"{', '.join(path)} ({short_repr(value)}) does not pickle: {type(cause).__name__}: {cause}"
+
+
+def _fails(value: object) -> PayloadError | None:
+    try:
+        dump_value(value, Needs(), what="")
+    except PayloadError as exc:
+        return exc
+    return None
+
+
+_warned: set[str] = set()
+
+
+def _warn_large(fn: Callable[..., Any]) -> None:
+    sizes = [(sys.getsizeof(value), words) for words, value in _parts(fn)]
+    nbytes, words = max(sizes, default=(0, "what it captures"))
+    if words in _warned:
+        return
+    _warned.add(words)
+    import warnings
+
+    warnings.warn(
+        f"function {name_of(fn)}: {words} is very large ({max(nbytes, _LARGE) >> 20} MB or more) and is copied into "
+        "every slot of every worker; keep it in NumPy arrays (shared by the slots of a host), or load it in the "
+        "function",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+class _Mutable(Exception):
+    """The function reaches something whose change could not be noticed."""
+
+
+class _Entry:
+    """Code, and everything that must still be as it was when it was made."""
+
+    __slots__ = ("cells", "code", "functions", "mappings")
+
+    def __init__(self) -> None:
+        self.code: Code
+        self.functions: list[tuple[FunctionType, CodeType, object, object]] = []
+        self.mappings: list[tuple[dict[str, Any], str, object]] = []
+        self.cells: list[tuple[CellType, object]] = []
+
+    def holds(self) -> bool:
+        try:
+            for fn, code, defaults, kwdefaults in self.functions:
+                if (
+                    fn.__code__ is not code
+                    or fn.__defaults__ is not defaults
+                    or fn.__kwdefaults__ is not kwdefaults
+                    or fn.__dict__
+                ):
+                    return False
+            for mapping, key, value in self.mappings:
+                if mapping.get(key, _MISSING) is not value:
+                    return False
+            for cell, value in self.cells:
+                if cell.cell_contents is not value:
+                    return False
+        except ValueError:  # a cell became empty
+            return False
+        return True
+
+    def note(self, value: object) -> None:
+        """Record what this value reaches; raises _Mutable if a change in it would go unseen."""
+        kind = type(value)
+        if kind in _CONSTANTS:
+            return
+        if kind in (tuple, frozenset):
+            for element in value:  # type: ignore[attr-defined]
+                self.note(element)
+        elif kind is FunctionType:
+            self._note_function(value)  # type: ignore[arg-type]
+        elif isinstance(value, type):
+            if not _by_reference(value):
+                raise _Mutable
+            self._note_reference(value)
+        elif kind is BuiltinFunctionType:
+            if not isinstance(value.__self__, ModuleType | type(None)):  # type: ignore[attr-defined]
+                raise _Mutable
+        elif kind is not ModuleType or place(value.__name__) == "value":  # type: ignore[attr-defined]
+            raise _Mutable
+
+    def _note_function(self, fn: FunctionType) -> None:
+        if _by_reference(fn):
+            self._note_reference(fn)
+            return
+        if any(known is fn for known, *_ in self.functions):
+            return
+        if fn.__dict__ or fn.__kwdefaults__:
+            raise _Mutable
+        self.functions.append((fn, fn.__code__, fn.__defaults__, fn.__kwdefaults__))
+        self.note(fn.__defaults__)
+        namespace = fn.__globals__
+        for name in _names(fn.__code__):
+            value = namespace.get(name, _MISSING)
+            self.mappings.append((namespace, name, value))
+            if value is not _MISSING:
+                self.note(value)
+        for _, cell, value in _cells_of(fn):
+            self.cells.append((cell, value))
+            self.note(value)
+
+    def _note_reference(self, obj: FunctionType | type) -> None:
+        # A nested name is checked by its first part: a class that is importable counts as constant.
+        first = obj.__qualname__.partition(".")[0]
+        namespace = vars(sys.modules[obj.__module__])
+        self.mappings.append((namespace, first, namespace.get(first, _MISSING)))
+
+
+class CodeCache:
+    """Gives the Code of functions; the last one again while nothing that the function reaches by name has changed.
+
+    A function that reaches anything changeable (a list, an instance, a class of the notebook) is pickled each time.
+    """
+
+    def __init__(self, *, setup: Setup = None, size: int = 64) -> None:
+        self._setup = setup
+        self._size = size
+        self._entries: dict[tuple[int, Style], tuple[object, _Entry]] = {}
+
+    def get(self, fn: Callable[..., Any], style: Style = "one") -> Code:
+        key = (id(fn), style)
+        known = self._entries.get(key)
+        if known is not None and known[0] is fn and known[1].holds():
+            return known[1].code
+        entry: _Entry | None = _Entry()
+        try:
+            # Before pickling, so that a change in between is seen at the next call.
+            entry.note(fn)  # type: ignore[union-attr]
+            entry.note(self._setup)  # type: ignore[union-attr]
+        except _Mutable:
+            entry = None
+        code, needs = _build((fn, style, None, None, self._setup))
+        if entry is not None:
+            checks = imported(needs.modules)
+            if checks is not None:
+                entry.code = code
+                entry.mappings += checks
+                if len(self._entries) >= self._size:
+                    self._entries.clear()
+                self._entries[key] = (fn, entry)
+                return code
+        self._entries.pop(key, None)
+        return code

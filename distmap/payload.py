@@ -1,0 +1,260 @@
+"""Chunks as bytes: the encoding of items and results, the same in both directions.
+
+Owns the layout of a chunk. One pair, `encode` and `Items`, serves items and results alike. Must not know tasks, slots
+or connections. Imported by task processes, so it stays light.
+
+A chunk is a *whole* (one pickle of a list, range or array) or *single* (a pickle per item, so that an item that does
+not pickle or unpickle costs itself only). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins.
+A folded result: b"f", then a head of one value, then its failures.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
+
+from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.functions import Code as Code
+from distmap.functions import CodeCache as CodeCache
+from distmap.functions import Style as Style
+from distmap.functions import dump_code as dump_code
+from distmap.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, dump_small, dump_value, loading
+from distmap.pickling import Blob as Blob
+from distmap.pickling import Broadcast as Broadcast
+from distmap.pickling import Payload as Payload
+
+#: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
+_SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
+#: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
+_STACKED = 4 << 10
+
+
+class Folded(NamedTuple):
+    """What `combine` made of all results of one report that did not fail."""
+
+    value: object
+
+
+def encode(values: Any, needs: Needs, *, what: str) -> tuple[Payload, list[int]]:
+    """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
+
+    In place of such a value travels its Failure.
+    """
+    if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
+        return Payload(pickle.dumps(values, 5)), []
+    array = _as_array(values)
+    if array is not None:
+        return dump_value(array, needs, what=what), []
+    try:
+        return _encode_singly(values, needs, Definitions(), what)
+    except _DefinitionsFailed:
+        return _encode_singly(values, needs, None, what)
+
+
+class _DefinitionsFailed(Exception):
+    """The classes of a chunk do not pickle; each item is to fail, or not, by itself."""
+
+
+def _is_plain(values: Sequence[object]) -> bool:
+    kinds = set(map(type, values))
+    if tuple in kinds:
+        kinds.discard(tuple)
+        nested: Iterable[Any] = [value for value in values if type(value) is tuple] if kinds else values
+        kinds.update(map(type, chain.from_iterable(nested)))
+    return kinds <= _SCALARS
+
+
+def _as_array(values: Any) -> Any:
+    """The values as one array if they are one, or NumPy numbers or small arrays of one kind; else None."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not hasattr(numpy, "ndarray"):  # absent, or just being imported
+        return None
+    if type(values) is numpy.ndarray:
+        return None if values.dtype.hasobject or values.ndim == 0 else numpy.ascontiguousarray(values)
+    kinds = set(map(type, values))
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    if kind is numpy.ndarray:
+        # One pickle for each small array would cost four times as much as stacking them.
+        dtype, shape = values[0].dtype, values[0].shape
+        if not shape or values[0].nbytes >= _STACKED or dtype.hasobject or len(values) == 1:
+            return None
+        return numpy.stack(values) if all(v.dtype == dtype and v.shape == shape for v in values) else None
+    return numpy.array(values, kind) if issubclass(kind, numpy.number | numpy.bool_) else None
+
+
+def _encode_singly(
+    values: Iterable[object], needs: Needs, definitions: Definitions | None, what: str
+) -> tuple[Payload, list[int]]:
+    writer = Writer(needs, definitions)
+    file = writer.file
+    file.write(b"i")
+    ends: list[int] = []
+    used: dict[int, list[int]] = {}
+    failed: list[int] = []
+    for at, value in enumerate(values):
+        try:
+            writer.write(value)
+        except UNPICKLABLE as exc:
+            writer.write(describe(failed_to_travel(f"{what} cannot be pickled", exc), short_repr(value), dump_small))
+            failed.append(at)
+        if writer.used:
+            used[at] = writer.used
+        ends.append(file.tell())
+    count = len(ends)
+    if definitions is not None and definitions.classes:
+        writer.definitions = None
+        try:
+            writer.write(definitions.classes)
+        except UNPICKLABLE as exc:
+            raise _DefinitionsFailed from exc
+        used[count] = writer.used
+        ends.append(file.tell())
+    start = file.tell()
+    file.write(pickle.dumps((count, ends, used), 5))
+    file.write(start.to_bytes(8, "little"))
+    return Payload(file.getvalue(), tuple(writer.buffers)), failed
+
+
+class Items:
+    """An opened chunk: `whole` is a sequence of its items, or None, and then `load(i)` gives one of them."""
+
+    __slots__ = ("_buffers", "_definitions", "_ends", "_used", "_view", "count", "whole")
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        view = memoryview(parts[0])
+        self.whole: Any = None
+        if view[0] != ord("i"):
+            self.whole = pickle.loads(view, buffers=parts[1:])
+            self.count = len(self.whole)
+            return
+        self._view, self._buffers = view, parts[1:]
+        start = int.from_bytes(view[-8:], "little")
+        self.count, self._ends, self._used = pickle.loads(view[start:-8])
+        self._definitions: Any = None
+        if len(self._ends) > self.count:
+            self._definitions = _load_definitions(self)
+
+    def load(self, at: int) -> Any:
+        """Item `at`; raises what its unpickling raises."""
+        if self._definitions is not None:
+            if isinstance(self._definitions, BaseException):
+                raise self._definitions
+            loading.definitions = self._definitions
+        return self._load(at)
+
+    def _load(self, at: int) -> Any:
+        pickled = self.pickled(at)
+        used = self._used.get(at)
+        return pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
+
+    def pickled(self, at: int) -> memoryview:
+        return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
+
+
+#: Definitions that were loaded lately, by their bytes: chunk after chunk brings the same ones.
+_recent_definitions: dict[bytes, list[type]] = {}
+
+
+def _load_definitions(items: Items) -> list[type] | BaseException:
+    key = bytes(items.pickled(items.count))
+    known = _recent_definitions.get(key)
+    if known is None:
+        try:
+            known = items._load(items.count)
+        except UNPICKLABLE as exc:
+            return exc
+        if len(_recent_definitions) >= 16:
+            _recent_definitions.clear()
+        _recent_definitions[key] = known
+    return known
+
+
+class DumpedItem(NamedTuple):
+    """One item, pickled before it is known which chunk it will be in."""
+
+    pickled: bytes
+    buffers: tuple[memoryview, ...] = ()
+    needs: Needs | None = None
+
+
+def dump_item(item: Any) -> DumpedItem:
+    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure."""
+    args, kwargs = item
+    if not kwargs and _is_plain(args):
+        return DumpedItem(pickle.dumps(item, 5))
+    needs = Needs()
+    writer = Writer(needs)
+    try:
+        writer.write(item)
+    except UNPICKLABLE as exc:
+        writer.write(describe(failed_to_travel("the item cannot be pickled", exc), short_repr(item), dump_small))
+    return DumpedItem(
+        writer.file.getvalue(),
+        tuple(writer.buffers[at] for at in writer.used),
+        needs if needs.modules or needs.values else None,
+    )
+
+
+def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
+    """A chunk of items that were pickled one by one."""
+    pickles = [item.pickled for item in items]
+    ends = list(accumulate(map(len, pickles), initial=1))
+    buffers: list[memoryview] = []
+    used: dict[int, list[int]] = {}
+    needs = Needs()
+    for at, item in enumerate(items):
+        if item.buffers:
+            used[at] = list(range(len(buffers), len(buffers) + len(item.buffers)))
+            buffers += item.buffers
+        if item.needs is not None:
+            needs.modules |= item.needs.modules
+            needs.values.update(item.needs.values)
+    head = b"".join([b"i", *pickles, pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
+    return Payload(head, tuple(buffers)), needs.blobs()
+
+
+def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
+    """Encode the items of a chunk: a list, tuple or range, or a NumPy array (its items: along the first axis)."""
+    needs = Needs()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(items, numpy.ndarray):
+        if type(items) is not numpy.ndarray or items.dtype.hasobject:
+            items = list(items)
+    payload, _ = encode(items, needs, what="the item")
+    return payload, needs.blobs()
+
+
+def fold(payload: Payload) -> Payload:
+    """Mark a payload of one value as what `combine` made of a whole report."""
+    return Payload(b"f" + bytes(payload.head), payload.buffers)
+
+
+def load_results(parts: Sequence[Buffer], lo: int, hi: int, failed: Sequence[int] = ()) -> list[Any]:
+    """The results of a report, in order, with a Failure in the place of each that failed, also of one that does not
+    unpickle here.
+
+    Of a folded report: a `Folded` (none if every item failed), then a Failure for each of `failed`.
+    """
+    head = memoryview(parts[0])
+    if head[0] == ord("f"):
+        values = _load_all(Items([head[1:], *parts[1:]]))
+        return [values[0] if isinstance(values[0], Failure) else Folded(values[0]), *values[1:]] if values else []
+    return _load_all(Items(parts))
+
+
+def _load_all(items: Items) -> list[Any]:
+    if items.whole is not None:
+        return items.whole if type(items.whole) is list else list(items.whole)
+    values = []
+    for at in range(items.count):
+        try:
+            values.append(items.load(at))
+        except UNPICKLABLE as exc:
+            error = failed_to_travel("the result arrived but cannot be unpickled here", exc)
+            values.append(describe(error, "its result did not unpickle", dump_small))
+    return values

@@ -1,0 +1,410 @@
+"""How one value becomes bytes, and back, and what it refers to on the way.
+
+Owns the picklers: a guarded C pickler first (fast, but it would pickle what lives in `__main__` by a name that nobody
+else can import, so it is made to refuse that), cloudpickle second; large buffers out of band. Owns broadcast handles
+and the collection of what a pickle needs. Must not know chunks, tasks or connections. The only importer of
+cloudpickle. Imported by task processes: cloudpickle and hashlib only when needed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+from _thread import _local, allocate_lock
+from _weakref import ref
+from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from distmap.errors import PayloadError
+from distmap.failures import failed_to_travel
+from distmap.modules import any_registered, imports_of_code, pack, place, registered
+from distmap.wire.messages import BlobKind
+
+Buffer = bytes | bytearray | memoryview
+
+#: Buffers from this size travel out of band; below, one more part costs more than the copy (transport.md, rule 5).
+OUT_OF_BAND = 32 << 10
+#: What a `__reduce__` may raise to say that its object does not travel; KeyboardInterrupt is the user's own.
+UNPICKLABLE = (Exception, SystemExit, GeneratorExit)
+
+
+class Payload(NamedTuple):
+    """A small pickle and the raw buffers that it refers to."""
+
+    head: Buffer
+    buffers: tuple[Buffer, ...] = ()
+
+    @property
+    def parts(self) -> list[Buffer]:
+        return [self.head, *self.buffers]
+
+    @property
+    def nbytes(self) -> int:
+        return size(self.head) + sum(map(size, self.buffers))
+
+
+class Blob(NamedTuple):
+    """Something that must be on a worker before a task that mentions it: a module bundle or a broadcast value."""
+
+    digest: bytes
+    kind: BlobKind
+    payload: Payload
+
+
+def size(buffer: Buffer) -> int:
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+
+# --- broadcast --------------------------------------------------------------------------------------------------------
+
+#: What this process was sent, and what it loaded of that.
+_sent: dict[bytes, Payload] = {}
+_loaded: dict[bytes, Any] = {}
+_loading_lock = allocate_lock()
+#: Handles whose value was given here, while they live.
+_own: dict[bytes, ref[Broadcast]] = {}
+_MISSING = object()
+
+
+class Broadcast:
+    """A value that is sent once to each worker; `.value` inside the function gives it.
+
+    Make one with `pool.broadcast(value)`, then use the handle in functions and items. On a worker the value is loaded
+    once per slot and large arrays in it are shared by all slots of the host, read-only.
+    """
+
+    def __init__(self, value: object = _MISSING, *, digest: bytes | None = None) -> None:
+        self.digest = digest or os.urandom(16)
+        self._value = value
+        self._blob: Blob | None = None
+        self._needs = Needs()
+        if digest is None:
+            name = self.digest
+            _own[name] = ref(self, lambda _: _own.pop(name, None))
+
+    @property
+    def value(self) -> Any:
+        if self._value is not _MISSING:
+            return self._value
+        with _loading_lock:
+            if self.digest not in _loaded:
+                payload = _sent.get(self.digest)
+                if payload is None:
+                    raise PayloadError("this broadcast is not available here: it was released, or its pool is closed")
+                _loaded[self.digest] = load_value(payload)
+            return _loaded[self.digest]
+
+    def blob(self) -> Blob:
+        """The value as it is sent; pickled on first use."""
+        if self._blob is None:
+            payload = dump_value(self._value, self._needs, what="the broadcast value")
+            self._blob = Blob(self.digest, "value", payload)
+        return self._blob
+
+    def release(self) -> None:
+        """Forget the value; functions that still use the handle fail with a clear error."""
+        _own.pop(self.digest, None)
+        self._value, self._blob = _MISSING, None
+
+    def mention(self, needs: Needs) -> tuple[Callable[[bytes], Broadcast], tuple[bytes]]:
+        """For picklers: note that the value is needed, and reduce the handle to its digest."""
+        if self._value is not _MISSING:
+            needs.values[self.digest] = self.blob()
+            needs.modules |= self._needs.modules
+            needs.values.update(self._needs.values)
+        return _handle, (self.digest,)
+
+    def __reduce__(self) -> Any:
+        raise PayloadError("a broadcast handle travels only inside functions, items and results of a pool")
+
+    def __repr__(self) -> str:
+        return f"<Broadcast {self.digest.hex()[:8]}>"
+
+
+def _handle(digest: bytes) -> Broadcast:
+    known = _own.get(digest)
+    handle = known() if known is not None else None
+    return handle if handle is not None else Broadcast(digest=digest)
+
+
+def keep_value(digest: bytes, payload: Payload) -> None:
+    """Task process: a broadcast value has arrived."""
+    _sent[digest] = payload
+
+
+def forget_value(digest: bytes) -> None:
+    """Task process: the value is no longer needed."""
+    _sent.pop(digest, None)
+    _loaded.pop(digest, None)
+
+
+def reload_values() -> None:
+    """Task process: modules have changed, so that values load again, with the new classes, at next use."""
+    _loaded.clear()
+
+
+# --- what a pickle refers to ------------------------------------------------------------------------------------------
+
+
+class Needs:
+    """Collects the local modules and the broadcast values that are mentioned while something is pickled."""
+
+    __slots__ = ("modules", "values")
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.values: dict[bytes, Blob] = {}
+
+    def blobs(self) -> tuple[Blob, ...]:
+        values = tuple(self.values.values())
+        packed = pack(frozenset(self.modules)) if self.modules else None
+        return values if packed is None else (Blob(packed[0], "modules", Payload(packed[1])), *values)
+
+
+def digest_of(*chunks: Buffer) -> bytes:
+    from hashlib import blake2b
+
+    state = blake2b(digest_size=16)
+    for chunk in chunks:
+        state.update(size(chunk).to_bytes(8, "little"))
+        state.update(chunk)
+    return state.digest()
+
+
+# --- picklers ---------------------------------------------------------------------------------------------------------
+
+Keep = Callable[[pickle.PickleBuffer], Any]
+
+
+#: What functools.lru_cache makes pickles by name even in `__main__`, with cloudpickle too.
+_Cached = type(lru_cache(len))
+
+
+def _cache_again(fn: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(fn)
+
+
+class _ByValue(Exception):
+    """The C pickler met something that the other side cannot import."""
+
+
+class _Guard(pickle.Pickler):
+    """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
+
+    def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs) -> None:
+        super().__init__(file, 5, buffer_callback=keep)
+        self.needs = needs
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)):
+            module = obj.__module__
+            if type(module) is not str or "<locals>" in obj.__qualname__:
+                raise _ByValue
+            where = place(module)
+            if where == "value":
+                raise _ByValue
+            if where == "local":
+                self.needs.modules.add(module)
+        elif type(obj) is Broadcast:
+            return obj.mention(self.needs)
+        elif type(obj) is _Cached and _by_value(obj):
+            raise _ByValue
+        return NotImplemented
+
+
+def _by_value(obj: Any) -> bool:
+    module = getattr(obj, "__module__", None)
+    if type(module) is not str or "<locals>" in obj.__qualname__:
+        return True
+    return place(module) == "value" or registered(module)
+
+
+class Definitions:
+    """The classes that the items of one chunk have in common and that travel by value: once, not in each item."""
+
+    def __init__(self) -> None:
+        self.classes: list[type] = []
+        self._index: dict[int, int] = {}
+
+    def index(self, cls: type) -> int:
+        found = self._index.get(id(cls))
+        if found is None:
+            found = self._index[id(cls)] = len(self.classes)
+            self.classes.append(cls)
+        return found
+
+
+loading = _local()
+
+
+def _definition(index: int) -> object:
+    return loading.definitions[index]
+
+
+_cloud_type: Any = None
+
+
+def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
+    """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
+    global _cloud_type
+    if _cloud_type is None:
+        _cloud_type = _make_cloud_type()
+    pickler: pickle.Pickler = _cloud_type(file, keep, needs, definitions)
+    return pickler
+
+
+def _make_cloud_type() -> Any:
+    import cloudpickle
+
+    class Cloud(cloudpickle.Pickler):  # type: ignore[misc]
+        def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> None:
+            super().__init__(file, 5, keep)
+            self.needs, self.definitions = needs, definitions
+
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is Broadcast:
+                return obj.mention(self.needs)
+            if type(obj) is _Cached and _by_value(obj):
+                return _cache_again, (obj.__wrapped__, obj.cache_parameters())
+            if isinstance(obj, ModuleType):
+                self.note(obj.__name__)
+            elif isinstance(obj, FunctionType):
+                self.note(obj.__module__)
+                if _by_value(obj):
+                    self.needs.modules |= imports_of_code(obj.__code__)
+            elif isinstance(obj, type):
+                self.note(obj.__module__)
+                if self.definitions is not None and _by_value(obj):
+                    return _definition, (self.definitions.index(obj),)
+                return _protect(obj, super().reducer_override(obj))
+            return super().reducer_override(obj)
+
+        def note(self, module: object) -> None:
+            if type(module) is not str:
+                return
+            where = place(module)
+            if where == "local":
+                self.needs.modules.add(module)
+            elif where == "value" and module != "__main__" and module in sys.modules:
+                # cloudpickle takes everything in sys.modules for importable, also what was made at run time.
+                cloudpickle.register_pickle_by_value(sys.modules[module])
+
+    return Cloud
+
+
+#: Classes that were defined in this process and travelled from it; a copy that comes back must not change them.
+_classes: Any = None
+_foreign: Any = None
+
+
+def _protect(cls: type, reduced: Any) -> Any:
+    """Keep cloudpickle from writing a class's travelled attributes over the original when it comes home.
+
+    cloudpickle finds the original class by its tracker id (so `isinstance` holds), but then sets every attribute
+    again: methods would lose their globals, class-level counters would jump back.
+    """
+    if not isinstance(reduced, tuple) or len(reduced) != 6 or reduced[5] is None:
+        return reduced
+    _remember_class(cls, home=True)
+    return (*reduced[:2], (reduced[5], reduced[2]), None, None, _update_class)
+
+
+def _remember_class(cls: type, *, home: bool) -> None:
+    global _classes, _foreign
+    if _classes is None:
+        from weakref import WeakSet
+
+        _classes, _foreign = WeakSet(), WeakSet()
+    if not home:
+        _foreign.add(cls)
+    elif cls not in _foreign:
+        _classes.add(cls)
+
+
+def _update_class(cls: type, state: tuple[Callable[[type, object], object], object]) -> type:
+    if _classes is not None and cls in _classes:
+        return cls
+    setter, attributes = state
+    setter(cls, attributes)
+    _remember_class(cls, home=False)
+    return cls
+
+
+# --- one value --------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Appends pickles to one file; buffers go to one list, each memory block once."""
+
+    def __init__(self, needs: Needs, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND) -> None:
+        self.file = io.BytesIO()
+        self.needs = needs
+        self.definitions = definitions
+        self.buffers: list[memoryview] = []
+        self.used: list[int] = []
+        self._known: dict[tuple[int, int], int] = {}
+        self._out_of_band = out_of_band
+        self._guard = _Guard(self.file, self._keep, needs)
+        # What the user told cloudpickle to send by value, only cloudpickle knows.
+        self._cloudy = any_registered()
+
+    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < self._out_of_band:
+            return True
+        key = (id(view.obj), view.nbytes)
+        at = self._known.get(key)
+        if at is None:
+            at = self._known[key] = len(self.buffers)
+            self.buffers.append(view)
+        self.used.append(at)
+        return False
+
+    def write(self, value: object) -> None:
+        """Append one pickle; `used` then names its buffers. If this raises, nothing was appended."""
+        start = self.file.tell()
+        self.used = []
+        if not self._cloudy:
+            try:
+                self._guard.clear_memo()
+                self._guard.dump(value)
+                return
+            except UNPICKLABLE:
+                self._reset(start)
+        try:
+            _cloud(self.file, self._keep, self.needs, self.definitions).dump(value)
+        except BaseException:
+            self._reset(start)
+            raise
+        # The next item is most likely of the same kind.
+        self._cloudy = True
+
+    def _reset(self, start: int) -> None:
+        self.file.seek(start)
+        self.file.truncate()
+        self.used = []
+
+
+def dump_value(value: object, needs: Needs, *, what: str) -> Payload:
+    """One value as one pickle, large buffers out of band. Raises PayloadError that begins with `what`."""
+    writer = Writer(needs)
+    try:
+        writer.write(value)
+    except UNPICKLABLE as exc:
+        raise failed_to_travel(f"{what} cannot be pickled", exc) from exc
+    return Payload(writer.file.getvalue(), tuple(writer.buffers[at] for at in writer.used))
+
+
+def load_value(payload: Payload) -> Any:
+    return pickle.loads(payload[0], buffers=payload[1])
+
+
+def dump_small(value: object) -> bytes:
+    """One value as plain bytes, everything in band (exceptions)."""
+    writer = Writer(Needs(), out_of_band=sys.maxsize)
+    writer.write(value)
+    return writer.file.getvalue()

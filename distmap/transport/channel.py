@@ -1,0 +1,64 @@
+"""The port between a conversation and whatever carries its frames.
+
+Owns the protocol that every channel keeps and the one exception it raises. A channel moves whole frames in order,
+both ways, and knows nothing of what is in them. `distmap.testing.channels` holds the contract as tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ChannelClosed(ConnectionError):
+    """The channel is over. `code` and `reason` are those of the side that ended it (1006: it just broke)."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"the connection ended (code {self.code})"
+
+
+class Channel(Protocol):
+    """One live connection that moves frames. All of it belongs to one event loop."""
+
+    #: Who is at the other end, for people: an address or a name.
+    peer: str
+
+    @property
+    def last_heard(self) -> float:
+        """Loop time of the last byte that came in; any byte counts, also of a frame that is not complete."""
+
+    async def send(self, frame: Sequence[Buffer]) -> None:
+        """Write one frame, given as buffers to concatenate; returns when there is room for the next.
+
+        Raises ChannelClosed when the channel is over. Do not cancel it: a frame is written whole or not at all.
+        """
+
+    async def recv(self) -> Buffer:
+        """The next frame. Frames that came before the end are given out first, then ChannelClosed is raised.
+
+        Safe to cancel: no frame is lost.
+        """
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the channel politely and wait, for a bounded time, until it is over. Closing twice is fine."""
+
+    def abort(self) -> None:
+        """End the channel at once, whatever is in flight. Aborting twice is fine."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """A channel whose two ends have proved that they hold the same token, and what the other end said of itself."""
+
+    channel: Channel
+    peer_info: Mapping[str, object]
+    #: Round trip of the handshake in seconds: a first estimate.
+    rtt: float = 0.0

@@ -1,0 +1,279 @@
+"""One session over one proved connection: reading, writing, heartbeats, liveness.
+
+Owns the tasks that move frames between a channel and a session, and the clock that the session is told. It must not
+know who talks (pool and worker use it alike) nor what the messages mean, Bye excepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from distmap.core.limits import LIMITS, Limits
+from distmap.errors import ProtocolError
+from distmap.transport.channel import Buffer, ChannelClosed, Connection
+from distmap.wire.messages import Beat, Bye, Message
+from distmap.wire.session import Session, State
+
+logger = logging.getLogger(__name__)
+
+#: What came in is acknowledged by a frame of its own after so long, if nothing went out meanwhile. Until then the
+#: other side keeps the memory of what it sent.
+ACK_DELAY = 0.05
+#: How long `close` tries to send what is queued.
+CLOSE_GRACE = 2.0
+
+CLOSE_NORMAL, CLOSE_BROKEN = 1000, 4400
+
+
+class Conversation:
+    """A live conversation. Everything happens on the loop's thread.
+
+    Args:
+        connection: What `dial` or `listen` gave.
+        on_message: Called with each complete message and its parts, which it may keep and write to. Must not block.
+        on_state: Called when the other side's state changes: "suspect" after a while of silence, "fine" when it is
+            heard again, "lost" when the silence was too long; then the conversation ends itself.
+        on_closed: Called once, with one sentence, when the conversation ends in any way but by our own `close` or
+            `abort`.
+        beat: Asked every `limits.beat_every` for a heartbeat; None sends a bare ping.
+        limits: Of these, the heartbeat and liveness times count.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_message: Callable[[Message, list[Buffer]], None],
+        on_state: Callable[[State], None],
+        on_closed: Callable[[str], None],
+        beat: Callable[[], Beat | None],
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.connection = connection
+        self._channel = connection.channel
+        self._on_message = on_message
+        self._on_state = on_state
+        self._on_closed = on_closed
+        self._beat = beat
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._session = Session(
+            self._loop.time(),
+            allocate=_allocate,
+            beat_every=limits.beat_every,
+            suspect_after=limits.suspect_after,
+            lost_after=limits.lost_after,
+        )
+        self._state: State = "fine"
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._settled: list[asyncio.Future[None]] = []
+        #: Nothing is reported any more.
+        self._over = False
+        #: Done when Bye has been written, or never will be.
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        #: What the other side's Bye said.
+        self._left: str | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    @property
+    def rtt(self) -> float:
+        """Round trip to the other side in seconds."""
+        measured = self._session.rtt
+        return self.connection.rtt if measured is None else measured
+
+    @property
+    def over(self) -> bool:
+        """Whether the conversation has ended."""
+        return self._over
+
+    def start(self) -> None:
+        """Begin to read and write. What was sent before waits until now."""
+        self._session.heard(self._loop.time())
+        self._session.ping(self._loop.time())
+        self._reader = self._spawn(self._read, "read")
+        self._ticker = self._spawn(self._tick, "tick")
+        self._pump()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        name = f"distmap {name} {self._channel.peer}"
+        if sys.version_info >= (3, 12):
+            # Begins at once: what can be written without waiting is written before this returns.
+            return asyncio.Task(self._guarded(work), loop=self._loop, name=name, eager_start=True)
+        return self._loop.create_task(self._guarded(work), name=name)
+
+    def send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
+        """Queue a message; never blocks. The parts are kept by reference until the other side acknowledged them.
+
+        After the end it does nothing: what was lost is told by `on_closed`.
+        """
+        if not self._over:
+            self._session.send(message, parts)
+            self._pump()
+
+    async def flushed(self) -> None:
+        """Return when all that was sent has been acknowledged by the other side, or the conversation ended."""
+        if not self._over and not self._session.settled:
+            waiter = self._loop.create_future()
+            self._settled.append(waiter)
+            await waiter
+
+    async def close(self, reason: str = "") -> None:
+        """Send what is queued, say Bye, and end; takes a few seconds at most. Closing twice is fine."""
+        if not self._over:
+            self._session.send(Bye(reason))
+            self._finish()
+            self._pump()
+            if self._reader is not None:
+                await asyncio.wait([self._gone], timeout=CLOSE_GRACE)
+        await self._channel.close(CLOSE_NORMAL, reason)
+        await self._reap()
+
+    def abort(self) -> None:
+        """End at once, without a word to either side's user."""
+        self._finish()
+        self._channel.abort()
+        for task in (self._writer, self._ticker):
+            if task is not None:
+                task.cancel()
+
+    # --- the three tasks ---------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        # Always drains the socket: a reader that stops would stop the peer's signs of life too.
+        session, channel, time = self._session, self._channel, self._loop.time
+        while True:
+            try:
+                frame = await channel.recv()
+            except ChannelClosed as closed:
+                self._ended(self._farewell(closed))
+                self._resolve(self._gone)
+                return
+            try:
+                complete = session.incoming(frame, time())
+            except ProtocolError as error:
+                self._ended(f"{channel.peer} broke the protocol: {error}")
+                self._resolve(self._gone)
+                await channel.close(CLOSE_BROKEN, "protocol error")
+                return
+            # Not kept until the next one comes.
+            del frame
+            for message, parts in complete:
+                if not self._over:
+                    if isinstance(message, Bye):
+                        self._left = message.reason
+                    self._on_message(message, parts)
+            complete.clear()
+            if session.wants_to_write:
+                self._pump()
+            elif session.owes and self._ack_timer is None and not self._over:
+                self._ack_timer = self._loop.call_later(ACK_DELAY, self._acknowledge)
+            if self._settled and session.settled:
+                self._release()
+
+    def _pump(self) -> None:
+        """Have written what there is to write. There is one writer at a time, and none while there is nothing."""
+        if self._reader is not None and (self._writer is None or self._writer.done()):
+            self._writer = self._spawn(self._write, "write")
+
+    async def _write(self) -> None:
+        session, channel = self._session, self._channel
+        try:
+            while (frame := session.outgoing()) is not None:
+                await channel.send(frame)
+        except ChannelClosed:
+            # The reader gets the same, after the frames that still came.
+            return
+        if self._over and session.written:
+            self._resolve(self._gone)
+
+    async def _tick(self) -> None:
+        session, limits, time = self._session, self._limits, self._loop.time
+        pause = min(1.0, limits.beat_every / 4)
+        while True:
+            await asyncio.sleep(pause)
+            session.heard(self._channel.last_heard)
+            now = time()
+            state = session.state(now)
+            if state != self._state:
+                self._state = state
+                self._on_state(state)
+            if state == "lost":
+                self._ended(f"{self._channel.peer} was silent for {limits.lost_after:g} s")
+                self._channel.abort()
+                return
+            if session.beat_due(now):
+                beat = self._beat()
+                if beat is not None:
+                    session.send(beat)
+                session.ping(now)
+                self._pump()
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """A bug in a callback (or here) must end the conversation with a word, not leave half of it running."""
+        try:
+            await work()
+        except Exception as error:
+            logger.exception("the conversation with %s failed", self._channel.peer)
+            self._ended(f"the conversation with {self._channel.peer} failed on this side: {error!r}")
+            self._channel.abort()
+
+    def _acknowledge(self) -> None:
+        self._ack_timer = None
+        if self._session.acknowledge():
+            self._pump()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _farewell(self, closed: ChannelClosed) -> str:
+        if self._left is not None:
+            return f"{self._channel.peer} left" + (f": {self._left}" if self._left else "")
+        return f"{self._channel.peer}: {closed}"
+
+    def _ended(self, sentence: str) -> None:
+        """Tell the user, once, and let the other tasks go."""
+        if self._over:
+            return
+        self._finish()
+        current = asyncio.current_task()
+        for task in (self._writer, self._ticker):
+            if task is not None and task is not current:
+                task.cancel()
+        self._on_closed(sentence)
+
+    def _finish(self) -> None:
+        self._over = True
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        self._release()
+
+    def _release(self) -> None:
+        for waiter in self._settled:
+            self._resolve(waiter)
+        self._settled.clear()
+
+    @staticmethod
+    def _resolve(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    async def _reap(self) -> None:
+        """Wait for the tasks, except the one that is asking."""
+        tasks = [task for task in (self._reader, self._writer, self._ticker) if task is not None]
+        tasks = [task for task in tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _allocate(size: int) -> Buffer:
+    """Memory for a part: from NumPy if the process uses it anyway, which does not write zeros first."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and size >= 64 << 10 and hasattr(numpy, "empty"):
+        return memoryview(numpy.empty(size, "u1"))
+    return bytearray(size)

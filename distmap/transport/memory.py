@@ -1,0 +1,104 @@
+"""Channels inside one process, with faults to order.
+
+Owns a pair of channel ends and what can go wrong between them. For tests and for engines in this process; it keeps
+the same contract as a WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from distmap.transport.channel import Buffer, ChannelClosed, Connection
+
+#: Bytes on the way to the other end from which on `send` waits.
+CAPACITY = 1 << 20
+
+
+class MemoryChannel:
+    """One end of a pair."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.last_heard = -math.inf
+        self._loop = asyncio.get_running_loop()
+        self._other: MemoryChannel = self
+        self._frames: deque[bytes] = deque()
+        self._waiting = 0
+        self._changed = asyncio.Event()
+        self._closed: ChannelClosed | None = None
+        self._stalled = False
+
+    async def send(self, frame: Sequence[Buffer]) -> None:
+        while self._closed is None and self._other._waiting >= CAPACITY:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._closed is not None:
+            raise self._closed
+        self._other._arrive(b"".join(frame))
+
+    async def recv(self) -> Buffer:
+        while not self._frames or self._stalled:
+            if self._closed is not None and not self._frames:
+                raise self._closed
+            self._changed.clear()
+            await self._changed.wait()
+        frame = self._frames.popleft()
+        self._waiting -= len(frame)
+        self._other._changed.set()
+        return frame
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        self._end(ChannelClosed(code, reason))
+        self._other._end(ChannelClosed(code, reason))
+
+    def abort(self) -> None:
+        """End it as a broken network does: what was on the way is gone."""
+        for end in (self, self._other):
+            if end._closed is None:
+                end._frames.clear()
+                end._waiting = 0
+            end._end(ChannelClosed(1006, "the connection broke"))
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    def stall(self) -> None:
+        """From now on nothing arrives at this end, as if the network swallowed it for a while."""
+        self._stalled = True
+
+    def resume(self) -> None:
+        """All that was held back arrives."""
+        self._stalled = False
+        if self._frames:
+            self.last_heard = self._loop.time()
+        self._changed.set()
+
+    # --- the other end's doing ---------------------------------------------------------------------------------------
+
+    def _arrive(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._waiting += len(frame)
+        if not self._stalled:
+            self.last_heard = self._loop.time()
+        self._changed.set()
+
+    def _end(self, closed: ChannelClosed) -> None:
+        if self._closed is None:
+            self._closed = closed
+        self._stalled = False
+        self._changed.set()
+
+
+def pair(names: tuple[str, str] = ("worker", "pool")) -> tuple[MemoryChannel, MemoryChannel]:
+    """Two channels that are each other's end. `names` are the peers that they show. Needs a running loop."""
+    left, right = MemoryChannel(names[0]), MemoryChannel(names[1])
+    left._other, right._other = right, left
+    return left, right
+
+
+def connect(pool_info: Mapping[str, object], worker_info: Mapping[str, object]) -> tuple[Connection, Connection]:
+    """The pool's and the worker's connection to each other, as `dial` and `listen` would have made them."""
+    to_worker, to_pool = pair()
+    return Connection(to_worker, dict(worker_info)), Connection(to_pool, dict(pool_info))

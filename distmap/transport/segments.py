@@ -1,0 +1,200 @@
+"""Same-host shared memory: segments that one process fills and another maps.
+
+Owns the memory itself: making it, filling it, mapping it, and knowing when nothing refers to a mapping any more. Knows
+no messages and no sockets: whoever uses it passes descriptors and says which segment is meant. Segments have no name
+(a memfd, or a temporary file that is unlinked at once), so a crash leaves nothing behind.
+
+Fresh memory costs several times a copy into warm memory (page faults), so a maker keeps what comes back and a reader
+keeps its mapping. `mmap.mmap` is not used: before 3.13 each of its objects holds a descriptor, and a thousand results
+in a list would use up the limit. ctypes is loaded with the first segment, not with this module: task processes import
+it before they can receive anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ctypes
+
+Buffer = bytes | bytearray | memoryview
+
+#: Whether descriptors can be passed and mapped here at all.
+SUPPORTED = os.name == "posix"
+
+#: Parts of at least so many bytes are worth a segment (transport.md, rule 14).
+LARGE = 1 << 20
+
+#: A free segment serves a part down to this share of its size; below, it would pin memory for nothing.
+_LEAST_USE = 4
+
+_PROT_READ, _PROT_WRITE, _MAP_SHARED = 1, 2, 1  # the same numbers on Linux, macOS and the BSDs
+
+_libc: ctypes.CDLL | None = None
+
+
+def _load() -> ctypes.CDLL:
+    global _libc
+    if _libc is None:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        _libc = libc
+    return _libc
+
+
+def anonymous_file(label: str) -> int:
+    """A descriptor of a file without a name, closed on exec. `label` shows in /proc where the system has it."""
+    if sys.platform == "linux":
+        return os.memfd_create(f"distmap-{label}")
+    import tempfile
+
+    fd, path = tempfile.mkstemp(prefix="distmap-")
+    os.unlink(path)
+    return fd
+
+
+class Mapping:
+    """A segment in this process's memory. It stays mapped as long as this object or anything lent from it lives."""
+
+    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        import ctypes
+
+        self.size = size
+        self._writable = writable
+        self._unmap: Callable[[int, int], object] = _load().munmap
+        self._address = 0
+        self._lent: weakref.ref[Any] | None = None
+        address = _load().mmap(None, size, _PROT_READ | (_PROT_WRITE if writable else 0), _MAP_SHARED, fd, 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
+        self._address = address
+
+    def lend(self, length: int, gone: Callable[[], object] | None = None) -> memoryview:
+        """The first `length` bytes. `gone` is called, in whatever thread, once nothing refers to them any more.
+
+        `gone` must not block and must not raise. One loan at a time.
+        """
+        import ctypes
+
+        if not 0 < length <= self.size:
+            raise ValueError(f"{length} bytes asked of a segment of {self.size}")
+        # The array object is what every view of these bytes keeps alive; it keeps this mapping alive in turn.
+        owner: Any = (ctypes.c_ubyte * length).from_address(self._address)
+        owner.mapping = self
+        if gone is not None:
+            self._lent = weakref.ref(owner, lambda _: gone())
+        view = memoryview(owner).cast("B")
+        return view if self._writable else view.toreadonly()
+
+    def __del__(self) -> None:
+        if self._address:
+            self._unmap(self._address, self.size)
+            self._address = 0
+
+
+class Segment:
+    """Memory made here, to be mapped elsewhere. `fd` belongs to whoever passes it on."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+        self.fd = anonymous_file("segment")
+        self._mapping: Mapping | None = None
+        self._view: memoryview | None = None
+        try:
+            os.ftruncate(self.fd, size)
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, data: Buffer) -> None:
+        """Copy the data to the start of the segment."""
+        view = memoryview(data)
+        if self._view is not None:
+            self._view[: view.nbytes] = view.cast("B")
+            return
+        # Fresh memory: writing saves the page faults of a mapping (12 against 16 ms for 16 MB where measured).
+        done = 0
+        while done < view.nbytes:
+            done += os.pwrite(self.fd, view[done : done + (1 << 30)], done)
+
+    def keep(self) -> int:
+        """Map it for the next write and give away the descriptor: the caller closes it once it was passed on."""
+        self._mapping = Mapping(self.fd, self.size, writable=True)
+        self._view = self._mapping.lend(self.size)
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Let go of the memory here; who has mapped it keeps it."""
+        self._view = self._mapping = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Arena:
+    """The segments that one maker fills for one reader, used again when the reader says that they are free."""
+
+    def __init__(self, spare: int, numbers: Iterator[int]) -> None:
+        self._spare = spare
+        self._numbers = numbers
+        self._out: dict[int, Segment] = {}
+        #: Oldest first; together at most `spare` bytes.
+        self._free: list[Segment] = []
+
+    def fill(self, data: Buffer) -> tuple[Segment, int]:
+        """A segment that holds the data, and its descriptor if the reader has not seen it yet, else -1.
+
+        Raises OSError when the system gives no memory or no descriptor.
+        """
+        size = memoryview(data).nbytes
+        fitting = [s for s in self._free if size <= s.size <= _LEAST_USE * size]
+        if fitting:
+            segment, fd = min(fitting, key=lambda s: s.size), -1
+            self._free.remove(segment)
+            segment.write(data)
+        else:
+            segment = Segment(next(self._numbers), _rounded(size))
+            try:
+                segment.write(data)
+                fd = segment.keep()
+            except OSError:
+                segment.close()
+                raise
+        self._out[segment.number] = segment
+        return segment, fd
+
+    def free(self, number: int) -> list[int]:
+        """The reader is through with a segment. Gives the numbers of those given up, for the reader to forget."""
+        segment = self._out.pop(number, None)
+        if segment is None:
+            return []
+        self._free.append(segment)
+        given_up = []
+        while sum(s.size for s in self._free) > self._spare:
+            oldest = self._free.pop(0)
+            oldest.close()
+            given_up.append(oldest.number)
+        return given_up
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for segment in (*self._out.values(), *self._free):
+            segment.close()
+        self._out.clear()
+        self._free.clear()
+
+
+def _rounded(size: int) -> int:
+    """Up to the next eighth of a power of two: parts of nearly one size share segments; pages not touched are free."""
+    step = max(4096, 1 << max(0, size.bit_length() - 4))
+    return -(-size // step) * step

@@ -1,0 +1,152 @@
+"""What is said between the driver's side and a slot: plain values, no bytes of any user in them.
+
+Owns the message types. A message travels with zero or more *parts* (opaque buffers: pickles and raw data) that are
+never looked into here. `codec.py` turns messages into header bytes and back, without pickle. Imported by task
+processes, so it stays light: only `typing` of the standard library.
+
+`attempt`, `lo`, `hi`, `at`, `slot` mean what they mean in `core/events.py`. A digest is 16 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+BlobKind = Literal["code", "value", "modules"]
+DeathReason = Literal["died", "timeout", "killed", "idle"]
+
+
+class Put(NamedTuple):
+    """Keep the parts (one payload: head, then buffers) under this digest."""
+
+    digest: bytes
+    kind: BlobKind
+
+
+class Drop(NamedTuple):
+    """Forget what is kept under this digest."""
+
+    digest: bytes
+
+
+class Task(NamedTuple):
+    """Run items [lo, hi) of a chunk; the parts are the chunk's items as one payload (head, then buffers)."""
+
+    slot: int
+    attempt: int
+    #: Digest of the code to run (put before).
+    code: bytes
+    #: Digests of module bundles and broadcast values that must be there first (put before).
+    needs: tuple[bytes, ...]
+    lo: int
+    hi: int
+    #: Index in the job of the chunk's item 0.
+    start: int
+    #: Seconds an item may run; 0: no limit.
+    timeout: float
+
+
+class Report(NamedTuple):
+    """Items [lo, hi) are finished; the parts are their results as one payload. See core AttemptReported."""
+
+    slot: int
+    attempt: int
+    lo: int
+    hi: int
+    seconds: float
+    ended: bool
+    #: Offsets of the items that raised.
+    failed: tuple[int, ...]
+
+
+class Refused(NamedTuple):
+    """The attempt could not be run at all; the part is a pickled failure that says why."""
+
+    slot: int
+    attempt: int
+
+
+class Revoke(NamedTuple):
+    """Run no item of the attempt at or beyond `stop`."""
+
+    slot: int
+    attempt: int
+    stop: int
+
+
+class Interrupt(NamedTuple):
+    """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
+
+    slot: int
+    attempt: int
+
+
+class Kill(NamedTuple):
+    """End the slot's process and start a fresh one."""
+
+    slot: int
+
+
+class Died(NamedTuple):
+    """The slot's process ended; `text` says how (signal, exit code, last lines of stderr). attempt -1, at -1: idle."""
+
+    slot: int
+    attempt: int
+    at: int
+    reason: DeathReason
+    text: str
+
+
+class Ready(NamedTuple):
+    """The slot has a fresh process."""
+
+    slot: int
+
+
+class Segment(NamedTuple):
+    """A shared memory segment whose descriptor comes with this message (same host only)."""
+
+    segment: int
+    size: int
+
+
+class Free(NamedTuple):
+    """Nothing refers to the segment's memory any more on this side; its maker may use it again."""
+
+    segment: int
+
+
+class Beat(NamedTuple):
+    """The worker lives. Load of the host (0 to 1), and per slot: (attempt or -1, offset, seconds in that item)."""
+
+    cpu: float
+    memory: float
+    slots: tuple[tuple[int, int, float], ...]
+
+
+class Draining(NamedTuple):
+    """The worker wants to leave: it takes nothing new, finishes what runs, then says Bye."""
+
+
+class Bye(NamedTuple):
+    """The sender leaves for good; nothing of it follows."""
+
+    reason: str
+
+
+Message = (
+    Put
+    | Drop
+    | Task
+    | Report
+    | Refused
+    | Revoke
+    | Interrupt
+    | Kill
+    | Died
+    | Ready
+    | Segment
+    | Free
+    | Beat
+    | Draining
+    | Bye
+)

@@ -1,0 +1,185 @@
+"""Tests of distmap.failures: errors arrive, whatever they are made of."""
+
+from __future__ import annotations
+
+import linecache
+import pickle
+from pathlib import Path
+
+import pytest
+
+from distmap.errors import PayloadError, RemoteError
+from distmap.failures import Failure, describe, failed_to_travel, revive, short_repr
+from distmap.pickling import dump_small
+
+
+def caught(raise_it: object) -> BaseException:
+    try:
+        raise_it()  # type: ignore[operator]
+    except BaseException as exc:
+        return exc
+    raise AssertionError
+
+
+def bad() -> None:
+    try:
+        {}["missing"]
+    except KeyError as exc:
+        raise ValueError("outer") from exc
+
+
+class Picky(Exception):
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no str")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, "3"), ("a", "'a'"), ([1, 2], "[1, 2]"), ({"k": None}, "{'k': None}"), ("a\n  b", r"'a\n b'")],
+)
+def test_short_repr_of_small_things(value: object, expected: str) -> None:
+    """What is short is shown as repr shows it, on one line."""
+    assert short_repr(value) == expected
+
+
+def test_short_repr_is_short_and_never_raises() -> None:
+    """Huge, deep, self-containing and broken objects have a short repr."""
+
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+    class Long:
+        def __repr__(self) -> str:
+            return "x" * 10_000
+
+    loop: list[object] = []
+    loop.append(loop)
+    for value in (
+        "y" * 10**6,
+        list(range(10**6)),
+        loop,
+        Long(),
+        [Long()] * 50,
+        {n: Long() for n in range(50)},
+        10**5000,
+    ):
+        assert len(short_repr(value)) <= 200
+    assert "Shy" in short_repr(Shy())
+
+
+def test_a_failure_tells_type_message_traceback_and_item() -> None:
+    """The text is the user's traceback with its causes; the exception itself travels along."""
+    failure = describe(caught(bad), "'it'", dump_small)
+    assert (failure.type, failure.message, failure.item) == ("ValueError", "outer", "'it'")
+    assert failure.text.startswith("Traceback (most recent call last):")
+    assert "KeyError: 'missing'" in failure.text
+    assert 'raise ValueError("outer") from exc' in failure.text
+    assert failure == pickle.loads(pickle.dumps(failure))
+    assert failure.pickled is not None
+
+
+def test_own_frames_are_dropped() -> None:
+    """Frames of distmap are not in the text, also not in causes and groups."""
+
+    def group() -> None:
+        raise ExceptionGroup("several", [caught(lambda: dump_small(lambda: (_ for _ in ())) and bad())])  # type: ignore[list-item]
+
+    exc = caught(lambda: dump_small(type("X", (), {"__reduce__": lambda self: bad()})()))
+    text = describe(exc, "").text
+    assert "in bad" in text
+    assert "distmap" not in text.replace(str(Path(__file__).parent.parent), "")
+    assert "in bad" in describe(caught(group), "").text
+
+
+@pytest.mark.parametrize("exc", [Picky(1, "by design"), Mute(), RuntimeError(lambda: None)])
+def test_exceptions_that_are_odd(exc: Exception) -> None:
+    """One that does not unpickle or print still makes a failure; the pickle is left out if it does not come back."""
+    failure = describe(exc, "", dump_small)
+    assert (failure.pickled is None) == isinstance(exc, Picky)
+    assert failure.type.endswith(type(exc).__qualname__)
+    assert failure.message
+
+
+def test_an_exception_that_does_not_pickle() -> None:
+    """Text only."""
+    exc = ValueError("locked")
+    exc.lock = __import__("threading").Lock()  # type: ignore[attr-defined]
+    failure = describe(exc, "", dump_small)
+    assert failure.pickled is None
+    error = revive(failure, index=3, worker="w", attempt=2)
+    assert type(error) is RemoteError
+    assert str(error).startswith("ValueError: locked\n\n")
+
+
+def test_runaway_recursion_is_cut() -> None:
+    """The text of a very long traceback keeps its ends."""
+
+    def deep(n: int) -> None:
+        exec(f"def step{n}(f): f()", namespace := {})
+        namespace[f"step{n}"](lambda: deep(n + 1))  # type: ignore[operator]
+
+    failure = describe(caught(lambda: deep(0)), "", dump_small)
+    assert failure.type == "RecursionError"
+    assert len(failure.text) < 40_000
+    assert failure.text.rstrip().splitlines()[-1].startswith("RecursionError")
+
+
+def test_revive_gives_the_original_type() -> None:
+    """The exception has its type, a note with the circumstances, and the remote text as its cause."""
+    error = revive(describe(caught(bad), "'it'", dump_small), index=5, worker="gpu1", attempt=2)
+    assert type(error) is ValueError
+    assert error.args == ("outer",)
+    assert error.__notes__ == ["item 5 ('it') on worker gpu1, attempt 2"]
+    assert isinstance(error.__cause__, RemoteError)
+    assert "in bad" in str(error.__cause__)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, StopAsyncIteration])
+def test_exceptions_that_would_steer_the_kernel(kind: type[BaseException]) -> None:
+    """They arrive as RemoteError that names them: raised as themselves they would end more than the item."""
+    error = revive(describe(kind(3), "", dump_small), index=0, worker="w", attempt=1)
+    assert type(error) is RemoteError
+    assert kind.__name__ in str(error)
+    assert "item 0" in error.__notes__[0]
+
+
+def test_a_pickle_that_fails_here() -> None:
+    """An exception that unpickled there but not here becomes a RemoteError; so does a pickle of something else."""
+    for pickled in (b"cnowhere\nNothing\n.", pickle.dumps(3)):
+        error = revive(Failure("x.Y", "odd", "text", pickled, ""), index=0, worker="w", attempt=1)
+        assert str(error) == "x.Y: odd\n\ntext"
+
+
+def test_an_exception_without_notes() -> None:
+    """Even an exception that refuses notes comes out as an error with the text."""
+    failure = describe(Noteless("n"), "", dump_small)
+    assert isinstance(revive(failure, index=0, worker="w", attempt=1), PayloadError)
+
+
+class Noteless(Exception):
+    def add_note(self, note: str) -> None:
+        raise RuntimeError("none")
+
+
+def test_lines_of_cells_are_added_here() -> None:
+    """A source line that only the kernel knows is shown in the remote traceback."""
+    linecache.cache["<cell 7>"] = (10, None, ["def f(x):\n", "    return 1 / x\n"], "<cell 7>")
+    text = 'Traceback (most recent call last):\n  File "<cell 7>", line 2, in f\nZeroDivisionError: division by zero'
+    error = revive(Failure("ZeroDivisionError", "m", text, None, ""), index=0, worker="w", attempt=1)
+    assert '  File "<cell 7>", line 2, in f\n    return 1 / x\nZeroDivisionError' in str(error)
+    known = text.replace("in f\n", "in f\n    known\n")
+    error = revive(Failure("ZeroDivisionError", "m", known, None, ""), index=0, worker="w", attempt=1)
+    assert "return 1" not in str(error)
+    del linecache.cache["<cell 7>"]
+
+
+def test_failed_to_travel_keeps_the_reason() -> None:
+    """The error says what, and why, also when the reason cannot be printed."""
+    assert str(failed_to_travel("it", ValueError("why"))) == "it: ValueError: why"
+    assert "not available" in str(failed_to_travel("it", Mute()))

@@ -1,0 +1,154 @@
+"""Messages to bytes and back; bad bytes are refused, whatever they are."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, get_args
+
+import pytest
+
+from distmap.errors import ProtocolError
+from distmap.wire.codec import decode, encode
+from distmap.wire.messages import (
+    Beat,
+    Bye,
+    Died,
+    Draining,
+    Drop,
+    Free,
+    Interrupt,
+    Kill,
+    Message,
+    Put,
+    Ready,
+    Refused,
+    Report,
+    Revoke,
+    Segment,
+    Task,
+)
+
+D = bytes(range(16))
+BIG = 2**64 - 1
+
+SAMPLES: list[Message] = [
+    Put(D, "code"),
+    Put(D, "value"),
+    Put(D, "modules"),
+    Drop(D),
+    Task(0, 0, D, (), 0, 1, 0, 0.0),
+    Task(2**32 - 1, BIG, D, (D[::-1], D), 7, 2**32 - 1, BIG, 1.5),
+    Report(0, 1, 0, 10, 0.25, False, ()),
+    Report(3, BIG, 5, 10, 0.0, True, (5, 7, 9)),
+    Refused(1, 2),
+    Revoke(1, 2, 3),
+    Interrupt(1, 2),
+    Kill(4),
+    Died(1, -1, -1, "idle", ""),
+    Died(1, 5, 3, "died", "SIGSEGV\nStapel: ä 🙂"),
+    Died(1, 5, 3, "timeout", "x"),
+    Died(1, 5, 3, "killed", "x"),
+    Ready(9),
+    Segment(1, 2**40),
+    Free(1),
+    Beat(0.5, 0.25, ()),
+    Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5))),
+    Draining(),
+    Bye(""),
+    Bye("going away, auf Wiedersehen ü"),
+]
+
+
+def test_samples_cover_every_message() -> None:
+    """No message can be added without a sample here."""
+    assert {type(sample) for sample in SAMPLES} == set(get_args(Message))
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=repr)
+def test_round_trip(message: Message) -> None:
+    """A message comes back equal, of the same type, from any kind of buffer."""
+    header = encode(message)
+    for buffer in (header, bytearray(header), memoryview(header)):
+        back = decode(buffer)
+        assert back == message
+        assert type(back) is type(message)
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=repr)
+def test_cut_and_trailing_bytes_are_refused(message: Message) -> None:
+    """Every prefix of a header and every header with bytes behind it is refused."""
+    header = encode(message)
+    for end in range(len(header)):
+        with pytest.raises(ProtocolError):
+            decode(header[:end])
+    for tail in (b"\0", b"\0" * 16, header):
+        with pytest.raises(ProtocolError):
+            decode(header + tail)
+
+
+def test_decode_is_total() -> None:
+    """Random bytes and damaged headers give a message or ProtocolError, and what decodes encodes again."""
+    chance = random.Random(1)
+    headers = [encode(sample) for sample in SAMPLES]
+    for _ in range(20_000):
+        data = bytearray(chance.choice(headers))
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        try:
+            message = decode(data)
+        except ProtocolError:
+            continue
+        assert repr(decode(encode(message))) == repr(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Put(b"short", "code"),
+        Put(D, "poem"),  # type: ignore[arg-type]
+        Drop(D + b"x"),
+        Task(-1, 0, D, (), 0, 1, 0, 0.0),
+        Task(0, 2**64, D, (), 0, 1, 0, 0.0),
+        Task(0, 0, D, (b"x",), 0, 1, 0, 0.0),
+        Report(0, 0, 0, 1, 0.0, True, (2**32,)),
+        Kill("one"),  # type: ignore[arg-type]
+        Died(0, 0, 0, "bored", ""),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_what_does_not_fit_is_refused(message: Message) -> None:
+    """A field that has no place on the wire raises ProtocolError that names the message."""
+    with pytest.raises(ProtocolError, match=type(message).__name__):
+        encode(message)
+
+
+def test_only_messages_are_encoded() -> None:
+    """Anything else is refused by name."""
+    stranger: Any = {"put": 1}
+    with pytest.raises(ProtocolError, match="dict"):
+        encode(stranger)
+
+
+def test_texts_of_dying_processes_travel() -> None:
+    """Lone surrogates, which stderr of a task may hold, do not cost the message."""
+    assert decode(encode(Died(0, 1, 2, "died", "a\udcffb"))) == Died(0, 1, 2, "died", "a?b")
+
+
+def test_huge_announcements_are_refused_without_memory() -> None:
+    """Counts that the bytes do not bear out are refused before anything of that size is made."""
+    report = bytearray(encode(Report(0, 0, 0, 1, 0.0, True, ())))
+    report[-4:] = b"\xff" * 4
+    beat = bytearray(encode(Beat(0.0, 0.0, ())))
+    beat[-4:] = b"\xff" * 4
+    for header in (report, beat):
+        with pytest.raises(ProtocolError, match="were due"):
+            decode(header)
+
+
+def test_odd_floats_survive() -> None:
+    """Infinity and not-a-number are passed on: judging figures is not the codec's business."""
+    back = decode(encode(Beat(math.inf, math.nan, ())))
+    assert isinstance(back, Beat)
+    assert back.cpu == math.inf
+    assert math.isnan(back.memory)

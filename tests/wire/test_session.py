@@ -1,0 +1,510 @@
+"""Two sessions back to back: cutting, order, credits, acknowledgements, liveness."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import struct
+from collections.abc import Sequence
+
+import pytest
+
+from distmap.errors import PayloadError, ProtocolError
+from distmap.wire import session as module
+from distmap.wire.codec import encode
+from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Put, Report, Task
+from distmap.wire.session import ACK_BYTES, ACK_FRAMES, FRAME, MAX_MESSAGE, MAX_META, MAX_STREAMS, Buffer, Session
+
+A, B = b"a" * 16, b"b" * 16
+HEAD = struct.Struct("<B3xIQQ")
+OPEN, MORE, ACK, PING, PONG = 1, 2, 3, 4, 5
+
+Given = list[tuple[Message, list[Buffer]]]
+
+
+def task(slot: int, attempt: int, code: bytes = A) -> Task:
+    return Task(slot, attempt, code, (), 0, 1, 0, 0.0)
+
+
+def report(slot: int) -> Report:
+    return Report(slot, slot, 0, 1, 0.0, True, ())
+
+
+def frames(session: Session, limit: int = 10**6) -> list[bytes]:
+    """What the session wants to write now."""
+    written = []
+    while len(written) < limit and (frame := session.outgoing()) is not None:
+        written.append(b"".join(frame))
+    return written
+
+
+def carry(sender: Session, receiver: Session, now: float = 0.0) -> Given:
+    """Write everything from one to the other, until there is nothing or no credit."""
+    return [given for frame in frames(sender) for given in receiver.incoming(frame, now)]
+
+
+def settle(left: Session, right: Session, now: float = 0.0) -> tuple[Given, Given]:
+    """Write to and fro until both are quiet; what arrived at the left, at the right."""
+    at_left, at_right = Given(), Given()
+    # `acknowledge` is what the conversation's timer does.
+    while left.wants_to_write or right.wants_to_write or left.acknowledge() or right.acknowledge():
+        at_right += carry(left, right, now)
+        at_left += carry(right, left, now)
+    return at_left, at_right
+
+
+def digest(given: tuple[Message, list[Buffer]]) -> tuple[str, list[str]]:
+    message, parts = given
+    return repr(message), [hashlib.sha256(part).hexdigest() for part in parts]
+
+
+def names(given: Given) -> list[str]:
+    return [type(message).__name__ for message, _ in given]
+
+
+# --- cutting and joining ---------------------------------------------------------------------------------------------
+
+
+def test_a_small_message_is_one_frame() -> None:
+    """A message and its parts that fit in one frame travel in one."""
+    left, right = Session(0), Session(0)
+    left.send(task(0, 1), [b"head", bytearray(100), memoryview(b"view")])
+    [frame] = frames(left)
+    assert right.incoming(frame, 0) == [(task(0, 1), [b"head", bytearray(100), b"view"])]
+
+
+@pytest.mark.parametrize("size", [FRAME - 200, FRAME, 3 * FRAME, 3 * FRAME + 1])
+def test_a_large_message_is_cut(size: int) -> None:
+    """No frame is larger than the limit, and the parts come out as they went in."""
+    left, right = Session(0), Session(0)
+    parts = [b"head", os.urandom(size), b"", bytearray(os.urandom(1000))]
+    left.send(Put(A, "value"), parts)
+    written = frames(left)
+    assert max(map(len, written)) <= FRAME
+    assert len(written) <= size // FRAME + 2
+    given = [given for frame in written for given in right.incoming(frame, 0)]
+    assert given == [(Put(A, "value"), parts)]
+
+
+def test_frames_hold_references_not_copies() -> None:
+    """What is written of a large part are views of it."""
+    left = Session(0)
+    part = bytearray(2 * FRAME)
+    left.send(Put(A, "value"), [part])
+    frame = left.outgoing()
+    assert frame is not None
+    assert any(isinstance(piece, memoryview) and piece.obj is part for piece in frame)
+
+
+def test_parts_are_owned_and_writable() -> None:
+    """What arrives can be written to and does not change with the frame it came in."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [b"x" * 10, b"y" * (2 * FRAME)])
+    given = Given()
+    for written in frames(left):
+        frame = bytearray(written)
+        given += right.incoming(frame, 0)
+        frame[:] = bytes(len(frame))
+    [(_, parts)] = given
+    assert parts == [b"x" * 10, b"y" * (2 * FRAME)]
+    for part in parts:
+        part[0] = 0  # type: ignore[index]
+
+
+def test_views_of_any_shape_travel_as_bytes() -> None:
+    """Views of wider items or more dimensions are sent by their bytes, empty ones too."""
+    left, right = Session(0), Session(0)
+    wide = memoryview(struct.pack("<4I", 1, 2, 3, 4)).cast("I")
+    square = memoryview(bytes(range(6))).cast("B", (2, 3))
+    empty = memoryview(b"").cast("B").cast("I")
+    left.send(Put(A, "value"), [wide, square, empty])
+    [(_, parts)] = carry(left, right)
+    assert parts == [wide.tobytes(), bytes(range(6)), b""]
+
+
+def test_memory_comes_from_the_allocator() -> None:
+    """A caller that has better memory than bytearray's gives it."""
+    asked: list[int] = []
+
+    def allocate(size: int) -> Buffer:
+        asked.append(size)
+        return memoryview(bytearray(size))
+
+    left, right = Session(0), Session(0, allocate=allocate)
+    left.send(Put(A, "value"), [b"12", b"345"])
+    carry(left, right)
+    assert asked == [2, 3]
+
+
+def test_a_meta_block_of_many_frames() -> None:
+    """A report that names more failed items than fit in a frame arrives, with and without parts."""
+    left, right = Session(0), Session(0)
+    big = Report(0, 1, 0, 200_000, 0.0, True, tuple(range(200_000)))
+    left.send(big)
+    left.send(big, [b"x"])
+    assert carry(left, right) == [(big, []), (big, [b"x"])]
+
+
+@pytest.mark.parametrize("pieces", ["whole", "random"])
+def test_seeded_traffic(pieces: str) -> None:
+    """Random messages of random sizes in both directions all arrive, each once, each as it was sent."""
+    chance = random.Random(pieces)
+    left, right = Session(0, window=FRAME), Session(0, window=FRAME)
+    sent: list[Given] = [[], []]
+    came: list[Given] = [[], []]
+    for number in range(300):
+        side = chance.randrange(2)
+        sizes = [chance.choice([0, 1, 100, FRAME, 2 * FRAME + 7]) for _ in range(chance.randrange(3))]
+        message: Message = chance.choice([task(number, number), Drop(A), Draining(), Put(B, "value")])
+        parts: list[Buffer] = [os.urandom(size) for size in sizes]
+        (left, right)[side].send(message, parts)
+        sent[side].append((message, parts))
+        if pieces == "random" and chance.random() < 0.7:
+            for source, target, given in ((left, right, came[0]), (right, left, came[1])):
+                for frame in frames(source, chance.randrange(3)):
+                    given += target.incoming(frame, 0)
+    at_left, at_right = settle(left, right)
+    came[0] += at_right
+    came[1] += at_left
+    for there, here in zip(sent, came, strict=True):
+        assert sorted(map(digest, there)) == sorted(map(digest, here))
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+def test_control_goes_before_data() -> None:
+    """A message without parts overtakes data that is under way."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(3 * FRAME)])
+    first = left.outgoing()
+    assert first is not None
+    left.send(Beat(0.5, 0.5, ()))
+    right.incoming(b"".join(first), 0)
+    assert names(carry(left, right)) == ["Beat", "Put"]
+
+
+def test_a_small_task_does_not_wait_behind_a_large_put() -> None:
+    """It is interleaved if it does not need the Put, and follows it if it does."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(20 * FRAME)])
+    left.send(task(0, 1, B), [b"does not need it"])
+    left.send(task(1, 2, A), [b"needs it"])
+    left.send(Interrupt(1, 2))
+    given = carry(left, right)
+    assert [message for message, _ in given] == [task(0, 1, B), Put(A, "value"), task(1, 2, A), Interrupt(1, 2)]
+
+
+def test_the_large_one_is_not_starved() -> None:
+    """However many small ones there are, every second frame is of the oldest."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(20 * FRAME)])
+    for slot in range(100):
+        left.send(report(slot), [b"x"])
+    order = names(carry(left, right))
+    assert 19 <= order.index("Put") <= 24
+
+
+def test_equal_ones_follow_each_other() -> None:
+    """Four tasks of one size arrive one after the other, not all at the end."""
+    left, right = Session(0), Session(0)
+    for slot in range(4):
+        left.send(task(slot, slot), [bytes(5 * FRAME)])
+    when = [at for at, frame in enumerate(frames(left)) if right.incoming(frame, 0)]
+    assert when[0] <= 6
+    assert when == sorted(when)
+
+
+def test_nothing_follows_bye() -> None:
+    """Bye comes last, and what is sent after it is dropped."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(2 * FRAME)])
+    left.send(Bye("done"))
+    left.send(Draining())
+    assert names(carry(left, right)) == ["Put", "Bye"]
+    assert left.written
+
+
+# --- credits and acknowledgements ------------------------------------------------------------------------------------
+
+
+def test_data_stops_at_the_window() -> None:
+    """At most a window of data (and one frame) is unacknowledged; control still goes; acknowledging lets data flow."""
+    left, right = Session(0, window=4 * FRAME), Session(0)
+    left.send(Put(A, "value"), [bytes(10 * FRAME)])
+    written = frames(left)
+    assert 4 <= len(written) <= 5
+    assert not left.wants_to_write
+    left.send(Beat(0.0, 0.0, ()))
+    assert left.wants_to_write
+    written += frames(left)
+    for frame in written:
+        right.incoming(frame, 0)
+    assert right.acknowledge()
+    assert carry(right, left) == []
+    assert left.wants_to_write
+    assert len(frames(left)) >= 4
+
+
+def test_two_full_windows_do_not_lock_each_other() -> None:
+    """Both sides send more than the window at once, and all of it arrives."""
+    left, right = Session(0, window=2 * ACK_BYTES), Session(0, window=2 * ACK_BYTES)
+    for side in (left, right):
+        for slot in range(3):
+            side.send(report(slot), [bytes(2 * ACK_BYTES)])
+    at_left, at_right = settle(left, right)
+    assert names(at_left) == names(at_right) == ["Report"] * 3
+
+
+def test_acknowledgements_ride_on_frames() -> None:
+    """What goes out anyway carries the acknowledgement; none of its own follows."""
+    left, right = Session(0), Session(0)
+    left.send(task(0, 1), [b"x"])
+    carry(left, right)
+    assert right.owes
+    assert not left.settled
+    right.send(report(0), [b"y"])
+    carry(right, left)
+    assert left.settled
+    assert not right.owes
+    assert not right.acknowledge()
+    assert right.outgoing() is None
+
+
+@pytest.mark.parametrize(("count", "size"), [(ACK_FRAMES, 1), (ACK_BYTES // FRAME + 1, FRAME - 500)])
+def test_enough_frames_or_bytes_are_acknowledged_at_once(count: int, size: int) -> None:
+    """The sender does not keep much for a receiver that has nothing to say."""
+    left, right = Session(0), Session(0)
+    for slot in range(count):
+        assert not right.wants_to_write
+        left.send(report(slot), [bytes(size)])
+        carry(left, right)
+    assert right.wants_to_write
+    carry(right, left)
+    assert left.settled
+
+
+def test_a_late_acknowledgement_is_asked_for() -> None:
+    """`acknowledge` sends what is owed, once."""
+    left, right = Session(0), Session(0)
+    assert not right.acknowledge()
+    left.send(Draining())
+    carry(left, right)
+    assert right.acknowledge()
+    [frame] = frames(right)
+    assert HEAD.unpack(frame) == (ACK, 0, 0, 1)
+    left.incoming(frame, 0)
+    assert left.settled
+
+
+def test_memory_is_let_go_when_acknowledged() -> None:
+    """The sender keeps the parts until then, and not longer."""
+    left, right = Session(0), Session(0)
+    part = bytearray(2 * FRAME)
+    left.send(Put(A, "value"), [memoryview(part)])
+    carry(left, right)
+    with pytest.raises(BufferError):
+        part.append(0)
+    right.acknowledge()
+    carry(right, left)
+    part.append(0)
+
+
+def test_repeated_frames_are_dropped() -> None:
+    """A frame that comes again, as after a reconnect, changes nothing; nor does an acknowledgement."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(3 * FRAME)])
+    left.send(Draining())
+    written = frames(left)
+    given = Given()
+    for frame in written:
+        given += right.incoming(frame, 0)
+        given += right.incoming(frame, 0)
+    assert names(given) == ["Draining", "Put"]
+    right.acknowledge()
+    [ack] = frames(right)
+    left.incoming(ack, 0)
+    left.incoming(ack, 0)
+    assert left.settled
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def message_bytes(message: Message, sizes: Sequence[int] = (), data: bytes = b"") -> bytes:
+    meta = struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes) + encode(message)
+    return struct.pack("<I", len(meta)) + meta + data
+
+
+def opened(body: bytes, seq: int = 1, stream: int = 1, ack: int = 0) -> bytes:
+    return HEAD.pack(OPEN, stream, seq, ack) + body
+
+
+GOOD = message_bytes(Put(A, "value"), [4], b"1234")
+
+
+def test_the_hand_made_frame_is_good() -> None:
+    """The layout that the following tests damage is the real one."""
+    assert Session(0).incoming(opened(GOOD), 0) == [(Put(A, "value"), [b"1234"])]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\0" * 23,
+        opened(GOOD, seq=2),
+        opened(GOOD, ack=1),
+        opened(GOOD + b"x"),
+        opened(b"\1\0"),
+        opened(struct.pack("<I", 3) + b"abc"),
+        opened(struct.pack("<I", MAX_META + 1)),
+        opened(struct.pack("<II", 4, 0)),
+        opened(struct.pack("<III", 8, 2, 0)),
+        opened(message_bytes(Put(A, "value"), [2**63])),
+        opened(message_bytes(Put(A, "value"), [MAX_MESSAGE // 2, MAX_MESSAGE // 2 + 1])),
+        HEAD.pack(MORE, 1, 1, 0) + b"x",
+        HEAD.pack(0, 0, 0, 0),
+        HEAD.pack(9, 0, 0, 0),
+        HEAD.pack(ACK, 0, 0, 0) + b"x",
+        HEAD.pack(PING, 0, 0, 0) + b"x",
+        HEAD.pack(PONG, 0, 0, 0) + b"123456789",
+    ],
+    ids=lambda frame: frame[:40].hex(),
+)
+def test_malformed_frames_are_refused(frame: bytes) -> None:
+    """Each is a ProtocolError; nothing is given out and no memory taken for what was announced."""
+
+    def allocate(size: int) -> Buffer:
+        assert size <= 4
+        return bytearray(size)
+
+    with pytest.raises(ProtocolError):
+        Session(0, allocate=allocate).incoming(frame, 0)
+
+
+def test_every_damaged_frame_is_refused_or_harmless() -> None:
+    """Any change of one byte gives ProtocolError or a message, never another error."""
+    frame = opened(GOOD)
+    for at in range(len(frame)):
+        for value in (0, 1, 127, 255):
+            damaged = bytearray(frame)
+            damaged[at] = value
+            try:
+                Session(0, max_message=100).incoming(damaged, 0)
+            except ProtocolError:
+                continue
+
+
+def test_a_stream_cannot_begin_twice() -> None:
+    """An id that is under way is refused."""
+    right = Session(0)
+    body = message_bytes(Put(A, "value"), [4], b"12")
+    assert right.incoming(opened(body), 0) == []
+    with pytest.raises(ProtocolError, match="cannot begin"):
+        right.incoming(opened(body, seq=2), 0)
+
+
+def test_streams_under_way_are_limited() -> None:
+    """A sender cannot make the receiver keep any number of incomplete messages."""
+    right = Session(0)
+    body = message_bytes(Put(A, "value"), [4], b"12")
+    for seq in range(1, MAX_STREAMS + 1):
+        right.incoming(opened(body, seq=seq, stream=seq), 0)
+    with pytest.raises(ProtocolError, match="cannot begin"):
+        right.incoming(opened(body, seq=MAX_STREAMS + 1, stream=MAX_STREAMS + 1), 0)
+
+
+def test_messages_arrive_byte_by_byte() -> None:
+    """However small the pieces, also inside sizes and header, the message is the same."""
+    right = Session(0)
+    body = message_bytes(Put(A, "value"), [4, 0, 3], b"1234567")
+    given = right.incoming(opened(body[:4]), 0)
+    for seq, byte in enumerate(body[4:], 2):
+        assert given == []
+        given = right.incoming(HEAD.pack(MORE, 1, seq, 0) + bytes((byte,)), 0)
+    assert given == [(Put(A, "value"), [b"1234", b"", b"567"])]
+
+
+def test_a_message_too_large_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender says so before the receiver would end the conversation."""
+    monkeypatch.setattr(module, "MAX_MESSAGE", 100)
+    left = Session(0)
+    with pytest.raises(PayloadError, match="too large"):
+        left.send(Put(A, "value"), [bytes(200)])
+    left.send(Put(A, "value"), [bytes(10)])
+    assert len(frames(left)) == 1
+
+
+# --- liveness --------------------------------------------------------------------------------------------------------
+
+
+def test_round_trips_are_measured_by_the_own_clock() -> None:
+    """The peer echoes; its clock does not matter, and the shortest of the last six counts."""
+    left, right = Session(100), Session(7)
+    assert left.rtt is None
+    for sent, back in ((100.0, 100.5), (101.0, 101.25), (102.0, 103.0)):
+        left.ping(sent)
+        carry(left, right, 7)
+        carry(right, left, back)
+    assert left.rtt == 0.25
+    for _ in range(6):
+        left.ping(200.0)
+        carry(left, right, 7)
+        carry(right, left, 200.75)
+    assert left.rtt == 0.75
+
+
+def test_a_pong_from_the_future_counts_as_nothing() -> None:
+    """A peer that lies about the time it echoes makes the round trip zero, not negative."""
+    left = Session(0)
+    left.incoming(HEAD.pack(PONG, 0, 0, 0) + struct.pack("<d", 1e9), 0)
+    assert left.rtt == 0.0
+
+
+def watch(session: Session, start: float, end: float) -> str:
+    """Ask every second, as a ticker does; the last answer."""
+    state, now = "", start
+    while now <= end:
+        state = session.state(now)
+        now += 1
+    return state
+
+
+def test_silence_is_suspect_then_lost() -> None:
+    """10 seconds, 30 seconds; anything that comes in, complete or not, is life."""
+    session = Session(0)
+    assert watch(session, 1, 9) == "fine"
+    assert watch(session, 10, 29) == "suspect"
+    session.heard(29.5)
+    session.heard(3)
+    assert watch(session, 30, 39) == "fine"
+    assert watch(session, 40, 59) == "suspect"
+    assert watch(session, 60, 60) == "lost"
+
+
+def test_a_frame_is_life() -> None:
+    """Taking a frame counts as hearing."""
+    left, right = Session(0), Session(0)
+    left.ping(0)
+    watch(right, 1, 29)
+    carry(left, right, 29)
+    assert watch(right, 30, 38) == "fine"
+
+
+def test_a_late_watcher_counts_afresh() -> None:
+    """Who was not able to look for a while was starved itself and judges nobody."""
+    session = Session(0)
+    watch(session, 1, 9)
+    assert session.state(100) == "fine"
+    assert watch(session, 101, 109) == "fine"
+    assert watch(session, 110, 129) == "suspect"
+    assert watch(session, 130, 130) == "lost"
+
+
+def test_beats_are_due_on_time() -> None:
+    """Once every five seconds, however often it is asked."""
+    session = Session(0)
+    due = [now for now in range(17) if session.beat_due(now)]
+    assert due == [5, 10, 15]
