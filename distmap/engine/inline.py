@@ -1,0 +1,98 @@
+"""Runs attempts in this process, one after the other, in the loop's own thread: for debugging and doctests.
+
+Owns one worker with one slot. While an item runs the loop stands still, so nothing can be interrupted or timed out;
+between two chunks everything works as elsewhere.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import deque
+from typing import TYPE_CHECKING
+
+from distmap.core.events import SlotReady
+from distmap.engine.base import Parts, Sink, WorkerInfo
+from distmap.execution import Runner
+from distmap.pickling import Payload
+from distmap.wire.messages import BlobKind, Refused, Report, Task
+
+if TYPE_CHECKING:
+    import asyncio
+
+NAME = "inline"
+
+
+class InlineEngine:
+    """Runs chunks in this process."""
+
+    def __init__(self) -> None:
+        self._runner = Runner()
+        self._waiting: deque[tuple[Task, Parts]] = deque()
+        self._sink: Sink | None = None
+        self._worker = -1
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self, sink: Sink) -> None:
+        import asyncio
+
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        self._worker = sink.joined(self, WorkerInfo(NAME, platform.node(), 1, python, address=NAME))
+
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+        self._runner.put(digest, kind, Payload(parts[0], tuple(parts[1:])))
+
+    def drop(self, worker: int, digest: bytes) -> None:
+        self._runner.drop(digest)
+
+    def assign(self, worker: int, task: Task, parts: Parts) -> None:
+        assert self._loop is not None
+        self._waiting.append((task, parts))
+        self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        if not self._waiting or self._sink is None:
+            return  # taken back
+        task, parts = self._waiting.popleft()
+        self._runner.run(task, Payload(parts[0], tuple(parts[1:])), [-1] * 8, self._emit)
+
+    def _emit(self, message: Report | Refused, payload: Payload) -> None:
+        if self._sink is None:
+            return
+        if isinstance(message, Refused):
+            self._sink.refused(self._worker, message.attempt, payload.parts)
+        else:
+            self._sink.reported(self._worker, message, payload.parts)
+
+    def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
+        """Take back an attempt that waits. One that runs has ended before anybody can say this."""
+        for waiting in self._waiting:
+            task = waiting[0]
+            if task.attempt == attempt and stop <= task.lo:
+                self._waiting.remove(waiting)
+                assert self._loop is not None
+                self._loop.call_soon(self._give_back, task)
+                return
+
+    def _give_back(self, task: Task) -> None:
+        self._emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), Payload(b""))
+
+    def interrupt(self, worker: int, slot: int, attempt: int) -> None:
+        self.revoke(worker, slot, attempt, 0)
+
+    def kill(self, worker: int, slot: int) -> None:
+        """There is no process to end: what waits is void, and the slot is ready at once."""
+        self._waiting.clear()
+        assert self._loop is not None
+        self._loop.call_soon(self._killed, slot)
+
+    def _killed(self, slot: int) -> None:
+        if self._sink is not None:
+            self._sink.died(self._worker, slot, None, None, "killed", "what waited was given up")
+            self._sink.post(SlotReady(self._worker, slot))
+
+    async def close(self, *, now: bool) -> None:
+        self._waiting.clear()
+        self._sink = None

@@ -1,0 +1,293 @@
+"""A task process: runs tasks that come over its socket, one after the other, in its main thread.
+
+Owns the process: its signals, its memory cells, its end. What a task *is* belongs to `distmap.execution`. Started by
+`process.py`; leaves when its socket ends. Imports as little as it can: what stands between the start of the process and
+its first task is paid by every first result.
+"""
+
+from __future__ import annotations
+
+import _socket
+import faulthandler
+import gc
+import itertools
+import os
+import signal
+import sys
+from types import FrameType
+
+from distmap.execution import Runner, interruptible
+from distmap.payload import Payload
+from distmap.slots.cells import (
+    CELL_AT,
+    CELL_ATTEMPT,
+    CELL_INTERRUPT,
+    CELL_STOP,
+    CELL_STOP_ATTEMPT,
+    LANES,
+    LOADING,
+    lanes,
+    seek_log,
+    through_with,
+)
+from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping
+from distmap.wire.codec import decode, encode
+from distmap.wire.messages import Drop, Free, Message, Put, Refused, Report, Segment, Task
+
+#: Descriptors move up here, out of the way of code that closes "all" of them from 3 up.
+_HIGH = (900, 200)
+#: New segments in one report at most: the kernel bounds the descriptors that are in flight.
+_NEW_SEGMENTS = 64
+_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> None:
+    """`argv`: the socket, the cells (both descriptors), process id of the parent, bytes of spare segments."""
+    parent, spare = int(argv[2]), int(argv[3])
+    die_with(parent)
+    if sys.platform == "win32":
+        # See start.py: nothing can be passed but by way of standard input and a name.
+        import socket
+
+        Child(socket.fromshare(sys.stdin.buffer.read()), lanes(argv[1]), spare, []).serve()
+    sock = _socket.socket(fileno=_out_of_the_way(int(argv[0])))
+    log = _out_of_the_way(int(argv[1]))
+    seek_log(log)
+    faulthandler.enable(log, all_threads=False)
+    Child(sock, lanes(log), spare, [_copy(fd) for fd in (1, 2)]).serve()
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel (Linux) for SIGKILL when the parent's thread that started this process ends."""
+    if sys.platform == "linux":
+        try:
+            # `ctypes` itself would cost 6 ms here.
+            import _ctypes
+
+            _ctypes.call_cdeclfunction(
+                _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl"),  # type: ignore[arg-type]
+                (_PDEATHSIG, int(signal.SIGKILL)),
+            )
+        except (ImportError, AttributeError, OSError):
+            pass  # the end of the socket remains
+    if os.name == "posix" and os.getppid() != parent:
+        os._exit(0)  # it ended before the kernel was asked
+
+
+def _copy(fd: int) -> int:
+    """A copy of a descriptor where code that closes "all" of them hardly looks; -1 if there is none to be had."""
+    if os.name == "posix":
+        import fcntl
+
+        for least in _HIGH:
+            try:
+                return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
+            except OSError:
+                continue  # beyond the limit of descriptors, or closed
+    return -1
+
+
+def _out_of_the_way(fd: int) -> int:
+    moved = _copy(fd)
+    if moved < 0:
+        return fd
+    os.close(fd)
+    return moved
+
+
+class Child:
+    """The loop of a task process."""
+
+    def __init__(self, sock: _socket.socket, cells: list[memoryview], spare: int, streams: list[int]) -> None:
+        self._inbox = Inbox(sock)
+        self._outbox = Outbox(sock)
+        self._lanes = cells
+        self._tasks = 0
+        self._pid = os.getpid()
+        #: Copies of standard output and error.
+        self._streams = streams
+        self._runner = Runner()
+        self._arena = Arena(spare, itertools.count(1))
+        #: Segments of the parent: descriptor and size until first used, then their mapping.
+        self._unmapped: dict[int, tuple[int, int]] = {}
+        self._mapped: dict[int, Mapping] = {}
+        #: Segments of the parent that nothing refers to any more; filled by whoever drops the last view.
+        self._returned: list[int] = []
+        #: Those that tasks have not returned.
+        self._lent = 0
+        # of the attempt that runs
+        self._cells: memoryview | None = None
+        self._sending = False
+        self._interrupted = False
+        self._reported = 0
+        self._ended = False
+        self._on_interrupt = self._interrupt
+        signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def serve(self) -> None:
+        """Until the other end of the socket is gone."""
+        while True:
+            try:
+                while (frame := self._inbox.pop()) is not None:
+                    self._handle(decode(frame[0]), frame[1])
+                    # Not kept until the next one comes: its memory may be shared.
+                    frame = None
+                    self._give_back()
+                if not self._inbox.fill():
+                    break
+            except OSError:
+                break  # the parent is gone, or a task closed our socket
+            except KeyboardInterrupt:
+                pass  # came between the end of an attempt and our noticing it
+        _leave()
+
+    def _handle(self, message: Message, parts: list[bytearray | Ref]) -> None:
+        match message:
+            case Task():
+                self._task(message, parts)
+            case Put():
+                head, *buffers = [self._resolve(part, writable=False) for part in parts]
+                self._runner.put(message.digest, message.kind, Payload(head, tuple(buffers)))
+            case Drop():
+                self._runner.drop(message.digest)
+            case Segment(number, size):
+                if size:
+                    self._unmapped[number] = self._inbox.take_fd(), size
+                else:
+                    self._forget(number)
+            case Free(number):
+                for given_up in self._arena.free(number):
+                    self._send(Segment(given_up, 0))
+
+    # --- tasks ---------------------------------------------------------------------------------------------------
+
+    def _task(self, task: Task, parts: list[bytearray | Ref]) -> None:
+        cells = self._lanes[self._tasks % LANES]
+        self._tasks += 1
+        # Claim first, look second: see cells.py.
+        cells[CELL_AT] = LOADING
+        cells[CELL_ATTEMPT] = task.attempt
+        self._reported, self._ended, self._interrupted = task.lo, False, False
+        if cells[CELL_STOP_ATTEMPT] != task.attempt or cells[CELL_STOP] > task.lo:
+            self._run(task, parts, cells)
+        else:
+            for part in parts:
+                if isinstance(part, Ref):
+                    self._lent += 1
+                    self._returned.append(part.segment)
+        self._cells = None
+        if os.getpid() != self._pid:
+            os._exit(0)  # a process that the task forked came back out of it
+        if not self._ended:
+            self._send(Report(task.slot, task.attempt, self._reported, self._reported, 0.0, True, ()))
+        cells[CELL_ATTEMPT] = through_with(task.attempt)
+        self._tidy()
+
+    def _run(self, task: Task, parts: list[bytearray | Ref], cells: memoryview) -> None:
+        head, *buffers = [self._resolve(part, writable=True) for part in parts]
+        self._cells = cells
+        try:
+            self._runner.run(task, Payload(head, tuple(buffers)), cells, self._emit)
+        except KeyboardInterrupt:
+            pass  # it hit our own code between two items; what was not reported goes back
+
+    def _emit(self, message: Report | Refused, payload: Payload) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)
+        # An interrupt must not tear a frame; the stop cell, set with it, is seen at the next item.
+        self._sending = True
+        try:
+            self._send(message, [payload.head, *payload.buffers])
+            if isinstance(message, Report):
+                self._reported, self._ended = message.hi, message.ended
+            else:
+                self._ended = True
+        finally:
+            self._sending = False
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        cells = self._cells
+        if cells is None or self._sending or self._interrupted or os.getpid() != self._pid:
+            return
+        if cells[CELL_INTERRUPT] == cells[CELL_ATTEMPT] and interruptible(frame):
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def _tidy(self) -> None:
+        if signal.getsignal(signal.SIGINT) is not self._on_interrupt:
+            signal.signal(signal.SIGINT, self._on_interrupt)
+        for fd, stream in enumerate(self._streams, 1):
+            try:
+                os.fstat(fd)
+            except OSError:  # the task closed it; what others print must not land in whatever takes the number
+                if stream >= 0:
+                    os.dup2(stream, fd)
+        _flush()
+
+    # --- memory --------------------------------------------------------------------------------------------------
+
+    def _resolve(self, part: bytearray | Ref, *, writable: bool) -> Buffer:
+        if not isinstance(part, Ref):
+            return part
+        number = part.segment
+        mapping = self._mapped.get(number)
+        if mapping is None:
+            fd, size = self._unmapped.pop(number)
+            try:
+                mapping = self._mapped[number] = Mapping(fd, size, writable=writable)
+            finally:
+                os.close(fd)
+        if not writable:  # code and values stay until they are dropped
+            return mapping.lend(part.length)
+        self._lent += 1
+        returned = self._returned
+        return mapping.lend(part.length, lambda: returned.append(number))
+
+    def _forget(self, number: int) -> None:
+        self._mapped.pop(number, None)
+        if number in self._unmapped:
+            os.close(self._unmapped.pop(number)[0])
+
+    def _give_back(self) -> None:
+        if self._lent > len(self._returned):
+            # Something still refers to a task's input: most often a cycle that has just become garbage, such as an
+            # exception with its traceback. Only what is young is looked at.
+            gc.collect(1)
+        while self._returned:
+            number = self._returned.pop()
+            self._lent -= 1
+            self._send(Free(number))
+
+    def _send(self, message: Message, parts: list[Buffer] | tuple[()] = ()) -> None:
+        sent: list[Buffer | Ref] = []
+        new = 0
+        for part in parts:
+            length = memoryview(part).nbytes
+            if length < LARGE or not SUPPORTED or new >= _NEW_SEGMENTS:
+                sent.append(part)
+                continue
+            try:
+                segment, fd = self._arena.fill(part)
+            except OSError:
+                sent.append(part)  # no memory or no descriptor to be had: the socket takes everything
+                continue
+            if fd >= 0:
+                new += 1
+                self._outbox.send(pack(encode(Segment(segment.number, segment.size))), fd)
+            sent.append(Ref(segment.number, length))
+        self._outbox.send(pack(encode(message), sent))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # a task closed or replaced it
+
+
+def _leave() -> None:
+    # Not by way of atexit and the interpreter's end: nothing of a task may hold up the end of its process.
+    _flush()
+    os._exit(0)

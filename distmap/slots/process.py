@@ -1,0 +1,242 @@
+"""One task process as its parent sees it: started, fed, read, ended.
+
+Owns the process, its socket, its cells and the memory shared with it. Knows nothing of what is to be done when it
+dies: `slots.py` does. Everything here happens on the loop's thread (starting it too: on Linux the process dies with
+the thread that started it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from distmap.slots.cells import LANES, crash_log
+from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.slots.start import start
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Segment
+from distmap.transport.segments import Mapping as Mapped
+from distmap.wire.codec import decode, encode
+from distmap.wire.messages import Free, Message
+from distmap.wire.messages import Segment as SegmentMessage
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Returns:
+    """Which segments of results nothing refers to any more: told by any thread, at any moment.
+
+    Results live as long as their user likes. What they keep alive is this, not the slots nor who listens to them.
+    """
+
+    def __init__(self, free: Callable[[int, int], None]) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._free = weakref.WeakMethod(free)
+        self._box: deque[tuple[int, int]] = deque()
+        self._armed = False
+
+    def add(self, serial: int, number: int) -> None:
+        """Tell of a segment of the process with that serial number."""
+        self._box.append((serial, number))
+        if not self._armed and self.loop is not None:
+            self._armed = True
+            try:
+                self.loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop is closed, and the processes with it
+                self._box.clear()
+
+    def _drain(self) -> None:
+        self._armed = False  # clear first, then empty: nothing is lost
+        while self._box:
+            serial, number = self._box.popleft()
+            if (free := self._free()) is not None:
+                free(serial, number)
+
+
+class Process:
+    """A running task process and this side of everything that connects us to it."""
+
+    def __init__(self, env: Mapping[str, str], path: Sequence[str], spare: int, numbers: Iterator[int]) -> None:
+        self.popen, self.sock, self.lanes, self._cells, self.pidfd = start(env, path, spare)
+        self.pid = self.popen.pid
+        self.inbox = Inbox(self.sock)
+        self.outbox = Outbox(self.sock)
+        #: Never used again, as a process id may be.
+        self.serial = next(numbers)
+        #: Tasks sent and not answered, and tasks sent since the start: together they say which lane is next.
+        self.unanswered = 0
+        self._sent = 0
+        #: What it keeps: digests of blobs, numbers of their segments.
+        self.known: set[bytes] = set()
+        self._arena = Arena(spare, numbers)
+        self._mapped: dict[int, Mapped] = {}
+
+    # --- out -----------------------------------------------------------------------------------------------------
+
+    def next_lane(self) -> memoryview:
+        """The cells of the task that is sent next."""
+        lane = self.lanes[self._sent % LANES]
+        self._sent += 1
+        self.unanswered += 1
+        return lane
+
+    def send(self, message: Message, parts: Sequence[Buffer | Ref] = ()) -> bool:
+        """Write as far as it goes now, large parts by shared memory; True if nothing waits. OSError: it is gone."""
+        sent: list[Buffer | Ref] = []
+        for part in parts:
+            if isinstance(part, Ref) or not SUPPORTED or (length := memoryview(part).nbytes) < LARGE:
+                sent.append(part)
+                continue
+            try:
+                segment, fd = self._arena.fill(part)
+            except OSError:
+                sent.append(part)  # no memory or no descriptor to be had: the socket takes everything
+                continue
+            if fd >= 0:
+                self.share(segment.number, segment.size, fd)
+            sent.append(Ref(segment.number, length))
+        return self.outbox.send(pack(encode(message), sent))
+
+    def share(self, number: int, size: int, fd: int) -> None:
+        """Pass on a segment's descriptor; it is closed then."""
+        self.outbox.send(pack(encode(SegmentMessage(number, size))), fd)
+
+    # --- in ------------------------------------------------------------------------------------------------------
+
+    def receive(self, returns: Returns) -> list[tuple[Message, list[Buffer]]] | None:
+        """Receive once: the messages that became complete; None at the end. Raises BlockingIOError if nothing is here.
+
+        `returns` is told when nothing refers to a result's segment any more.
+        """
+        try:
+            if self.inbox.fill() == 0:
+                return None
+        except ConnectionError:
+            return None
+        messages: list[tuple[Message, list[Buffer]]] = []
+        while (frame := self.inbox.pop()) is not None:
+            message = decode(frame[0])
+            if isinstance(message, SegmentMessage):
+                self._segment(message)
+            elif isinstance(message, Free):
+                for number in self._arena.free(message.segment):
+                    self.send(SegmentMessage(number, 0))
+            else:
+                messages.append((message, [self._resolve(part, returns) for part in frame[1]]))
+        return messages
+
+    def _segment(self, message: SegmentMessage) -> None:
+        if not message.size:
+            self._mapped.pop(message.segment, None)
+            return
+        fd = self.inbox.take_fd()
+        try:
+            self._mapped[message.segment] = Mapped(fd, message.size, writable=True)
+        finally:
+            os.close(fd)
+
+    def _resolve(self, part: bytearray | Ref, returns: Returns) -> Buffer:
+        if not isinstance(part, Ref):
+            return part
+        # Not `self`: a result may be kept for ever, and would keep everything that this object knows.
+        serial, number = self.serial, part.segment
+        return self._mapped[number].lend(part.length, lambda: returns.add(serial, number))
+
+    def give_back(self, number: int) -> bool:
+        """Nothing refers to a result's segment any more: let the process use it again."""
+        return self.send(Free(number))
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """SIGINT; the process itself knows whether it is meant."""
+        if os.name == "posix":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it now, and what it started."""
+        if os.name != "posix":
+            self.popen.kill()
+            return
+        if self.popen.returncode is None:  # else the number may be somebody else's by now
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def ended(self) -> bool:
+        """Whether it has ended; collects it, and what it left in its group."""
+        if self.popen.returncode is not None:
+            return True
+        if hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):  # somebody else collected it
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    return False
+                # A zombie: its number is still its own, so its group can be ended safely.
+                self.kill()
+        return self.popen.poll() is not None
+
+    def how(self) -> str:
+        """How it ended, for people."""
+        code = self.popen.returncode
+        if code is None:
+            text = "does not end, though it was killed"
+        elif code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            text = f"was ended by {name}"
+            if name == "SIGKILL":
+                text += " (out of memory, or somebody's kill -9)"
+        else:
+            text = f"exited with code {code}"
+        log = crash_log(self._cells)
+        return f"{text}\n{log}" if log else text
+
+    def hang_up(self) -> None:
+        """End the socket in both directions: the process leaves as soon as it waits for its next task."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of socket, descriptors and memory. What was lent from its results stays as long as it is used."""
+        self.outbox.close()
+        self.inbox.close()
+        self.sock.close()
+        for fd in (self._cells, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._cells = self.pidfd = -1
+        self.lanes.clear()
+        self._arena.close()
+        self._mapped.clear()
+
+
+class BlobPart:
+    """A large buffer of a blob: one segment, mapped read-only by every task process that needs it."""
+
+    def __init__(self, data: Buffer, numbers: Iterator[int]) -> None:
+        self.length = memoryview(data).nbytes
+        self._segment = Segment(next(numbers), self.length)
+        self._segment.write(data)
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self._segment.number, self.length)
+
+    def share(self, process: Process) -> None:
+        """Let the process have it; before the frame that refers to it."""
+        process.share(self._segment.number, self.length, os.dup(self._segment.fd))
+
+    def withdraw(self, process: Process) -> bool:
+        """Let the process forget it."""
+        return process.send(SegmentMessage(self._segment.number, 0))
+
+    def close(self) -> None:
+        self._segment.close()

@@ -1,0 +1,286 @@
+"""One slot: the attempts that it holds, what of them its process has been sent, and how its process ended.
+
+Owns the records of a slot and everything that concerns one slot alone. Knows no timer and no listener (`slots.py`), no
+byte of a frame (`process.py`). On the loop's thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from distmap.slots.cells import (
+    CELL_AT,
+    CELL_ATTEMPT,
+    CELL_INTERRUPT,
+    CELL_STOP,
+    CELL_STOP_ATTEMPT,
+    LANES,
+    through_with,
+)
+from distmap.slots.frames import Ref
+from distmap.slots.process import BlobPart, Process
+from distmap.transport.segments import LARGE, SUPPORTED, Buffer
+from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Blob:
+    """A payload kept for the task processes: large buffers once in shared memory, the rest as it came."""
+
+    def __init__(self, kind: BlobKind, parts: Sequence[Buffer], numbers: itertools.count[int]) -> None:
+        self.kind: BlobKind = kind
+        self.parts: list[Buffer | BlobPart] = []
+        for part in parts:
+            if SUPPORTED and memoryview(part).nbytes >= LARGE:
+                try:
+                    self.parts.append(BlobPart(part, numbers))
+                    continue
+                except OSError:
+                    pass  # no memory or no descriptor to be had: the socket takes everything
+            self.parts.append(part)
+
+    def send(self, process: Process, digest: bytes) -> None:
+        """Let the process have it."""
+        refs: list[Buffer | Ref] = []
+        for part in self.parts:
+            if isinstance(part, BlobPart):
+                part.share(process)
+                refs.append(part.ref)
+            else:
+                refs.append(part)
+        process.send(Put(digest, self.kind), refs)
+
+    def withdraw(self, process: Process, digest: bytes) -> bool:
+        """Let the process forget it; True if nothing waits to be written."""
+        done = process.send(Drop(digest))
+        for part in self.parts:
+            if isinstance(part, BlobPart):
+                done = part.withdraw(process)
+        return done
+
+    def close(self) -> None:
+        for part in self.parts:
+            if isinstance(part, BlobPart):
+                part.close()
+
+
+class Held:
+    """An attempt that a slot has and has not ended."""
+
+    __slots__ = ("cells", "parts", "reported", "stop", "task")
+
+    def __init__(self, task: Task, parts: Sequence[Buffer]) -> None:
+        self.task = task
+        #: Kept until it is sent.
+        self.parts: Sequence[Buffer] = parts
+        #: Its lane, once it is sent.
+        self.cells: memoryview | None = None
+        self.stop: int | None = None
+        self.reported = task.lo
+
+    def write_stop(self, stop: int) -> None:
+        assert self.cells is not None
+        # In this order: the offset counts only for the attempt that is named.
+        self.cells[CELL_STOP] = max(0, stop)
+        self.cells[CELL_STOP_ATTEMPT] = self.task.attempt
+
+
+class Slot:
+    """One slot, its process if it has one now, and what it holds."""
+
+    def __init__(self, index: int, blobs: dict[bytes, Blob]) -> None:
+        self.index = index
+        self.process: Process | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        #: By attempt, in the order given.
+        self.held: dict[int, Held] = {}
+        #: Deaths in a row without a word.
+        self.barren = 0
+        #: Why its process was ended by us.
+        self.ending: DeathReason | None = None
+        #: What ran when its socket ended.
+        self.at_end: tuple[int, int] | None = None
+        #: It closed its socket and lived on.
+        self.deaf = False
+        self._blobs = blobs
+        # Not sent yet: the process has a full set of tasks, or is being replaced.
+        self._backlog: deque[Held] = deque()
+        # The item that ran at the last look, and when it was first seen; the one whose time was up.
+        self._seen = (-1, -1)
+        self._since = 0.0
+        self._overdue: tuple[int, int] | None = None
+
+    # --- feeding -------------------------------------------------------------------------------------------------
+
+    def give(self, task: Task, parts: Sequence[Buffer]) -> None:
+        held = self.held[task.attempt] = Held(task, parts)
+        self._backlog.append(held)
+        self.feed()
+
+    def feed(self) -> None:
+        """Send what waits, as far as the process may have it."""
+        process = self.process
+        # One lane stays free: the lane of a task is in use until after its answer was sent.
+        while self._backlog and process is not None and self.ending is None and process.unanswered < LANES - 1:
+            self.push(partial(self._send, process, self._backlog.popleft()))
+
+    def _send(self, process: Process, held: Held) -> bool:
+        for digest in (*held.task.needs, held.task.code):
+            # One that was never put: the process refuses the task with a text that names it.
+            if digest not in process.known and (blob := self._blobs.get(digest)) is not None:
+                process.known.add(digest)
+                blob.send(process, digest)
+        held.cells = process.next_lane()
+        if held.stop is not None:
+            held.write_stop(held.stop)
+        parts, held.parts = held.parts, ()
+        return process.send(held.task, parts)
+
+    def drop(self, digest: bytes, blob: Blob) -> None:
+        """Let the process forget a blob, if it has it."""
+        process = self.process
+        if process is not None and digest in process.known:
+            process.known.discard(digest)
+            self.push(partial(blob.withdraw, process, digest))
+
+    def push(self, send: Callable[[], bool]) -> None:
+        """Send something; what does not go now goes when the socket takes it."""
+        process = self.process
+        assert process is not None
+        try:
+            if not send() and self.loop is not None:
+                self.loop.add_writer(process.sock, self._writable, process)
+        except OSError:
+            # It is gone, or a descriptor for it is not to be had: what follows a death follows.
+            process.outbox.close()
+            process.kill()
+
+    def _writable(self, process: Process) -> None:
+        assert self.loop is not None
+        try:
+            if not process.outbox.flush():
+                return
+        except OSError:
+            process.outbox.close()
+        self.loop.remove_writer(process.sock)
+
+    def take(self, message: Report | Refused) -> bool:
+        """The process said something about an attempt. False: nobody waits for it, it was answered for already."""
+        assert self.process is not None
+        self.barren = 0
+        ended = isinstance(message, Refused) or message.ended
+        if ended:
+            self.process.unanswered -= 1
+        held = self.held.get(message.attempt)
+        if held is not None:
+            if isinstance(message, Report):
+                held.reported = message.hi
+            if ended:
+                del self.held[message.attempt]
+        self.feed()
+        return held is not None
+
+    # --- steering ------------------------------------------------------------------------------------------------
+
+    def revoke(self, attempt: int, stop: int) -> Report | None:
+        """Run no item of the attempt at or beyond `stop`. Gives the report of one that had not begun."""
+        held = self.held.get(attempt)
+        if held is None:
+            return None  # it has ended; its report is on the way or was taken
+        held.stop = stop if held.stop is None else min(stop, held.stop)
+        begun = False
+        if held.cells is not None:
+            held.write_stop(held.stop)
+            # Not claimed yet: it sees the stop when it claims (cells.py). The process may be busy for long.
+            begun = held.cells[CELL_ATTEMPT] in (attempt, through_with(attempt))
+        task = held.task
+        if begun or held.stop > task.lo:
+            return None
+        del self.held[attempt]
+        if held.cells is None:
+            self._backlog.remove(held)
+        return Report(task.slot, attempt, task.lo, task.lo, 0.0, True, ())
+
+    def interrupt(self, attempt: int) -> Report | None:
+        """KeyboardInterrupt in the item that the attempt runs. Gives the report of one that had not begun."""
+        held = self.held.get(attempt)
+        if held is not None and held.cells is not None:
+            held.cells[CELL_INTERRUPT] = attempt
+        report = self.revoke(attempt, 0)
+        if attempt in self.held and self.process is not None:
+            self.process.interrupt()
+        return report
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def running(self) -> tuple[int, int]:
+        """Attempt and offset of the item that runs; (-1, -1) if none does."""
+        for attempt, held in self.held.items():
+            if held.cells is not None and held.cells[CELL_ATTEMPT] == attempt:
+                return attempt, held.cells[CELL_AT]
+        return -1, -1
+
+    def look(self, now: float) -> tuple[int, int, float]:
+        """What runs, and for how long it has been seen running."""
+        running = self.running()
+        if running != self._seen:
+            self._seen, self._since = running, now
+        return (*running, now - self._since if running[0] >= 0 else 0.0)
+
+    def check(self, now: float) -> float:
+        """Gives the time limit of the running attempt's items, 0 if there is none; `overdue` says if one is up."""
+        attempt, at, seconds = self.look(now)
+        held = self.held.get(attempt)
+        if held is None:
+            return 0.0
+        limit = held.task.timeout
+        # First seen later than it began, so it never has less time than it was given. Loading is no item.
+        if 0 < limit < seconds and at >= 0:
+            self._overdue = attempt, at
+        return limit
+
+    @property
+    def overdue(self) -> bool:
+        """An item's time is up."""
+        return self._overdue is not None
+
+    # --- the end of its process ----------------------------------------------------------------------------------
+
+    def bury(self) -> Died:
+        """Its process has ended: let go of it and of all that it held. Gives how it ended."""
+        process = self.process
+        assert process is not None
+        attempt, at = running = self.at_end or self.running()
+        reason, text = self._verdict(process, running)
+        held = self.held.get(attempt)
+        if held is not None:
+            # Between two items, or while the code loads: the first item that was not reported is charged.
+            at = min(max(at, held.reported), held.task.hi - 1)
+        else:
+            attempt = at = -1
+        process.close()
+        self.process = None
+        self.held.clear()
+        self._backlog.clear()
+        self._seen = (-1, -1)
+        self.ending = self._overdue = self.at_end = None
+        self.deaf = False
+        self.barren += 1
+        return Died(self.index, attempt, at, reason, text)
+
+    def _verdict(self, process: Process, running: tuple[int, int]) -> tuple[DeathReason, str]:
+        if self.ending == "timeout":
+            if self._overdue == running:
+                return "timeout", "ran longer than its time limit and was ended"
+            return "killed", "was ended for an item that finished just then"  # so nobody is charged
+        if self.ending is not None:
+            return self.ending, "was ended by distmap"
+        if self.deaf:
+            return "died", "closed the descriptors of its process, distmap's connection among them"
+        return ("idle" if running[0] < 0 else "died"), process.how()

@@ -1,0 +1,375 @@
+"""The task processes of one host: N slots, each with a process that is fed, watched, ended and replaced.
+
+Owns the blobs kept for them, the timer that looks at time limits, what follows a death, and the end of it all. Tells a
+Listener; decides nothing about what runs where. All of it happens on one thread, that of the loop. Must not know
+sockets (`process.py`), pickles, or who is at the other end. Used by the local engine and by a worker's supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from distmap.errors import ProtocolError
+from distmap.slots.process import Process, Returns
+from distmap.slots.slot import Blob, Slot
+from distmap.slots.start import environment
+from distmap.transport.segments import Buffer
+from distmap.wire.messages import BlobKind, DeathReason, Died, Ready, Refused, Report, Task
+
+if TYPE_CHECKING:
+    import asyncio
+
+#: While something runs: how often it is looked at, so that `progress` can say how long an item has been running.
+TICK = 0.5
+#: Where items have a time limit: a quarter of it, within these bounds.
+_SHORTEST_TICK, _LONGEST_TICK = 0.010, 0.5
+#: A process whose socket ended but which lives on has so long until it is killed.
+_LINGER = 0.050
+#: A killed process that has not gone by then (an uninterruptible wait in the kernel) is replaced all the same.
+_GIVE_UP = 5.0
+#: Where the system does not announce the end of a process: how often to look, at first and at most.
+_LOOK_AGAIN, _LOOK_SELDOM = 0.002, 0.1
+#: Deaths in a row without a report before the next start is put off, and by how much at first and at most.
+_FREE_DEATHS, _FIRST_REST, _LONGEST_REST = 2, 0.1, 5.0
+#: All processes leave by themselves within this, or are killed.
+_CLOSING = 1.0
+#: Shared memory kept warm for the next parts: so much in all, and at least so much per slot and direction.
+_SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
+
+
+class Listener(Protocol):
+    """Who is told. Called on the loop's thread."""
+
+    def reported(self, report: Report, parts: list[Buffer]) -> None: ...
+
+    def refused(self, refused: Refused, parts: list[Buffer]) -> None: ...
+
+    def died(self, died: Died) -> None: ...
+
+    def ready(self, ready: Ready) -> None: ...
+
+
+class Slots:
+    """N task processes, numbered from 0.
+
+    Args:
+        count: how many.
+        listener: who is told; may be set later, before `attach`.
+        env: added to the environment of the processes.
+        sys_path: their `sys.path`; ours if not given.
+        name: for people.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        listener: Listener | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        sys_path: Sequence[str] | None = None,
+        name: str = "local",
+    ) -> None:
+        if count < 1:
+            raise ValueError(f"a worker has at least one slot, not {count}")
+        self.listener = listener
+        self.name = name
+        self._env = environment(count, env)
+        # What has been put on it may be anything; what is not text nobody can import from.
+        self._path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
+        self._spare = max(_LEAST_SPARE, _SPARE // count)
+        self._numbers = itertools.count(1)
+        self._blobs: dict[bytes, Blob] = {}
+        self._slots = [Slot(index, self._blobs) for index in range(count)]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._rests: dict[int, asyncio.TimerHandle] = {}
+        self._closing = False
+        self._returns = Returns(self._free)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any slot holds an attempt."""
+        return any(slot.held for slot in self._slots)
+
+    # --- starting ------------------------------------------------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start the processes, without waiting for them. In the thread that will run the loop; needs no loop yet.
+
+        Raises:
+            OSError: a process could not be started; none is left behind.
+        """
+        try:
+            for slot in self._slots:
+                slot.process = self._start()
+        except OSError:
+            self.stop()
+            raise
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Listen to the processes from now on. In the loop's thread."""
+        self._loop = self._returns.loop = loop
+        for slot in self._slots:
+            slot.loop = loop
+            if slot.process is not None:
+                self._watch(slot, slot.process)
+
+    def _start(self) -> Process:
+        return Process(self._env, self._path, self._spare, self._numbers)
+
+    def _watch(self, slot: Slot, process: Process) -> None:
+        assert self._loop is not None
+        self._loop.add_reader(process.sock, self._readable, slot, process)
+        if process.pidfd >= 0:
+            self._loop.add_reader(process.pidfd, self._collect, slot, process)
+
+    def _unwatch(self, process: Process) -> None:
+        if self._loop is None or self._loop.is_closed():
+            return
+        self._loop.remove_reader(process.sock)
+        self._loop.remove_writer(process.sock)
+        if process.pidfd >= 0:
+            self._loop.remove_reader(process.pidfd)
+
+    # --- feeding -------------------------------------------------------------------------------------------------
+
+    def put(self, digest: bytes, kind: BlobKind, parts: Sequence[Buffer]) -> None:
+        """Keep a payload. A process gets it when a task of its first needs it; large buffers are shared read-only."""
+        if digest not in self._blobs:
+            self._blobs[digest] = Blob(kind, parts, self._numbers)
+
+    def drop(self, digest: bytes) -> None:
+        """Forget a payload, here and in the processes. Unknown ones are forgotten already."""
+        blob = self._blobs.pop(digest, None)
+        if blob is not None:
+            for slot in self._slots:
+                slot.drop(digest, blob)
+            blob.close()
+
+    def assign(self, task: Task, parts: Sequence[Buffer]) -> None:
+        """Give the slot `task.slot` a task. It runs after what the slot already has."""
+        self._slots[task.slot].give(task, parts)
+        self._ensure_timer(task.timeout)
+
+    # --- steering ------------------------------------------------------------------------------------------------
+
+    def revoke(self, slot: int, attempt: int, stop: int) -> None:
+        """Run no item of the attempt at or beyond `stop`. One that has not begun is answered for at once."""
+        self._answer(self._slots[slot].revoke(attempt, stop))
+
+    def interrupt(self, slot: int, attempt: int) -> None:
+        """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
+        self._answer(self._slots[slot].interrupt(attempt))
+
+    def _answer(self, report: Report | None) -> None:
+        if report is not None and self._loop is not None:
+            # Soon, not now: the caller is in the middle of its own commands.
+            self._loop.call_soon(self._tell, report, [])
+
+    def kill(self, slot: int) -> None:
+        """End the slot's process now; Died and Ready follow."""
+        self._end(self._slots[slot], "killed")
+
+    def _end(self, slot: Slot, reason: DeathReason) -> None:
+        process = slot.process
+        if process is None:
+            return
+        if slot.ending is None:
+            slot.ending = reason
+        process.kill()
+        if process.pidfd < 0:
+            self._collect(slot, process)
+
+    def progress(self) -> list[tuple[int, int, float]]:
+        """Per slot: the attempt that runs or -1, its offset, seconds in that item (since it was first seen)."""
+        now = time.monotonic()
+        return [slot.look(now) for slot in self._slots]
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def _ensure_timer(self, timeout: float = 0.0) -> None:
+        if self._loop is None or self._closing:
+            return
+        tick = TICK if timeout <= 0 else max(_SHORTEST_TICK, min(timeout / 4, _LONGEST_TICK))
+        if self._timer is not None:
+            if self._timer.when() <= self._loop.time() + tick:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_later(tick, self._tick)
+
+    def _tick(self) -> None:
+        """See what runs, and end what runs longer than it may. Only while something does."""
+        self._timer = None
+        now = time.monotonic()
+        limits = []
+        for slot in self._slots:
+            process = slot.process
+            if process is not None and process.pidfd < 0 and process.ended():
+                self._collect(slot, process)
+            if not slot.held:
+                continue
+            limits.append(slot.check(now))
+            if slot.overdue and slot.ending is None:
+                self._end(slot, "timeout")
+        if self.busy:
+            self._ensure_timer(min((limit for limit in limits if limit > 0), default=0.0))
+
+    def _readable(self, slot: Slot, process: Process) -> None:
+        """Receive once: a slot that has much to say must not keep the others waiting."""
+        try:
+            if self._receive(slot, process) or slot.process is not process:
+                return
+        except BlockingIOError:
+            return
+        assert self._loop is not None
+        self._loop.remove_reader(process.sock)
+        # What runs now is what ended the socket; a process that lives on may run other items meanwhile.
+        slot.at_end = slot.running()
+        self._loop.call_later(_LINGER, self._linger, slot, process)
+        if process.pidfd < 0:
+            self._collect(slot, process)
+
+    def _receive(self, slot: Slot, process: Process) -> bool:
+        """Receive once and tell; False at the end of the stream. Raises BlockingIOError if nothing is here."""
+        try:
+            messages = process.receive(self._returns)
+        except BlockingIOError:
+            raise
+        except (ProtocolError, OSError, KeyError):
+            # User code wrote to our socket, or we are out of memory or descriptors: start afresh.
+            process.kill()
+            return False
+        for message, parts in messages or ():
+            if isinstance(message, Report | Refused) and slot.take(message):
+                self._tell(message, parts)
+        return messages is not None
+
+    def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:
+        if self.listener is None:
+            return
+        if isinstance(message, Refused):
+            self.listener.refused(message, parts)
+        else:
+            self.listener.reported(message, parts)
+
+    def _free(self, serial: int, number: int) -> None:
+        for slot in self._slots:
+            if slot.process is not None and slot.process.serial == serial:
+                slot.push(partial(slot.process.give_back, number))
+
+    # --- dying ---------------------------------------------------------------------------------------------------
+
+    def _linger(self, slot: Slot, process: Process) -> None:
+        if slot.process is process and not process.ended():
+            slot.deaf = slot.ending is None
+            process.kill()
+
+    def _collect(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN, waited: float = 0.0) -> None:
+        """See to what follows if the process has ended; where its end is not announced, look again until it has."""
+        if slot.process is not process:
+            return
+        if not process.ended() and waited < _GIVE_UP:
+            if process.pidfd < 0:
+                assert self._loop is not None
+                self._loop.call_later(again, self._collect, slot, process, min(2 * again, _LOOK_SELDOM), waited + again)
+            return
+        # What it said before it died counts. A process that it forked may hold the other end, so no end may come.
+        if slot.at_end is None:
+            with contextlib.suppress(BlockingIOError):
+                while self._receive(slot, process):
+                    pass
+        self._unwatch(process)
+        died = slot.bury()
+        if self._closing:
+            return
+        if self.listener is not None:
+            self.listener.died(died)
+        self._replace(slot)
+
+    def _replace(self, slot: Slot) -> None:
+        """A fresh process, at once unless one after the other has died without a word."""
+        if slot.barren <= _FREE_DEATHS:
+            self._revive(slot)
+            return
+        assert self._loop is not None
+        rest = min(_FIRST_REST * 2 ** (slot.barren - _FREE_DEATHS - 1), _LONGEST_REST)
+        self._rests[slot.index] = self._loop.call_later(rest, self._revive, slot)
+
+    def _revive(self, slot: Slot) -> None:
+        self._rests.pop(slot.index, None)
+        if self._closing:
+            return
+        try:
+            slot.process = self._start()
+        except OSError:  # no process, memory or descriptor to be had now
+            slot.barren = max(slot.barren, _FREE_DEATHS) + 1
+            self._replace(slot)
+            return
+        self._watch(slot, slot.process)
+        slot.feed()
+        if self.listener is not None:
+            self.listener.ready(Ready(slot.index))
+
+    # --- closing -------------------------------------------------------------------------------------------------
+
+    async def close(self, *, now: bool) -> None:
+        """Let every process leave, and end what does not.
+
+        Args:
+            now: kill what still runs. False: what runs may go on for at most a second; reports are still told.
+        """
+        import asyncio
+
+        # Looked at in turns: one wait for both, and the end of a process is not announced everywhere.
+        deadline = time.monotonic() + _CLOSING
+        while not now and self.busy and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        self._shut()
+        while self._left() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+        self.stop()
+
+    def stop(self) -> None:
+        """End everything now, without a loop's help. Takes as long as the kernel needs to end the processes."""
+        self._shut()
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.kill()
+        deadline = time.monotonic() + _CLOSING
+        while self._left(anyway=time.monotonic() > deadline):
+            time.sleep(0.001)
+
+    def _shut(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        for handle in (self._timer, *self._rests.values()):
+            if handle is not None:
+                handle.cancel()
+        for blob in self._blobs.values():
+            blob.close()
+        self._blobs.clear()
+        for slot in self._slots:
+            process = slot.process
+            if process is not None:
+                self._unwatch(process)
+                if slot.held:
+                    process.kill()
+                # The end of its socket is what an idle process leaves on.
+                process.hang_up()
+
+    def _left(self, *, anyway: bool = False) -> bool:
+        """Let go of the processes that have ended; whether any is left. `anyway`: of those that have not, too."""
+        for slot in self._slots:
+            if slot.process is not None and (slot.process.ended() or anyway):
+                slot.bury()
+        return any(slot.process is not None for slot in self._slots)

@@ -1,0 +1,203 @@
+"""The `distmap-worker` command: one worker of a pool.
+
+Owns the command line, the log's form and the signals. Standard output gets exactly one line, which programs may read:
+`listening on wss://HOST:PORT` or `registered with wss://HOST:PORT`. Everything for people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distmap._version import __version__
+from distmap.core.limits import LIMITS
+from distmap.errors import DistmapError
+from distmap.security import WorkerURL, load_token, parse_url, token_path
+from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
+from distmap.worker.supervisor import FATAL, Settings, Supervisor
+
+log = logging.getLogger("distmap.worker")
+
+PORT = 8786
+#: mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped and page-faulted anew.
+MALLOPT = ((-3, 32 << 20), (-1, 512 << 20), (-2, 16 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+class _NoToken(argparse.Action):
+    """Typing the token on the command line is answered with the reason why not, and without repeating it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(
+            "there is no --token: a command line can be read by every user of this host (ps) and stays in the shell's "
+            "history. Put the token into a file that only you can read and give --token-file FILE, or set "
+            "DISTMAP_TOKEN_FILE or DISTMAP_TOKEN. If that token is in use, make a new one"
+        )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `distmap-worker`."""
+    # No abbreviations: `--token` must not be taken for `--token-file`.
+    parser = argparse.ArgumentParser(
+        prog="distmap-worker",
+        description="Run tasks for one distmap pool at a time. Without URL it listens; with URL it dials that pool.",
+        epilog="Whoever holds the token can run code as you on this host. SIGTERM or Ctrl-C: finish what runs, then "
+        "leave; a second one: leave at once.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("url", nargs="?", metavar="URL", help="a listening pool to register with: wss://HOST:PORT")
+    parser.add_argument("--slots", type=_slots, default=cores(), metavar="N", help="task processes (default: cores)")
+    parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
+    parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
+    parser.add_argument("--port", type=_port, help=f"port to listen on (default: {PORT}; 0 picks a free one)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"the token (default: {token_path()})")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    parser.add_argument(
+        "--drain", type=_seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
+    )
+    parser.add_argument(
+        "--exit-if-orphaned",
+        type=_seconds,
+        nargs="?",
+        const=LIMITS.orphan_after,
+        metavar="S",
+        help=f"leave after so many seconds without a pool (default when given: {LIMITS.orphan_after:g})",
+    )
+    parser.add_argument("--version", action="version", version=f"distmap {__version__}, Python {PYTHON}")
+    parser.add_argument("--token", nargs="?", action=_NoToken, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to leave; returns the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
+        parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        parser.error("--tls-cert and --tls-key belong together: give both or neither")
+    if len(options.tag) > MAX_TAGS or any(len(tag) > TAG_CHARS for tag in options.tag):
+        parser.error(f"at most {MAX_TAGS} tags of at most {TAG_CHARS} characters each")
+    if not 1 <= len(options.name) <= NAME_CHARS:
+        parser.error(f"--name takes 1 to {NAME_CHARS} characters")
+    tokens = _token_source(options.token_file)
+    try:
+        url = None if options.url is None else parse_url(options.url)
+        settings = Settings(
+            name=options.name,
+            slots=options.slots,
+            token=load_token(token_file=options.token_file),
+            tags=frozenset(options.tag),
+            drain=options.drain,
+            orphan_exit=options.exit_if_orphaned,
+        )
+        return asyncio.run(_work(settings, options, url, tokens))
+    except (DistmapError, OSError) as error:
+        print(f"distmap-worker: {error}", file=sys.stderr, flush=True)
+        return FATAL
+
+
+async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL | None, tokens: str) -> int:
+    _set_up_log()
+    _tune_malloc()
+
+    def announce(line: str) -> None:
+        if url is None:
+            _say(f'in the notebook:  Pool("{line.rpartition(" ")[2]}")')
+            _say(f"with this token:  {settings.token}, {tokens}")
+        print(line, flush=True)
+
+    supervisor = Supervisor(settings, announce=announce)
+    _catch_signals(supervisor)
+    slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
+    _say(f"distmap-worker {settings.name}: {slots}, Python {PYTHON}, distmap {__version__}")
+    if url is not None:
+        return await supervisor.dial(url)
+    return await supervisor.listen(
+        options.host or "127.0.0.1",
+        PORT if options.port is None else options.port,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+    )
+
+
+def _token_source(token_file: Path | None) -> str:
+    """Where `load_token` finds the token, for people. Ask before it takes DISTMAP_TOKEN out of the environment."""
+    path = token_file or os.environ.get("DISTMAP_TOKEN_FILE")
+    if path is None and os.environ.get("DISTMAP_TOKEN"):
+        return "from the variable DISTMAP_TOKEN"
+    return f"in the file {path or token_path()}"
+
+
+def _catch_signals(supervisor: Supervisor) -> None:
+    loop = asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, supervisor.terminate, name)
+        except NotImplementedError:  # Windows: its loop has no signal handlers, so go through a thread-safe call
+            signal.signal(number, lambda *_, name=name: loop.call_soon_threadsafe(supervisor.terminate, name))
+
+
+def _set_up_log() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger("distmap")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False
+
+
+def _tune_malloc() -> None:
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL(None).mallopt
+        except AttributeError:  # musl has none
+            return
+        for what, value in MALLOPT:
+            mallopt(what, value)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = kind(low) - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+        return number
+
+    return parse
+
+
+_slots = _within(int, 1, MAX_SLOTS)
+_port = _within(int, 0, 65535)
+_seconds = _within(float, 0, 1e6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

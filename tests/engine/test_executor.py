@@ -1,0 +1,265 @@
+"""Executors that somebody else runs, as workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context, resource_tracker
+from typing import Any
+
+import pytest
+
+from distmap.core.events import SlotReady, WorkerLost
+from distmap.engine import executor as module
+from distmap.engine.executor import ExecutorEngine, run_attempt
+from distmap.payload import dump_code, dump_items, load_results
+from distmap.wire.messages import Report, Task
+
+Ears = Callable[[], Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tracker() -> None:
+    """multiprocessing's tracker of named resources stays once it was started; that is not a test's leak."""
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Two threads."""
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """One process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def leave(x: int) -> None:
+    os._exit(x)
+
+
+def test_threads_do_the_work(ear: Ears, threads: ThreadPoolExecutor) -> None:
+    """The worker has the executor's name and number of threads; results come from its threads."""
+
+    async def main() -> None:
+        engine, listener = ExecutorEngine(threads), ear()
+        await engine.start(listener)
+        assert (listener.info.name, listener.info.slots) == ("ThreadPoolExecutor", 2)
+        assert await listener.values(listener.send(square, range(5), slot=1)) == [0, 1, 4, 9, 16]
+        (name,) = await listener.values(listener.send(lambda _: threading.current_thread().name, [0]))
+        assert name.startswith("ThreadPoolExecutor")
+        await engine.close(now=True)
+        assert threads.submit(square, 3).result() == 9  # it stays its owner's
+
+    asyncio.run(main())
+
+
+def test_processes_do_the_work(ear: Ears, processes: ProcessPoolExecutor) -> None:
+    """Code and arrays go to foreign processes and come back; large code travels when it is first missed."""
+    numpy = pytest.importorskip("numpy")
+    table = numpy.arange(100_000)
+
+    async def main() -> None:
+        engine, listener = ExecutorEngine(processes), ear()
+        await engine.start(listener)
+        code = dump_code(lambda i: (int(table[i]), os.getpid()))
+        for _ in range(2):
+            ((value, pid),) = await listener.values(listener.send(code, [77]))
+            assert value == 77
+            assert pid != os.getpid()
+        arrays = [numpy.full(50_000, n) for n in range(3)]
+        results = await listener.values(listener.send(square, arrays))
+        assert [int(r[0]) for r in results] == [0, 1, 4]
+        engine.drop(7, code.digest)
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_what_waits_is_taken_back_what_runs_is_stopped_between_items(ear: Ears) -> None:
+    """A future that has not started is cancelled; threads see the stop of a running attempt."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def step(x: int) -> int:
+        started.set()
+        go_on.wait(10)
+        time.sleep(0.002)
+        return x
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            # By reference, so that the function sees these very events.
+            test_executor_step = step
+            module.__dict__["step"] = test_executor_step
+            step.__module__, step.__qualname__ = module.__name__, "step"
+            engine, listener = ExecutorEngine(threads), ear()
+            await engine.start(listener)
+            try:
+                running = listener.send(step, range(100))
+                waiting = listener.send(step, [0])
+                await asyncio.to_thread(started.wait, 10)
+                engine.revoke(7, 0, waiting, 0)
+                report, _ = await listener.hear("report")
+                assert report == Report(0, waiting, 0, 0, 0.0, True, ())
+                engine.interrupt(7, 0, running)
+                engine.revoke(7, 0, 999, 0)
+                go_on.set()
+                assert len(await listener.values(running)) < 100
+            finally:
+                go_on.set()
+                del module.__dict__["step"]
+                await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+class Slow(Executor):
+    """Runs what it is told to run, when it is told to."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.tasks.append((future, fn, args))
+        return future
+
+    def run(self) -> None:
+        future, fn, args = self.tasks.pop(0)
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(fn(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+
+def test_kill_gives_up_the_answer(ear: Ears) -> None:
+    """After a kill the slot is free again, and a late answer is not heard."""
+
+    async def main() -> None:
+        executor = Slow()
+        engine, listener = ExecutorEngine(executor, slots=2, name="slow"), ear()
+        await engine.start(listener)
+        assert (listener.info.name, listener.info.slots) == ("slow", 2)
+        listener.send(square, [1])
+        other = listener.send(square, [2], slot=1)
+        executor.tasks[0][0].set_running_or_notify_cancel()
+        engine.kill(7, 0)
+        assert (await listener.hear("died"))[:4] == (0, None, None, "killed")
+        assert await listener.hear("event") == SlotReady(7, 0)
+        executor.tasks.pop(0)[0].set_result(None)
+        executor.run()
+        assert await listener.values(other) == [4]
+        assert listener.heard.empty()
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_a_future_that_fails_is_a_refusal(ear: Ears) -> None:
+    """Whatever the executor raises instead of an answer is told as the reason."""
+
+    async def main() -> None:
+        executor = Slow()
+        engine, listener = ExecutorEngine(executor, slots=1), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, [1])
+        executor.tasks.pop()[0].set_exception(ImportError("no distmap there"))
+        refused, parts = await listener.hear("refused")
+        assert refused == attempt
+        (failure,) = load_results(parts, 0, 1, (0,))
+        assert (failure.type, failure.message) == ("ImportError", "no distmap there")
+        # Cancelled by somebody else: it goes back.
+        attempt = listener.send(square, [1])
+        executor.tasks.pop()[0].cancel()
+        assert await listener.values(attempt) == []
+        # Closing cancels what waits, and nothing is heard of it.
+        listener.send(square, [1])
+        await engine.close(now=True)
+        assert executor.tasks[0][0].cancelled()
+        await asyncio.sleep(0)
+        assert listener.heard.empty()
+
+    asyncio.run(main())
+
+
+def test_code_dropped_while_it_was_missed(ear: Ears) -> None:
+    """An attempt whose code was dropped before the worker asked for it ends with nothing."""
+
+    async def main() -> None:
+        executor = Slow()
+        engine, listener = ExecutorEngine(executor, slots=1), ear()
+        await engine.start(listener)
+        big = bytes(100_000)
+        code = dump_code(lambda x: len(big))
+        attempt = listener.send(code, [1])
+        for digest in (code.digest, *(blob.digest for blob in code.blobs)):
+            engine.drop(7, digest)
+        executor.run()
+        assert await listener.values(attempt) == []
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_a_broken_executor_is_a_lost_worker(ear: Ears) -> None:
+    """When a process of the executor dies it takes nothing any more, and the worker is gone."""
+
+    async def main() -> None:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+            engine, listener = ExecutorEngine(processes), ear()
+            await engine.start(listener)
+            listener.send(leave, [1])
+            assert await listener.hear("event") == WorkerLost(7)
+            await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_an_executor_that_was_shut_down_is_a_lost_worker(ear: Ears) -> None:
+    """Submitting to it fails, and the driver is told once."""
+
+    async def main() -> None:
+        threads = ThreadPoolExecutor(1)
+        threads.shutdown()
+        engine, listener = ExecutorEngine(threads), ear()
+        await engine.start(listener)
+        listener.send(square, [1])
+        listener.send(square, [1])
+        assert await listener.hear("event") == WorkerLost(7)
+        await asyncio.sleep(0)
+        assert listener.heard.empty()
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_a_worker_keeps_a_bounded_number_of_payloads() -> None:
+    """Functions that were not used for long are forgotten, and asked for again."""
+    items, _ = dump_items([3])
+
+    def attempt(code: Any, *, with_code: bool) -> Any:
+        blobs = [module.BlobParts(b.digest, b.kind, tuple(b.payload.parts)) for b in code.blobs]
+        blobs.append(module.BlobParts(code.digest, "code", tuple(code.payload.parts)))
+        needs = tuple(b.digest for b in code.blobs)
+        return run_attempt(Task(0, 1, code.digest, needs, 0, 1, 0, 0.0), blobs if with_code else [], items.parts, None)
+
+    codes = [dump_code(lambda x, n=n: x + n) for n in range(30)]
+    first = attempt(codes[0], with_code=True)
+    assert load_results(first.said[0][1], 0, 1, ()) == [3]
+    assert not attempt(codes[0], with_code=False).missing
+    for code in codes:
+        attempt(code, with_code=True)
+    assert codes[0].digest in attempt(codes[0], with_code=False).missing

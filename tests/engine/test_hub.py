@@ -1,0 +1,539 @@
+"""Tests of distmap/engine/hub.py: real workers in processes of their own, and an ear that records what the hub says."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import operator
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from distmap.core.events import (
+    AttemptProgressed,
+    Event,
+    SlotReady,
+    WorkerDraining,
+    WorkerLost,
+    WorkerMeasured,
+    WorkerSuspected,
+    WorkerTrusted,
+)
+from distmap.core.limits import LIMITS, Limits
+from distmap.engine.base import Engine, Parts, WorkerInfo
+from distmap.engine.hub import HubEngine
+from distmap.payload import Code, dump_code, dump_items, load_results
+from distmap.security import Secret, load_token, parse_url
+from distmap.testing.workers import WorkerProcess
+from distmap.transport import websocket
+from distmap.transport.conversation import Conversation
+from distmap.transport.identity import PYTHON, worker_info
+from distmap.wire.messages import Kill, Report, Task
+
+DEADLINE = 15.0
+ANY_PORT = "wss://127.0.0.1:0"
+
+
+class Ear:
+    """A sink that writes down everything."""
+
+    def __init__(self) -> None:
+        self.infos: dict[int, WorkerInfo] = {}
+        self.events: list[Event] = []
+        self.reports: list[tuple[int, Report, Parts]] = []
+        self.refusals: list[tuple[int, int]] = []
+        self.deaths: list[tuple[int, int, int | None, int | None, str, str]] = []
+        self.on_join: Callable[[Engine, int], object] = lambda engine, worker: None
+        self._news = asyncio.Event()
+
+    def joined(self, engine: Engine, info: WorkerInfo) -> int:
+        worker = len(self.infos) + 1
+        self.infos[worker] = info
+        self.on_join(engine, worker)
+        self._news.set()
+        return worker
+
+    def post(self, event: Event) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    def reported(self, worker: int, report: Report, parts: Parts) -> None:
+        self.reports.append((worker, report, parts))
+        self._news.set()
+
+    def refused(self, worker: int, attempt: int, parts: Parts) -> None:
+        self.refusals.append((worker, attempt))
+        self._news.set()
+
+    def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
+        self.deaths.append((worker, slot, attempt, at, reason, text))
+        self._news.set()
+
+    async def until(self, happened: Callable[[], Any]) -> Any:
+        """The first true answer; asked again whenever something was written down."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while not (answer := happened()):
+                    self._news.clear()
+                    await self._news.wait()
+                return answer
+        except TimeoutError:
+            raise AssertionError(f"never happened; {self.infos} {self.events} {self.reports} {self.deaths}") from None
+
+    async def worker(self, number: int = 1) -> int:
+        await self.until(lambda: len(self.infos) >= number)
+        return number
+
+    async def event(self, kind: type[Event]) -> Any:
+        return await self.until(lambda: next((event for event in self.events if isinstance(event, kind)), None))
+
+    def ended(self, attempt: int) -> bool:
+        return any(report.ended for _, report, _ in self.reports if report.attempt == attempt)
+
+    def values(self, attempt: int) -> list[Any]:
+        values: list[Any] = []
+        for _, report, parts in self.reports:
+            if report.attempt == attempt and report.hi > report.lo:
+                values += load_results(parts, report.lo, report.hi, report.failed)
+        return values
+
+
+def give(
+    engine: Engine, worker: int, fn: Callable[..., Any], items: Sequence[Any], *, attempt: int = 1, slot: int = 0
+) -> Code:
+    """Assign one chunk as the driver does."""
+    code = dump_code(fn)
+    payload, blobs = dump_items(items)
+    for blob in (*code.blobs, *blobs):
+        engine.put(worker, blob.digest, blob.kind, blob.payload.parts)
+    engine.put(worker, code.digest, "code", code.payload.parts)
+    needs = tuple(blob.digest for blob in (*code.blobs, *blobs))
+    engine.assign(worker, Task(slot, attempt, code.digest, needs, 0, len(items), 0, 0.0), payload.parts)
+    return code
+
+
+def write_token(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_text(Secret.generate().reveal() + "\n")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it, and see that it leaves no task behind."""
+
+    async def watched() -> None:
+        await main()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
+
+    asyncio.run(watched())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def tasks_of(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture(autouse=True)
+def token(token_file: Path) -> Secret:
+    """A token that workers find through the environment, as this process does."""
+    write_token(token_file)
+    return load_token()
+
+
+def hub(*urls: str, token: Secret, limits: Limits = LIMITS, listen: str | None = None) -> HubEngine:
+    return HubEngine(
+        [parse_url(url) for url in urls],
+        listen=None if listen is None else parse_url(listen, listening=True),
+        token=token,
+        connect_timeout=5.0,
+        limits=limits,
+    )
+
+
+def test_dials_a_worker_that_listens(token: Secret) -> None:
+    """A listening worker is dialled, says who it is, gets a task and its results come back."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "2", "--name", "w1", "--tag", "a", "--tag", "b") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            await engine.dialled()
+            number = await ear.worker()
+            info = ear.infos[number]
+            assert (info.name, info.slots, info.python, info.tags) == ("w1", 2, PYTHON, {"a", "b"})
+            assert info.address == worker.url
+            assert engine.errors == {}
+            code = give(engine, number, math.sqrt, [1.0, 4.0, 9.0])
+            give(engine, number, math.sqrt, [16.0], attempt=2, slot=1)
+            await ear.until(lambda: ear.ended(1) and ear.ended(2))
+            assert ear.values(1) == [1.0, 2.0, 3.0]
+            assert ear.values(2) == [4.0]
+            engine.drop(number, code.digest)
+            await engine.close(now=False)
+            assert "said goodbye" in worker.line("stderr", "gone")
+
+    run(main)
+
+
+def test_workers_dial_in(token: Secret) -> None:
+    """A worker given the pool's URL registers with it and works like any other."""
+
+    async def main() -> None:
+        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
+        await engine.start(ear)
+        assert engine.url is not None
+        assert engine.url.startswith("wss://127.0.0.1:")
+        with WorkerProcess(engine.url, "--slots", "1", "--name", "guest") as worker:
+            number = await ear.worker()
+            assert ear.infos[number].name == "guest"
+            assert worker.url == engine.url
+            give(engine, number, operator.neg, [1, 2])
+            await ear.until(lambda: ear.ended(1))
+            assert ear.values(1) == [-1, -2]
+            await engine.close(now=True)
+            worker.line("stderr", "trying again")
+
+    run(main)
+
+
+def test_work_handed_out_while_joining_arrives(token: Secret) -> None:
+    """A scheduler that assigns before it has returned the worker's id loses nothing."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(token=token), Ear()
+            ear.on_join = lambda engine, number: give(engine, number, operator.neg, [7])
+            await engine.start(ear)
+            engine.add(parse_url(worker.url))
+            engine.add(parse_url(worker.url))  # dialled already: no second connection
+            await ear.until(lambda: ear.ended(1))
+            assert ear.values(1) == [-7]
+            assert len(ear.infos) == 1
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_keeps_dialling_until_the_worker_is_there(token: Secret) -> None:
+    """A URL where nothing listens is an error in one sentence, and is joined as soon as a worker listens there."""
+
+    async def main() -> None:
+        port = free_port()
+        engine, ear = hub(f"wss://127.0.0.1:{port}", token=token), Ear()
+        await engine.start(ear)
+        await engine.dialled()
+        assert f"127.0.0.1:{port}" in engine.errors[f"wss://127.0.0.1:{port}"]
+        assert engine.fatal is None
+        with WorkerProcess("--port", str(port), "--slots", "1"):
+            await ear.worker()
+            assert engine.errors == {}
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_wrong_token_is_said_on_both_sides(token: Secret, tmp_path: Path) -> None:
+    """With different tokens nobody joins, and pool and worker each say so in one sentence."""
+
+    async def main() -> None:
+        other = tmp_path / "other"
+        write_token(other)
+        with WorkerProcess("--port", "0", "--slots", "1", "--token-file", str(other)) as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            await engine.dialled()
+            assert "token" in engine.errors[worker.url]
+            assert engine.fatal == engine.errors[worker.url]
+            assert "token" in worker.line("stderr", "refused")
+            assert not ear.infos
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_busy_worker_names_its_pool(token: Secret) -> None:
+    """A second pool is told that the worker is busy and with whom, and gets it when the first has gone."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            first, first_ear = hub(worker.url, token=token), Ear()
+            await first.start(first_ear)
+            await first_ear.worker()
+            second, second_ear = hub(worker.url, token=token), Ear()
+            await second.start(second_ear)
+            await second.dialled()
+            assert f"pid {os.getpid()}" in second.errors[worker.url]
+            assert not second_ear.infos
+            await first.close(now=True)
+            await second_ear.worker()
+            await second.close(now=True)
+
+    run(main)
+
+
+def test_killed_worker_is_lost_and_leaves_no_task(token: Secret) -> None:
+    """SIGKILL of a supervisor is a charged loss at once, and its task processes die with it."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "2") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            give(engine, number, time.sleep, [60.0])
+            tasks = tasks_of(worker.pid)
+            assert len(tasks) >= 2
+            worker.signal(signal.SIGKILL)
+            lost = await ear.event(WorkerLost)
+            assert lost == WorkerLost(number, charged=True)
+            _, alive = psutil.wait_procs(tasks, timeout=DEADLINE)
+            assert not alive
+            engine.revoke(number, 0, 1, 0)  # late commands to it are no error
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_leaving_worker_finishes_what_runs(token: Secret) -> None:
+    """SIGTERM: the worker says that it drains, the running item's result arrives, and its leaving charges nobody."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            give(engine, number, time.sleep, [0.1, 0.1, 1.0])
+            await ear.until(lambda: ear.reports)  # some of it is done, the rest runs
+            worker.signal(signal.SIGTERM)
+            assert await ear.event(WorkerDraining) == WorkerDraining(number)
+            assert not ear.ended(1)
+            assert await ear.event(WorkerLost) == WorkerLost(number, charged=False)
+            assert ear.values(1) == [None, None, None]
+            assert await asyncio.to_thread(worker.wait) == 0
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_dead_task_process_is_reported_and_replaced(token: Secret) -> None:
+    """A task that ends its process is named with its item; the slot is ready again and works."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            give(engine, number, os._exit, [3])
+            give(engine, number, operator.neg, [1], attempt=2)
+            await ear.event(SlotReady)
+            assert ear.deaths[0][:5] == (number, 0, 1, 0, "died")
+            give(engine, number, operator.neg, [5], attempt=3)
+            await ear.until(lambda: ear.ended(3))
+            assert ear.values(3) == [-5]
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_revoke_interrupt_and_kill_reach_the_slot(token: Secret) -> None:
+    """A waiting task is taken back, a running item is interrupted, a slot is killed."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            give(engine, number, time.sleep, [60.0])
+            give(engine, number, operator.neg, [1], attempt=2)
+            engine.revoke(number, 0, 2, 0)
+            engine.interrupt(number, 0, 1)
+            await ear.until(lambda: ear.ended(1) and ear.ended(2))
+            assert ear.values(1) == ear.values(2) == []
+            give(engine, number, time.sleep, [60.0], attempt=3)
+            engine.kill(number, 0)
+            await ear.event(SlotReady)
+            assert ear.deaths[-1][4] == "killed"
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_heartbeats_carry_load_and_progress(token: Secret) -> None:
+    """A worker's heartbeat becomes a measurement, and a hint of how far each attempt is."""
+
+    async def main() -> None:
+        # The worker beats every five seconds, in its own time.
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            give(engine, number, time.sleep, [0.0, 60.0])
+            progressed = await ear.event(AttemptProgressed)
+            assert progressed == AttemptProgressed(1, 1)
+            measured = await ear.event(WorkerMeasured)
+            assert measured.worker == number
+            assert 0 <= measured.cpu <= 1
+            assert 0 < measured.memory <= 1
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_silent_worker_is_suspected_trusted_and_given_up(token: Secret) -> None:
+    """A stopped supervisor is suspected, trusted again when it goes on, and lost when it stays silent."""
+
+    async def main() -> None:
+        limits = Limits(beat_every=0.1, suspect_after=0.5, lost_after=3.0)
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token, limits=limits), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            worker.signal(signal.SIGSTOP)
+            await ear.event(WorkerSuspected)
+            worker.signal(signal.SIGCONT)
+            await ear.event(WorkerTrusted)
+            worker.signal(signal.SIGSTOP)
+            assert await ear.event(WorkerLost) == WorkerLost(number, charged=True)
+            worker.signal(signal.SIGCONT)
+            # What it still had to say belongs to an incarnation that was given up; it comes back as another.
+            assert await ear.worker(2)
+            await engine.close(now=True)
+
+    run(main)
+
+
+def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
+    """A worker of another minor version is refused in a sentence that names both, on both sides."""
+
+    async def main() -> None:
+        refused: list[str] = []
+
+        async def never(connection: object) -> None:
+            raise AssertionError("it was taken")
+
+        info = {**worker_info(name="old", slots=1, tags=frozenset()), "python": "2.7"}
+        listening = await websocket.listen(
+            "127.0.0.1",
+            0,
+            token=token,
+            role="worker",
+            info=lambda: info,
+            on_connection=never,
+            on_refused=refused.append,
+        )
+        engine, ear = hub(listening.url, token=token), Ear()
+        await engine.start(ear)
+        await engine.dialled()
+        sentence = engine.errors[listening.url]
+        assert "2.7" in sentence
+        assert PYTHON in sentence
+        assert not ear.infos
+        assert engine.fatal == sentence
+        await engine.close(now=True)
+        await listening.close()
+        assert any("2.7" in text and PYTHON in text for text in refused)
+
+    run(main)
+
+
+def test_senseless_worker_is_refused(token: Secret) -> None:
+    """A dial-in worker that offers no slots is turned away, with a sentence under the pool's URL."""
+
+    async def main() -> None:
+        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
+        await engine.start(ear)
+        assert engine.url is not None
+        info = {**worker_info(name="odd", slots=1, tags=frozenset()), "slots": 0}
+        connection = await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(DEADLINE):
+                await connection.channel.recv()
+        assert "slots" in engine.errors[engine.url]
+        assert not ear.infos
+        connection.channel.abort()
+        await engine.close(now=True)
+
+    run(main)
+
+
+def test_task_that_does_not_load_is_refused(token: Secret) -> None:
+    """Code that no slot can load comes back as a refusal of its attempt."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, ear = hub(worker.url, token=token), Ear()
+            await engine.start(ear)
+            number = await ear.worker()
+            payload, _ = dump_items([1])
+            engine.put(number, b"0123456789abcdef", "code", [b"this is no pickle"])
+            engine.assign(number, Task(0, 1, b"0123456789abcdef", (), 0, 1, 0, 0.0), payload.parts)
+            await ear.until(lambda: ear.refusals)
+            assert ear.refusals == [(number, 1)]
+            await engine.close(now=True)
+
+    run(main)
+
+
+async def fake_worker(engine: HubEngine, token: Secret) -> Conversation:
+    """A worker in this process that says what the test wants."""
+    assert engine.url is not None
+    info = worker_info(name="fake", slots=1, tags=frozenset())
+    conversation = Conversation(
+        await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info),
+        on_message=lambda message, parts: None,
+        on_state=lambda state: None,
+        on_closed=lambda reason: None,
+        beat=lambda: None,
+    )
+    conversation.start()
+    return conversation
+
+
+def test_worker_that_talks_nonsense_is_lost(token: Secret) -> None:
+    """A message that no worker sends, or a slot that is not there, harms nobody but the worker that sent it."""
+
+    async def main() -> None:
+        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
+        await engine.start(ear)
+        worker = await fake_worker(engine, token)
+        number = await ear.worker()
+        worker.send(Report(5, 1, 0, 0, 0.0, True, ()))
+        worker.send(Kill(0))
+        assert await ear.event(WorkerLost) == WorkerLost(number, charged=True)
+        await worker.close()
+        await engine.close(now=True)
+
+    run(main)
+
+
+def test_sink_that_fails_takes_no_worker(token: Secret) -> None:
+    """When the driver cannot take a worker, the connection is ended, not kept half open."""
+
+    async def main() -> None:
+        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
+
+        def fail(engine: Engine, worker: int) -> None:
+            raise RuntimeError("no room")
+
+        ear.on_join = fail
+        await engine.start(ear)
+        assert engine.url is not None
+        info = worker_info(name="fake", slots=1, tags=frozenset())
+        connection = await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(DEADLINE):
+                await connection.channel.recv()
+        connection.channel.abort()
+        await engine.close(now=True)
+
+    run(main)

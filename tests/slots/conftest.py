@@ -1,0 +1,100 @@
+"""A listener that writes down, and slots that are surely closed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from distmap.payload import Code, dump_code, dump_items, load_results
+from distmap.slots.slots import Slots
+from distmap.wire.messages import Died, Ready, Refused, Report, Task
+
+DEADLINE = 15.0
+
+
+class Bench:
+    """Slots with everything around them that a driver would have."""
+
+    def __init__(self, count: int = 1, **options: Any) -> None:
+        self.slots = Slots(count, self, **options)
+        self.heard: asyncio.Queue[tuple[Report | Refused | Died | Ready, list[Any]]] = asyncio.Queue()
+        self._attempts = itertools.count(1)
+
+    # the listener
+    def reported(self, report: Report, parts: list[Any]) -> None:
+        self.heard.put_nowait((report, parts))
+
+    def refused(self, refused: Refused, parts: list[Any]) -> None:
+        self.heard.put_nowait((refused, parts))
+
+    def died(self, died: Died) -> None:
+        self.heard.put_nowait((died, []))
+
+    def ready(self, ready: Ready) -> None:
+        self.heard.put_nowait((ready, []))
+
+    def send(
+        self, fn: Callable[..., Any] | Code, items: Iterable[Any], *, slot: int = 0, lo: int = 0, timeout: float = 0.0
+    ) -> int:
+        """Put the code, assign the items; gives the attempt."""
+        code = fn if isinstance(fn, Code) else dump_code(fn)
+        payload, blobs = dump_items(items)
+        blobs = (*code.blobs, *blobs)
+        for blob in blobs:
+            self.slots.put(blob.digest, blob.kind, blob.payload.parts)
+        self.slots.put(code.digest, "code", code.payload.parts)
+        attempt = next(self._attempts)
+        size = len(items)  # type: ignore[arg-type]
+        needs = tuple(blob.digest for blob in blobs)
+        self.slots.assign(Task(slot, attempt, code.digest, needs, lo, size, 0, timeout), payload.parts)
+        return attempt
+
+    async def hear(self, kind: type) -> Any:
+        """The next message of this kind; those of other kinds are passed over."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                message, parts = await self.heard.get()
+                if isinstance(message, kind):
+                    return message if kind in (Died, Ready) else (message, parts)
+
+    async def values(self, attempt: int) -> list[Any]:
+        """What an attempt reports, until it ends."""
+        found: list[Any] = []
+        while True:
+            report, parts = await self.hear(Report)
+            if report.attempt == attempt:
+                if report.hi > report.lo:
+                    found += load_results(parts, report.lo, report.hi, report.failed)
+                if report.ended:
+                    return found
+
+    async def started(self, attempt: int, at: int = 0, slot: int = 0) -> None:
+        """Until the attempt runs the item."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                running, offset, _ = self.slots.progress()[slot]
+                if running == attempt and offset >= at:
+                    return
+                await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def _bench(count: int = 1, **options: Any) -> AsyncIterator[Bench]:
+    bench = Bench(count, **options)
+    bench.slots.spawn()
+    bench.slots.attach(asyncio.get_running_loop())
+    try:
+        yield bench
+    finally:
+        await bench.slots.close(now=True)
+
+
+@pytest.fixture
+def bench() -> Callable[..., Any]:
+    """`async with bench(2) as b:` gives two slots, closed in the end."""
+    return _bench

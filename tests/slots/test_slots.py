@@ -1,0 +1,436 @@
+"""Slots with real processes: they die in every way, are replaced, and leave nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from distmap.payload import load_results
+from distmap.slots.cells import LANES
+from distmap.slots.slots import Slots
+from distmap.wire.messages import Died, Ready, Report
+
+Bench = Callable[..., Any]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def pid(_: object) -> int:
+    return os.getpid()
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def task_processes() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "distmap.slots.child" in " ".join(p.cmdline())]
+
+
+async def until(seen: Callable[[], object]) -> None:
+    """Wait for something that nobody announces."""
+    deadline = time.monotonic() + 10
+    while not seen():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def run(coroutine: Any) -> Any:
+    return asyncio.run(coroutine)
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_slot_has_a_process_of_its_own(bench: Bench) -> None:
+    """Tasks given before the processes are up are run, each in the process of its slot."""
+
+    async def main() -> None:
+        async with bench(2) as b:
+            first, second = b.send(pid, [0], slot=0), b.send(pid, [0], slot=1)
+            seen = {}
+            for _ in range(2):
+                report, parts = await b.hear(Report)
+                seen[report.attempt] = load_results(parts, 0, 1, ())[0]
+            assert seen[first] != seen[second]
+            assert os.getpid() not in seen.values()
+
+    run(main())
+
+
+def test_a_slot_runs_its_tasks_in_order(bench: Bench) -> None:
+    """Two tasks of one slot answer one after the other, over many rounds of lanes."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            waiting = [b.send(square, [n]) for n in range(2)]
+            for n in range(3 * LANES):
+                assert await b.values(waiting.pop(0)) == [n * n]
+                waiting.append(b.send(square, [n + 2]))
+            await b.values(waiting[0])
+
+    run(main())
+
+
+# --- dying -----------------------------------------------------------------------------------------------------------
+
+
+def die_at(how: Callable[[], object], when: int) -> Callable[[int], int]:
+    def task(x: int) -> int:
+        if x == when:
+            how()
+        return x
+
+    return task
+
+
+def segfault() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def close_everything() -> None:
+    os.closerange(3, 100_000)
+    time.sleep(30)
+
+
+def overflow() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).abort()
+
+
+def scribble() -> None:
+    for fd in range(3, 2000):
+        try:
+            os.write(fd, b"\xff" * 1000)
+        except OSError:
+            continue
+    time.sleep(30)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (segfault, "SIGSEGV"),
+        (overflow, "SIGABRT"),
+        (leave, "exited with code 3"),
+        (close_everything, "closed the descriptors"),
+        (scribble, "was ended"),
+    ],
+)
+def test_a_death_names_the_item(bench: Bench, how: Callable[[], object], said: str) -> None:
+    """The attempt and the item that ran are named, with how it died; a fresh process takes the slot's place."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(die_at(how, 3), range(10))
+            b.send(square, [1])  # waits, and is void with the death
+            died = await b.hear(Died)
+            assert (died.slot, died.attempt, died.at, died.reason) == (0, attempt, 3, "died")
+            assert said in died.text
+            assert await b.hear(Ready) == Ready(0)
+            assert await b.values(b.send(square, [6])) == [36]
+
+    run(main())
+
+
+@linux
+def test_a_segfault_is_told_with_its_stack(bench: Bench) -> None:
+    """The text of a crash holds what faulthandler saw: where in the user's function it was."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            b.send(die_at(segfault, 0), [0])
+            died = await b.hear(Died)
+            assert "Segmentation fault" in died.text
+            assert "in segfault" in died.text
+
+    run(main())
+
+
+def test_a_kill_from_outside_is_a_death(bench: Bench) -> None:
+    """SIGKILL, as the kernel's when memory runs out, is noticed; what was reported before it was heard."""
+
+    async def main() -> None:
+        async with bench(2) as b:
+            (victim,) = await b.values(b.send(pid, [0], slot=1))
+            attempt = b.send(nap, [0.0] * 5 + [0.06] + [30.0], slot=1)
+            report, _ = await b.hear(Report)
+            assert report.attempt == attempt
+            await b.started(attempt, at=6, slot=1)
+            begun = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            died = await b.hear(Died)
+            assert (died.slot, died.attempt, died.at, died.reason) == (1, attempt, 6, "died")
+            assert "SIGKILL" in died.text
+            await b.hear(Ready)
+            assert time.monotonic() - begun < 1.0
+            assert await b.values(b.send(square, [2], slot=1)) == [4]
+
+    run(main())
+
+
+def test_an_idle_death_charges_nobody(bench: Bench) -> None:
+    """A process that dies between tasks is replaced, and no attempt is named."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (victim,) = await b.values(b.send(pid, [0]))
+            os.kill(victim, signal.SIGKILL)
+            died = await b.hear(Died)
+            assert (died.attempt, died.at, died.reason) == (-1, -1, "idle")
+            assert await b.values(b.send(square, [2])) == [4]
+
+    run(main())
+
+
+def test_kill_ends_the_process_and_what_it_started(bench: Bench, tmp_path: Path) -> None:
+    """Kill is answered by a death that charges nobody; processes that the task started end with it."""
+    note = tmp_path / "pid"
+
+    def start_another(_: object) -> None:
+        other = subprocess.Popen(["sleep", "60"])
+        note.write_text(str(other.pid))
+        time.sleep(60)
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(start_another, [0])
+            await until(lambda: note.exists() and note.read_text())
+            b.slots.kill(0)
+            b.slots.kill(0)
+            died = await b.hear(Died)
+            assert (died.attempt, died.at, died.reason) == (attempt, 0, "killed")
+            await b.hear(Ready)
+            await until(lambda: not psutil.pid_exists(int(note.read_text())))
+            assert await b.values(b.send(square, [2])) == [4]
+
+    run(main())
+
+
+@linux
+def test_a_forked_process_that_lives_on_hides_no_death(bench: Bench) -> None:
+    """A grandchild holds the socket open; the death of the task process is noticed all the same."""
+
+    def fork_and_die(_: object) -> None:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        os._exit(1)
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(fork_and_die, [0])
+            died = await b.hear(Died)
+            assert (died.attempt, died.text) == (attempt, "exited with code 1")
+
+    run(main())
+
+
+def test_processes_that_cannot_start_are_tried_ever_more_rarely(bench: Bench, capfd: Any) -> None:
+    """A process that dies at its start again and again does not keep the machine busy."""
+
+    async def main() -> None:
+        async with bench(1, sys_path=["/nowhere"]) as b:
+            begun = time.monotonic()
+            for _ in range(5):
+                died = await b.hear(Died)
+                assert (died.attempt, died.reason) == (-1, "idle")
+                assert "exited with code 1" in died.text
+            assert time.monotonic() - begun > 0.1 + 0.2
+
+    run(main())
+    assert "No module named" in capfd.readouterr().err
+
+
+# --- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_an_item_beyond_its_time_is_ended_and_named(bench: Bench) -> None:
+    """The time limit is an item's, not the chunk's; other attempts without a limit go on."""
+
+    async def main() -> None:
+        async with bench(2) as b:
+            await b.values(b.send(nap, [0.0]))
+            free = b.send(nap, [1.5], slot=1)
+            attempt = b.send(nap, [0.15] * 3 + [30.0], timeout=0.5)
+            died = await b.hear(Died)
+            assert (died.slot, died.attempt, died.at, died.reason) == (0, attempt, 3, "timeout")
+            assert await b.values(free) == [1.5]
+
+    run(main())
+
+
+def test_a_stopped_process_is_ended_by_the_time_limit(bench: Bench) -> None:
+    """SIGSTOP does not save an item from its limit."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (process,) = await b.values(b.send(pid, [0]))
+            attempt = b.send(nap, [0.2, 0.0], timeout=0.5)
+            await b.started(attempt)
+            os.kill(process, signal.SIGSTOP)
+            died = await b.hear(Died)
+            assert (died.attempt, died.at, died.reason) == (attempt, 0, "timeout")
+
+    run(main())
+
+
+def test_a_held_interpreter_lock_does_not_stop_the_clock(bench: Bench) -> None:
+    """A task that never lets go of the interpreter is ended by its limit."""
+
+    def hold(_: object) -> None:
+        import re
+
+        re.match(r"(a|aa)+$", "a" * 60 + "b")
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(hold, [0], timeout=0.3)
+            died = await b.hear(Died)
+            assert (died.attempt, died.reason) == (attempt, "timeout")
+
+    run(main())
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def test_closing_leaves_no_process(bench: Bench) -> None:
+    """Idle processes leave by themselves, busy ones are ended; it does not take long."""
+
+    async def main() -> None:
+        async with bench(2) as b:
+            pids = await b.values(b.send(pid, [0]))
+            attempt = b.send(nap, [60.0], slot=1)
+            await b.started(attempt, slot=1)
+            begun = time.monotonic()
+            await b.slots.close(now=True)
+            assert time.monotonic() - begun < 1.0
+            assert not any(psutil.pid_exists(p) for p in pids)
+            await b.slots.close(now=True)
+
+    run(main())
+
+
+def test_closing_gently_lets_short_items_finish(bench: Bench) -> None:
+    """Without `now`, what runs may finish within a second, and is heard."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(nap, [0.2])
+            await b.slots.close(now=False)
+            assert await b.values(attempt) == [0.2]
+
+    run(main())
+
+
+def test_slots_end_without_a_loop() -> None:
+    """`stop` needs no loop: what was spawned is gone after it."""
+    slots = Slots(2)
+    slots.spawn()
+    assert len(task_processes()) == 2
+    slots.stop()
+    assert not task_processes()
+    with pytest.raises(ValueError, match="at least one slot"):
+        Slots(0)
+
+
+def test_a_failed_spawn_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a process cannot be started, those that were are ended."""
+    real, calls = subprocess.Popen, []
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(11, "Resource temporarily unavailable")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OSError, match="temporarily"):
+        Slots(3).spawn()
+    assert not task_processes()
+
+
+def test_a_process_that_cannot_be_replaced_now_is_replaced_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system gives no process after a death, the slot comes back once it does."""
+    real = subprocess.Popen
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (victim,) = await b.values(b.send(pid, [0]))
+
+            def popen(*args: Any, **kwargs: Any) -> Any:
+                monkeypatch.setattr(subprocess, "Popen", real)
+                raise OSError(11, "Resource temporarily unavailable")
+
+            monkeypatch.setattr(subprocess, "Popen", popen)
+            os.kill(victim, signal.SIGKILL)
+            await b.hear(Died)
+            await b.hear(Ready)
+            assert await b.values(b.send(square, [4])) == [16]
+
+    run(main())
+
+
+@pytest.fixture
+def unannounced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that does not announce the end of processes."""
+
+    def fail(process: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    if hasattr(os, "pidfd_open"):
+        monkeypatch.setattr(os, "pidfd_open", fail)
+
+
+@pytest.mark.usefixtures("unannounced")
+def test_deaths_are_found_where_they_are_not_announced(bench: Bench) -> None:
+    """Without process descriptors the end of the socket and a look now and then tell of every death."""
+
+    def fork_and_die(_: object) -> None:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        os._exit(1)
+
+    async def main() -> None:
+        async with bench(2) as b:
+            attempt = b.send(die_at(leave, 1), range(3))
+            died = await b.hear(Died)
+            assert (died.attempt, died.at, died.text) == (attempt, 1, "exited with code 3")
+            await b.hear(Ready)
+            attempt = b.send(nap, [30.0], slot=1)
+            await b.started(attempt, slot=1)
+            b.slots.kill(1)
+            died = await b.hear(Died)
+            assert (died.attempt, died.reason) == (attempt, "killed")
+            await b.hear(Ready)
+            attempt = b.send(fork_and_die, [0])
+            died = await b.hear(Died)
+            assert died.attempt == attempt
+            assert await b.values(b.send(square, [3], slot=1)) == [9]
+
+    run(main())

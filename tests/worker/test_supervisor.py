@@ -1,0 +1,495 @@
+"""Tests of distmap/worker/supervisor.py: real worker processes, and this process as their pool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import signal
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from distmap.core.limits import Limits
+from distmap.errors import ConnectError, WorkerBusy
+from distmap.payload import dump_code, dump_items, load_results
+from distmap.security import Secret, load_token, parse_url
+from distmap.testing.workers import WorkerProcess
+from distmap.transport import websocket
+from distmap.transport.channel import Connection
+from distmap.transport.conversation import Conversation
+from distmap.transport.identity import PYTHON, me, pool_info
+from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
+from distmap.worker.supervisor import CUT_SHORT, FATAL, OK, Settings, Supervisor
+
+DEADLINE = 15.0
+
+
+class Caller:
+    """A pool at its barest: it keeps what the worker says."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.heard: list[tuple[Message, list[Any]]] = []
+        self.closed = ""
+        self._news = asyncio.Event()
+        self.conversation = Conversation(
+            connection,
+            on_message=self._hear,
+            on_state=lambda state: None,
+            on_closed=self._end,
+            beat=lambda: None,
+        )
+        self.conversation.start()
+
+    def _hear(self, message: Message, parts: list[Any]) -> None:
+        self.heard.append((message, parts))
+        self._news.set()
+
+    def _end(self, reason: str) -> None:
+        self.closed = reason or "closed"
+        self._news.set()
+
+    def give(self, fn: Callable[..., Any], items: Sequence[Any], attempt: int = 1) -> None:
+        code = dump_code(fn)
+        payload, _ = dump_items(items)
+        self.conversation.send(Put(code.digest, "code"), code.payload.parts)
+        self.conversation.send(Task(0, attempt, code.digest, (), 0, len(items), 0, 0.0), payload.parts)
+
+    async def until(self, happened: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(DEADLINE):
+            while not (answer := happened()):
+                self._news.clear()
+                await self._news.wait()
+            return answer
+
+    async def says(self, kind: type) -> None:
+        await self.until(lambda: any(isinstance(message, kind) for message, _ in self.heard))
+
+    async def values(self, attempt: int = 1) -> list[Any]:
+        def ended() -> bool:
+            return any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.heard)
+
+        await self.until(ended)
+        found: list[Any] = []
+        for message, parts in self.heard:
+            if isinstance(message, Report) and message.attempt == attempt and message.hi > message.lo:
+                found += load_results(parts, message.lo, message.hi, message.failed)
+        return found
+
+
+class Door:
+    """A listening pool at its barest."""
+
+    def __init__(self) -> None:
+        self.callers: list[Caller] = []
+        self.refused: list[str] = []
+        self._news = asyncio.Event()
+
+    async def open(self, token: Secret, port: int = 0) -> websocket.Listening:
+        async def take(connection: Connection) -> None:
+            self.callers.append(Caller(connection))
+            self._news.set()
+
+        def refuse(sentence: str) -> None:
+            self.refused.append(sentence)
+            self._news.set()
+
+        return await websocket.listen(
+            "127.0.0.1",
+            port,
+            token=token,
+            role="pool",
+            info=pool_info,
+            on_connection=take,
+            on_refused=refuse,
+        )
+
+    async def caller(self, number: int = 1) -> Caller:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.callers) < number:
+                self._news.clear()
+                await self._news.wait()
+        return self.callers[number - 1]
+
+
+@pytest.fixture(autouse=True)
+def token(token_file: Path) -> Secret:
+    """A token that workers find through the environment, as this process does."""
+    write_token(token_file)
+    return load_token()
+
+
+def write_token(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_text(Secret.generate().reveal() + "\n")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+async def call(url: str, token: Secret) -> Caller:
+    return Caller(await websocket.dial(parse_url(url), token=token, role="pool", info=pool_info()))
+
+
+def tasks_of(worker: WorkerProcess) -> set[psutil.Process]:
+    return set(psutil.Process(worker.pid).children(recursive=True))
+
+
+def gone(processes: set[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=DEADLINE)[1]
+
+
+def test_goodbye_ends_the_tasks_at_once_and_the_next_pool_is_welcome(token: Secret) -> None:
+    """When a pool says goodbye its running tasks are killed, and another pool gets fresh slots."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            first = await call(worker.url, token)
+            first.give(operator.neg, [1])
+            assert await first.values() == [-1]
+            first.give(time.sleep, [60.0], attempt=2)
+            await first.conversation.flushed()
+            old = tasks_of(worker)
+            await first.conversation.close("done")
+            assert await asyncio.to_thread(gone, old)
+            second = await call(worker.url, token)
+            second.give(operator.neg, [2])
+            assert await second.values() == [-2]
+            await second.conversation.close()
+            assert me() in worker.line("stderr", "joined")
+            assert "goodbye (done)" in worker.line("stderr", "gone")
+
+    run(main)
+
+
+def test_lost_connection_ends_the_tasks_and_frees_the_worker(token: Secret) -> None:
+    """A connection that breaks without a goodbye leaves nothing running, and the worker free for a pool."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            first = await call(worker.url, token)
+            first.give(time.sleep, [60.0])
+            await first.conversation.flushed()
+            old = tasks_of(worker)
+            first.conversation.abort()
+            assert await asyncio.to_thread(gone, old)
+            second = await call(worker.url, token)
+            second.give(operator.neg, [2])
+            assert await second.values() == [-2]
+            await second.conversation.close()
+            assert "connection lost" in worker.line("stderr", "gone")
+
+    run(main)
+
+
+def test_drain_finishes_what_runs_and_exits_with_zero(token: Secret) -> None:
+    """SIGTERM: Draining is said, the running item's result is flushed, then Bye, then exit code 0."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            caller = await call(worker.url, token)
+            caller.give(time.sleep, [1.0])
+            await caller.conversation.flushed()
+            worker.signal(signal.SIGTERM)
+            await caller.says(Draining)
+            assert await caller.values() == [None]
+            await caller.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 0
+            kinds = [type(message) for message, _ in caller.heard if not isinstance(message, Beat)]
+            assert kinds[0] is Draining
+            assert kinds[-1] is Bye
+            await caller.conversation.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_drain_too(token: Secret, number: signal.Signals) -> None:
+    """Ctrl-C in the terminal and a hang-up drain as SIGTERM does."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            caller = await call(worker.url, token)
+            worker.signal(number)
+            await caller.says(Draining)
+            await caller.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 0
+            await caller.conversation.close()
+
+    run(main)
+
+
+def test_second_signal_leaves_at_once(token: Secret) -> None:
+    """A second SIGTERM does not wait for what runs, and no task process survives."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            caller = await call(worker.url, token)
+            caller.give(time.sleep, [60.0])
+            await caller.conversation.flushed()
+            worker.signal(signal.SIGTERM)
+            await caller.says(Draining)
+            tasks = tasks_of(worker)
+            worker.signal(signal.SIGTERM)
+            await caller.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 1
+            assert await asyncio.to_thread(gone, tasks)
+            await caller.conversation.close()
+
+    run(main)
+
+
+def test_drain_has_a_limit(token: Secret) -> None:
+    """What does not finish within --drain seconds is left to other workers."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1", "--drain", "0.3") as worker:
+            caller = await call(worker.url, token)
+            caller.give(time.sleep, [60.0])
+            await caller.conversation.flushed()
+            worker.signal(signal.SIGTERM)
+            await caller.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 0
+            worker.line("stderr", "not everything finished")
+            await caller.conversation.close()
+
+    run(main)
+
+
+def test_draining_worker_takes_no_new_pool(token: Secret) -> None:
+    """A pool that dials while the worker leaves is told so."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            caller = await call(worker.url, token)
+            caller.give(time.sleep, [60.0])
+            await caller.conversation.flushed()
+            worker.signal(signal.SIGTERM)
+            await caller.says(Draining)
+            with pytest.raises(ConnectionError, match="leav"):
+                await call(worker.url, token)
+            await caller.conversation.close()
+
+    run(main)
+
+
+def test_dialling_worker_waits_for_its_pool_and_comes_back(token: Secret) -> None:
+    """A worker whose pool is not there yet dials again, registers, and registers again with the pool's successor."""
+
+    async def main() -> None:
+        first, second = Door(), Door()
+        listening = await first.open(token)
+        port, url = listening.port, listening.url
+        await listening.close()
+        with WorkerProcess(url, "--slots", "1") as worker:
+            worker.line("stderr", "trying again")
+            assert worker.stdout == []
+            listening = await first.open(token, port)
+            caller = await first.caller()
+            assert worker.line("stdout", "registered") == f"registered with {url}"
+            caller.give(operator.neg, [3])
+            assert await caller.values() == [-3]
+            caller.conversation.abort()
+            await listening.close()
+            listening = await second.open(token, port)
+            caller = await second.caller()
+            caller.give(operator.neg, [4])
+            assert await caller.values() == [-4]
+            assert len(worker.stdout) == 1
+            worker.signal(signal.SIGTERM)
+            await caller.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 0
+            await caller.conversation.close()
+            await listening.close()
+
+    run(main)
+
+
+def test_wrong_token_is_fatal_for_a_dialling_worker(token: Secret, tmp_path: Path) -> None:
+    """A worker that dials with another token says so in one sentence and exits with 2; the pool says so as well."""
+
+    async def main() -> None:
+        other = tmp_path / "other"
+        write_token(other)
+        door = Door()
+        listening = await door.open(token)
+        with WorkerProcess(listening.url, "--slots", "1", "--token-file", str(other)) as worker:
+            assert await asyncio.to_thread(worker.wait) == 2
+            assert "token" in worker.stderr[-1]
+            assert worker.stdout == []
+        assert any("token" in sentence for sentence in door.refused)
+        await listening.close()
+
+    run(main)
+
+
+def test_other_python_is_fatal_for_a_dialling_worker(token: Secret) -> None:
+    """A worker that dials a pool of another minor version names both versions and exits with 2."""
+
+    async def main() -> None:
+        async def never(connection: Connection) -> None:
+            raise AssertionError("it was taken")
+
+        listening = await websocket.listen(
+            "127.0.0.1",
+            0,
+            token=token,
+            role="pool",
+            info=lambda: {**pool_info(), "python": "2.7"},
+            on_connection=never,
+        )
+        with WorkerProcess(listening.url, "--slots", "1") as worker:
+            assert await asyncio.to_thread(worker.wait) == 2
+            assert "2.7" in worker.stderr[-1]
+            assert PYTHON in worker.stderr[-1]
+        await listening.close()
+
+    run(main)
+
+
+def test_other_python_is_refused_by_a_listening_worker(token: Secret) -> None:
+    """A pool of another minor version is turned away, the worker's log names both versions, and it stays free."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            with pytest.raises(ConnectionError, match=r"2\.7"):
+                await websocket.dial(
+                    parse_url(worker.url), token=token, role="pool", info={**pool_info(), "python": "2.7"}
+                )
+            assert PYTHON in worker.line("stderr", "2.7")
+            caller = await call(worker.url, token)
+            await caller.conversation.close()
+
+    run(main)
+
+
+def test_orphaned_worker_leaves_if_asked_to() -> None:
+    """With --exit-if-orphaned a worker without a pool leaves by itself."""
+    with WorkerProcess("--port", "0", "--slots", "1", "--exit-if-orphaned", "0.2") as worker:
+        assert worker.wait() == 0
+        worker.line("stderr", "no pool for 0.2 s")
+
+
+def supervisor(token: Secret, said: list[str], **more: Any) -> Supervisor:
+    settings = Settings(name="here", slots=1, token=token, **more)
+    return Supervisor(settings, announce=said.append, limits=Limits(beat_every=0.1, suspect_after=0.3, lost_after=1.0))
+
+
+async def until(happened: Callable[[], Any]) -> Any:
+    """For what no event tells: look again and again."""
+    async with asyncio.timeout(DEADLINE):
+        while not (answer := happened()):  # noqa: ASYNC110 - it is for what has no event
+            await asyncio.sleep(0.01)
+        return answer
+
+
+def test_listening_in_this_process(token: Secret) -> None:
+    """Pools come one after the other, a second one at a time is refused, and terminating drains."""
+
+    async def main() -> None:
+        said: list[str] = []
+        worker = supervisor(token, said)
+        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        for number in (1, 2):
+            caller = await call(url, token)
+            with pytest.raises(WorkerBusy, match="pid"):
+                await call(url, token)
+            caller.give(operator.neg, [number])
+            assert await caller.values() == [-number]
+            await caller.conversation.close()
+        caller = await call(url, token)
+        caller.give(time.sleep, [0.5])
+        await caller.conversation.flushed()
+        worker.terminate("a test")
+        assert await caller.values() == [None]
+        assert await done == OK
+        await caller.conversation.close()
+        assert len(said) == 1
+
+    run(main)
+
+
+def test_dialling_in_this_process(token: Secret) -> None:
+    """A dialling worker registers, comes back after a loss, leaves when told, and gives up on a wrong token."""
+
+    async def main() -> None:
+        said: list[str] = []
+        door = Door()
+        listening = await door.open(token)
+        worker = supervisor(token, said)
+        done = asyncio.create_task(worker.dial(parse_url(listening.url)))
+        (await door.caller()).conversation.abort()
+        caller = await door.caller(2)
+        caller.give(time.sleep, [60.0])
+        await caller.conversation.flushed()
+        worker.terminate("a test")
+        await caller.says(Draining)
+        worker.terminate("a test")
+        assert await done == CUT_SHORT
+        assert said == [f"registered with {listening.url}"]
+        await caller.conversation.close()
+        assert await supervisor(Secret.generate(), said).dial(parse_url(listening.url)) == FATAL
+        await listening.close()
+
+    run(main)
+
+
+def test_a_port_that_is_taken_leaves_no_slots(token: Secret) -> None:
+    """When a worker cannot listen, its task processes are gone before the error is raised."""
+
+    async def main() -> None:
+        listening = await Door().open(token)
+        with pytest.raises(ConnectError, match=str(listening.port)):
+            await supervisor(token, []).listen("127.0.0.1", listening.port)
+        assert not psutil.Process().children()
+        await listening.close()
+
+    run(main)
+
+
+def test_orphan_in_this_process(token: Secret, caplog: pytest.LogCaptureFixture) -> None:
+    """The time without a pool counts from when the last one went."""
+
+    async def main() -> None:
+        said: list[str] = []
+        worker = supervisor(token, said, orphan_exit=1.0)
+        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        caller = await call(url, token)
+        caller.give(time.sleep, [1.2])
+        assert await caller.values() == [None]
+        assert not done.done()
+        await caller.conversation.close()
+        assert await done == OK
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "no pool for 1 s" in caplog.text
+
+
+def test_silent_pool_is_given_up(token: Secret, caplog: pytest.LogCaptureFixture) -> None:
+    """A pool that is silent too long is suspected, then gone, and the worker is free."""
+
+    async def main() -> None:
+        said: list[str] = []
+        worker = supervisor(token, said)
+        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        # A connection whose owner never says a word.
+        mute = await websocket.dial(parse_url(url), token=token, role="pool", info=pool_info())
+        await until(lambda: "gone" in caplog.text)
+        caller = await call(url, token)
+        await caller.conversation.close()
+        worker.terminate("a test")
+        assert await done == OK
+        mute.channel.abort()
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "has been silent" in caplog.text
