@@ -1,0 +1,85 @@
+"""From process start to the first result of a pool of two: what the first cell of a notebook waits for.
+
+Every round is a fresh interpreter that runs a small script; the clock stops when its line arrives.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import OURS, Report, interleave, options, ratio
+
+BODIES = {
+    OURS: """
+import distmap
+with distmap.Pool(2) as pool:
+    print(pool.apply({fn}, (12,)), flush=True)
+""",
+    "mp.Pool spawn": """
+import multiprocessing
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        print(pool.apply({fn}, (12,)), flush=True)
+""",
+    "ProcessPoolExecutor spawn": """
+import multiprocessing, concurrent.futures
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        print(pool.submit({fn}, 12).result(), flush=True)
+""",
+    "mp.Pool forkserver": """
+import multiprocessing
+if __name__ == "__main__":
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+        print(pool.apply({fn}, (12,)), flush=True)
+""",
+    "joblib": """
+import joblib
+if __name__ == "__main__":
+    print(joblib.Parallel(n_jobs=2)([joblib.delayed({fn})(12)])[0], flush=True)
+""",
+}
+#: A function of the script itself, as in a notebook; and one that every process can import.
+CASES = {
+    "a function of the script": ("def square(x):\n    return x * x\n", "square", "144"),
+    "a function of the standard library": ("import math\n", "math.isqrt", "3"),
+}
+
+
+def first_result(script: Path, expected: str) -> float:
+    """Seconds from starting the script to the line that holds its first result."""
+    began = time.perf_counter()
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        elapsed = time.perf_counter() - began
+        process.stdout.read()
+    if line != expected:
+        raise RuntimeError(f"{script.name} printed {line!r} instead of {expected}")
+    return elapsed
+
+
+def main() -> None:
+    args = options(__doc__ or "", rounds=15, quick_rounds=3)
+    report = Report("cold", args)
+    with tempfile.TemporaryDirectory() as folder:
+        for case, (head, fn, expected) in CASES.items():
+            contenders = {}
+            for who, body in BODIES.items():
+                script = Path(folder) / f"{fn}-{who.replace(' ', '-')}.py"
+                # Nothing but text is formatted: the bodies hold no other braces.
+                script.write_text(head + body.format(fn=fn))
+                contenders[who] = lambda script=script, expected=expected: first_result(script, expected)
+            medians = report.case(f"process start to first result, {case}", interleave(contenders, args.rounds))
+            report.target(f"{case}: / ProcessPoolExecutor spawn", ratio(medians, "ProcessPoolExecutor spawn"), 1.0)
+            report.target(f"{case}: / mp.Pool spawn (aim)", ratio(medians, "mp.Pool spawn"), 1.3)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What `Pool(...)` and its calls are given, sorted out and checked.
+
+Owns the forms that arguments may take, those of `multiprocessing.Pool` among them. Knows no engine and no job.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
+
+
+class Wanted(NamedTuple):
+    """The engines that a pool is to have."""
+
+    local: int = 0
+    urls: tuple[str, ...] = ()
+    executors: tuple[concurrent.futures.Executor, ...] = ()
+    inline: bool = False
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    fn = getattr(fn, "func", fn)  # functools.partial
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def sort_out(workers: Workers, listen: str | None) -> Wanted:
+    """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline."""
+    if workers is None:
+        return Wanted(0 if listen is not None else cores())
+    many = workers if isinstance(workers, list | tuple) else [workers]
+    local, urls, inline = 0, [], False
+    executors: list[concurrent.futures.Executor] = []
+    for one in many:
+        if isinstance(one, bool) or not isinstance(one, int | str | concurrent.futures.Executor):
+            raise TypeError(
+                f"Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; got {one!r}"
+            )
+        if isinstance(one, int):
+            if one < 1:
+                raise ValueError(f"a pool needs at least 1 slot; got {one}")
+            local += one
+        elif isinstance(one, concurrent.futures.Executor):
+            executors.append(one)
+        elif one == "inline":
+            inline = True
+        else:
+            urls.append(one)
+    return Wanted(local, tuple(urls), tuple(executors), inline)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    with contextlib.suppress(AttributeError):  # macOS and Windows have no affinity
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+    """`map(fn, iterable, 10)`: the third argument is chunksize in `multiprocessing.Pool`."""
+    if len(iterables) > 1 and (isinstance(iterables[-1], int) or iterables[-1] is None):
+        if iterables[-1] is not None:
+            options["chunksize"] = int(iterables[-1])
+        iterables = iterables[:-1]
+    if not iterables:
+        raise TypeError("map needs a function and at least one iterable")
+    return iterables
+
+
+def mp_positional(iterables: tuple[Any, ...], callback: Any, error_callback: Any) -> tuple[tuple[Any, ...], Any, Any]:
+    """`map_async(fn, iterable, chunksize, callback, error_callback)` of `multiprocessing.Pool`."""
+    tail = [one for one in iterables[1:] if callable(one) and not hasattr(one, "__iter__")]
+    if tail:
+        iterables = tuple(one for one in iterables if not any(one is other for other in tail))
+        callback = callback or tail[0]
+        error_callback = error_callback or (tail[1] if len(tail) > 1 else None)
+    return iterables, callback, error_callback

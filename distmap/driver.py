@@ -1,0 +1,587 @@
+"""The one loop: events -> scheduler -> commands -> engines.
+
+Owns bytes and the clock: the payloads of chunks, the reports of attempts, which worker holds which blob, and the
+timer that the scheduler asks for. It decides nothing: every decision is `Scheduler.handle`. Lives on the portal's
+loop thread; consumers are given messages through `Record.sink`, which must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from distmap.core.events import Assign as AssignCommand
+from distmap.core.events import (
+    AttemptRefused,
+    AttemptReported,
+    CancelRequested,
+    ChunkRead,
+    Command,
+    Consumed,
+    Deliver,
+    DeliverLoss,
+    Discard,
+    Event,
+    Finish,
+    InputClosed,
+    InputFailed,
+    Interrupt,
+    ItemsAdded,
+    JobSpec,
+    JobSubmitted,
+    Kill,
+    Outcome,
+    PauseRequested,
+    Read,
+    Release,
+    ResumeRequested,
+    Revoke,
+    SlotDied,
+    Ticked,
+    WorkerDraining,
+    WorkerJoined,
+    WorkerLost,
+    WorkerMeasured,
+    WorkerSuspected,
+    WorkerTrusted,
+)
+from distmap.core.limits import LIMITS, Limits
+from distmap.core.progress import Snapshot
+from distmap.core.scheduler import Scheduler
+from distmap.engine.base import Engine, Parts, WorkerInfo
+from distmap.functions import Code
+from distmap.pickling import Blob, Payload
+from distmap.wire.messages import Report, Task
+
+log = logging.getLogger("distmap")
+
+#: How often snapshots are taken for jobs that are watched, in seconds.
+SNAPSHOT_EVERY = 0.1
+#: Events and commands kept for `pool.trace()`.
+TRACE = 1000
+
+
+class ReadRequest(NamedTuple):
+    """To whoever reads the job's input: read at most `most` items into `chunk`."""
+
+    chunk: int
+    most: int
+
+
+class Landed(NamedTuple):
+    """Accepted results: items [lo, hi) of the chunk whose item 0 has index `start`."""
+
+    job: int
+    chunk: int
+    start: int
+    lo: int
+    hi: int
+    report: ReportData
+
+
+class Lost(NamedTuple):
+    """An item that failed without a report: why, how each process died, and the chunk's input to name it by."""
+
+    job: int
+    chunk: int
+    item: int
+    at: int
+    cause: str
+    deaths: tuple[str, ...]
+    payload: Payload | None
+
+
+class Finished(NamedTuple):
+    """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
+
+    outcome: Outcome
+    crashed: bool
+    error: BaseException | None
+    refusal: tuple[Parts, str] | None
+    snapshot: Snapshot
+
+
+JobMessage = ReadRequest | Landed | Lost | Finished
+
+
+class ReportData:
+    """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
+
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "values", "worker")
+
+    def __init__(self, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int) -> None:
+        self.lo = lo
+        self.hi = hi
+        self.failed = failed
+        self.parts = parts
+        self.worker = worker
+        self.nbytes = nbytes
+        #: Results neither delivered nor discarded yet.
+        self.left = hi - lo
+        #: For each failed offset, which try of that item it was (1 = the first).
+        self.attempts: dict[int, int] = {}
+        self.values: Any = None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    start: int
+    #: Items not delivered yet; a chunk is forgotten with its last one.
+    left: int
+    #: None once no attempt can need it any more.
+    payload: Payload | None
+    needs: tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class Record:
+    """What the driver holds of a job."""
+
+    spec: JobSpec
+    code: Code
+    sink: Callable[[JobMessage], None]
+    timeout: float = 0.0
+    total: int | None = None
+    #: True while somebody looks at `latest`.
+    watched: bool = False
+    latest: Snapshot | None = None
+    id: int = 0
+    error: BaseException | None = None
+    refusal: tuple[Parts, str] | None = None
+    next_start: int = 0
+    chunks: dict[int, _Chunk] = field(default_factory=dict)
+    digests: set[bytes] = field(default_factory=set)
+    tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    deaths: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker as the pool sees it; `state` is a word for people."""
+
+    id: int
+    info: WorkerInfo
+    engine: Engine
+    state: str = "ready"
+    rtt: float = 0.0
+    cpu: float = 0.0
+    memory: float = 0.0
+    blobs: set[bytes] = field(default_factory=set)
+
+
+class Driver:
+    """Drives one scheduler over any number of engines. All methods run on the loop thread.
+
+    Args:
+        starved: seconds that jobs may wait with no worker at all.
+        no_workers: makes the error that they then end with.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        starved: float = 60.0,
+        no_workers: Callable[[], BaseException] = lambda: RuntimeError("no workers"),
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._loop = loop
+        self._scheduler = Scheduler(limits)
+        self._records: dict[int, Record] = {}
+        self._members: dict[int, Member] = {}
+        self._blobs: dict[bytes, Blob] = {}
+        self._pinned: set[bytes] = set()
+        #: attempt -> (record, chunk, worker)
+        self._attempts: dict[int, tuple[Record, int, int]] = {}
+        self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
+        self._queue: deque[Event] = deque()
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._snapshots: asyncio.TimerHandle | None = None
+        self._starved = starved
+        self._no_workers = no_workers
+        self._hunger: asyncio.TimerHandle | None = None
+        self._next_worker = 1
+        self._next_job = 1
+        self.trace: deque[tuple[float, Event | Command]] = deque(maxlen=TRACE)
+        #: Called after workers came, changed or went.
+        self.on_members: Callable[[], None] = lambda: None
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def open(self, record: Record) -> int:
+        """Start a job; its messages begin at once."""
+        record.id = self._next_job
+        self._next_job += 1
+        self._records[record.id] = record
+        self._keep(record, record.code.blobs)
+        self._keep(record, [Blob(record.code.digest, "code", record.code.payload)])
+        self.post(JobSubmitted(record.id, record.spec))
+        self._watch_hunger()
+        if record.watched:
+            self._arm_snapshots()
+        return record.id
+
+    def chunk_read(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int, last: bool) -> None:
+        """The answer to a ReadRequest."""
+        record = self._records.get(job)
+        if record is None:
+            return
+        self._keep(record, blobs)
+        needs = tuple(blob.digest for blob in blobs)
+        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in payload.parts)
+        if count:
+            record.chunks[chunk] = _Chunk(record.next_start, count, payload, needs)
+            record.next_start += count
+        self.post(ChunkRead(job, chunk, count, nbytes, last))
+
+    def input_failed(self, job: int, chunk: int, error: BaseException) -> None:
+        """Reading the input raised."""
+        record = self._records.get(job)
+        if record is not None:
+            record.error = record.error or error
+            self.post(InputFailed(job, chunk))
+
+    def consumed(self, job: int, count: int, nbytes: int) -> None:
+        if job in self._records:
+            self.post(Consumed(job, count, nbytes))
+
+    def added(self, job: int, count: int) -> None:
+        if job in self._records:
+            self.post(ItemsAdded(job, count))
+
+    def close_input(self, job: int) -> None:
+        if job in self._records:
+            self.post(InputClosed(job))
+
+    def cancel(self, job: int, error: BaseException | None = None) -> None:
+        """End a job early; with `error`, that is what its consumer raises."""
+        record = self._records.get(job)
+        if record is not None:
+            record.error = record.error or error
+            self.post(CancelRequested(job))
+
+    def pause(self, job: int) -> None:
+        if job in self._records:
+            self.post(PauseRequested(job))
+
+    def resume(self, job: int) -> None:
+        if job in self._records:
+            self.post(ResumeRequested(job))
+
+    def watch(self, job: int, watched: bool) -> None:
+        """Whether somebody looks at the job's snapshots."""
+        record = self._records.get(job)
+        if record is not None:
+            record.watched = watched
+            self._arm_snapshots()
+
+    def snapshot(self, job: int) -> Snapshot | None:
+        """The job at this moment; None when it is over."""
+        record = self._records.get(job)
+        return None if record is None else self._snapshot(record)
+
+    def members(self) -> list[Member]:
+        return [replace(member, blobs=set()) for member in self._members.values()]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._records)
+
+    # --- Sink: what engines tell ------------------------------------------------------------------------------------
+
+    def joined(self, engine: Engine, info: WorkerInfo) -> int:
+        worker = self._next_worker
+        self._next_worker += 1
+        names = {member.info.name for member in self._members.values()}
+        name, number = info.name, 2
+        while name in names:
+            name, number = f"{info.name}-{number}", number + 1
+        info = replace(info, name=name)
+        self._members[worker] = Member(worker, info, engine, rtt=info.rtt)
+        # The private tag lets `pool.run` address each worker by itself.
+        tags = info.tags | {worker_tag(worker)}
+        self.post(WorkerJoined(worker, info.slots, name, tags, info.rtt))
+        self._watch_hunger()
+        self.on_members()
+        return worker
+
+    def post(self, event: Event) -> None:
+        """Tell the scheduler, and do what it answers. Events posted while it answers wait their turn."""
+        self._queue.append(event)
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._queue:
+                event = self._queue.popleft()
+                now = self._loop.time()
+                self.trace.append((now, event))
+                self._note(event)
+                for command in self._scheduler.handle(event, now):
+                    self.trace.append((now, command))
+                    self._perform(command)
+        finally:
+            self._pumping = False
+        self._arm_timer()
+
+    def reported(self, worker: int, report: Report, parts: Parts) -> None:
+        held = self._attempts.get(report.attempt)
+        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts)
+        if held is not None and report.hi > report.lo:
+            record, chunk, _ = held
+            member = self._members.get(worker)
+            data = ReportData(report.lo, report.hi, report.failed, parts, member.info.name if member else "?", nbytes)
+            for at in report.failed:
+                tries = record.tries[chunk, at] = record.tries.get((chunk, at), 0) + 1
+                data.attempts[at] = tries
+            self._reports.setdefault(report.attempt, (record, []))[1].append(data)
+        if report.ended:
+            self._attempts.pop(report.attempt, None)
+        self.post(
+            AttemptReported(report.attempt, report.lo, report.hi, report.failed, report.seconds, nbytes, report.ended)
+        )
+
+    def refused(self, worker: int, attempt: int, parts: Parts) -> None:
+        held = self._attempts.pop(attempt, None)
+        if held is not None:
+            member = self._members.get(worker)
+            held[0].refusal = (parts, member.info.name if member else "?")
+        self.post(AttemptRefused(attempt))
+
+    def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: Any, text: str) -> None:
+        member = self._members.get(worker)
+        if member is None:
+            return
+        held = self._attempts.get(attempt) if attempt is not None else None
+        if held is not None and at is not None:
+            record, chunk, _ = held
+            record.deaths.setdefault((chunk, at), []).append(f"{member.info.name}: {text}")
+        log.warning("x slot %d of %s: %s", slot, member.info.name, text)
+        self.post(SlotDied(worker, slot, attempt, at, reason))
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def _perform(self, command: Command) -> None:
+        job = getattr(command, "job", None)
+        if job is not None and job not in self._records:
+            return  # the driver was closed while the scheduler still had plans
+        match command:
+            case AssignCommand():
+                self._assign(command)
+            case Read(job, chunk, count):
+                self._records[job].sink(ReadRequest(chunk, count))
+            case Deliver():
+                self._deliver(command)
+            case DeliverLoss(job, chunk, at, cause):
+                record = self._records[job]
+                held = record.chunks[chunk]
+                deaths = tuple(record.deaths.get((chunk, at), ()))
+                record.sink(Lost(job, chunk, held.start + at, at, cause, deaths, held.payload))
+                self._delivered(record, chunk, 1)
+            case Discard(attempt, lo, hi):
+                self._settled(attempt, lo, hi)
+            case Release(job, chunk):
+                # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
+                released = self._records[job].chunks.get(chunk)
+                if released is not None and not any(key[0] == chunk for key in self._records[job].deaths):
+                    released.payload = None
+            case Revoke(worker, slot, attempt, stop):
+                if (member := self._members.get(worker)) is not None:
+                    member.engine.revoke(worker, slot, attempt, stop)
+            case Interrupt(worker, slot, attempt):
+                if (member := self._members.get(worker)) is not None:
+                    member.engine.interrupt(worker, slot, attempt)
+            case Kill(worker, slot):
+                if (member := self._members.get(worker)) is not None:
+                    member.engine.kill(worker, slot)
+            case Finish(job, outcome, crashed):
+                self._finish(self._records[job], outcome, crashed)
+
+    def _assign(self, command: AssignCommand) -> None:
+        record = self._records[command.job]
+        chunk = record.chunks[command.chunk]
+        assert chunk.payload is not None, "a released chunk was assigned"
+        member = self._members.get(command.worker)
+        if member is None:
+            return
+        code = record.code
+        needs = (*(blob.digest for blob in code.blobs), *chunk.needs)
+        for digest in (*needs, code.digest):
+            if digest not in member.blobs:
+                blob = self._blobs[digest]
+                member.blobs.add(digest)
+                member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
+        self._attempts[command.attempt] = (record, command.chunk, command.worker)
+        task = Task(
+            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout
+        )
+        member.engine.assign(command.worker, task, chunk.payload.parts)
+
+    def _deliver(self, command: Deliver) -> None:
+        record = self._records[command.job]
+        start = record.chunks[command.chunk].start
+        for lo, hi, report in self._settled(command.attempt, command.lo, command.hi):
+            record.sink(Landed(record.id, command.chunk, start, lo, hi, report))
+        self._delivered(record, command.chunk, command.hi - command.lo)
+
+    def _delivered(self, record: Record, chunk: int, count: int) -> None:
+        held = record.chunks[chunk]
+        held.left -= count
+        if not held.left:
+            del record.chunks[chunk]
+
+    def _settled(self, attempt: int, lo: int, hi: int) -> list[tuple[int, int, ReportData]]:
+        """Results [lo, hi) are delivered or discarded: the reports that hold them, each forgotten with its last one."""
+        held = self._reports.get(attempt)
+        if held is None:
+            return []
+        found = []
+        for report in held[1]:
+            first, end = max(lo, report.lo), min(hi, report.hi)
+            if first < end:
+                report.left -= end - first
+                found.append((first, end, report))
+        held[1][:] = [report for report in held[1] if report.left > 0]
+        if not held[1]:
+            del self._reports[attempt]
+        return found
+
+    def _finish(self, record: Record, outcome: Outcome, crashed: bool) -> None:
+        snapshot = self._snapshot(record)
+        record.latest = snapshot
+        del self._records[record.id]
+        for attempt in [key for key, held in self._attempts.items() if held[0] is record]:
+            del self._attempts[attempt]
+        for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
+            del self._reports[attempt]
+        self._drop(record.digests)
+        record.sink(Finished(outcome, crashed, record.error, record.refusal, snapshot))
+        self._watch_hunger()
+
+    def pin(self, digest: bytes) -> None:
+        """Keep a broadcast value on the workers beyond the jobs that use it, until `unpin`."""
+        self._pinned.add(digest)
+
+    def unpin(self, digest: bytes) -> None:
+        self._pinned.discard(digest)
+        if digest in self._blobs:
+            self._drop({digest})
+
+    def _drop(self, digests: set[bytes]) -> None:
+        """Forget what no job uses any more, here and on the workers."""
+        unused = digests.difference(self._pinned, *(record.digests for record in self._records.values()))
+        for digest in unused:
+            del self._blobs[digest]
+            for member in self._members.values():
+                if digest in member.blobs:
+                    member.blobs.discard(digest)
+                    member.engine.drop(member.id, digest)
+
+    def _keep(self, record: Record, blobs: Sequence[Blob]) -> None:
+        for blob in blobs:
+            record.digests.add(blob.digest)
+            self._blobs.setdefault(blob.digest, blob)
+
+    # --- workers, time ----------------------------------------------------------------------------------------------
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case WorkerMeasured(worker, rtt, cpu, memory) if worker in self._members:
+                member = self._members[worker]
+                member.rtt, member.cpu, member.memory = rtt, cpu, memory
+            case WorkerSuspected(worker) if worker in self._members:
+                self._members[worker].state = "suspect"
+                self.on_members()
+            case WorkerTrusted(worker) if worker in self._members:
+                self._members[worker].state = "ready"
+                self.on_members()
+            case WorkerDraining(worker) if worker in self._members:
+                self._members[worker].state = "draining"
+                self.on_members()
+            case WorkerLost(worker) if worker in self._members:
+                del self._members[worker]
+                for attempt in [key for key, held in self._attempts.items() if held[2] == worker]:
+                    del self._attempts[attempt]
+                self._watch_hunger()
+                self.on_members()
+            case _:
+                pass
+
+    def _watch_hunger(self) -> None:
+        """Jobs with no worker at all end after a while, with an error that says what to try."""
+        hungry = bool(self._records) and not self._members
+        if hungry and self._hunger is None:
+            self._hunger = self._loop.call_later(self._starved, self._starve)
+        elif not hungry and self._hunger is not None:
+            self._hunger.cancel()
+            self._hunger = None
+
+    def _starve(self) -> None:
+        self._hunger = None
+        for job in list(self._records):
+            self.cancel(job, self._no_workers())
+
+    def _arm_timer(self) -> None:
+        deadline = self._scheduler.deadline()
+        if self._timer is not None:
+            if deadline == self._timer.when():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.post(Ticked())
+
+    def _snapshot(self, record: Record) -> Snapshot:
+        snapshot = self._scheduler.snapshot(record.id, self._loop.time())
+        if snapshot.total is None and record.total is not None:
+            left = max(0, record.total - snapshot.done)
+            eta = left / snapshot.rate if snapshot.rate else None
+            snapshot = replace(snapshot, total=record.total, eta=eta)
+        return snapshot
+
+    def _arm_snapshots(self) -> None:
+        if self._snapshots is None and any(record.watched for record in self._records.values()):
+            self._snapshots = self._loop.call_later(SNAPSHOT_EVERY, self._take_snapshots)
+
+    def _take_snapshots(self) -> None:
+        self._snapshots = None
+        for record in self._records.values():
+            if record.watched:
+                record.latest = self._snapshot(record)
+        self._arm_snapshots()
+
+    def crashed(self, error: BaseException) -> None:
+        """A bug showed: every job ends with it, so that nobody waits for ever."""
+        log.error("! the driver failed", exc_info=error)
+        self._pumping = False
+        self._queue.clear()
+        records, self._records = list(self._records.values()), {}
+        for record in records:
+            snapshot = record.latest or Snapshot(
+                record.spec.name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ()
+            )
+            record.sink(Finished("failed", False, error, None, snapshot))
+
+    def close(self) -> None:
+        """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
+        records, self._records = list(self._records.values()), {}
+        for record in records:
+            record.sink(Finished("cancelled", False, record.error, None, self._snapshot(record)))
+        for timer in (self._timer, self._snapshots, self._hunger):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._snapshots = self._hunger = None
+
+
+def worker_tag(worker: int) -> str:
+    """The private tag that only this worker carries."""
+    return f"\0worker:{worker}"

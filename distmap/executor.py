@@ -1,0 +1,100 @@
+"""A pool as a `concurrent.futures.Executor`.
+
+Owns that face and nothing else: it is written against a pool's public calls.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+
+class _Pool(Protocol):
+    """What is needed of a pool."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]: ...
+
+    def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> Any: ...
+
+
+class PoolExecutor(concurrent.futures.Executor):
+    """A pool as a `concurrent.futures.Executor`: `submit`, `map`, `shutdown`, usable with `wait`, `as_completed` and
+    `asyncio`. Shutting it down leaves the pool open.
+
+    Example:
+        >>> from distmap import Pool
+        >>> with Pool(2) as pool, pool.executor() as executor:
+        ...     executor.submit(pow, 2, 5).result()
+        32
+    """
+
+    def __init__(self, pool: _Pool) -> None:
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._futures: set[concurrent.futures.Future[Any]] = set()
+        self._down = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Run `fn(*args, **kwargs)` on some worker; returns its future.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+        """
+        with self._lock:
+            if self._down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            future = self._pool.submit(fn, *args, **kwargs)
+            self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """As `concurrent.futures.Executor.map`, but chunks size themselves unless `chunksize` is over 1.
+
+        Raises:
+            TimeoutError: the next result was not there `timeout` seconds after the call.
+        """
+        if self._down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        end = None if timeout is None else time.monotonic() + timeout
+        size = None if chunksize == 1 else chunksize
+        if buffersize is not None:
+            return _timed(self._pool.imap(fn, *iterables, progress=False, chunksize=size, buffer=buffersize), end)
+        # The input is read in full, as Executor.map does: the caller may change it afterwards.
+        lists = [list(iterable) for iterable in iterables]
+        return _timed(self._pool.imap(fn, *lists, progress=False, chunksize=size, buffer=1 << 30), end)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more; by default wait for what was submitted."""
+        with self._lock:
+            self._down = True
+            futures = list(self._futures)
+        if cancel_futures:
+            for future in futures:
+                future.cancel()
+        if wait:
+            concurrent.futures.wait(futures)
+
+
+def _timed(results: Any, end: float | None) -> Iterator[Any]:
+    try:
+        while True:
+            try:
+                yield results.next(None if end is None else max(0.0, end - time.monotonic()))
+            except StopIteration:
+                return
+            except multiprocessing.TimeoutError:
+                raise TimeoutError from None
+    finally:
+        results.cancel()

@@ -1,0 +1,324 @@
+"""`submit`: single items as `concurrent.futures.Future`s, coalesced into chunks while they wait.
+
+Owns the futures and the pushed jobs behind them, one for each function in use. Items are
+pickled by the caller, so a later change of an argument does not matter; results are unpickled by whoever asks for
+them, never on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import multiprocessing
+import pickle
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from distmap.consume import exception_of, results_of
+from distmap.core.events import Consumed, JobSpec
+from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.errors import PoolClosed
+from distmap.failures import Failure
+from distmap.functions import Code
+from distmap.job import Seat, end_of
+from distmap.payload import DumpedItem, dump_item, join_items
+
+#: A function nobody submitted for so long is forgotten by the workers, in seconds.
+LINGER = 2.0
+
+
+#: Stands for an item that was cancelled before it was sent: a Failure is not run, only reported back.
+_NOTHING = DumpedItem(pickle.dumps(Failure("CancelledError", "", "", None, "")))
+
+
+class _Landing:
+    """A report's results, decoded once by the first that asks."""
+
+    __slots__ = ("_failed", "_first", "_landed", "_lock", "_values")
+
+    def __init__(self, landed: Landed) -> None:
+        self._landed: Landed | None = landed
+        self._first = landed.start + landed.lo
+        self._lock = threading.Lock()
+        self._values: list[Any] = []
+        self._failed: dict[int, BaseException] = {}
+
+    def get(self, at: int) -> tuple[Any, BaseException | None]:
+        with self._lock:
+            if self._landed is not None:
+                self._values, self._failed = results_of(self._landed)
+                self._landed = None
+        error = self._failed.get(self._first + at)
+        return (None, error) if error is not None else (self._values[at], None)
+
+
+class _Raw(NamedTuple):
+    landing: _Landing
+    at: int
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """What `pool.submit` and `pool.apply_async` return: a `concurrent.futures.Future`.
+
+    It also has the methods of `multiprocessing.pool.AsyncResult` (get, wait, ready, successful) and can be awaited.
+    A future that runs cannot be cancelled, as in `concurrent.futures`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooked = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The function's result, or its own exception raised."""
+        value = super().result(timeout)
+        if type(value) is _Raw:
+            value, error = value.landing.get(value.at)
+            if error is not None:
+                raise error
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The function's exception, None if it had none."""
+        error = super().exception(timeout)
+        if error is None:
+            value = super().result(0)
+            if type(value) is _Raw:
+                error = value.landing.get(value.at)[1]
+        return error
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn(future)` when it is done, in a thread of the pool."""
+        self.hooked = True
+        super().add_done_callback(fn)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
+        try:
+            return self.result(timeout)
+        except TimeoutError:
+            if self.done():
+                raise
+            raise multiprocessing.TimeoutError(f"no result within {timeout} s; the item goes on") from None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it is done, at most `timeout` seconds."""
+        concurrent.futures.wait([self], timeout)
+
+    def ready(self) -> bool:
+        """True once it is done."""
+        return self.done()
+
+    def successful(self) -> bool:
+        """True if it raised nothing.
+
+        Raises:
+            ValueError: it is not done yet.
+        """
+        if not self.done():
+            raise ValueError("the result is not ready yet; wait() for it first")
+        return self.exception() is None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+
+class Submissions:
+    """All pushed jobs of a pool."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._lock = threading.Lock()
+        self._pushes: dict[bytes, _Push] = {}
+        self._settler: queue.SimpleQueue[tuple[TaskFuture, Any] | None] | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, code: Code, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **hooks: Any) -> TaskFuture:
+        item = dump_item((args, kwargs))
+        future = TaskFuture()
+        for hook in hooks.values():
+            future.add_done_callback(hook)
+        with self._lock:
+            push = self._pushes.get(code.digest)
+            if push is None or not push.take(future, item):
+                push = self._pushes[code.digest] = _Push(self, self._seat, code, name)
+                push.take(future, item)
+        return future
+
+    def settle(self, future: TaskFuture, outcome: Any) -> None:
+        """Resolve a future that has callbacks, in a thread where they may take their time."""
+        if self._settler is None:
+            self._settler = queue.SimpleQueue()
+            self._thread = threading.Thread(
+                target=_settle, args=(self._settler,), name="distmap-callbacks", daemon=True
+            )
+            self._thread.start()
+        self._settler.put((future, outcome))
+
+    def forget(self, push: _Push) -> None:
+        with self._lock:
+            if self._pushes.get(push.digest) is push:
+                del self._pushes[push.digest]
+
+    def close(self) -> None:
+        """No more items: the jobs end when what was submitted is done."""
+        with self._lock:
+            pushes = list(self._pushes.values())
+        for push in pushes:
+            self._seat.portal.call(push.finish)
+
+    def stop(self) -> None:
+        """The pool is gone: let the callback thread leave."""
+        if self._settler is not None and self._thread is not None:
+            self._settler.put(None)
+            if threading.current_thread() is not self._thread:
+                self._thread.join(2.0)
+
+    def cancel_if_alone(self, future: TaskFuture) -> None:
+        """Interrupt the item of `apply` if nothing else is under way for the same function."""
+        with self._lock:
+            pushes = list(self._pushes.values())
+        for push in pushes:
+            self._seat.portal.call(push.cancel_if_alone, future)
+
+
+def _settle(box: queue.SimpleQueue[tuple[TaskFuture, Any] | None]) -> None:
+    while (job := box.get()) is not None:
+        _resolve(*job)
+
+
+def _resolve(future: TaskFuture, outcome: Any) -> None:
+    try:
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+            return
+        if future.hooked:
+            value, error = outcome.landing.get(outcome.at)
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+            return
+        future.set_result(outcome)
+    except concurrent.futures.InvalidStateError:
+        pass  # it was cancelled by its owner meanwhile
+
+
+class _Push:
+    """The job of one submitted function: items in, futures resolved. All but `take` runs on the loop."""
+
+    def __init__(self, owner: Submissions, seat: Seat, code: Code, name: str) -> None:
+        self.digest = code.digest
+        self._owner = owner
+        self._seat = seat
+        self._pending: deque[tuple[TaskFuture, DumpedItem]] = deque()
+        self._chunks: dict[int, list[TaskFuture | None]] = {}
+        self._armed = False
+        self._announced = 0
+        self._outstanding = 0
+        self._closed = False
+        self._linger: asyncio.TimerHandle | None = None
+        spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
+        self._record = Record(spec, code, self._sink)
+        seat.portal.call(seat.driver.open, self._record)
+
+    def take(self, future: TaskFuture, item: DumpedItem) -> bool:
+        """Queue an item, from any thread (under the owner's lock); False if this job is closed already."""
+        if self._closed:
+            return False
+        self._pending.append((future, item))
+        self._outstanding += 1
+        if not self._armed:
+            self._armed = True
+            self._seat.portal.call(self._announce)
+        return True
+
+    def _announce(self) -> None:
+        self._armed = False
+        new = len(self._pending) - self._announced
+        if new > 0:
+            self._announced += new
+            self._seat.driver.added(self._record.id, new)
+
+    def _sink(self, message: JobMessage) -> None:
+        driver, job = self._seat.driver, self._record.id
+        if isinstance(message, ReadRequest):
+            self._read(message)
+        elif isinstance(message, Landed):
+            landing = _Landing(message)
+            futures = self._chunks[message.chunk]
+            for at in range(message.lo, message.hi):
+                self._give(futures, at, _Raw(landing, at - message.lo))
+            driver.post(Consumed(job, message.hi - message.lo, message.report.nbytes))
+        elif isinstance(message, Lost):
+            self._give(self._chunks[message.chunk], message.at, exception_of(message))
+            driver.post(Consumed(job, 1, 0))
+        elif isinstance(message, Finished):
+            self._over(message)
+        if self._outstanding == 0 and self._linger is None and not self._closed:
+            self._linger = self._seat.portal.loop.call_later(LINGER, self._rest)
+
+    def _read(self, request: ReadRequest) -> None:
+        futures: list[TaskFuture | None] = []
+        items: list[DumpedItem] = []
+        while self._pending and len(items) < request.most:
+            future, item = self._pending.popleft()
+            self._announced -= 1
+            if future.set_running_or_notify_cancel():
+                futures.append(future)
+                items.append(item)
+            else:
+                # It was announced, so it has a place in the count; what travels there runs nothing.
+                futures.append(None)
+                items.append(_NOTHING)
+                self._outstanding -= 1
+        payload, blobs = join_items(items)
+        self._chunks[request.chunk] = futures
+        self._seat.driver.chunk_read(self._record.id, request.chunk, payload, blobs, len(items), last=False)
+
+    def _give(self, futures: list[TaskFuture | None], at: int, outcome: Any) -> None:
+        future, futures[at] = futures[at], None
+        if future is None:
+            return
+        self._outstanding -= 1
+        if future.hooked:
+            self._owner.settle(future, outcome)
+        else:
+            _resolve(future, outcome)
+
+    def _rest(self) -> None:
+        """Nobody submitted for a while: end the job, so that the workers forget the function."""
+        self._linger = None
+        if self._outstanding == 0 and not self._pending:
+            self.finish()
+
+    def finish(self) -> None:
+        """Take no more; the job ends when what is there is done."""
+        if not self._closed:
+            self._closed = True
+            self._owner.forget(self)
+            self._announce()
+            self._seat.driver.close_input(self._record.id)
+
+    def cancel_if_alone(self, future: TaskFuture) -> None:
+        if self._outstanding == 1 and any(future in futures for futures in self._chunks.values()):
+            self._closed = True
+            self._owner.forget(self)
+            self._seat.driver.cancel(self._record.id)
+
+    def _over(self, finished: Finished) -> None:
+        self._closed = True
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._owner.forget(self)
+        left = [future for futures in self._chunks.values() for future in futures if future is not None]
+        left += [future for future, _ in self._pending if future.set_running_or_notify_cancel()]
+        self._chunks.clear()
+        self._pending.clear()
+        if left:
+            error = end_of(finished, None) or PoolClosed("the pool was closed before the item ran")
+            for future in left:
+                self._owner.settle(future, error)

@@ -1,0 +1,434 @@
+"""The handle of one map: iterate, result, cancel, progress, failures.
+
+Owns the consumer's side of a job: reading its input, unpickling and folding its results, and what the user may ask
+of it. User code (iterables, reducers, callbacks, unpickling) runs here, in the calling thread or in the job's own
+thread, never on the loop. Knows the driver and the views, and nothing below them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+from distmap.consume import SKIP, Consumer, exception_of, results_of
+from distmap.core.progress import Snapshot
+from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.errors import CrashLoopError, JobCancelled, PayloadError
+from distmap.failures import Failure, revive
+from distmap.inputs import Input
+from distmap.payload import dump_items, load_results
+from distmap.portal import Portal
+from distmap.views.base import View
+
+#: How long an interrupted call waits for the remote work to stop before it gives the prompt back.
+INTERRUPT_WAIT = 2.0
+#: A thread that waits looks after the job's view so often.
+LOOK_EVERY = 0.1
+#: An awaiting cell wakes up so often, or the kernel's interrupt would not reach it (ipykernel#881).
+AWAIT_EVERY = 0.2
+
+
+class Seat(NamedTuple):
+    """Where a job works: the pool's loop and driver."""
+
+    portal: Portal
+    driver: Driver
+
+
+class Job:
+    """One map call: its results, its progress, and the means to stop it.
+
+    What `map_async`, `starmap_async` and `apply_async` return, and what `pool.last` and `pool.jobs` hold. It has the
+    methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
+    `async for` in input order while it runs.
+
+    Example:
+        >>> from distmap import Pool
+        >>> with Pool(2) as pool:
+        ...     job = pool.map_async(abs, [-1, 2, -3])
+        ...     job.result()
+        [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        record: Record,
+        source: Input | None,
+        consumer: Consumer,
+        *,
+        view: Callable[[], View | None],
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        keep: Any = None,
+    ) -> None:
+        self._seat = seat
+        self._record = record
+        self._source = source
+        self._consumer = consumer
+        self._make_view = view
+        self._callback = callback
+        self._error_callback = error_callback
+        self._keep = keep
+        self._box: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._news = threading.Condition()
+        self._error: BaseException | None = None
+        self._finished: Finished | None = None
+        self._paused = False
+        self._when_done: list[Callable[[], object]] = []
+        record.sink = self._box.put
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The title: `desc=` or the function's name."""
+        return self._record.spec.name
+
+    def ready(self) -> bool:
+        """True once the job is over, however it ended."""
+        return self._over.is_set()
+
+    done = ready
+
+    def successful(self) -> bool:
+        """True if it ended without an error.
+
+        Raises:
+            ValueError: it is not over yet.
+        """
+        if not self.ready():
+            raise ValueError(f"{self!r} is not ready yet; wait() for it first")
+        return self._error is None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is over, at most `timeout` seconds; returns whether it is."""
+        return self._over.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result and return it.
+
+        Args:
+            timeout: seconds to wait; None (default) waits as long as it takes.
+        Raises:
+            multiprocessing.TimeoutError: it was not over in time; it goes on.
+            JobCancelled: it was cancelled.
+            KeyboardInterrupt: the wait was interrupted; the job is then cancelled.
+            Exception: the first item's own exception, as `map` raises it.
+        """
+        try:
+            over = self._over.wait(timeout)
+        except KeyboardInterrupt:
+            # Whoever interrupts the wait for a result wants the work to stop; `wait` is the way to look only.
+            self.cancel()
+            self._over.wait(INTERRUPT_WAIT)
+            raise
+        if not over:
+            raise multiprocessing.TimeoutError(f"{self!r} was not over within {timeout} s; it goes on")
+        if self._error is not None:
+            raise self._error
+        return self._consumer.result()
+
+    get = result
+
+    @property
+    def partial(self) -> list[tuple[int, Any]]:
+        """What has been finished so far: (index, value) pairs in input order. Kept after a cancel or an error."""
+        return self._consumer.partial()
+
+    @property
+    def failures(self) -> list[tuple[int, BaseException]]:
+        """The items that failed for good: (index, exception) pairs in input order."""
+        return sorted(self._consumer.failures.items())
+
+    @property
+    def progress(self) -> Snapshot | None:
+        """How far it is, at this moment."""
+        if self._finished is not None:
+            return self._finished.snapshot
+        seat = self._seat
+        now = seat.portal.ask(seat.driver.snapshot, self._record.id)
+        return now or self._record.latest
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The counts of the job: done, failed, retried, requeued, duplicates, deaths, losses, elapsed, rate."""
+        snapshot = self.progress
+        names = ("total", "done", "failed", "retried", "requeued", "duplicates", "deaths", "losses", "elapsed", "rate")
+        if snapshot is None:
+            return dict.fromkeys(names, 0)
+        return {name: getattr(snapshot, name) for name in names} | {
+            "chunks": sum(lane.chunks for lane in snapshot.lanes),
+        }
+
+    @property
+    def state(self) -> str:
+        """ "running", "paused", "done", "failed" or "cancelled"."""
+        if self._finished is not None and self.ready():
+            return "cancelled" if isinstance(self._error, JobCancelled) else "failed" if self._error else "done"
+        return "paused" if self._paused else "running"
+
+    def __repr__(self) -> str:
+        snapshot = self._finished.snapshot if self._finished is not None else self._record.latest
+        if snapshot is None:
+            return f"<Job {self.name}: {self.state}>"
+        of = f" of {snapshot.total}" if snapshot.total is not None else ""
+        failed = f", {snapshot.failed} failed" if snapshot.failed else ""
+        return f"<Job {self.name}: {self.state}, {snapshot.done}{of} items{failed}>"
+
+    # --- steering ---------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Stop it: what waits is dropped, what runs is interrupted. Returns False if it was over already.
+
+        `result()` then raises `JobCancelled`; what had been finished stays in `partial`; the pool stays usable.
+        """
+        if self.ready():
+            return False
+        self._seat.portal.call(self._seat.driver.cancel, self._record.id)
+        return True
+
+    def pause(self) -> None:
+        """Start no further items; those that run go on to their end."""
+        self._paused = True
+        self._seat.portal.call(self._seat.driver.pause, self._record.id)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        self._seat.portal.call(self._seat.driver.resume, self._record.id)
+
+    def add_done_callback(self, function: Callable[[], object]) -> None:
+        """Call `function()` once the job is over, in the thread that finds out."""
+        with self._news:
+            if not self.ready():
+                self._when_done.append(function)
+                return
+        function()
+
+    # --- iterating and awaiting -------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        """Results in input order, each as soon as it and all before it are there."""
+        index = 0
+        while True:
+            with self._news:
+                while (run := self._consumer.run_at(index)) is None and not self.ready():
+                    self._news.wait()
+            if run is None:
+                if self._error is not None:
+                    raise self._error
+                return
+            count, values = run
+            yield from values
+            index += count
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        loop = asyncio.get_running_loop()
+        source = iter(self)
+        end = object()
+        while (value := await tick(loop.run_in_executor(None, next, source, end), self.cancel)) is not end:
+            yield value
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the awaiting loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_finish, over)
+
+        self.add_done_callback(tell)
+        await tick(over, self.cancel)
+        return self.result()
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Hand it to the driver."""
+        seat = self._seat
+        seat.portal.call(seat.driver.open, self._record)
+
+    def run_here(self) -> Any:
+        """Serve it in the calling thread until it is over; returns its result, or raises.
+
+        KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most INTERRUPT_WAIT
+        seconds; a second interrupt returns at once.
+        """
+        self.start()
+        try:
+            self._serve()
+        except BaseException as error:
+            self._abort(error)
+            raise
+        return self.result()
+
+    def run_aside(self) -> Job:
+        """Serve it in a thread of its own; returns at once."""
+        view = self._make_view()
+        self._make_view = lambda: view
+        self.start()
+        threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True).start()
+        return self
+
+    def _serve_aside(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self._abort(error)
+        if self._error is None:
+            if self._callback is not None:
+                self._callback(self._consumer.result())
+        elif self._error_callback is not None:
+            self._error_callback(self._error)
+
+    def _serve(self) -> None:
+        box, record = self._box, self._record
+        view: View | None = None
+        looked = time.monotonic()
+        watching = record.watched
+        try:
+            while True:
+                try:
+                    message = box.get(timeout=LOOK_EVERY) if watching else box.get()
+                except queue.Empty:
+                    message = None
+                if watching and (now := time.monotonic()) - looked >= LOOK_EVERY:
+                    looked = now
+                    view = view or self._make_view()
+                    if view is not None and record.latest is not None:
+                        view.update(record.latest)
+                if message is None:
+                    continue
+                if isinstance(message, Finished):
+                    break
+                self._take(message)
+        except BaseException:
+            self._close_view(view, record.latest)
+            raise
+        self._end(message)
+        self._close_view(view, message.snapshot)
+
+    def _close_view(self, view: View | None, snapshot: Snapshot | None) -> None:
+        # A callable wants the last snapshot even of a job that was over before its first look.
+        if view is None and self._record.watched:
+            view = self._make_view()
+        if view is not None and snapshot is not None:
+            view.close(snapshot)
+
+    def _take(self, message: JobMessage) -> None:
+        seat, record = self._seat, self._record
+        if isinstance(message, ReadRequest):
+            answer_read(seat, record.id, self._source, message)
+            return
+        if isinstance(message, Landed):
+            values, failures = results_of(message)
+            self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
+            count, nbytes = message.hi - message.lo, message.report.nbytes
+        else:
+            assert isinstance(message, Lost)
+            error = exception_of(message)
+            self._consumer.take(message.item, 1, [SKIP], {message.item: error})
+            count, nbytes = 1, 0
+        seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
+        with self._news:
+            self._news.notify_all()
+
+    def _end(self, finished: Finished) -> None:
+        self._finished = finished
+        error = end_of(finished, self._consumer.first_failure)
+        self._settle(error)
+
+    def _settle(self, error: BaseException | None) -> None:
+        with self._news:
+            self._error = error
+            self._over.set()
+            told, self._when_done = self._when_done, []
+            self._news.notify_all()
+        for function in told:
+            function()
+
+    def _abort(self, error: BaseException) -> None:
+        """Something raised in this thread: stop the remote work, keep what landed, settle with the error."""
+        seat = self._seat
+        try:
+            seat.portal.call(seat.driver.cancel, self._record.id)
+            deadline = time.monotonic() + INTERRUPT_WAIT
+            while (left := deadline - time.monotonic()) > 0:
+                message = self._box.get(timeout=left)
+                if isinstance(message, Finished):
+                    self._finished = message
+                    break
+                if isinstance(message, Landed | Lost) and isinstance(error, KeyboardInterrupt):
+                    self._take(message)
+        except queue.Empty:
+            pass
+        finally:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error)
+
+
+def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest) -> None:
+    """Read and pickle the next items of an input, and tell the driver. KeyboardInterrupt passes through."""
+    driver = seat.driver
+    assert source is not None
+    try:
+        items, last = source.read(request.most)
+        payload, blobs = dump_items(items)
+    except Exception as error:
+        seat.portal.call(driver.input_failed, job, request.chunk, error)
+        return
+    seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, len(items), last)
+
+
+def refusal_of(failure: Failure, worker: str) -> BaseException:
+    """The error of a job whose function could not be loaded on a worker."""
+    error = revive(failure, index=0, worker=worker, attempt=1)
+    error.__notes__ = [f"the function could not be loaded on worker {worker}; no item was run there"]
+    return error
+
+
+def end_of(finished: Finished, first_failure: BaseException | None) -> BaseException | None:
+    """The error that a finished job raises; None if it was done."""
+    if finished.refusal is not None:
+        parts, worker = finished.refusal
+        (failure,) = load_results(parts, 0, 1)
+        return refusal_of(failure, worker)
+    if finished.error is not None:
+        return finished.error
+    if finished.outcome == "cancelled":
+        return JobCancelled(f"{finished.snapshot.name} was cancelled")
+    if finished.outcome == "failed":
+        if finished.crashed:
+            return CrashLoopError(
+                f"{finished.snapshot.name} was stopped: {finished.snapshot.deaths} task processes died and no item "
+                "was finished; run the function by itself, or with Pool(1), to see why"
+            )
+        return first_failure or PayloadError(f"{finished.snapshot.name} failed")
+    return None
+
+
+def _finish(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+async def tick(waited: asyncio.Future[Any], stop: Callable[[], object]) -> Any:
+    """Await a future in ticks, so that a notebook's interrupt gets through; a cancellation stops the job."""
+    try:
+        while not waited.done():
+            await asyncio.wait([waited], timeout=AWAIT_EVERY)
+    except asyncio.CancelledError:
+        stop()
+        raise
+    return waited.result()

@@ -1,0 +1,714 @@
+"""Pool: the composition root.
+
+Owns what the user meets first: which engines there are, the calls that make jobs, and the end of it all. Everything
+else happens elsewhere: decisions in core, bytes in the driver, results in the job.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.portal import Portal
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from distmap.arguments import Wanted
+    from distmap.consume import Consumer
+    from distmap.core.events import Gather
+    from distmap.driver import Driver, Member
+    from distmap.engine.base import Engine
+    from distmap.engine.hub import HubEngine
+    from distmap.executor import PoolExecutor
+    from distmap.functions import Code, CodeCache, Style
+    from distmap.futures import Submissions, TaskFuture
+    from distmap.inputs import Input
+    from distmap.job import Job, Seat
+    from distmap.pickling import Broadcast
+    from distmap.security import Secret
+    from distmap.slots.slots import Slots
+    from distmap.stream import StreamJob
+
+
+#: Making a pool waits so long, at most, for workers that are dialled.
+FIRST_LOOK = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker of a pool at one moment."""
+
+    name: str
+    host: str
+    slots: int
+    python: str
+    #: "ready", "suspect" (silent for a while) or "draining" (it wants to leave).
+    state: str
+    #: Load of its host: cpu and memory in use, 0 to 1.
+    cpu: float
+    memory: float
+    #: Seconds to it and back.
+    latency: float
+    address: str
+    tags: frozenset[str]
+
+    def __repr__(self) -> str:
+        slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
+        load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
+        far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}, Python {self.python}{load}{far}>"
+
+
+class Pool:
+    """A parallel `map` on this machine and on any worker you can reach.
+
+    Args:
+        workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
+            slots. "wss://host:8786": a `distmap-worker` that listens there. A `concurrent.futures.Executor` that you
+            already run. A list of these: all of them together.
+        listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
+            picks one, `pool.url` tells.
+        token: the secret that pool and workers share; None (default) takes `DISTMAP_TOKEN_FILE`, `DISTMAP_TOKEN` or
+            the file that is made in your home on first use.
+        connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
+            10 when dialling, 60 when workers dial in.
+        tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
+        processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
+        initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+
+    Raises:
+        ConnectError: a worker address is not a wss:// URL.
+        TokenError: the token cannot be read.
+
+    Example:
+        >>> from distmap import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.map(lambda x: x * x, range(5))
+        [0, 1, 4, 9, 16]
+    """
+
+    def __init__(
+        self,
+        workers: Workers = None,
+        *,
+        listen: str | None = None,
+        token: str | Secret | None = None,
+        connect_timeout: float | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        self._closed = True  # until everything is there: __del__ and repr may come early
+        self._pid = os.getpid()
+        wanted = sort_out(workers if processes is None else processes, listen)
+        self._token = token
+        self._setup = None if initializer is None else (initializer, tuple(initargs))
+        self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
+        self._members_changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._jobs: list[weakref.ref[Job]] = []
+        self.last: Job | None = None
+        started: list[Slots] = []
+
+        def first() -> None:
+            # Task processes boot while this process still imports what it needs itself.
+            if wanted.local:
+                from distmap.slots.slots import Slots as Processes
+
+                slots = Processes(wanted.local, None)
+                slots.spawn()
+                started.append(slots)
+
+        # The thread and the loop hold no reference to the pool, or a forgotten pool would never end.
+        crashed = weakref.WeakMethod(self._crashed)
+        self._portal = Portal(first=first, crashed=lambda error: _call(crashed, error))
+        try:
+            self._assemble(started, wanted, listen, token, (tls_cert, tls_key))
+        except BaseException:
+            self._portal.close()
+            raise
+        self._closed = False
+        self._end = weakref.finalize(self, _let_go, self._portal, self._driver, self._engines, self._submissions)
+
+    def _assemble(
+        self,
+        started: list[Slots],
+        wanted: Wanted,
+        listen: str | None,
+        token: str | Secret | None,
+        tls: tuple[str | None, str | None],
+    ) -> None:
+        # These imports run while the task processes boot; in this order, the costly ones last.
+        from distmap.driver import Driver
+        from distmap.functions import CodeCache
+        from distmap.futures import Submissions
+        from distmap.job import Seat
+
+        self._hub: HubEngine | None = None
+        engines: list[Engine] = []
+        loop = self._portal.loop
+        no_workers = weakref.WeakMethod(self._no_workers)
+        self._driver: Driver = self._portal.ask(
+            lambda: Driver(loop, starved=self._connect_timeout, no_workers=lambda: _call(no_workers))
+        )
+        if wanted.local:
+            from distmap.engine.local import LocalEngine
+
+            engines.append(LocalEngine(wanted.local, slots=started[0]))
+        if wanted.urls or listen is not None:
+            from distmap.engine.hub import HubEngine
+            from distmap.security import load_token, parse_url
+
+            self._hub = HubEngine(
+                [parse_url(url) for url in wanted.urls],
+                listen=None if listen is None else parse_url(listen, listening=True),
+                token=load_token(token),
+                tls_cert=tls[0],
+                tls_key=tls[1],
+            )
+            engines.append(self._hub)
+        if wanted.executors:
+            from distmap.engine.executor import ExecutorEngine
+
+            engines += [ExecutorEngine(executor) for executor in wanted.executors]
+        if wanted.inline:
+            from distmap.engine.inline import InlineEngine
+
+            engines.append(InlineEngine())
+        self._engines = engines
+        changed = weakref.WeakMethod(self._tell_members)
+        self._driver.on_members = lambda: _call(changed)
+        self._seat: Seat = Seat(self._portal, self._driver)
+        self._submissions: Submissions = Submissions(self._seat)
+        self._codes: CodeCache = CodeCache(setup=self._setup)
+        for engine in engines:
+            self._portal.run(engine.start(self._driver)).result()
+        if self._hub is not None:
+            # So that `pool.workers` and the repr show who is there; who is not goes on being dialled.
+            with contextlib.suppress(TimeoutError):
+                self._portal.run(self._hub.dialled()).result(min(FIRST_LOOK, self._connect_timeout))
+
+    # --- map and its kin --------------------------------------------------------------------------------------------
+
+    def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> list[Any]:
+        """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
+
+        Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
+        seed; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
+        `multiprocessing.Pool`.
+
+        Raises:
+            Exception: the first item's own exception, with a note that names the item, and the remote traceback as
+                its cause. What had been finished is in `pool.last.partial`.
+            NoWorkers: no worker came in time.
+            KeyboardInterrupt: after the remote items were stopped; the pool stays usable.
+        """
+        self._ensure_workers()
+        result: list[Any] = self._collect("one", fn, iterables, options).run_here()
+        return result
+
+    def starmap(
+        self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
+    ) -> list[Any]:
+        """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
+        self._ensure_workers()
+        result: list[Any] = self._collect("star", fn, (iterable, *rest), options).run_here()
+        return result
+
+    def map_async(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Any,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> Job:
+        """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread."""
+        iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
+        return self._collect("one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+
+    def starmap_async(
+        self,
+        fn: Callable[..., Any],
+        iterable: Iterable[Sequence[Any]],
+        *rest: Any,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> Job:
+        """As `starmap`, but returns a `Job` at once."""
+        iterables, callback, error_callback = mp_positional((iterable, *rest), callback, error_callback)
+        return self._collect("star", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+
+    def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
+        """A lazy iterator of results in input order. The input may be infinite.
+
+        Args:
+            buffer: at most so many items are read but not yet taken; default: two chunks for each slot.
+        """
+        return self._stream("ordered", fn, iterables, buffer, options)
+
+    def imap_unordered(
+        self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
+    ) -> StreamJob:
+        """As `imap`, but each result as soon as it is there."""
+        return self._stream("unordered", fn, iterables, buffer, options)
+
+    def map_reduce(
+        self,
+        fn: Callable[[Any], Any],
+        data: Iterable[Any],
+        reduce: Callable[[Any, Any], Any],
+        *,
+        initial: Any = ...,
+        combine: Callable[[Any, Any], Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`functools.reduce(reduce, map(fn, data), initial)`: folds here, in input order, as results land.
+
+        Args:
+            initial: the first value; without one, the first result is.
+            combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
+        """
+        from distmap.consume import EMPTY, Fold
+        from distmap.options import MapOptions
+
+        chosen = MapOptions.of(options)
+        self._ensure_workers()
+        consumer = Fold(chosen.on_error, reduce, EMPTY if initial is ... else initial)
+        # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
+        code = self._code(fn, "one", combine=None if chosen.retries else combine, seed=chosen.seed)
+        source = self._source((data,))
+        return self._job(code, source, consumer, chosen, "fold", fn).run_here()
+
+    def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
+        """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
+        the returned ones are concatenated.
+
+        Args:
+            batch_size: rows of a slice; default: four slices for each slot.
+        """
+        from distmap.consume import Collect, concatenate
+        from distmap.inputs import from_batches
+        from distmap.options import MapOptions
+
+        chosen = MapOptions.of(options)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size!r}")
+        self._ensure_workers()
+        slots = sum(member.info.slots for member in self._members())
+        source = from_batches(data, batch_size, slots)
+        consumer = Collect(chosen.on_error, join=concatenate)
+        code = self._code(fn, "one", seed=chosen.seed)
+        return self._job(code, source, consumer, chosen, "list", fn).run_here()
+
+    def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
+        """`fn(*args, **kwds)` on some worker; waits for the result."""
+        self._ensure_workers()
+        future = self.submit(fn, *args, **(kwds or {}))
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            if not future.cancel():
+                self._submissions.cancel_if_alone(future)
+            raise
+
+    def apply_async(
+        self,
+        fn: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: dict[str, Any] | None = None,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> TaskFuture:
+        """As `apply`, but returns a handle at once: a future with the methods of `AsyncResult`."""
+        hooks = {}
+        if callback is not None or error_callback is not None:
+
+            def tell(future: concurrent.futures.Future[Any]) -> None:
+                if future.cancelled():
+                    return
+                error = future.exception()
+                if error is None:
+                    if callback is not None:
+                        callback(future.result())
+                elif error_callback is not None:
+                    error_callback(error)
+
+            hooks["tell"] = tell
+        code, name = self._submission(fn)
+        return self._submissions.submit(code, name, tuple(args), kwds or {}, **hooks)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
+
+        Waiting submits of the same function are sent together.
+        """
+        code, name = self._submission(fn)
+        return self._submissions.submit(code, name, args, kwargs)
+
+    def executor(self) -> PoolExecutor:
+        """This pool as a `concurrent.futures.Executor`."""
+        from distmap.executor import PoolExecutor
+
+        self._check_open()
+        return PoolExecutor(self)
+
+    def broadcast(self, value: Any) -> Broadcast:
+        """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
+
+        It stays there as long as the handle lives.
+        """
+        from distmap.pickling import Broadcast
+
+        self._check_open()
+        handle = Broadcast(value)
+        driver, portal = self._driver, self._portal
+        portal.call(driver.pin, handle.digest)
+        weakref.finalize(handle, portal.call, driver.unpin, handle.digest).atexit = False
+        return handle
+
+    def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
+        """Call `fn()` once on every worker (set-up, inspection); results by the worker's name."""
+        from distmap.consume import Collect
+        from distmap.driver import worker_tag
+        from distmap.inputs import Sliced
+        from distmap.options import MapOptions
+
+        self._ensure_workers()
+        chosen = MapOptions.of({"progress": False, **options})
+        code = self._code(fn, "call", seed=chosen.seed)
+        jobs = {}
+        for member in self._members():
+            tags = frozenset([worker_tag(member.id)])
+            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, tags=tags)
+            jobs[member.info.name] = job.run_aside()
+        return {name: (job.result() or [None])[0] for name, job in jobs.items()}
+
+    # --- looking and steering ---------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers there are now."""
+        if self._gone:
+            return []
+        return [_worker(member) for member in self._members()]
+
+    @property
+    def url(self) -> str | None:
+        """What workers dial, when the pool listens."""
+        return None if self._hub is None else self._hub.url
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Jobs that are not over."""
+        with self._lock:
+            self._jobs = [ref for ref in self._jobs if (job := ref()) is not None and not job.ready()]
+            return [job for ref in self._jobs if (job := ref()) is not None]
+
+    def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> list[Worker]:
+        """Wait until there are `n` workers, and return them.
+
+        Args:
+            timeout: seconds; default: the pool's `connect_timeout`.
+        Raises:
+            NoWorkers: they did not come in time; the message says what was tried.
+        """
+        from distmap.errors import NoWorkers
+
+        self._check_open()
+        limit = self._connect_timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        with self._members_changed:
+            while len(found := self.workers) < n:
+                left = deadline - time.monotonic()
+                hopeless = self._hub is not None and not found and self._hub.fatal is not None
+                if left <= 0 or hopeless:
+                    raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+                self._members_changed.wait(min(left, 0.2))
+        return found
+
+    def add(self, workers: int | str) -> None:
+        """Add local slots (a number) or a worker ("wss://host:port") while the pool runs."""
+        self._check_open()
+        wanted = sort_out(workers, None)
+        if wanted.local:
+            from distmap.engine.local import LocalEngine
+
+            engine = LocalEngine(wanted.local)
+            self._engines.append(engine)
+            self._portal.run(engine.start(self._driver)).result()
+        for url in wanted.urls:
+            self._add_url(url)
+
+    def _add_url(self, text: str) -> None:
+        from distmap.engine.hub import HubEngine
+        from distmap.security import load_token, parse_url
+
+        url = parse_url(text)
+        if self._hub is None:
+            self._hub = HubEngine([], listen=None, token=load_token(self._token))
+            self._engines.append(self._hub)
+            self._portal.run(self._hub.start(self._driver)).result()
+        self._portal.call(self._hub.add, url)
+
+    def trace(self) -> list[tuple[float, Any]]:
+        """The last events and commands of the scheduler, with their times; for bug reports."""
+        return self._portal.ask(lambda: list(self._driver.trace))
+
+    def __repr__(self) -> str:
+        if self._gone:
+            return "<Pool: closed>"
+        members = self._members()
+        slots = sum(member.info.slots for member in members)
+        listening = f" listening on {self.url}," if self.url else ""
+        state = "closing, " if self._closed else ""
+        running = len(self.jobs)
+        work = f"{running} job{'s' * (running != 1)} running" if running else "idle"
+        workers = f"{len(members)} worker{'s' * (len(members) != 1)}"
+        return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Pool cannot be pickled: a function that runs on a worker must not refer to the pool; pass it the data"
+        )
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no new work; what was given goes on. Then `join`."""
+        if not self._closed:
+            self._closed = True
+            self._submissions.close()
+
+    def terminate(self) -> None:
+        """Stop everything now: running items are killed, workers are let go."""
+        self._closed = True
+        self._end()
+
+    def join(self) -> None:
+        """Wait until all work is done, then let the workers go.
+
+        Raises:
+            ValueError: the pool was not closed.
+        """
+        if not self._closed:
+            raise ValueError("Pool is still running: close() or terminate() it before join()")
+        if self._gone:
+            return
+        while self._portal.ask(lambda: self._driver.busy):
+            time.sleep(0.01)
+        self._end()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.get_running_loop().run_in_executor(None, self.terminate)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _gone(self) -> bool:
+        end = getattr(self, "_end", None)
+        return end is None or not end.alive
+
+    def _members(self) -> list[Member]:
+        return self._portal.ask(self._driver.members)
+
+    def _check_open(self) -> None:
+        from distmap.errors import PoolClosed
+
+        if os.getpid() != self._pid:
+            raise PoolClosed("this Pool belongs to the process that made it; make a new one here")
+        if self._closed:
+            raise PoolClosed("Pool not running: it was closed; make a new one")
+
+    def _ensure_workers(self) -> None:
+        self._check_open()
+        if self._hub is not None:
+            self.wait_for_workers(1)
+
+    def _what_was_tried(self) -> str:
+        tried = [] if self._hub is None else list(self._hub.errors.values())
+        if self.url:
+            tried.append(f"On the worker's machine run: distmap-worker {self.url} (with the same token)")
+        return " ".join(tried) or "All of them are gone; pool.add(...) brings new ones"
+
+    def _no_workers(self) -> BaseException:
+        from distmap.errors import NoWorkers
+
+        return NoWorkers(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+
+    def _tell_members(self) -> None:
+        with self._members_changed:
+            self._members_changed.notify_all()
+
+    def _crashed(self, error: BaseException) -> None:
+        driver = getattr(self, "_driver", None)
+        if driver is not None:
+            driver.crashed(error)
+
+    def _code(self, fn: Callable[..., Any], style: Style, **rest: Any) -> Code:
+        from distmap.functions import dump_code
+
+        self._check_open()
+        if not callable(fn):
+            raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
+        return dump_code(fn, style=style, setup=self._setup, **rest)
+
+    def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
+        if self._closed or os.getpid() != self._pid:
+            self._check_open()
+        if not callable(fn):
+            raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
+        return self._codes.get(fn, "call"), name_of(fn)
+
+    def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
+        from distmap.inputs import from_iterables
+
+        return from_iterables(iterables, snapshot=snapshot)
+
+    def _collect(
+        self,
+        style: Style,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        options: dict[str, Any],
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        aside: bool = False,
+    ) -> Job:
+        from distmap.consume import Collect
+        from distmap.options import MapOptions
+
+        iterables = positional_chunksize(iterables, options)
+        chosen = MapOptions.of(options)
+        if len(iterables) > 1:
+            style = "star"
+        code = self._code(fn, style, seed=chosen.seed)
+        source = self._source(iterables, snapshot=aside)
+        return self._job(
+            code, source, Collect(chosen.on_error), chosen, "list", fn, callback=callback, error_callback=error_callback
+        )
+
+    def _stream(
+        self,
+        gather: Gather,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        buffer: int | None,
+        options: dict[str, Any],
+    ) -> StreamJob:
+        from distmap.consume import Stream
+        from distmap.options import MapOptions
+        from distmap.stream import StreamJob
+
+        iterables = positional_chunksize(iterables, options)
+        chosen = MapOptions.of(options)
+        if buffer is not None and buffer < 1:
+            raise ValueError(f"buffer must be at least 1 item; got {buffer!r}")
+        code = self._code(fn, "star" if len(iterables) > 1 else "one", seed=chosen.seed)
+        source = self._source(iterables)
+        job = self._job(
+            code, source, Stream(chosen.on_error), chosen, gather, fn, kind=StreamJob, buffer=buffer, stop=False
+        )
+        assert isinstance(job, StreamJob)
+        job.run_aside()
+        return job
+
+    def _job(
+        self,
+        code: Code,
+        source: Input,
+        consumer: Consumer,
+        chosen: Any,
+        gather: Gather,
+        fn: Callable[..., Any],
+        *,
+        kind: Any = None,
+        buffer: int | None = None,
+        stop: bool = True,
+        tags: frozenset[str] | None = None,
+        **callbacks: Any,
+    ) -> Job:
+        from distmap.core.events import JobSpec
+        from distmap.driver import Record
+        from distmap.job import Job
+        from distmap.views.choose import choose, wanted
+
+        self._check_open()
+        name = chosen.desc or name_of(fn)
+        spec = JobSpec(
+            size=source.size,
+            gather=gather,
+            chunksize=chosen.chunksize,
+            retries=chosen.retries,
+            priority=chosen.priority,
+            stop_on_failure=stop and chosen.on_error == "raise",
+            buffer=buffer,
+            tags=frozenset(chosen.tags) if tags is None else tags,
+            name=name,
+        )
+        record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
+        record.watched = wanted(chosen.progress)
+        # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
+        job: Job = (kind or Job)(
+            self._seat, record, source, consumer, view=lambda: choose(chosen.progress, name), keep=self, **callbacks
+        )
+        self.last = job
+        with self._lock:
+            self._jobs.append(weakref.ref(job))
+        return job
+
+
+def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
+    function = method()
+    return function(*args) if function is not None else None
+
+
+def _worker(member: Member) -> Worker:
+    info = member.info
+    return Worker(
+        info.name, info.host, info.slots, info.python, member.state, member.cpu, member.memory, member.rtt,
+        info.address, info.tags,
+    )  # fmt: skip
+
+
+def _let_go(portal: Portal, driver: Driver, engines: list[Engine], submissions: Submissions) -> None:
+    """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
+
+    async def close() -> None:
+        driver.close()
+        for engine in engines:
+            await engine.close(now=True)
+
+    try:
+        portal.run(close()).result(10.0)
+    finally:
+        portal.close()
+        submissions.stop()

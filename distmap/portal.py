@@ -1,0 +1,152 @@
+"""The event loop in its own daemon thread: call in from any thread, never the other way round.
+
+Owns the one loop of a pool and the thread it runs in. Knows nothing of what runs there. Calls from other threads go
+through a mailbox with at most one wake-up a batch: 0.1 us instead of 4 us a call (transport.md §7).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+
+class Portal:
+    """Runs an asyncio loop in a daemon thread.
+
+    Args:
+        first: run in the thread before asyncio is even imported: task processes started here boot while the
+            loop is still being made, and belong to the thread that lives as long as the pool (PDEATHSIG follows
+            the thread that spawned).
+        crashed: called in the thread with any exception that a posted call raised; such an exception is a bug and
+            whoever waits must be told.
+    """
+
+    def __init__(
+        self,
+        *,
+        first: Callable[[], None] | None = None,
+        crashed: Callable[[BaseException], None] | None = None,
+        name: str = "distmap",
+    ) -> None:
+        self._first = first
+        self._crashed = crashed
+        self._box: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._armed = False
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop; waits until it runs."""
+        if self._loop is None or not self._ready.is_set():
+            self._ready.wait()
+            if self._failure is not None:
+                raise self._failure
+        assert self._loop is not None
+        return self._loop
+
+    def inside(self) -> bool:
+        """True in the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` on the loop, soon, in the order of the calls. Does not wait."""
+        self._box.append((function, args))
+        if not self._armed:
+            self._armed = True
+            try:
+                self.loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop is closed: the pool is gone, and with it whatever this was about
+                self._box.clear()
+
+    def _drain(self) -> None:
+        self._armed = False  # clear first, then empty: nothing is lost
+        box = self._box
+        while box:
+            function, args = box.popleft()
+            try:
+                function(*args)
+            except BaseException as error:
+                if self._crashed is None:
+                    raise
+                self._crashed(error)
+
+    def _handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback of the loop (a socket's reader, a timer) is a bug like that of a posted call."""
+        error = context.get("exception")
+        if self._crashed is not None and error is not None and "handle" in context:
+            self._crashed(error)
+        else:
+            loop.default_exception_handler(context)
+
+    def ask(self, function: Callable[..., T], *args: Any, timeout: float = 10.0) -> T:
+        """Run `function(*args)` on the loop and wait for what it returns.
+
+        Raises:
+            TimeoutError: the loop did not answer in time (it is closed, or blocked by a bug).
+        """
+        if self.inside():
+            return function(*args)
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(function(*args))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self.call(run)
+        return answer.result(timeout)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start a coroutine on the loop."""
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop the loop and wait for the thread. Tasks still running are cancelled first."""
+        if not self._thread.is_alive():
+            return
+        loop = self.loop
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(loop.stop)
+        if not self.inside():
+            self._thread.join(timeout)
+
+    def _main(self) -> None:
+        try:
+            if self._first is not None:
+                self._first()
+            import asyncio
+
+            self._loop = loop = asyncio.new_event_loop()
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+            return
+        asyncio.set_event_loop(loop)
+        if self._crashed is not None:
+            loop.set_exception_handler(self._handle)
+        loop.call_soon(self._ready.set)
+        try:
+            loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()

@@ -1,0 +1,73 @@
+"""Which view a job gets: none, a callable, the notebook's, or the terminal's.
+
+Owns the meaning of `progress=`. Imports the views only when one is wanted, and looks for a notebook without importing
+IPython, so that `import distmap` stays light. Call `choose` in the thread of the cell: a notebook view remembers from
+there to which cell its output belongs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from distmap.core.progress import Snapshot
+from distmap.views.base import View
+
+
+class CallbackView:
+    """Gives every snapshot to a function of the user's, as often as the job reports."""
+
+    def __init__(self, call: Callable[[Snapshot], object]) -> None:
+        self._call = call
+        self._closed = False
+
+    def update(self, snapshot: Snapshot) -> None:
+        if not self._closed:
+            self._call(snapshot)
+
+    def note(self, text: str) -> None:
+        """Nothing: the snapshot counts failures, and the job's exceptions name them."""
+
+    def close(self, snapshot: Snapshot) -> None:
+        if not self._closed:
+            self._closed = True
+            self._call(snapshot)
+
+
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel, whose front end can show more than text."""
+    # Who runs in a kernel has IPython imported already; importing it here would cost others a second.
+    ipython = sys.modules.get("IPython")
+    get_ipython = getattr(ipython, "get_ipython", None)
+    if get_ipython is None:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def wanted(progress: bool | Callable[[Snapshot], object] | None) -> bool:
+    """Whether `choose` would give a view; so that nobody counts for nobody."""
+    return in_kernel() if progress is None else progress is not False
+
+
+def choose(progress: bool | Callable[[Snapshot], object] | None, title: str) -> View | None:
+    """Give the view that `progress=` asks for.
+
+    Args:
+        progress: True or False; a callable, which gets the snapshots; None: True in a notebook, else False.
+        title: What the job is called above its bar, such as "map score".
+    """
+    if not wanted(progress):
+        return None
+    if progress is None or progress is True:
+        if in_kernel():
+            from distmap.views.notebook import notebook_view
+
+            return notebook_view(title)
+        from distmap.views.terminal import TerminalView
+
+        return TerminalView(title)
+    if callable(progress):
+        return CallbackView(progress)
+    raise TypeError(
+        f"progress= takes True, False, None or a callable that is given snapshots, not {type(progress).__name__}"
+    )

@@ -1,0 +1,132 @@
+"""KeyboardInterrupt while a call blocks: the work stops, the prompt is back, results are kept, the pool goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+
+#: Runs `call` and sends itself SIGINT once both slots are at an item that takes a minute.
+INTERRUPTED = """
+import json, os, pathlib, signal, sys, threading, time
+import distmap
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder = os.getcwd()
+
+def slow(x):
+    import time
+    if x < 4:
+        return x
+    with open(f"{folder}/began-{x}", "w"):
+        pass
+    began = time.monotonic()
+    try:
+        while time.monotonic() - began < 60:
+            %(body)s
+    finally:
+        with open(f"{folder}/stopped-{x}", "w"):
+            pass
+
+sent = []
+def interrupt():
+    while len(list(pathlib.Path(folder).glob("began-*"))) < 2:
+        time.sleep(0.005)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+pool = distmap.Pool(2)
+pool.map(abs, range(4), chunksize=1)
+threading.Thread(target=interrupt, daemon=True).start()
+told = {}
+try:
+    %(call)s
+except KeyboardInterrupt:
+    told["prompt"] = time.monotonic() - sent[0]
+told["partial"] = pool.last.partial
+began = time.monotonic()
+told["after"] = pool.map(abs, range(-50, 0))
+told["took"] = time.monotonic() - began
+told["state"] = pool.last.progress.state
+told["stopped"] = sorted(path.name[8:] for path in pathlib.Path(folder).glob("stopped-*"))
+told["began"] = sorted(path.name[6:] for path in pathlib.Path(folder).glob("began-*"))
+pool.terminate()
+print(json.dumps(told))
+"""
+NAPS = "time.sleep(0.05)"
+BUSY = "sum(range(1000))"
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("pool.map(slow, range(20), chunksize=1)", NAPS),
+        ("pool.map(slow, range(20), chunksize=1)", "time.sleep(60)"),
+        ("pool.map(slow, range(20), chunksize=1)", BUSY),
+        ("list(pool.imap(slow, range(20), chunksize=1))", NAPS),
+        ("pool.map_reduce(slow, range(20), lambda a, b: b, chunksize=1)", NAPS),
+    ],
+    ids=["map", "one long sleep", "busy", "imap", "map_reduce"],
+)
+def test_interrupt_gives_the_prompt_back(script, call, body):
+    """One Ctrl-C stops the items that run, nothing more begins, and the pool works at once."""
+    told = json.loads(script(INTERRUPTED % {"call": call, "body": body}))
+    # About a second is aimed at; a busy machine is given more.
+    assert told["prompt"] < 6
+    assert told["took"] < 6
+    assert told["after"] == list(range(50, 0, -1))
+    assert told["state"] == "done"
+    assert len(told["began"]) == 2
+    assert told["stopped"] == told["began"]
+    if "pool.map(" in call:
+        assert told["partial"] == [[x, x] for x in range(4)]
+
+
+def test_an_item_that_swallows_the_interrupt_is_killed(script):
+    """An item that catches KeyboardInterrupt is killed after the grace."""
+    body = """
+            try:
+                time.sleep(1)
+            except KeyboardInterrupt:
+                pass"""
+    told = json.loads(script(INTERRUPTED % {"call": "pool.map(slow, range(20), chunksize=1)", "body": body}))
+    assert told["prompt"] < 6
+    assert told["took"] < 8
+    assert told["after"] == list(range(50, 0, -1))
+
+
+def test_interrupt_of_a_blocked_input(script):
+    """Ctrl-C also ends a call whose own generator blocks."""
+    told = json.loads(
+        script(
+            """
+            import json, os, signal, threading, time
+            import distmap
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            blocked = threading.Event()
+            def source():
+                yield 1
+                blocked.set()
+                # Short naps: a signal that comes just before a long sleep begins would not cut it short.
+                while True:
+                    time.sleep(0.05)
+            def interrupt():
+                blocked.wait()
+                told["sent"] = time.monotonic()
+                os.kill(os.getpid(), signal.SIGINT)
+            told = {}
+            with distmap.Pool(2) as pool:
+                threading.Thread(target=interrupt, daemon=True).start()
+                try:
+                    pool.map(abs, source())
+                except KeyboardInterrupt:
+                    told["prompt"] = time.monotonic() - told["sent"]
+                told["after"] = pool.map(abs, [-1])
+            print(json.dumps(told))
+            """
+        )
+    )
+    assert told["prompt"] < 6
+    assert told["after"] == [1]

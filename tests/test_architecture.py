@@ -1,0 +1,319 @@
+"""The rings of the house, held by reading its source: nothing is imported here.
+
+A module of `distmap` imports only lower rings and its own group. Where a rule stops a change, change the change, or
+this table and the design in the same commit.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = ROOT / "distmap"
+
+#: Unit (a folder, or a file of the top level) -> ring. The longer name wins: one file may stand apart from its folder.
+RINGS = {
+    "_version": 0,
+    "errors": 0,
+    "foreign": 0,
+    "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
+    "core": 1,
+    "wire": 1,
+    "arguments": 2,
+    "execution": 2,
+    "failures": 2,
+    "functions": 2,
+    "inputs": 2,
+    "modules": 2,
+    "options": 2,
+    "payload": 2,
+    "pickling": 2,
+    "security": 2,
+    "portal": 3,
+    "transport": 3,
+    "slots": 4,
+    "engine": 5,
+    "launch": 5,
+    "views": 5,
+    "worker": 5,
+    "driver": 6,
+    "consume": 7,
+    "executor": 7,
+    "futures": 7,
+    "stream": 7,
+    "job": 7,
+    "pool": 8,
+    "ext": 9,
+    "testing": 9,
+}
+
+#: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
+GROUPS = [
+    {"errors", "foreign"},
+    {"payload", "pickling", "functions", "modules", "execution", "failures"},
+    {"job", "consume", "futures", "stream"},
+]
+
+#: The one circle: `errors` names what `foreign` holds, and loads it when one of these is first asked for.
+DOORS = {("errors", "foreign")}
+
+#: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.
+IMPURE = {
+    "_thread",
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "pickle",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "uuid",
+}
+
+#: Third-party package -> the only modules that may import it.
+IMPORTERS = {
+    "cloudpickle": {"pickling", "modules"},
+    "ipywidgets": {"views.notebook"},
+    "tqdm": {"views.terminal"},
+    "websockets": {"transport.websocket"},
+}
+
+#: Modules without a test file of their own, and why.
+UNTESTED = {
+    "_version": "one string",
+    "core.events": "frozen records; the scheduler's tests build every one of them",
+    "core.limits": "frozen numbers",
+    "engine.base": "protocols only",
+    "errors": "names only; the tests of those who raise them read their texts",
+    "foreign": "names only, as errors",
+    "views.base": "a protocol only",
+    "wire.messages": "frozen records; the codec's tests send every one of them",
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {name: path for name, path in SOURCES.items() if not name.endswith("__init__")}
+TEST_FILES = sorted(TESTS.rglob("test_*.py"))
+
+
+def unit(module: str) -> str:
+    """The unit that a module (without the leading `distmap.`) belongs to."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:length])) in RINGS:
+            return name
+    pytest.fail(f"distmap.{module} is in no ring: give it one in RINGS")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and dotted name of everything imported, in functions and under TYPE_CHECKING too."""
+    return list(_imports(tree_of(path)))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield node.lineno, "." * node.level + (node.module or "")
+                continue
+            module = node.module or ""
+            for alias in node.names:
+                # `from distmap.x import y` may name the module y or a thing in x.
+                full = f"{module}.{alias.name}"
+                yield node.lineno, full if full.removeprefix("distmap.") in SOURCES else module
+
+
+def own(name: str) -> str | None:
+    return name.removeprefix("distmap.") if name.startswith("distmap.") else None
+
+
+def test_every_import_goes_down() -> None:
+    """A module imports lower rings and its own unit or group only."""
+    wrong = []
+    for name, path in MODULES.items():
+        here = unit(name)
+        for line, imported in imports(path):
+            if (target := own(imported)) is None:
+                continue
+            there = unit(target)
+            together = here.split(".")[0] == there.split(".")[0] or any({here, there} <= group for group in GROUPS)
+            if not together and RINGS[there] >= RINGS[here]:
+                wrong.append(f"{path.name}:{line}: {here} (ring {RINGS[here]}) imports {there} (ring {RINGS[there]})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle() -> None:
+    """No module imports itself through others, not even inside functions."""
+    edges = {
+        name: {t for _, i in imports(path) if (t := own(i)) and t in MODULES and t != name and (name, t) not in DOORS}
+        for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in edges[name]:
+                walk(target, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        walk(name, ())
+
+
+def test_the_root_is_never_imported_inside() -> None:
+    """The package names modules by their full path, never through its own public face."""
+    wrong = [
+        f"distmap.{name}:{line}: {imported}"
+        for name, path in SOURCES.items()
+        for line, imported in imports(path)
+        if imported == "distmap" or imported.startswith(".")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", ["core", "wire"])
+def test_pure_folders_touch_nothing(folder: str) -> None:
+    """The pure folders import neither the clock, the machine, concurrency nor any third party."""
+    wrong = []
+    for path in sorted((PACKAGE / folder).glob("*.py")):
+        for line, imported in imports(path):
+            top = imported.split(".")[0]
+            if top != "distmap" and (top in IMPURE or top not in sys.stdlib_module_names):
+                wrong.append(f"{path.name}:{line}: {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", IMPORTERS)
+def test_one_importer(package: str) -> None:
+    """Each third-party package that shapes the design has one place that knows it."""
+    found = {name for name, path in SOURCES.items() if any(i.split(".")[0] == package for _, i in imports(path))}
+    assert found <= IMPORTERS[package]
+
+
+def test_folder_heads_hold_a_docstring_only() -> None:
+    """Importing a folder costs nothing: its `__init__.py` has no code. (The package's own gives the public names.)"""
+    for name, path in SOURCES.items():
+        if name.endswith(".__init__"):
+            body = tree_of(path).body
+            assert len(body) == 1, path
+            assert isinstance(body[0], ast.Expr), path
+
+
+def test_every_module_says_what_it_owns() -> None:
+    """Every module begins with a docstring."""
+    missing = [n for n, p in SOURCES.items() if not ast.get_docstring(tree_of(p))]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n not in UNTESTED])
+def test_the_tests_mirror_the_package(name: str) -> None:
+    """Every module has its test file at the same place under `tests/`."""
+    *folders, last = name.split(".")
+    assert TESTS.joinpath(*folders, f"test_{last}.py").exists()
+
+
+def test_the_exemptions_are_needed() -> None:
+    """No exemption outlives its module."""
+    assert set(UNTESTED) <= set(MODULES)
+
+
+def test_test_folders_are_no_packages() -> None:
+    """No `__init__.py` under `tests/`: with import mode importlib it would only hide clashes."""
+    assert not list(TESTS.rglob("__init__.py"))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_every_test_says_what_it_shows() -> None:
+    """Every test function has a docstring, and no two tests of a file have one name."""
+    wrong = []
+    for path in TEST_FILES:
+        tree = tree_of(path)
+        bodies = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+        for body in bodies:
+            tests = [
+                node
+                for node in body.body
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test")
+            ]
+            names = [node.name for node in tests]
+            wrong += [f"{path.name}: {n} is there twice" for n in sorted({n for n in names if names.count(n) > 1})]
+            wrong += [f"{path.name}:{node.lineno}: {node.name}" for node in tests if not ast.get_docstring(node)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", ["core", "wire"])
+def test_pure_tests_wait_for_nothing(folder: str) -> None:
+    """Tests of the pure folders use no sleep, no mock, no event loop and no clock."""
+    wrong = []
+    for path in sorted((TESTS / folder).rglob("*.py")):
+        tree = tree_of(path)
+        used = {i.split(".")[0] for _, i in imports(path)}
+        used |= {i for _, i in imports(path) if i.endswith("mock")}
+        names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        wrong += [f"{path.name}: {n}" for n in used & {"asyncio", "mock", "unittest.mock", "time", "threading"}]
+        wrong += [f"{path.name}: {n}" for n in names & {"sleep", "Mock", "MagicMock"}]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_bare_sleep() -> None:
+    """Tests wait for events with a deadline: nobody calls `time.sleep` in a test's own body."""
+    wrong = []
+    for path in TEST_FILES:
+        for node in functions(path):
+            if node.name.startswith("test"):
+                # A nested function is what the test sends away; it may sleep as users' functions do.
+                inner = {id(n) for f in ast.walk(node) if f is not node and isinstance(f, _SCOPES) for n in ast.walk(f)}
+                wrong += [
+                    f"{path.name}:{call.lineno}"
+                    for call in ast.walk(node)
+                    if isinstance(call, ast.Call) and id(call) not in inner and _is_sleep(call.func)
+                ]
+    assert not wrong, "\n".join(wrong)
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def _is_sleep(func: ast.expr) -> bool:
+    if not isinstance(func, ast.Attribute) or func.attr != "sleep" or not isinstance(func.value, ast.Name):
+        return False
+    return func.value.id in ("time", "asyncio")

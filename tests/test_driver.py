@@ -1,0 +1,179 @@
+"""The driver carries out what the scheduler decides, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import queue
+
+import pytest
+from distmap.consume import results_of
+from distmap.core.events import JobSpec
+from distmap.driver import Driver, Finished, Landed, Lost, ReadRequest, Record
+from distmap.engine.inline import InlineEngine
+from distmap.functions import dump_code
+from distmap.payload import dump_items
+from distmap.pickling import Broadcast
+from distmap.portal import Portal
+
+DEADLINE = 10
+
+
+class Seat:
+    """A driver with one inline worker, and the messages of the jobs it was given."""
+
+    def __init__(self, *, workers=1, **options):
+        told = []
+        self.portal = Portal(crashed=lambda error: (told.append(error), self.driver.crashed(error)))
+        self.told = told
+        self.driver = self.portal.ask(lambda: Driver(self.portal.loop, **options))
+        self.engines = [InlineEngine() for _ in range(workers)]
+        for engine in self.engines:
+            self.portal.run(engine.start(self.driver)).result(DEADLINE)
+
+    def open(self, fn, size, **spec):
+        """Open a job and give its id and its messages."""
+        box = queue.SimpleQueue()
+        record = Record(JobSpec(size=size, name="job", **spec), dump_code(fn), box.put)
+        return self.portal.ask(self.driver.open, record), box
+
+    def serve(self, job, box, items):
+        """Answer reads from `items`, and give results by index and the last message."""
+        items, found = list(items), {}
+        while True:
+            message = box.get(timeout=DEADLINE)
+            if isinstance(message, Finished):
+                return found, message
+            if isinstance(message, ReadRequest):
+                taken, items = items[: message.most], items[message.most :]
+                payload, blobs = dump_items(taken)
+                self.portal.call(
+                    self.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items
+                )
+            elif isinstance(message, Landed):
+                values, failed = results_of(message)
+                first = message.start + message.lo
+                found.update(zip(range(first, first + len(values)), values, strict=True))
+                found.update(failed)
+            elif isinstance(message, Lost):
+                found[message.item] = message.cause
+
+    def close(self):
+        async def close():
+            self.driver.close()
+            for engine in self.engines:
+                await engine.close(now=True)
+
+        self.portal.run(close()).result(DEADLINE)
+        self.portal.close()
+
+
+@pytest.fixture
+def seat():
+    """A driver with one inline worker."""
+    seat = Seat()
+    yield seat
+    seat.close()
+
+
+def test_a_job_runs_to_its_end(seat):
+    """Reads are asked for, every result lands once, and Finished is the last message."""
+    job, box = seat.open(lambda x: x * x, 100)
+    found, finished = seat.serve(job, box, range(100))
+    assert found == {x: x * x for x in range(100)}
+    assert finished.outcome == "done"
+    assert (finished.snapshot.done, finished.snapshot.total) == (100, 100)
+    assert not seat.portal.ask(lambda: seat.driver.busy)
+
+
+def test_an_ordered_job_delivers_after_its_chunks_were_released(seat):
+    """Results that wait for an earlier one still know their place."""
+    job, box = seat.open(lambda x: x, 30, gather="ordered", chunksize=3)
+    found = {}
+    items = list(range(30))
+    landed = []
+    while len(found) < 30:
+        message = box.get(timeout=DEADLINE)
+        if isinstance(message, ReadRequest):
+            taken, items = items[: message.most], items[message.most :]
+            payload, blobs = dump_items(taken)
+            seat.portal.call(seat.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items)
+        elif isinstance(message, Landed):
+            values, _ = results_of(message)
+            landed.append(message.start + message.lo)
+            found.update(enumerate(values, landed[-1]))
+            seat.portal.call(seat.driver.consumed, job, len(values), message.report.nbytes)
+    assert landed == sorted(landed)
+    assert found == {x: x for x in range(30)}
+
+
+def test_failed_tries_are_counted(seat):
+    """A report knows which try of an item failed."""
+
+    def fail(x):
+        raise ValueError(x)
+
+    job, box = seat.open(fail, 1, retries=2, stop_on_failure=False)
+    found, finished = seat.serve(job, box, [7])
+    assert "attempt 3" in found[0].__notes__[0]
+    assert finished.snapshot.retried == 2
+
+
+def test_input_that_fails_is_the_error_of_the_job(seat):
+    """What reading raised comes with Finished."""
+    job, box = seat.open(lambda x: x, None)
+    request = box.get(timeout=DEADLINE)
+    error = OSError("disk gone")
+    seat.portal.call(seat.driver.input_failed, job, request.chunk, error)
+    finished = box.get(timeout=DEADLINE)
+    assert finished.outcome == "failed"
+    assert finished.error is error
+
+
+def test_a_job_with_no_worker_ends_with_a_reason():
+    """Nobody waits for ever for workers that do not come."""
+    seat = Seat(workers=0, starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
+    try:
+        _, box = seat.open(lambda x: x, 5)
+        finished = box.get(timeout=DEADLINE)
+        assert str(finished.error) == "nobody came"
+    finally:
+        seat.close()
+
+
+def test_a_bug_ends_every_job(seat):
+    """An exception inside the driver reaches the consumers as the error of their jobs."""
+    _, box = seat.open(lambda x: x, 5)
+    box.get(timeout=DEADLINE)
+    seat.portal.call(seat.driver.post, "no event")
+    finished = box.get(timeout=DEADLINE)
+    assert finished.outcome == "failed"
+    assert finished.error is seat.told[0]
+
+
+def test_closing_ends_what_is_left(seat):
+    """A job that is open when the pool ends is told so."""
+    _, box = seat.open(lambda x: x, 5)
+    box.get(timeout=DEADLINE)
+    seat.portal.ask(seat.driver.close)
+    assert box.get(timeout=DEADLINE).outcome == "cancelled"
+
+
+def test_a_pinned_broadcast_outlives_its_job(seat):
+    """A broadcast stays on the workers until it is unpinned; a function goes with its job."""
+    handle = Broadcast({"k": 1})
+    seat.portal.call(seat.driver.pin, handle.digest)
+    job, box = seat.open(lambda x: handle.value["k"] + x, 1)
+    found, _ = seat.serve(job, box, [1])
+    assert found == {0: 2}
+    kept = seat.portal.ask(lambda: set(seat.driver._blobs))
+    assert kept == {handle.digest}
+    seat.portal.ask(seat.driver.unpin, handle.digest)
+    assert not seat.portal.ask(lambda: set(seat.driver._blobs))
+
+
+def test_names_of_workers_are_unique():
+    """Two workers of one name are told apart."""
+    seat = Seat(workers=2)
+    try:
+        assert [member.info.name for member in seat.portal.ask(seat.driver.members)] == ["inline", "inline-2"]
+    finally:
+        seat.close()

@@ -1,0 +1,316 @@
+"""Job: the handle of one map, in blocking code and in a notebook's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import distmap
+
+#: The shared pool lives longer than a test.
+pytestmark = pytest.mark.own_leaks
+
+
+@pytest.fixture(scope="module")
+def pool2():
+    """Two slots of this machine, shared by the tests of this file."""
+    with distmap.Pool(2) as pool:
+        yield pool
+
+
+def until(happened, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        threading.Event().wait(0.005)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Holds tasks until `open()`: `wait(x)` is what the task calls, `waiting()` is who is there."""
+    key, base = str(tmp_path / "open"), str(tmp_path)
+
+    def wait(x):
+        import os
+        import time
+
+        with open(f"{base}/at-{x}", "w"):
+            pass
+        deadline = time.monotonic() + 15
+        while not os.path.exists(key):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the test never opened the gate")
+            time.sleep(0.005)
+        return x
+
+    opened = Path(key).touch
+    yield SimpleNamespace(wait=wait, open=opened, waiting=lambda: sorted(tmp_path.glob("at-*")))
+    opened()
+
+
+def test_result_and_get(pool2):
+    """`result()` and `get()` give the list, again and again."""
+    job = pool2.map_async(abs, [-1, -2, -3])
+    assert job.result(10) == [1, 2, 3]
+    assert job.get() == [1, 2, 3]
+    assert job.ready()
+    assert job.successful()
+    assert job.state == "done"
+
+
+def test_result_with_a_timeout(pool2, gate):
+    """`result(timeout)` raises multiprocessing.TimeoutError and the job goes on."""
+    job = pool2.map_async(gate.wait, [1, 2])
+    for call in (job.result, job.get):
+        with pytest.raises(multiprocessing.TimeoutError):
+            call(0.02)
+    with pytest.raises(ValueError, match="not ready"):
+        job.successful()
+    assert not job.ready()
+    assert job.state == "running"
+    gate.open()
+    assert job.result(10) == [1, 2]
+
+
+def test_iterating_gives_results_as_they_come(pool2, gate):
+    """`for` over a job gives results in input order while it runs; a second loop gives them again."""
+    wait = gate.wait
+    job = pool2.map_async(lambda x: wait(x) if x == 3 else x, range(6), chunksize=1)
+    results = iter(job)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert not job.ready()
+    gate.open()
+    assert list(results) == [3, 4, 5]
+    assert list(job) == list(range(6))
+
+
+def test_a_job_can_be_awaited(pool2):
+    """`await job` gives the result on the loop that runs already, and does not block it."""
+
+    async def main():
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.01)
+
+        ticking = asyncio.create_task(tick())
+        got = await pool2.map_async(lambda x: __import__("time").sleep(0.1) or x, range(4), chunksize=1)
+        ticking.cancel()
+        return (
+            got,
+            ticks,
+            await pool2.apply_async(abs, (-3,)),
+            await asyncio.gather(*(pool2.map_async(abs, [k]) for k in range(5))),
+        )
+
+    got, ticks, applied, gathered = asyncio.run(main())
+    assert got == [0, 1, 2, 3]
+    assert ticks > 3
+    assert applied == 3
+    assert gathered == [[k] for k in range(5)]
+
+
+def test_awaiting_a_failed_job_raises(pool2):
+    """`await` raises what `result()` raises."""
+
+    async def main():
+        await pool2.map_async(int, ["1", "x"])
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        asyncio.run(main())
+
+
+def test_async_for(pool2):
+    """`async for` goes through a job and through an imap."""
+
+    async def main():
+        job = [x async for x in pool2.map_async(abs, range(30))]
+        stream = [x async for x in pool2.imap(abs, range(30))]
+        unordered = [x async for x in pool2.imap_unordered(abs, range(30))]
+        return job, stream, sorted(unordered)
+
+    assert asyncio.run(main()) == (list(range(30)),) * 3
+
+
+def test_cancelling_the_await_cancels_the_job(pool2, gate):
+    """A timed-out or cancelled await stops the job, and the pool is free."""
+
+    async def main():
+        job = pool2.map_async(gate.wait, range(4), chunksize=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_await(job), 0.3)
+        return job
+
+    async def _await(job):
+        return await job
+
+    job = asyncio.run(main())
+    job.wait(10)
+    assert job.state == "cancelled"
+    assert pool2.map(abs, [-1]) == [1]
+
+
+def test_cancel(pool2, gate):
+    """`cancel` stops what runs, keeps what was finished, and leaves the pool usable."""
+    wait = gate.wait
+    job = pool2.map_async(lambda x: x if x < 4 else wait(x), range(20), chunksize=1)
+    until(lambda: len(gate.waiting()) == 2)
+    assert job.cancel()
+    with pytest.raises(distmap.JobCancelled) as caught:
+        job.result(10)
+    assert isinstance(caught.value, concurrent.futures.CancelledError)
+    assert job.state == "cancelled"
+    assert not job.successful()
+    assert dict(job.partial) == {x: x for x in range(4)}
+    assert pool2.map(abs, range(10)) == list(range(10))
+    assert len(gate.waiting()) == 2
+
+
+def test_cancel_of_a_finished_job(pool2):
+    """`cancel` of a job that is over is False and changes nothing."""
+    job = pool2.map_async(abs, [-1])
+    assert job.result(10) == [1]
+    assert job.cancel() is False
+    assert job.result() == [1]
+
+
+def test_cancel_of_an_iterator(pool2):
+    """An imap over an endless input can be cancelled."""
+    import itertools
+
+    results = pool2.imap(abs, itertools.count())
+    assert next(results) == 0
+    results.cancel()
+    with pytest.raises(distmap.JobCancelled):
+        for _ in results:
+            pass
+    assert pool2.map(abs, [-1]) == [1]
+
+
+def test_pause_and_resume(pool2, gate):
+    """While paused no further item begins; what runs goes on; `resume` finishes the job."""
+    job = pool2.map_async(gate.wait, range(8), chunksize=1)
+    until(lambda: len(gate.waiting()) == 2)
+    job.pause()
+    assert job.state == "paused"
+    assert pool2.last is job
+    gate.open()
+    until(lambda: len(job.partial) >= 2)
+    # Another job has the slots to itself, so the paused one would have begun more by now.
+    assert pool2.map(abs, range(50), chunksize=1) == list(range(50))
+    assert len(gate.waiting()) <= 4
+    assert not job.ready()
+    job.resume()
+    assert job.result(10) == list(range(8))
+    assert job.state == "done"
+
+
+def test_partial_while_it_runs(pool2, gate):
+    """`partial` lists (index, value) pairs in index order at any time."""
+    wait = gate.wait
+    job = pool2.map_async(lambda x: wait(x) if x == 2 else 10 * x, range(6), chunksize=1)
+    until(lambda: len(job.partial) == 5)
+    assert job.partial == [(0, 0), (1, 10), (3, 30), (4, 40), (5, 50)]
+    gate.open()
+    job.wait(10)
+    assert job.partial == [(x, 2 if x == 2 else 10 * x) for x in range(6)]
+
+
+def test_failures(pool2):
+    """`failures` lists (index, exception) pairs; `partial` has the others."""
+    job = pool2.map_async(lambda x: 6 // (x - 2), range(5), on_error="return")
+    result = job.result(10)
+    ((index, error),) = job.failures
+    assert index == 2
+    assert isinstance(error, ZeroDivisionError)
+    assert result[2] is error
+    assert [index for index, _ in job.partial] == [0, 1, 3, 4]
+
+
+def test_stats_and_progress(pool2):
+    """`stats` counts, `progress` is the latest snapshot."""
+    job = pool2.map_async(lambda x: 1 // x, range(100), on_error="skip", desc="inverse")
+    job.wait(10)
+    stats = dict(job.stats)
+    assert (stats["done"], stats["failed"], stats["deaths"], stats["losses"], stats["duplicates"]) == (100, 1, 0, 0, 0)
+    assert stats["chunks"] >= 2
+    snapshot = job.progress
+    assert isinstance(snapshot, distmap.Snapshot)
+    assert (snapshot.done, snapshot.total, snapshot.state) == (100, 100, "done")
+    assert [lane.name for lane in snapshot.lanes] == ["local"]
+
+
+def test_repr_reads_well(pool2, gate):
+    """The repr tells name, state and how far it is."""
+    job = pool2.map_async(gate.wait, range(3), desc="held back")
+    assert repr(job).startswith("<Job held back: running")
+    gate.open()
+    job.result(10)
+    assert repr(job) == "<Job held back: done, 3 of 3 items>"
+
+
+def test_a_job_is_named_after_its_function(pool2):
+    """Without `desc=` the name is the function's."""
+    job = pool2.map_async(abs, [1])
+    assert "abs" in job.name
+    job.result(10)
+
+
+def test_the_input_of_an_async_map_is_read_aside(pool2):
+    """`map_async` returns at once, also when its input takes its time."""
+    let_go = threading.Event()
+
+    def slow_source():
+        yield 1
+        assert let_go.wait(10)
+        yield 2
+
+    job = pool2.map_async(abs, slow_source())
+    assert not job.ready()
+    let_go.set()
+    assert job.result(10) == [1, 2]
+
+
+def test_a_list_changed_after_the_call(pool2, gate):
+    """A list that is changed after `map_async` does not change the job."""
+    data = list(range(1000))
+    job = pool2.map_async(abs, data)
+    data[:] = [0] * 1000
+    assert job.result(10) == list(range(1000))
+
+
+def test_waiting_in_several_threads(pool2, gate):
+    """Several threads may wait for one job."""
+    job = pool2.map_async(gate.wait, [1, 2])
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(job.result(10))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+    assert got == [[1, 2]] * 4
+
+
+def test_dropping_a_job_harms_nobody(pool2):
+    """A job and an iterator that nobody holds end by themselves."""
+    import gc
+
+    pool2.map_async(abs, range(100))
+    iterator = pool2.imap(abs, range(10**9))
+    next(iterator)
+    del iterator
+    pool2.last = None
+    gc.collect()
+    until(lambda: pool2.jobs == [])
+    assert pool2.map(abs, [-1]) == [1]

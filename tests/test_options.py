@@ -1,0 +1,32 @@
+"""Options are checked where they are given, and errors name them."""
+
+from __future__ import annotations
+
+import pytest
+
+from distmap.options import MapOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"chunksize": 0}, ValueError, "chunksize must be at least 1"),
+        ({"chunksize": 1.5}, TypeError, "chunksize must be a whole number"),
+        ({"retries": -1}, ValueError, "retries must be at least 0"),
+        ({"timeout": 0}, ValueError, "timeout must be more than 0"),
+        ({"on_error": "ignore"}, ValueError, "on_error must be"),
+        ({"tags": "gpu"}, TypeError, "tags must be a collection"),
+        ({"progress": 3}, TypeError, "progress must be"),
+        ({"chunk_size": 3}, TypeError, "unknown option 'chunk_size'; the options are chunksize"),
+    ],
+)
+def test_a_bad_option_is_named(options, error, words):
+    """Each wrong option raises an error that says what was expected."""
+    with pytest.raises(error, match=words):
+        MapOptions.of(options)
+
+
+def test_good_options_pass():
+    """Options keep what they were given; the rest has its default."""
+    chosen = MapOptions.of({"chunksize": 5, "on_error": "skip", "progress": print})
+    assert (chosen.chunksize, chosen.on_error, chosen.retries) == (5, "skip", 0)

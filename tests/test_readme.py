@@ -1,0 +1,104 @@
+"""The README keeps its word: its code runs, its commands are those of the CI, and what it names is there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distmap
+from distmap.options import MapOptions
+from distmap.worker.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (
+    'python -m pip install -e ".[examples]" && jupyter execute --inplace notebooks/quickstart.ipynb',
+    'python -m pip install -e ".[test]" && pytest',
+)
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def names(text: str) -> list[str]:
+    """The names in code of the first column of a table."""
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [name for cell in cells for code in re.findall(r"`([^`]+)`", cell) for name in re.findall(r"^[\w-]+", code)]
+
+
+@pytest.mark.timeout(60)
+def test_the_first_code_runs(tmp_path: Path) -> None:
+    """The example on the first screen runs as a script, without a main guard."""
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script = tmp_path / "example.py"
+    script.write_text(code + "print(results[10], total)\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50)
+    assert done.stderr == ""
+    assert done.stdout == "91 96\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_stand_there(command: str) -> None:
+    """The two commands are in the README to the letter."""
+    assert f"\n{command}\n" in README
+
+
+def test_ci_runs_the_test_command() -> None:
+    """CI runs the README's own test command."""
+    assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_call_is_there() -> None:
+    """Every call in the table is one of Pool's, and Pool has no public name that the README does not mention."""
+    listed = {name for name in names(section("Calls")) if name != "with"}
+    assert {name for name in listed if not hasattr(distmap.Pool, name)} - {"last"} == set()
+    public = {name for name, _ in inspect.getmembers(distmap.Pool) if not name.startswith("_")}
+    assert {name for name in public if f"`{name}" not in README} <= {"trace"}
+
+
+def test_every_option_is_there() -> None:
+    """The table of options is that of MapOptions, defaults included."""
+    table = section("Options")
+    assert set(names(table)) == set(MapOptions.__dataclass_fields__)
+    for name, field in MapOptions.__dataclass_fields__.items():
+        if name not in ("desc", "total"):
+            default = '"raise"' if field.default == "raise" else repr(field.default)
+            assert f"| `{name}` | `{default}` |" in table
+
+
+def test_every_error_is_there() -> None:
+    """The table of errors names every public exception but the roots."""
+    public = {name for name in distmap.__all__ if name.endswith(("Error", "Timeout", "Cancelled", "Workers", "Busy"))}
+    public |= {"VersionMismatch", "PoolClosed"}
+    assert set(names(section("Errors"))) == public - {"DistmapError", "RemoteError"}
+
+
+def test_every_option_of_the_worker_is_there() -> None:
+    """The options of distmap-worker in the README are options of the command."""
+    listed = set(re.findall(r"`(--[\w-]+)", section("Remote workers")))
+    assert listed <= set(build_parser()._option_string_actions) | {"--help"}
+
+
+def test_links_lead_somewhere() -> None:
+    """Every local link and picture is a file of the project or a heading of the README."""
+    headings = {
+        re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.M)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if target.startswith("#"):
+            assert target[1:] in headings
+        elif "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
+def test_the_version_is_one() -> None:
+    """The package tells the version that it is built with."""
+    from distmap._version import __version__
+
+    assert distmap.__version__ == __version__

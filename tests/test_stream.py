@@ -1,0 +1,134 @@
+"""imap reads its input only as far as it is consumed, and its iterator behaves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import multiprocessing
+import threading
+import time
+import weakref
+
+import pytest
+from distmap import JobCancelled, Pool
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two slots."""
+    with Pool(2) as pool:
+        yield pool
+
+
+def test_results_in_order_and_unordered(pool):
+    """imap gives input order, imap_unordered every result once."""
+    assert list(pool.imap(abs, range(-500, 0))) == list(range(500, 0, -1))
+    assert sorted(pool.imap_unordered(abs, range(-500, 0))) == list(range(1, 501))
+
+
+def test_an_infinite_input_is_pulled_only_so_far(pool):
+    """At most two chunks a slot are read ahead of the consumer."""
+    pulled = []
+
+    def endless():
+        for number in itertools.count():
+            pulled.append(number)
+            yield number
+
+    results = pool.imap(abs, endless(), chunksize=1)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert len(pulled) <= 3 + 2 * 2 + 1
+    results.cancel()
+
+
+def test_buffer_bounds_items(pool):
+    """buffer= is counted in items."""
+    pulled = []
+
+    def items():
+        for number in range(100):
+            pulled.append(number)
+            yield number
+
+    results = pool.imap(abs, items(), buffer=2)
+    assert next(results) == 0
+    assert len(pulled) <= 4
+    assert list(results) == list(range(1, 100))
+    with pytest.raises(ValueError, match="buffer must be at least 1"):
+        pool.imap(abs, [1], buffer=0)
+
+
+def test_an_error_is_raised_at_its_place_and_the_rest_follows(pool):
+    """As multiprocessing: next raises for the item that failed, and goes on behind it."""
+    results = pool.imap(lambda x: 1 // x, [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert next(results) == 1
+    with pytest.raises(StopIteration):
+        next(results)
+    assert [index for index, _ in results.failures] == [1]
+
+
+def test_skip_and_return(pool):
+    """on_error leaves failed items out, or gives their errors."""
+    assert list(pool.imap(lambda x: 1 // x, [1, 0, 1], on_error="skip")) == [1, 1]
+    one, error, _ = pool.imap(lambda x: 1 // x, [1, 0, 1], on_error="return")
+    assert one == 1
+    assert isinstance(error, ZeroDivisionError)
+
+
+def test_next_with_a_timeout(pool):
+    """No result in time raises, and the result can be had later."""
+    results = pool.imap(time.sleep, [0.3])
+    with pytest.raises(multiprocessing.TimeoutError):
+        results.next(timeout=0.01)
+    assert results.next(timeout=10) is None
+
+
+def test_an_input_that_raises(pool):
+    """What was read comes first, then the input's own error."""
+
+    def items():
+        yield 1
+        raise OSError("disk gone")
+
+    results = pool.imap(abs, items())
+    assert next(results) == 1
+    with pytest.raises(OSError, match="disk gone"):
+        next(results)
+
+
+def test_async_for(pool):
+    """In a cell: async for x in pool.imap(...)."""
+
+    async def cell():
+        return [value async for value in pool.imap(abs, range(-5, 0))]
+
+    assert asyncio.run(cell()) == [5, 4, 3, 2, 1]
+
+
+def test_a_cancelled_stream_says_so(pool):
+    """After cancel the iteration ends with JobCancelled."""
+    results = pool.imap(time.sleep, itertools.repeat(0.01))
+    next(results)
+    results.cancel()
+    with pytest.raises(JobCancelled):
+        list(results)
+
+
+def test_an_abandoned_iterator_ends_its_job(pool):
+    """Leaving the loop and dropping the iterator stops the work and its thread."""
+    before = threading.active_count()
+    results = pool.imap(abs, itertools.count())
+    next(results)
+    gone = weakref.ref(results)
+    pool.last = None
+    del results
+    gc.collect()
+    assert gone() is None
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert threading.active_count() <= before

@@ -1,0 +1,83 @@
+"""What `progress=` means."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from distmap.core.progress import Snapshot
+from distmap.views.choose import CallbackView, choose, in_kernel, wanted
+from distmap.views.terminal import TerminalView
+
+MOMENT = Snapshot("map", "running", 10, 5, 0, 1, 0, 0, 0, 0, 0, 1.0, 5.0, 1.0, ())
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if IPython had a shell with a kernel; a real kernel is started in test_notebook.py."""
+    module = types.ModuleType("IPython")
+    module.get_ipython = lambda: types.SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", module)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_script_shows_nothing_unless_asked() -> None:
+    """Outside a notebook the default is silence, and True is a bar in the terminal."""
+    assert not in_kernel()
+    assert choose(None, "t") is None
+    assert choose(False, "t") is None
+    assert isinstance(choose(True, "t"), TerminalView)
+    assert [wanted(p) for p in (None, False, True, print)] == [False, False, True, True]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_kernel_is_recognised() -> None:
+    """A shell with a kernel is a notebook; False still means silence there."""
+    assert in_kernel()
+    assert choose(False, "t") is None
+    assert [wanted(p) for p in (None, False, True, print)] == [True, False, True, True]
+
+
+def test_a_shell_in_a_terminal_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython in a terminal, or imported only, is no notebook."""
+    module = types.ModuleType("IPython")
+    for shell in (None, types.SimpleNamespace()):
+        module.get_ipython = lambda shell=shell: shell  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        assert not in_kernel()
+
+
+def test_a_callable_gets_every_snapshot() -> None:
+    """A callable is given each snapshot, the last one too, and nothing after it."""
+    seen: list[Snapshot] = []
+    view = choose(seen.append, "t")
+    assert isinstance(view, CallbackView)
+    view.update(MOMENT)
+    view.note("a line")
+    view.close(MOMENT)
+    view.close(MOMENT)
+    view.update(MOMENT)
+    assert seen == [MOMENT, MOMENT]
+
+
+def test_anything_else_is_refused_by_name() -> None:
+    """A wrong value is named in the error."""
+    with pytest.raises(TypeError, match=r"progress= takes True, False, None or a callable.*not str"):
+        choose("yes", "t")  # type: ignore[arg-type]
+
+
+def test_choosing_nothing_imports_nothing() -> None:
+    """Without a view neither tqdm nor IPython is loaded."""
+    code = (
+        "import sys; from distmap.views.choose import choose; choose(None, 't');"
+        "assert not {'tqdm', 'IPython', 'ipywidgets'} & set(sys.modules), 'loaded'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=15)

@@ -1,0 +1,120 @@
+"""The panel in a real kernel, run by nbclient as `jupyter execute` does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+# nbclient keeps the sockets and threads of its kernel's channels.
+pytestmark = [pytest.mark.own_leaks("threads", "descriptors"), pytest.mark.timeout(90)]
+
+SET_UP = """
+import threading
+from dataclasses import replace
+from distmap.core.progress import Lane, Snapshot
+from distmap.views import notebook
+from distmap.views.choose import choose
+S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 0.1, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
+"""
+
+RUN = """
+view = choose(None, "score")
+print(type(view).__name__)
+for done in range(1, 100):
+    view._shown = -1.0  # every update counts
+    view.update(replace(S, done=done))
+view.note("item 7 failed: ValueError('<b>')")
+view.update(replace(S, done=99, failed=1))
+view.close(replace(S, state="done", done=100, failed=1, elapsed=2.0, rate=50.0))
+view.close(S)
+"""
+
+CLOSED = """
+import ipywidgets
+print(len(ipywidgets.Widget.get_manager_state()["state"]))
+"""
+
+# The view is made in this cell and used by a thread while the next one runs.
+BACKGROUND_1 = """
+go = threading.Event()
+view = choose(True, "background")
+def work():
+    go.wait()
+    view.update(replace(S, done=50))
+    view.close(replace(S, state="cancelled", done=50))
+thread = threading.Thread(target=work)
+thread.start()
+"""
+BACKGROUND_2 = "go.set(); thread.join()"
+
+SHORT = """
+before = len(ipywidgets.Widget.get_manager_state()["state"])
+view = choose(True, "short")
+view.close(replace(S, state="done", done=100))
+print(len(ipywidgets.Widget.get_manager_state()["state"]) - before)
+"""
+
+NO_WIDGETS = """
+view = notebook.CardView("card")
+view.update(S)
+view.close(replace(S, state="failed", done=3))
+"""
+
+
+def execute(*cells: str) -> list[list[dict[str, Any]]]:
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    client = NotebookClient(book, timeout=60, kernel_name="python3")
+    asyncio.run(client.async_execute())
+    return [cell.outputs for cell in book.cells]
+
+
+@pytest.fixture(scope="module")
+def outputs() -> list[list[dict[str, Any]]]:
+    """One kernel for all: its start is nearly all the time."""
+    return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT)
+
+
+def data(outputs: list[dict[str, Any]]) -> dict[str, str]:
+    [shown] = [o for o in outputs if o["output_type"] == "display_data"]
+    return shown["data"]
+
+
+def test_the_panel_ends_as_static_html(outputs: list[list[dict[str, Any]]]) -> None:
+    """What stays in the notebook is one display of HTML and text, no widget, with names escaped."""
+    assert outputs[1][1]["text"] == "PanelView\n"
+    shown = data(outputs[1])
+    assert set(shown) == {"text/html", "text/plain"}
+    assert shown["text/plain"] == "score: done, 100 of 100 items in 0:02, 50 items/s, 1 worker, 1 failed"
+    assert "item 7 failed: ValueError(&#x27;&lt;b&gt;&#x27;)" in shown["text/html"]
+
+
+def test_no_widget_stays_in_the_kernel(outputs: list[list[dict[str, Any]]]) -> None:
+    """Every widget that the panel made is closed at its end, layouts and styles too."""
+    assert outputs[2][0]["text"] == "0\n"
+
+
+def test_a_background_job_shows_in_its_own_cell(outputs: list[list[dict[str, Any]]]) -> None:
+    """Updates from a thread, made while another cell runs, land in the cell where the view was made."""
+    assert data(outputs[3])["text/plain"].startswith("background: cancelled, 50 of 100 items")
+    assert outputs[4] == []
+
+
+def test_without_widgets_there_is_a_card(outputs: list[list[dict[str, Any]]]) -> None:
+    """The card needs no ipywidgets and is replaced in place."""
+    assert "Failed" in data(outputs[5])["text/html"]
+
+
+def test_a_short_job_makes_no_widget(outputs: list[list[dict[str, Any]]]) -> None:
+    """A view that is closed before its first update shows the summary only."""
+    assert data(outputs[6])["text/plain"].startswith("short: done, 100 of 100 items")
+    assert outputs[6][1]["text"] == "0\n"
+
+
+def test_nothing_of_the_machine_is_shown(outputs: list[list[dict[str, Any]]]) -> None:
+    """The panel's HTML holds no path."""
+    assert "/home/" not in json.dumps(outputs)

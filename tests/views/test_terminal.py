@@ -1,0 +1,112 @@
+"""The bar in a terminal, with the real tqdm."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import replace
+
+from distmap.core.progress import Lane, Snapshot
+from distmap.views.terminal import TerminalView
+
+START = Snapshot(
+    name="map",
+    state="running",
+    total=1000,
+    done=0,
+    failed=0,
+    in_flight=4,
+    retried=0,
+    requeued=0,
+    duplicates=0,
+    deaths=0,
+    losses=0,
+    elapsed=0.3,
+    rate=0.0,
+    eta=None,
+    lanes=(Lane("local", 2, "busy", 0, 0, 4, 0.9), Lane("old", 2, "lost", 0, 0, 0, 0.0)),
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(file: io.StringIO) -> list[str]:
+    return [line.strip() for line in file.getvalue().replace("\r", "\n").split("\n") if line.strip()]
+
+
+def test_the_numbers_are_the_snapshots() -> None:
+    """Items, rate, elapsed and remaining time are those of the snapshot, not tqdm's own measures."""
+    file = io.StringIO()
+    view = TerminalView("score", file=file, every=0.0)
+    view.update(START)
+    view.update(replace(START, done=250, elapsed=10.0, rate=25.0, eta=30.0, retried=2, requeued=1))
+    assert "score:  25%|" in shown(file)[-1]
+    assert "250/1000 [00:10<0:30, 25.00 items/s, 1 worker, 2 retries, 1 requeued]" in shown(file)[-1]
+    view.close(replace(START, state="done", done=1000, elapsed=40.0, rate=25.0, eta=0.0))
+    assert "score: 100%|" in shown(file)[-1]
+    assert "1000/1000 [00:40<0:00" in shown(file)[-1]
+    assert file.getvalue().endswith("\n")
+
+
+def test_unknown_length_has_no_percentage() -> None:
+    """Without a length the bar counts; when the length becomes known it turns into a bar."""
+    file = io.StringIO()
+    view = TerminalView("stream", file=file, every=0.0)
+    view.update(replace(START, total=None, done=7))
+    assert shown(file)[-1].startswith("stream: 7 [00:00")
+    view.update(replace(START, total=14, done=7))
+    assert "50%|" in shown(file)[-1]
+    view.close(replace(START, total=14, done=14, state="done"))
+
+
+def test_it_draws_seldom() -> None:
+    """Updates that follow at once are not drawn; the last moment always is."""
+    file, clock = io.StringIO(), Clock()
+    view = TerminalView("t", file=file, every=0.1, now=clock)
+    for done in range(100):
+        clock.now += 0.001
+        view.update(replace(START, done=done))
+    assert len(shown(file)) == 1
+    view.close(replace(START, done=100))
+    assert "100/1000" in shown(file)[-1]
+
+
+def test_noted_lines_stand_above_the_bar() -> None:
+    """A note is a line of its own, without control characters, and the bar is still there below it."""
+    file = io.StringIO()
+    view = TerminalView("t", file=file, every=0.0)
+    view.update(START)
+    view.note("item 3 failed: ValueError('\x1b[2J')")
+    lines = shown(file)
+    assert "item 3 failed: ValueError('\\x1b[2J')" in lines
+    assert lines[-1].startswith("t:   0%|")
+    view.close(START)
+
+
+def test_a_view_may_be_closed_at_once() -> None:
+    """Closing without any update shows the end; later calls and a second close do nothing."""
+    file = io.StringIO()
+    view = TerminalView("late", file=file, every=0.0)
+    view.close(replace(START, state="cancelled", done=3))
+    text = file.getvalue()
+    assert "3/1000" in text
+    assert "cancelled" in text
+    view.update(START)
+    view.note("too late")
+    view.close(START)
+    assert file.getvalue() == text
+
+
+def test_no_thread_watches() -> None:
+    """tqdm's monitor thread is not started."""
+    before = set(threading.enumerate())
+    view = TerminalView("t", file=io.StringIO(), every=0.0)
+    view.update(START)
+    assert set(threading.enumerate()) == before
+    view.close(START)
