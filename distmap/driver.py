@@ -58,6 +58,8 @@ from distmap.pickling import Blob, Payload
 from distmap.wire.messages import Report, Task
 
 log = logging.getLogger("distmap")
+# Whoever wants the log sets a handler; without one Python would print warnings into the notebook's cell.
+log.addHandler(logging.NullHandler())
 
 #: How often snapshots are taken for jobs that are watched, in seconds.
 SNAPSHOT_EVERY = 0.1
@@ -208,6 +210,26 @@ class Driver:
         self._next_worker = 1
         self._next_job = 1
         self.trace: deque[tuple[float, Event | Command]] = deque(maxlen=TRACE)
+        #: What the driver itself takes note of, beside the scheduler.
+        self._notes: dict[type, Callable[[Any], None]] = {
+            WorkerMeasured: self._measured,
+            WorkerSuspected: self._turned,
+            WorkerTrusted: self._turned,
+            WorkerDraining: self._turned,
+            WorkerLost: self._gone,
+        }
+        self._deeds: dict[type, Callable[[Any], None]] = {
+            AssignCommand: self._assign,
+            Read: self._read,
+            Deliver: self._deliver,
+            DeliverLoss: self._deliver_loss,
+            Discard: self._discard,
+            Release: self._release,
+            Revoke: self._revoke,
+            Interrupt: self._interrupt,
+            Kill: self._kill,
+            Finish: self._finish,
+        }
         #: Called after workers came, changed or went.
         self.on_members: Callable[[], None] = lambda: None
 
@@ -301,7 +323,7 @@ class Driver:
         name, number = info.name, 2
         while name in names:
             name, number = f"{info.name}-{number}", number + 1
-        info = replace(info, name=name)
+        info = info._replace(name=name)
         self._members[worker] = Member(worker, info, engine, rtt=info.rtt)
         # The private tag lets `pool.run` address each worker by itself.
         tags = info.tags | {worker_tag(worker)}
@@ -321,7 +343,8 @@ class Driver:
                 event = self._queue.popleft()
                 now = self._loop.time()
                 self.trace.append((now, event))
-                self._note(event)
+                if (note := self._notes.get(type(event))) is not None:
+                    note(event)
                 for command in self._scheduler.handle(event, now):
                     self.trace.append((now, command))
                     self._perform(command)
@@ -368,39 +391,40 @@ class Driver:
 
     def _perform(self, command: Command) -> None:
         job = getattr(command, "job", None)
-        if job is not None and job not in self._records:
-            return  # the driver was closed while the scheduler still had plans
-        match command:
-            case AssignCommand():
-                self._assign(command)
-            case Read(job, chunk, count):
-                self._records[job].sink(ReadRequest(chunk, count))
-            case Deliver():
-                self._deliver(command)
-            case DeliverLoss(job, chunk, at, cause):
-                record = self._records[job]
-                held = record.chunks[chunk]
-                deaths = tuple(record.deaths.get((chunk, at), ()))
-                record.sink(Lost(job, chunk, held.start + at, at, cause, deaths, held.payload))
-                self._delivered(record, chunk, 1)
-            case Discard(attempt, lo, hi):
-                self._settled(attempt, lo, hi)
-            case Release(job, chunk):
-                # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
-                released = self._records[job].chunks.get(chunk)
-                if released is not None and not any(key[0] == chunk for key in self._records[job].deaths):
-                    released.payload = None
-            case Revoke(worker, slot, attempt, stop):
-                if (member := self._members.get(worker)) is not None:
-                    member.engine.revoke(worker, slot, attempt, stop)
-            case Interrupt(worker, slot, attempt):
-                if (member := self._members.get(worker)) is not None:
-                    member.engine.interrupt(worker, slot, attempt)
-            case Kill(worker, slot):
-                if (member := self._members.get(worker)) is not None:
-                    member.engine.kill(worker, slot)
-            case Finish(job, outcome, crashed):
-                self._finish(self._records[job], outcome, crashed)
+        if job is None or job in self._records:  # not if the driver was closed while the scheduler still had plans
+            self._deeds[type(command)](command)
+
+    def _read(self, command: Read) -> None:
+        self._records[command.job].sink(ReadRequest(command.chunk, command.count))
+
+    def _deliver_loss(self, command: DeliverLoss) -> None:
+        record, chunk, at = self._records[command.job], command.chunk, command.at
+        held = record.chunks[chunk]
+        deaths = tuple(record.deaths.get((chunk, at), ()))
+        record.sink(Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload))
+        self._delivered(record, chunk, 1)
+
+    def _discard(self, command: Discard) -> None:
+        self._settled(command.attempt, command.lo, command.hi)
+
+    def _release(self, command: Release) -> None:
+        # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
+        record = self._records[command.job]
+        held = record.chunks.get(command.chunk)
+        if held is not None and not any(chunk == command.chunk for chunk, _ in record.deaths):
+            held.payload = None
+
+    def _revoke(self, command: Revoke) -> None:
+        if (member := self._members.get(command.worker)) is not None:
+            member.engine.revoke(command.worker, command.slot, command.attempt, command.stop)
+
+    def _interrupt(self, command: Interrupt) -> None:
+        if (member := self._members.get(command.worker)) is not None:
+            member.engine.interrupt(command.worker, command.slot, command.attempt)
+
+    def _kill(self, command: Kill) -> None:
+        if (member := self._members.get(command.worker)) is not None:
+            member.engine.kill(command.worker, command.slot)
 
     def _assign(self, command: AssignCommand) -> None:
         record = self._records[command.job]
@@ -451,7 +475,8 @@ class Driver:
             del self._reports[attempt]
         return found
 
-    def _finish(self, record: Record, outcome: Outcome, crashed: bool) -> None:
+    def _finish(self, command: Finish) -> None:
+        record = self._records[command.job]
         snapshot = self._snapshot(record)
         record.latest = snapshot
         del self._records[record.id]
@@ -460,7 +485,7 @@ class Driver:
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
             del self._reports[attempt]
         self._drop(record.digests)
-        record.sink(Finished(outcome, crashed, record.error, record.refusal, snapshot))
+        record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
 
     def pin(self, digest: bytes) -> None:
@@ -489,28 +514,21 @@ class Driver:
 
     # --- workers, time ----------------------------------------------------------------------------------------------
 
-    def _note(self, event: Event) -> None:
-        match event:
-            case WorkerMeasured(worker, rtt, cpu, memory) if worker in self._members:
-                member = self._members[worker]
-                member.rtt, member.cpu, member.memory = rtt, cpu, memory
-            case WorkerSuspected(worker) if worker in self._members:
-                self._members[worker].state = "suspect"
-                self.on_members()
-            case WorkerTrusted(worker) if worker in self._members:
-                self._members[worker].state = "ready"
-                self.on_members()
-            case WorkerDraining(worker) if worker in self._members:
-                self._members[worker].state = "draining"
-                self.on_members()
-            case WorkerLost(worker) if worker in self._members:
-                del self._members[worker]
-                for attempt in [key for key, held in self._attempts.items() if held[2] == worker]:
-                    del self._attempts[attempt]
-                self._watch_hunger()
-                self.on_members()
-            case _:
-                pass
+    def _measured(self, event: WorkerMeasured) -> None:
+        if (member := self._members.get(event.worker)) is not None:
+            member.rtt, member.cpu, member.memory = event.rtt, event.cpu, event.memory
+
+    def _turned(self, event: WorkerSuspected | WorkerTrusted | WorkerDraining) -> None:
+        if (member := self._members.get(event.worker)) is not None:
+            member.state = {WorkerSuspected: "suspect", WorkerTrusted: "ready"}.get(type(event), "draining")
+            self.on_members()
+
+    def _gone(self, event: WorkerLost) -> None:
+        if self._members.pop(event.worker, None) is not None:
+            for attempt in [key for key, held in self._attempts.items() if held[2] == event.worker]:
+                del self._attempts[attempt]
+            self._watch_hunger()
+            self.on_members()
 
     def _watch_hunger(self) -> None:
         """Jobs with no worker at all end after a while, with an error that says what to try."""
@@ -545,7 +563,7 @@ class Driver:
         if snapshot.total is None and record.total is not None:
             left = max(0, record.total - snapshot.done)
             eta = left / snapshot.rate if snapshot.rate else None
-            snapshot = replace(snapshot, total=record.total, eta=eta)
+            snapshot = snapshot._replace(total=record.total, eta=eta)
         return snapshot
 
     def _arm_snapshots(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from distmap.consume import exception_of, results_of
-from distmap.core.events import Consumed, JobSpec
+from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
 from distmap.errors import PoolClosed
 from distmap.failures import Failure
@@ -243,7 +243,6 @@ class _Push:
             self._seat.driver.added(self._record.id, new)
 
     def _sink(self, message: JobMessage) -> None:
-        driver, job = self._seat.driver, self._record.id
         if isinstance(message, ReadRequest):
             self._read(message)
         elif isinstance(message, Landed):
@@ -251,10 +250,8 @@ class _Push:
             futures = self._chunks[message.chunk]
             for at in range(message.lo, message.hi):
                 self._give(futures, at, _Raw(landing, at - message.lo))
-            driver.post(Consumed(job, message.hi - message.lo, message.report.nbytes))
         elif isinstance(message, Lost):
             self._give(self._chunks[message.chunk], message.at, exception_of(message))
-            driver.post(Consumed(job, 1, 0))
         elif isinstance(message, Finished):
             self._over(message)
         if self._outstanding == 0 and self._linger is None and not self._closed:

@@ -248,6 +248,11 @@ def _definition(index: int) -> object:
 _cloud_type: Any = None
 
 
+def warm_up() -> None:
+    """Import now what most functions will need; for a process that has nothing else to do."""
+    import cloudpickle  # noqa: F401
+
+
 def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
     """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
     global _cloud_type
@@ -337,24 +342,18 @@ def _update_class(cls: type, state: tuple[Callable[[type, object], object], obje
 # --- one value --------------------------------------------------------------------------------------------------------
 
 
-class Writer:
-    """Appends pickles to one file; buffers go to one list, each memory block once."""
+class _Aside:
+    """Takes large buffers out of a pickle, each memory block once. Apart from Writer, so that no circle keeps them."""
 
-    def __init__(self, needs: Needs, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND) -> None:
-        self.file = io.BytesIO()
-        self.needs = needs
-        self.definitions = definitions
+    def __init__(self, least: int) -> None:
         self.buffers: list[memoryview] = []
         self.used: list[int] = []
         self._known: dict[tuple[int, int], int] = {}
-        self._out_of_band = out_of_band
-        self._guard = _Guard(self.file, self._keep, needs)
-        # What the user told cloudpickle to send by value, only cloudpickle knows.
-        self._cloudy = any_registered()
+        self._least = least
 
-    def _keep(self, buffer: pickle.PickleBuffer) -> bool:
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < self._out_of_band:
+        if view.nbytes < self._least:
             return True
         key = (id(view.obj), view.nbytes)
         at = self._known.get(key)
@@ -364,10 +363,33 @@ class Writer:
         self.used.append(at)
         return False
 
+
+class Writer:
+    """Appends pickles to one file; buffers go to one list."""
+
+    def __init__(self, needs: Needs, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND) -> None:
+        self.file = io.BytesIO()
+        self.needs = needs
+        self.definitions = definitions
+        self._aside = _Aside(out_of_band)
+        self._guard = _Guard(self.file, self._aside, needs)
+        # What the user told cloudpickle to send by value, only cloudpickle knows.
+        self._cloudy = any_registered()
+
+    @property
+    def buffers(self) -> list[memoryview]:
+        """All buffers so far."""
+        return self._aside.buffers
+
+    @property
+    def used(self) -> list[int]:
+        """Which of them the last pickle refers to."""
+        return self._aside.used
+
     def write(self, value: object) -> None:
         """Append one pickle; `used` then names its buffers. If this raises, nothing was appended."""
         start = self.file.tell()
-        self.used = []
+        self._aside.used = []
         if not self._cloudy:
             try:
                 self._guard.clear_memo()
@@ -376,7 +398,7 @@ class Writer:
             except UNPICKLABLE:
                 self._reset(start)
         try:
-            _cloud(self.file, self._keep, self.needs, self.definitions).dump(value)
+            _cloud(self.file, self._aside, self.needs, self.definitions).dump(value)
         except BaseException:
             self._reset(start)
             raise
@@ -386,7 +408,7 @@ class Writer:
     def _reset(self, start: int) -> None:
         self.file.seek(start)
         self.file.truncate()
-        self.used = []
+        self._aside.used = []
 
 
 def dump_value(value: object, needs: Needs, *, what: str) -> Payload:

@@ -13,8 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
 from distmap.portal import Portal
@@ -43,8 +42,7 @@ if TYPE_CHECKING:
 FIRST_LOOK = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(NamedTuple):
     """One worker of a pool at one moment."""
 
     name: str
@@ -121,18 +119,24 @@ class Pool:
         self.last: Job | None = None
         started: list[Slots] = []
 
-        def first() -> None:
-            # Task processes boot while this process still imports what it needs itself.
-            if wanted.local:
-                from distmap.slots.slots import Slots as Processes
+        spawned = threading.Event()
 
-                slots = Processes(wanted.local, None)
-                slots.spawn()
-                started.append(slots)
+        def first() -> None:
+            try:
+                if wanted.local:
+                    from distmap.slots.slots import Slots as Processes
+
+                    slots = Processes(wanted.local, None)
+                    slots.spawn()
+                    started.append(slots)
+            finally:
+                spawned.set()
 
         # The thread and the loop hold no reference to the pool, or a forgotten pool would never end.
         crashed = weakref.WeakMethod(self._crashed)
         self._portal = Portal(first=first, crashed=lambda error: _call(crashed, error))
+        # Two threads that import take turns: the task processes first, so that they boot while the rest is imported.
+        spawned.wait()
         try:
             self._assemble(started, wanted, listen, token, (tls_cert, tls_key))
         except BaseException:

@@ -22,7 +22,6 @@ PACKAGE = ROOT / "distmap"
 RINGS = {
     "_version": 0,
     "errors": 0,
-    "foreign": 0,
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core": 1,
     "wire": 1,
@@ -56,13 +55,9 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"errors", "foreign"},
     {"payload", "pickling", "functions", "modules", "execution", "failures"},
     {"job", "consume", "futures", "stream"},
 ]
-
-#: The one circle: `errors` names what `foreign` holds, and loads it when one of these is first asked for.
-DOORS = {("errors", "foreign")}
 
 #: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.
 IMPURE = {
@@ -104,8 +99,6 @@ UNTESTED = {
     "core.events": "frozen records; the scheduler's tests build every one of them",
     "core.limits": "frozen numbers",
     "engine.base": "protocols only",
-    "errors": "names only; the tests of those who raise them read their texts",
-    "foreign": "names only, as errors",
     "views.base": "a protocol only",
     "wire.messages": "frozen records; the codec's tests send every one of them",
 }
@@ -177,7 +170,7 @@ def test_every_import_goes_down() -> None:
 def test_no_circle() -> None:
     """No module imports itself through others, not even inside functions."""
     edges = {
-        name: {t for _, i in imports(path) if (t := own(i)) and t in MODULES and t != name and (name, t) not in DOORS}
+        name: {t for _, i in imports(path) if (t := own(i)) and t in MODULES and t != name}
         for name, path in MODULES.items()
     }
     done: set[str] = set()

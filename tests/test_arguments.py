@@ -6,6 +6,7 @@ import concurrent.futures
 import functools
 
 import pytest
+
 from distmap.arguments import Wanted, cores, mp_positional, name_of, positional_chunksize, sort_out
 
 

@@ -7,6 +7,7 @@ import operator
 import numpy as np
 import pandas as pd
 import pytest
+
 from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of
 from distmap.driver import Lost
 from distmap.errors import ItemTimeout, PoisonItemError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 
 import pytest
+
 from distmap.consume import results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Driver, Finished, Landed, Lost, ReadRequest, Record
@@ -45,9 +46,7 @@ class Seat:
             if isinstance(message, ReadRequest):
                 taken, items = items[: message.most], items[message.most :]
                 payload, blobs = dump_items(taken)
-                self.portal.call(
-                    self.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items
-                )
+                self.portal.call(self.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items)
             elif isinstance(message, Landed):
                 values, failed = results_of(message)
                 first = message.start + message.lo

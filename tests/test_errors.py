@@ -8,8 +8,9 @@ import pickle
 import subprocess
 import sys
 
-import distmap
 import pytest
+
+import distmap
 from distmap import errors
 
 

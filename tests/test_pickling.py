@@ -294,3 +294,23 @@ def test_nothing_is_left_open_by_an_exported_payload() -> None:
     payloads = [dump_value([x], Needs(), what="") for x in range(10)]
     gc.collect()
     assert [load_value(payload) for payload in payloads] == [[x] for x in range(10)]
+
+
+def test_memory_of_a_dump_is_let_go_at_once():
+    """Large buffers are not kept by a circle until some garbage collection."""
+    import gc
+    import weakref
+
+    class Block(np.ndarray):
+        """An array that can be watched."""
+
+    gc.disable()
+    try:
+        block = np.zeros(100_000).view(Block)
+        gone = weakref.ref(block)
+        payload = dump_value(block.view(np.ndarray), Needs(), what="block")
+        assert payload.buffers
+        del block, payload
+        assert gone() is None
+    finally:
+        gc.enable()

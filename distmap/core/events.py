@@ -10,8 +10,7 @@ inside a chunk, from 0; item index = start of the chunk + offset. Times are seco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
 #: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.
@@ -20,8 +19,7 @@ Gather = Literal["list", "ordered", "unordered", "fold"]
 Outcome = Literal["done", "failed", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
+class JobSpec(NamedTuple):
     """What the scheduler must know of a job. `size` is None while the length of the input is unknown."""
 
     size: int | None = None
@@ -47,8 +45,7 @@ class JobSpec:
 # --- events: workers -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerJoined:
+class WorkerJoined(NamedTuple):
     worker: int
     slots: int
     name: str = ""
@@ -57,8 +54,7 @@ class WorkerJoined:
     rtt: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(NamedTuple):
     """It is gone (connection over, silent too long, left). Its attempts are void; late reports are refused."""
 
     worker: int
@@ -66,27 +62,23 @@ class WorkerLost:
     charged: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSuspected:
+class WorkerSuspected(NamedTuple):
     """Silent for a while: nothing new goes there until it is heard again."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTrusted:
+class WorkerTrusted(NamedTuple):
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDraining:
+class WorkerDraining(NamedTuple):
     """It wants to leave: nothing new, what waits there is taken back, what runs may finish."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerMeasured:
+class WorkerMeasured(NamedTuple):
     """A heartbeat's figures. cpu and memory are fractions of the host, 0 to 1."""
 
     worker: int
@@ -95,8 +87,7 @@ class WorkerMeasured:
     memory: float
 
 
-@dataclass(frozen=True, slots=True)
-class SlotDied:
+class SlotDied(NamedTuple):
     """A task process ended. If it was running an item, `attempt` and `at` (offset in the chunk) name it.
 
     reason: "died" (charged to the item), "timeout" (the item exceeded its limit: final), "killed" (by our own Kill:
@@ -110,8 +101,7 @@ class SlotDied:
     reason: Literal["died", "timeout", "killed", "idle"]
 
 
-@dataclass(frozen=True, slots=True)
-class SlotReady:
+class SlotReady(NamedTuple):
     """A dead slot has a fresh process."""
 
     worker: int
@@ -121,56 +111,49 @@ class SlotReady:
 # --- events: jobs ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class JobSubmitted:
+class JobSubmitted(NamedTuple):
     job: int
     spec: JobSpec
 
 
-@dataclass(frozen=True, slots=True)
-class ItemsAdded:
+class ItemsAdded(NamedTuple):
     """So many more items of a pushed job wait to be read."""
 
     job: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class InputClosed:
+class InputClosed(NamedTuple):
     """No more items will be added to a pushed job."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRead:
+class ChunkRead(NamedTuple):
     """The answer to Read: the chunk holds `count` items (0 to what was asked); `last`: the input is exhausted."""
 
     job: int
     chunk: int
-    count: int
+    count: int  # type: ignore[assignment]
     nbytes: int
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InputFailed:
+class InputFailed(NamedTuple):
     """Iterating or reading the input raised. What was read completes, then the job fails."""
 
     job: int
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptProgressed:
+class AttemptProgressed(NamedTuple):
     """A hint for views only: the attempt is at offset `at` of its chunk."""
 
     attempt: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptReported:
+class AttemptReported(NamedTuple):
     """Items [lo, hi) of the attempt's chunk are finished; `failed` are the offsets among them that raised.
 
     Reports of one attempt follow each other without gaps. `ended`: the slot is through with the attempt; if hi is
@@ -186,8 +169,7 @@ class AttemptReported:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRefused:
+class AttemptRefused(NamedTuple):
     """The engine could not run the attempt at all (its code did not load, its input did not unpickle).
 
     The job fails with the error that the driver holds.
@@ -196,34 +178,32 @@ class AttemptRefused:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Consumed:
-    """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window."""
+class Consumed(NamedTuple):
+    """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window.
+
+    Not for pushed jobs: what is delivered of them is consumed.
+    """
 
     job: int
-    count: int
+    count: int  # type: ignore[assignment]
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(NamedTuple):
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class PauseRequested:
+class PauseRequested(NamedTuple):
     """Nothing new of this job is assigned; what runs goes on; what waits on slots is taken back."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeRequested:
+class ResumeRequested(NamedTuple):
     job: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(NamedTuple):
     """Time passed; sent at or after `Scheduler.deadline()`."""
 
 
@@ -255,8 +235,7 @@ Event = (
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Read at most `count` items of the job's input into the new chunk `chunk`; answer with ChunkRead/InputFailed.
 
     At most one Read of a job is under way at a time.
@@ -264,11 +243,10 @@ class Read:
 
     job: int
     chunk: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(NamedTuple):
     """Send items [lo, hi) of the chunk to the slot."""
 
     worker: int
@@ -280,8 +258,7 @@ class Assign:
     hi: int
 
 
-@dataclass(frozen=True, slots=True)
-class Revoke:
+class Revoke(NamedTuple):
     """Run no item of the attempt at or beyond offset `stop`; the slot answers with a report that has ended."""
 
     worker: int
@@ -290,8 +267,7 @@ class Revoke:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupt:
+class Interrupt(NamedTuple):
     """Stop the item that the attempt runs (KeyboardInterrupt in it) and what follows it."""
 
     worker: int
@@ -299,16 +275,14 @@ class Interrupt:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(NamedTuple):
     """End the slot's process; answered by SlotDied(reason="killed") and SlotReady."""
 
     worker: int
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(NamedTuple):
     """The results [lo, hi) of the attempt's report are accepted: hand them to the consumer, in this order."""
 
     job: int
@@ -318,8 +292,7 @@ class Deliver:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverLoss:
+class DeliverLoss(NamedTuple):
     """An item failed for good without a report of its own: hand the consumer an error in its place.
 
     cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout".
@@ -331,8 +304,7 @@ class DeliverLoss:
     cause: Literal["poison", "hosts", "timeout"]
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(NamedTuple):
     """Results [lo, hi) of the attempt are not wanted (stale, duplicate, cancelled, to be retried)."""
 
     attempt: int
@@ -340,16 +312,14 @@ class Discard:
     hi: int
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """The chunk's input is no longer needed: free its bytes."""
 
     job: int
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The job is over: nothing of it runs, waits, or will be delivered any more.
 
     crashed: it was stopped by the crash-loop breaker.

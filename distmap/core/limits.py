@@ -6,11 +6,10 @@ practice named beside them; a test or the simulator may build a `Limits` with ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     # chunk sizing (guided self-scheduling, Polychronopoulos & Kuck 1987; factoring, Hummel et al. 1992)
     #: A chunk aims at so much work; a slot's dispatch costs about 0.2 ms, so 20 ms keeps that near 1 %.
     chunk_seconds: float = 0.020

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 JobState = Literal["running", "paused", "done", "failed", "cancelled"]
 WorkerState = Literal["idle", "busy", "suspect", "draining", "lost"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """One worker as a job sees it."""
 
     name: str
@@ -29,8 +28,7 @@ class Lane:
     busy: float
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What a view is given: one job at one moment. `total` is None while the length is unknown."""
 
     name: str

@@ -7,8 +7,7 @@ all calls in both directions happen on the portal's loop thread and never block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from distmap.core.events import Event
 from distmap.wire.messages import BlobKind, Report, Task
@@ -17,8 +16,7 @@ Buffer = bytes | bytearray | memoryview
 Parts = Sequence[Buffer]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
+class WorkerInfo(NamedTuple):
     """Who a worker is; shown by `pool.workers`."""
 
     name: str

@@ -18,6 +18,7 @@ from types import FrameType
 
 from distmap.execution import Runner, interruptible
 from distmap.payload import Payload
+from distmap.pickling import warm_up
 from distmap.slots.cells import (
     CELL_AT,
     CELL_ATTEMPT,
@@ -127,6 +128,9 @@ class Child:
 
     def serve(self) -> None:
         """Until the other end of the socket is gone."""
+        if not self._inbox.waiting():
+            # The parent still imports what it needs itself: most functions of notebooks will need this.
+            warm_up()
         while True:
             try:
                 while (frame := self._inbox.pop()) is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -135,6 +136,10 @@ class Inbox:
         self._parts: list[bytearray | Ref] = []
         #: What is still missing of the last part.
         self._target: memoryview | None = None
+
+    def waiting(self) -> bool:
+        """Whether something can be received at once."""
+        return bool(select.select([self._sock], [], [], 0)[0])
 
     def fill(self) -> int:
         """Receive once; gives the number of bytes, 0 at the end of the stream. Raises BlockingIOError, OSError."""

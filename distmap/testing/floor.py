@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from random import Random
@@ -119,8 +119,8 @@ class Floor:
         self.serial = count()
         #: Messages with the same key arrive in the order in which they were sent.
         self.latest: dict[object, float] = {}
-        limits = replace(LIMITS, growth=rng.choice((4, 64)), chunk_seconds=rng.choice((0.005, 0.02, 0.1)))
-        self.limits = replace(limits, job_bytes=rng.choice((200, 2000))) if "tight" in self.faults else limits
+        limits = LIMITS._replace(growth=rng.choice((4, 64)), chunk_seconds=rng.choice((0.005, 0.02, 0.1)))
+        self.limits = limits._replace(job_bytes=rng.choice((200, 2000))) if "tight" in self.faults else limits
         self.scheduler = Scheduler(self.limits)
         self.oracle = Oracle(self.limits)
         self.machines: dict[int, Machine] = {}

@@ -122,7 +122,7 @@ class PanelView(CardView):
         self._box = widgets.VBox([style, *shown, self._fold])
         self._box.add_class("dm-card")
         # The HTML travels along for front ends that know no widgets.
-        return {**self._begin(), **self._box._repr_mimebundle_()}
+        return {**self._box._repr_mimebundle_(), **self._begin()}
 
     def _show(self, snapshot: Snapshot) -> None:
         if self._box is None:

@@ -8,7 +8,6 @@ begin with `dm-`, as a style sheet in a notebook is global to its page.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 
 from distmap.core.progress import JobState, Lane, Snapshot, WorkerState
@@ -108,7 +107,7 @@ def speed(rate: float) -> str:
 def ended(snapshot: Snapshot) -> Snapshot:
     """The last snapshot of a job that nobody serves any more: one that still ran was broken off."""
     if snapshot.state in ("running", "paused"):
-        return replace(snapshot, state="cancelled", in_flight=0, eta=None)
+        return snapshot._replace(state="cancelled", in_flight=0, eta=None)
     return snapshot
 
 

@@ -6,6 +6,7 @@ chunks, and only this job's running time), never tqdm's own estimate.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -61,6 +62,16 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 _Bar.set_lock(threading.RLock())
 
 
+def _size(file: TextIO) -> dict[str, Any]:
+    """How tqdm shall find the width."""
+    try:
+        known = all(os.get_terminal_size(file.fileno()))
+    except (AttributeError, OSError, ValueError):
+        known = True  # no terminal: tqdm has an answer to that
+    # In a terminal that says it has no columns or lines (a container's, a recorder's) it would draw nothing.
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+
+
 def postfix(snapshot: Snapshot) -> str:
     """Workers, and what went not as planned, after the rate."""
     n = working(snapshot)
@@ -111,7 +122,7 @@ class TerminalView:
 
     def _draw(self, snapshot: Snapshot) -> _Bar:
         if self._bar is None:
-            self._bar = _Bar(snapshot, desc=self._title, file=self._file, dynamic_ncols=True, unit=" items")
+            self._bar = _Bar(snapshot, desc=self._title, file=self._file, unit=" items", **_size(self._file))
         else:
             self._bar.show(snapshot)
         return self._bar

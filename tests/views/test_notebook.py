@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.own_leaks("threads", "descriptors"), pytest.mark.timeo
 
 SET_UP = """
 import threading
-from dataclasses import replace
 from distmap.core.progress import Lane, Snapshot
 from distmap.views import notebook
 from distmap.views.choose import choose
@@ -27,10 +26,10 @@ view = choose(None, "score")
 print(type(view).__name__)
 for done in range(1, 100):
     view._shown = -1.0  # every update counts
-    view.update(replace(S, done=done))
+    view.update(S._replace(done=done))
 view.note("item 7 failed: ValueError('<b>')")
-view.update(replace(S, done=99, failed=1))
-view.close(replace(S, state="done", done=100, failed=1, elapsed=2.0, rate=50.0))
+view.update(S._replace(done=99, failed=1))
+view.close(S._replace(state="done", done=100, failed=1, elapsed=2.0, rate=50.0))
 view.close(S)
 """
 
@@ -45,8 +44,8 @@ go = threading.Event()
 view = choose(True, "background")
 def work():
     go.wait()
-    view.update(replace(S, done=50))
-    view.close(replace(S, state="cancelled", done=50))
+    view.update(S._replace(done=50))
+    view.close(S._replace(state="cancelled", done=50))
 thread = threading.Thread(target=work)
 thread.start()
 """
@@ -55,14 +54,14 @@ BACKGROUND_2 = "go.set(); thread.join()"
 SHORT = """
 before = len(ipywidgets.Widget.get_manager_state()["state"])
 view = choose(True, "short")
-view.close(replace(S, state="done", done=100))
+view.close(S._replace(state="done", done=100))
 print(len(ipywidgets.Widget.get_manager_state()["state"]) - before)
 """
 
 NO_WIDGETS = """
 view = notebook.CardView("card")
 view.update(S)
-view.close(replace(S, state="failed", done=3))
+view.close(S._replace(state="failed", done=3))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -71,7 +70,7 @@ def test_the_line_of_text_tells_everything() -> None:
 
 def test_nothing_wrong_is_not_mentioned() -> None:
     """Counters at zero are left out."""
-    calm = replace(RUNNING, failed=0, retried=0, requeued=0, deaths=0, losses=0)
+    calm = RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)
     assert static.troubles(calm) == []
     assert static.troubles_html(calm) == ""
     assert "dm-foot" not in static.card_html("t", calm).split("</style>")[1]
@@ -89,7 +88,7 @@ def test_the_card_is_whole_and_readable_without_its_style() -> None:
 def test_strings_of_others_are_escaped() -> None:
     """Names of jobs and workers and noted lines cannot add tags, attributes or control characters."""
     evil = "<script>alert(1)</script>\"'\x1b[2J"
-    hostile = replace(RUNNING, lanes=(Lane(evil, 1, "busy", 1, 1, 1, 0.1),))
+    hostile = RUNNING._replace(lanes=(Lane(evil, 1, "busy", 1, 1, 1, 0.1),))
     html = static.card_html(evil, hostile, [evil])
     assert "<script" not in html
     assert 'title="&lt;script&gt;alert(1)&lt;/script&gt;&quot;' in html
@@ -103,7 +102,7 @@ def test_strings_of_others_are_escaped() -> None:
 def test_every_state_and_length_has_a_look(state: str, total: int | None) -> None:
     """No combination of state and length fails, and bars never pass the end."""
     done = 7_770 if total is None else min(total, 7_770)
-    snapshot = replace(RUNNING, state=state, total=total, done=done, failed=min(1, done), eta=None)  # type: ignore[arg-type]
+    snapshot = RUNNING._replace(state=state, total=total, done=done, failed=min(1, done), eta=None)  # type: ignore[arg-type]
     html = static.card_html("t", snapshot)
     Balanced(html)
     widths = [float(w.split("%")[0]) for w in static.bar_html(snapshot).split("width:")[1:]]
@@ -112,7 +111,7 @@ def test_every_state_and_length_has_a_look(state: str, total: int | None) -> Non
 
 def test_many_lanes_are_counted() -> None:
     """Past the limit lanes are counted, not shown."""
-    many = replace(RUNNING, lanes=tuple(Lane(f"w{i}", 1, "idle", 0, 0, 0, 0.0) for i in range(static.LANES + 24)))
+    many = RUNNING._replace(lanes=tuple(Lane(f"w{i}", 1, "idle", 0, 0, 0, 0.0) for i in range(static.LANES + 24)))
     html = static.lanes_html(many)
     assert html.count("<tr>") == static.LANES + 1
     assert "and 24 more workers" in html
@@ -120,19 +119,19 @@ def test_many_lanes_are_counted() -> None:
 
 def test_no_worker_yet_is_said() -> None:
     """A job without workers says what it waits for, and says nothing when it is over."""
-    assert "Waiting for a worker" in static.lanes_html(replace(RUNNING, lanes=()))
-    assert static.lanes_html(replace(RUNNING, lanes=(), state="cancelled")) == ""
+    assert "Waiting for a worker" in static.lanes_html(RUNNING._replace(lanes=()))
+    assert static.lanes_html(RUNNING._replace(lanes=(), state="cancelled")) == ""
 
 
 def test_a_job_that_nobody_serves_is_over() -> None:
     """The last snapshot of a job that was broken off reads "Cancelled"; an ended one stays as it is."""
     assert static.ended(RUNNING).state == "cancelled"
     assert static.ended(RUNNING).in_flight == 0
-    done = replace(RUNNING, state="done")
+    done = RUNNING._replace(state="done")
     assert static.ended(done) is done
 
 
 def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
     """While a job runs its pace is that of late, afterwards items by seconds."""
     assert static.pace(RUNNING) == RUNNING.rate
-    assert static.pace(replace(RUNNING, state="done", done=200, elapsed=8.0)) == 25.0
+    assert static.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0

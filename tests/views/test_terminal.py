@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
-from dataclasses import replace
+
+import pytest
 
 from distmap.core.progress import Lane, Snapshot
 from distmap.views.terminal import TerminalView
@@ -45,10 +47,10 @@ def test_the_numbers_are_the_snapshots() -> None:
     file = io.StringIO()
     view = TerminalView("score", file=file, every=0.0)
     view.update(START)
-    view.update(replace(START, done=250, elapsed=10.0, rate=25.0, eta=30.0, retried=2, requeued=1))
+    view.update(START._replace(done=250, elapsed=10.0, rate=25.0, eta=30.0, retried=2, requeued=1))
     assert "score:  25%|" in shown(file)[-1]
     assert "250/1000 [00:10<0:30, 25.00 items/s, 1 worker, 2 retries, 1 requeued]" in shown(file)[-1]
-    view.close(replace(START, state="done", done=1000, elapsed=40.0, rate=25.0, eta=0.0))
+    view.close(START._replace(state="done", done=1000, elapsed=40.0, rate=25.0, eta=0.0))
     assert "score: 100%|" in shown(file)[-1]
     assert "1000/1000 [00:40<0:00" in shown(file)[-1]
     assert file.getvalue().endswith("\n")
@@ -58,11 +60,11 @@ def test_unknown_length_has_no_percentage() -> None:
     """Without a length the bar counts; when the length becomes known it turns into a bar."""
     file = io.StringIO()
     view = TerminalView("stream", file=file, every=0.0)
-    view.update(replace(START, total=None, done=7))
+    view.update(START._replace(total=None, done=7))
     assert shown(file)[-1].startswith("stream: 7 [00:00")
-    view.update(replace(START, total=14, done=7))
+    view.update(START._replace(total=14, done=7))
     assert "50%|" in shown(file)[-1]
-    view.close(replace(START, total=14, done=14, state="done"))
+    view.close(START._replace(total=14, done=14, state="done"))
 
 
 def test_it_draws_seldom() -> None:
@@ -71,9 +73,9 @@ def test_it_draws_seldom() -> None:
     view = TerminalView("t", file=file, every=0.1, now=clock)
     for done in range(100):
         clock.now += 0.001
-        view.update(replace(START, done=done))
+        view.update(START._replace(done=done))
     assert len(shown(file)) == 1
-    view.close(replace(START, done=100))
+    view.close(START._replace(done=100))
     assert "100/1000" in shown(file)[-1]
 
 
@@ -93,7 +95,7 @@ def test_a_view_may_be_closed_at_once() -> None:
     """Closing without any update shows the end; later calls and a second close do nothing."""
     file = io.StringIO()
     view = TerminalView("late", file=file, every=0.0)
-    view.close(replace(START, state="cancelled", done=3))
+    view.close(START._replace(state="cancelled", done=3))
     text = file.getvalue()
     assert "3/1000" in text
     assert "cancelled" in text
@@ -101,6 +103,17 @@ def test_a_view_may_be_closed_at_once() -> None:
     view.note("too late")
     view.close(START)
     assert file.getvalue() == text
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this platform")
+def test_a_terminal_without_a_width_shows_a_bar() -> None:
+    """A terminal that says it has no columns (a container's, a recorder's) still gets a line."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as screen, open(theirs, "w", encoding="utf-8") as file:
+        view = TerminalView("wide", file=file)
+        view.close(START._replace(state="done", done=1000))
+        file.flush()
+        assert "1000/1000" in screen.read(10_000).decode()
 
 
 def test_no_thread_watches() -> None:

@@ -444,11 +444,14 @@ def test_a_port_that_is_taken_leaves_no_slots(token: Secret) -> None:
     """When a worker cannot listen, its task processes are gone before the error is raised."""
 
     async def main() -> None:
+        before = psutil.Process().children()
         listening = await Door().open(token)
-        with pytest.raises(ConnectError, match=str(listening.port)):
-            await supervisor(token, []).listen("127.0.0.1", listening.port)
-        assert not psutil.Process().children()
-        await listening.close()
+        try:
+            with pytest.raises(ConnectError, match=str(listening.port)):
+                await supervisor(token, []).listen("127.0.0.1", listening.port)
+            assert psutil.Process().children() == before
+        finally:
+            await listening.close()
 
     run(main)
 
