@@ -159,11 +159,13 @@ class Fold(_Failing):
         self._count = 0
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
+        if index < self._count:
+            return  # it was interrupted while it folded these
+        self._count = index + count
         self.fail(failed)
         for value in values:
             if value is not SKIP:
                 self._value = value if self._value is EMPTY else self._step(self._value, value)
-        self._count = index + count
 
     def run_at(self, index: int) -> tuple[int, list[Any]] | None:
         return None

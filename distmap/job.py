@@ -13,6 +13,7 @@ import multiprocessing
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ from distmap.views.base import View
 INTERRUPT_WAIT = 2.0
 #: A thread that waits looks after the job's view so often.
 LOOK_EVERY = 0.1
+#: Failed items that a view is told one by one.
+MOST_NOTES = 100
 #: An awaiting cell wakes up so often, or the kernel's interrupt would not reach it (ipykernel#881).
 AWAIT_EVERY = 0.2
 
@@ -76,7 +79,9 @@ class Job:
         self._callback = callback
         self._error_callback = error_callback
         self._keep = keep
-        self._box: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+        self._box = Mailbox()
+        self._view: View | None = None
+        self._noted = 0
         self._over = threading.Event()
         self._news = threading.Condition()
         self._error: BaseException | None = None
@@ -123,6 +128,7 @@ class Job:
             KeyboardInterrupt: the wait was interrupted; the job is then cancelled.
             Exception: the first item's own exception, as `map` raises it.
         """
+        __tracebackhide__ = True
         try:
             over = self._over.wait(timeout)
         except KeyboardInterrupt:
@@ -265,6 +271,7 @@ class Job:
         KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most INTERRUPT_WAIT
         seconds; a second interrupt returns at once.
         """
+        __tracebackhide__ = True
         self.start()
         try:
             self._serve()
@@ -275,8 +282,8 @@ class Job:
 
     def run_aside(self) -> Job:
         """Serve it in a thread of its own; returns at once."""
-        view = self._make_view()
-        self._make_view = lambda: view
+        if self._record.watched:
+            self._view = self._make_view()  # in the caller's thread, whose cell it belongs to
         self.start()
         threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True).start()
         return self
@@ -294,42 +301,44 @@ class Job:
 
     def _serve(self) -> None:
         box, record = self._box, self._record
-        view: View | None = None
         looked = time.monotonic()
         watching = record.watched
-        try:
-            while True:
-                try:
-                    message = box.get(timeout=LOOK_EVERY) if watching else box.get()
-                except queue.Empty:
-                    message = None
-                if watching and (now := time.monotonic()) - looked >= LOOK_EVERY:
-                    looked = now
-                    view = view or self._make_view()
-                    if view is not None and record.latest is not None:
-                        view.update(record.latest)
-                if message is None:
-                    continue
-                if isinstance(message, Finished):
-                    break
+        while True:
+            try:
+                message = box.first(LOOK_EVERY if watching else None)
+            except queue.Empty:
+                message = None
+            if watching and (now := time.monotonic()) - looked >= LOOK_EVERY:
+                looked = now
+                self._look(record.latest)
+            if isinstance(message, Finished):
+                break
+            if message is not None:
                 self._take(message)
-        except BaseException:
-            self._close_view(view, record.latest)
-            raise
         self._end(message)
-        self._close_view(view, message.snapshot)
 
-    def _close_view(self, view: View | None, snapshot: Snapshot | None) -> None:
-        # A callable wants the last snapshot even of a job that was over before its first look.
-        if view is None and self._record.watched:
-            view = self._make_view()
-        if view is not None and snapshot is not None:
+    def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
+        """Show how far it is, in this thread; failed items as lines that stay."""
+        if self._view is None:
+            self._view = self._make_view()
+        view = self._view
+        if view is None or snapshot is None:
+            return
+        failures = self._consumer.failures
+        for index in list(failures)[self._noted : MOST_NOTES]:
+            view.note(f"item {index} failed: {type(failures[index]).__name__}: {failures[index]}")
+            self._noted += 1
+        if last:
             view.close(snapshot)
+        else:
+            view.update(snapshot)
 
     def _take(self, message: JobMessage) -> None:
-        seat, record = self._seat, self._record
+        """Handle the first message of the box, then take it off: an interrupt in between loses nothing."""
+        seat, record, box = self._seat, self._record, self._box
         if isinstance(message, ReadRequest):
             answer_read(seat, record.id, self._source, message)
+            box.drop()
             return
         if isinstance(message, Landed):
             values, failures = results_of(message)
@@ -340,14 +349,16 @@ class Job:
             error = exception_of(message)
             self._consumer.take(message.item, 1, [SKIP], {message.item: error})
             count, nbytes = 1, 0
+        box.drop()
         seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
         with self._news:
             self._news.notify_all()
 
     def _end(self, finished: Finished) -> None:
         self._finished = finished
-        error = end_of(finished, self._consumer.first_failure)
-        self._settle(error)
+        self._settle(end_of(finished, self._consumer.first_failure))
+        if self._record.watched:
+            self._look(finished.snapshot, last=True)
 
     def _settle(self, error: BaseException | None) -> None:
         with self._news:
@@ -360,22 +371,50 @@ class Job:
 
     def _abort(self, error: BaseException) -> None:
         """Something raised in this thread: stop the remote work, keep what landed, settle with the error."""
-        seat = self._seat
+        seat, box, record = self._seat, self._box, self._record
+        interrupted = isinstance(error, KeyboardInterrupt)
+        snapshot = record.latest
         try:
-            seat.portal.call(seat.driver.cancel, self._record.id)
+            seat.portal.call(seat.driver.cancel, record.id)
             deadline = time.monotonic() + INTERRUPT_WAIT
             while (left := deadline - time.monotonic()) > 0:
-                message = self._box.get(timeout=left)
+                message = box.first(left)
                 if isinstance(message, Finished):
-                    self._finished = message
+                    self._finished, snapshot = message, message.snapshot
                     break
-                if isinstance(message, Landed | Lost) and isinstance(error, KeyboardInterrupt):
+                if isinstance(message, Landed | Lost) and interrupted:
                     self._take(message)
+                else:
+                    box.drop()
         except queue.Empty:
             pass
         finally:
-            interrupted = isinstance(error, KeyboardInterrupt)
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error)
+            if record.watched and snapshot is not None:
+                self._look(snapshot._replace(state="cancelled" if interrupted else "failed"), last=True)
+
+
+class Mailbox:
+    """Messages from the loop to one reader, who takes each off after it was handled."""
+
+    def __init__(self) -> None:
+        self._messages: deque[JobMessage] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def put(self, message: JobMessage) -> None:
+        """Add a message; from any thread."""
+        self._messages.append(message)
+        self._bell.put(None)
+
+    def first(self, timeout: float | None = None) -> JobMessage:
+        """The first message, which stays. Raises queue.Empty after `timeout` seconds without one."""
+        while not self._messages:
+            self._bell.get(timeout=timeout)
+        return self._messages[0]
+
+    def drop(self) -> None:
+        """Take the first message off."""
+        self._messages.popleft()
 
 
 def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest) -> None:

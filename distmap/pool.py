@@ -218,6 +218,7 @@ class Pool:
             NoWorkers: no worker came in time.
             KeyboardInterrupt: after the remote items were stopped; the pool stays usable.
         """
+        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         result: list[Any] = self._collect("one", fn, iterables, options).run_here()
         return result
@@ -226,6 +227,7 @@ class Pool:
         self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
     ) -> list[Any]:
         """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
+        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         result: list[Any] = self._collect("star", fn, (iterable, *rest), options).run_here()
         return result
@@ -285,6 +287,7 @@ class Pool:
             initial: the first value; without one, the first result is.
             combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
         """
+        __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import EMPTY, Fold
         from distmap.options import MapOptions
 
@@ -303,6 +306,7 @@ class Pool:
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
+        __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import Collect, concatenate
         from distmap.inputs import from_batches
         from distmap.options import MapOptions
@@ -319,6 +323,7 @@ class Pool:
 
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """`fn(*args, **kwds)` on some worker; waits for the result."""
+        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         future = self.submit(fn, *args, **(kwds or {}))
         try:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
+from distmap.core.progress import Snapshot
 from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
 from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Seat, answer_read, tick
@@ -34,10 +35,11 @@ class StreamJob(Job):
         super().__init__(seat, record, source, consumer, **options)
         self._stream = consumer
         self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
         self._values: Iterator[tuple[int, Any]] = iter(())
         self._failed: dict[int, BaseException] = {}
         self._unpaid: tuple[int, int] = (0, 0)
-        record.sink = _router(self._box, self._reads)
+        record.sink = _router(self._results, self._reads)
         # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
         weakref.finalize(self, _cancel_quietly, seat, record)
 
@@ -51,6 +53,9 @@ class StreamJob(Job):
             daemon=True,
         ).start()
         return self
+
+    def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
+        """Nothing: the reader thread looks after the view."""
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -87,13 +92,14 @@ class StreamJob(Job):
                 raise error
             raise StopIteration
         try:
-            message = self._box.get(timeout=timeout)
+            message = self._results.get(timeout=timeout)
         except queue.Empty:
             raise multiprocessing.TimeoutError(f"{self!r} had no result within {timeout} s") from None
         except KeyboardInterrupt:
             self.cancel()
             raise
         if isinstance(message, Finished):
+            self._values = iter(())
             self._end(message)
         elif isinstance(message, Landed):
             values, self._failed = results_of(message)

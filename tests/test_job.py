@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import multiprocessing
+import queue
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import distmap
+from distmap.job import Mailbox
 
 #: The shared pool lives longer than a test.
 pytestmark = pytest.mark.own_leaks
@@ -314,3 +316,24 @@ def test_dropping_a_job_harms_nobody(pool2):
     gc.collect()
     until(lambda: pool2.jobs == [])
     assert pool2.map(abs, [-1]) == [1]
+
+
+def test_a_mailbox_keeps_a_message_until_it_was_handled():
+    """Whoever is interrupted while handling a message finds it again."""
+    box = Mailbox()
+    with pytest.raises(queue.Empty):
+        box.first(0.01)
+    box.put("one")
+    box.put("two")
+    assert [box.first(), box.first()] == ["one", "one"]
+    box.drop()
+    assert box.first(5) == "two"
+    box.drop()
+    with pytest.raises(queue.Empty):
+        box.first(0.01)
+
+
+def test_failures_are_lines_above_the_bar(pool2, capsys):
+    """In a terminal a failed item stays readable above the bar."""
+    assert pool2.map(lambda x: 1 // x, [1, 0, 1], on_error="skip", progress=True) == [1, 1]
+    assert "item 1 failed: ZeroDivisionError" in capsys.readouterr().err
