@@ -35,6 +35,12 @@ class Limits(NamedTuple):
     job_bytes: int = 256 << 20
     #: Read-ahead of a streaming job, in chunks per slot.
     stream_chunks_per_slot: int = 2
+    #: ... and of a fold, whose consumer never dawdles: a long item in front must not idle the slots behind it.
+    fold_chunks_per_slot: int = 16
+
+    def window(self, gather: str) -> int:
+        """Chunks per slot that a job of this kind of gathering may have read and not consumed."""
+        return self.fold_chunks_per_slot if gather == "fold" else self.stream_chunks_per_slot
 
     # failures (R4-R6)
     item_deaths: int = 3

@@ -250,7 +250,7 @@ class Job:
             return by_bytes
         if self.spec.buffer is not None:
             return min(by_bytes, self.spec.buffer - (self.read - self.consumed))
-        full = len(self.unconsumed) >= limits.stream_chunks_per_slot * max(1, self.group.capacity)
+        full = len(self.unconsumed) >= limits.window(self.spec.gather) * max(1, self.group.capacity)
         return 0 if full else by_bytes
 
     def hungry(self, limits: Limits) -> bool:

@@ -62,7 +62,7 @@ class Oracle(Books):
         if streaming and job.spec.buffer is not None:
             self.require(waiting + command.count <= job.spec.buffer, f"{command}: over the buffer, {waiting} wait")
         elif streaming and waiting:
-            full = limits.stream_chunks_per_slot * max(1, len(slots))
+            full = limits.window(job.spec.gather) * max(1, len(slots))
             self.require(len(job.open_chunks) < full, f"{command}: over the window of {full} chunks")
         if waiting:
             self.require(job.bytes < limits.job_bytes, f"{command}: {job.bytes} bytes are held")
