@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import multiprocessing
 import pickle
 import queue
 import threading
@@ -101,7 +100,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
         except TimeoutError:
             if self.done():
                 raise
-            raise multiprocessing.TimeoutError(f"no result within {timeout} s; the item goes on") from None
+            from multiprocessing import TimeoutError as Late
+
+            raise Late(f"no result within {timeout} s; the item goes on") from None
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is done, at most `timeout` seconds."""

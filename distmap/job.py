@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import queue
 import threading
 import time
@@ -137,7 +136,9 @@ class Job:
             self._over.wait(INTERRUPT_WAIT)
             raise
         if not over:
-            raise multiprocessing.TimeoutError(f"{self!r} was not over within {timeout} s; it goes on")
+            from multiprocessing import TimeoutError as Late
+
+            raise Late(f"{self!r} was not over within {timeout} s; it goes on")
         if self._error is not None:
             raise self._error
         return self._consumer.result()

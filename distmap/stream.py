@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import multiprocessing
 import queue
 import threading
 import weakref
@@ -94,7 +93,9 @@ class StreamJob(Job):
         try:
             message = self._results.get(timeout=timeout)
         except queue.Empty:
-            raise multiprocessing.TimeoutError(f"{self!r} had no result within {timeout} s") from None
+            from multiprocessing import TimeoutError as Late
+
+            raise Late(f"{self!r} had no result within {timeout} s") from None
         except KeyboardInterrupt:
             self.cancel()
             raise

@@ -8,7 +8,7 @@ into it, so a Kill only gives up waiting for the answer.
 from __future__ import annotations
 
 import os
-import platform
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -128,7 +128,7 @@ class ExecutorEngine:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        info = WorkerInfo(self._name, platform.node(), self._slots, python, address="executor")
+        info = WorkerInfo(self._name, socket.gethostname(), self._slots, python, address="executor")
         self._worker = sink.joined(self, info)
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:

@@ -6,7 +6,7 @@ between two chunks everything works as elsewhere.
 
 from __future__ import annotations
 
-import platform
+import socket
 import sys
 from collections import deque
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class InlineEngine:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        self._worker = sink.joined(self, WorkerInfo(NAME, platform.node(), 1, python, address=NAME))
+        self._worker = sink.joined(self, WorkerInfo(NAME, socket.gethostname(), 1, python, address=NAME))
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
         self._runner.put(digest, kind, Payload(parts[0], tuple(parts[1:])))

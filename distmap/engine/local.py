@@ -5,7 +5,7 @@ Owns the join between `Slots` and the driver: one worker, named "local". Decides
 
 from __future__ import annotations
 
-import platform
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,7 @@ class LocalEngine:
         self._slots.attach(self._loop)
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
         # At once: what is sent to a process that still starts waits in its socket.
-        self._worker = sink.joined(self, WorkerInfo(self._name, platform.node(), len(self._slots), python))
+        self._worker = sink.joined(self, WorkerInfo(self._name, socket.gethostname(), len(self._slots), python))
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
         self._slots.put(digest, kind, parts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -106,6 +105,8 @@ def _start_posix(theirs: socket.socket, words: list[str], env: Mapping[str, str]
 def _start_windows(theirs: socket.socket, words: list[str], env: Mapping[str, str]) -> _Parts:
     if sys.platform != "win32":
         raise NotImplementedError
+    import secrets
+
     name = f"distmap-{secrets.token_hex(16)}"
     cleared = _cleared(lanes(name))
     popen = subprocess.Popen([sys.executable, "-c", _BOOT, "stdin", name, *words], env=env, stdin=subprocess.PIPE)
