@@ -30,9 +30,13 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 def sort_out(workers: Workers, listen: str | None) -> Wanted:
     """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline."""
+    if listen is not None and not isinstance(listen, str):
+        raise TypeError(f'listen= takes an address such as "wss://0.0.0.0:8786"; got {listen!r}')
     if workers is None:
         return Wanted(0 if listen is not None else cores())
     many = workers if isinstance(workers, list | tuple) else [workers]
+    if not many and listen is None:
+        raise ValueError("a pool needs someone to work: a number of slots, a wss:// URL, or listen=")
     local, urls, inline = 0, [], False
     executors: list[concurrent.futures.Executor] = []
     for one in many:
@@ -73,9 +77,9 @@ def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) ->
 
 def mp_positional(iterables: tuple[Any, ...], callback: Any, error_callback: Any) -> tuple[tuple[Any, ...], Any, Any]:
     """`map_async(fn, iterable, chunksize, callback, error_callback)` of `multiprocessing.Pool`."""
-    tail = [one for one in iterables[1:] if callable(one) and not hasattr(one, "__iter__")]
-    if tail:
-        iterables = tuple(one for one in iterables if not any(one is other for other in tail))
-        callback = callback or tail[0]
-        error_callback = error_callback or (tail[1] if len(tail) > 1 else None)
+    tail = iterables[1:]
+    plain = all(one is None or isinstance(one, int) or (callable(one) and not hasattr(one, "__iter__")) for one in tail)
+    if len(tail) > 1 and plain:
+        callback, error_callback = tail[1] or callback, (tail[2] if len(tail) > 2 else None) or error_callback
+        iterables = iterables[:1] if tail[0] is None else iterables[:2]
     return iterables, callback, error_callback

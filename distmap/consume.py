@@ -59,7 +59,9 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     kinds = set(map(type, values))
     if Folded in kinds:
         offsets = report.failed
-        values, failures = [values[0].value], values[1:]
+        # A report may be accepted in pieces; what was folded of all of it comes with the first.
+        first = landed.lo == report.lo
+        values, failures = ([values[0].value], values[1:]) if first else ([], [])
     else:
         if (landed.lo, landed.hi) != (report.lo, report.hi):
             values = values[landed.lo - report.lo : landed.hi - report.lo]

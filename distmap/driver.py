@@ -8,6 +8,7 @@ loop thread; consumers are given messages through `Record.sink`, which must not 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ log.addHandler(logging.NullHandler())
 
 #: How often snapshots are taken for jobs that are watched, in seconds.
 SNAPSHOT_EVERY = 0.1
+#: Begins tags that users cannot give.
+PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
 
@@ -153,6 +156,7 @@ class Record:
     latest: Snapshot | None = None
     id: int = 0
     error: BaseException | None = None
+    hunger: asyncio.TimerHandle | None = None
     refusal: tuple[Parts, str] | None = None
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
@@ -206,9 +210,10 @@ class Driver:
         self._snapshots: asyncio.TimerHandle | None = None
         self._starved = starved
         self._no_workers = no_workers
-        self._hunger: asyncio.TimerHandle | None = None
         self._next_worker = 1
-        self._next_job = 1
+        self._ids = itertools.count(1)
+        #: What broke the driver; it takes no more jobs then.
+        self._broken: BaseException | None = None
         self.trace: deque[tuple[float, Event | Command]] = deque(maxlen=TRACE)
         #: What the driver itself takes note of, beside the scheduler.
         self._notes: dict[type, Callable[[Any], None]] = {
@@ -235,10 +240,16 @@ class Driver:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
+    def new_id(self) -> int:
+        """An id for a job, from any thread: whoever has it may cancel before the loop has even heard of the job."""
+        return next(self._ids)
+
     def open(self, record: Record) -> int:
         """Start a job; its messages begin at once."""
-        record.id = self._next_job
-        self._next_job += 1
+        record.id = record.id or self.new_id()
+        if self._broken is not None:
+            record.sink(Finished("failed", False, self._broken, None, _nothing(record.spec.name)))
+            return record.id
         self._records[record.id] = record
         self._keep(record, record.code.blobs)
         self._keep(record, [Blob(record.code.digest, "code", record.code.payload)])
@@ -480,6 +491,8 @@ class Driver:
         snapshot = self._snapshot(record)
         record.latest = snapshot
         del self._records[record.id]
+        if record.hunger is not None:
+            record.hunger.cancel()
         for attempt in [key for key, held in self._attempts.items() if held[0] is record]:
             del self._attempts[attempt]
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
@@ -532,17 +545,31 @@ class Driver:
 
     def _watch_hunger(self) -> None:
         """Jobs with no worker at all end after a while, with an error that says what to try."""
-        hungry = bool(self._records) and not self._members
-        if hungry and self._hunger is None:
-            self._hunger = self._loop.call_later(self._starved, self._starve)
-        elif not hungry and self._hunger is not None:
-            self._hunger.cancel()
-            self._hunger = None
+        for record in self._records.values():
+            hungry = not any(self._fits(record, member) for member in self._members.values())
+            if hungry and record.hunger is None:
+                record.hunger = self._loop.call_later(self._starved, self._starve, record)
+            elif not hungry and record.hunger is not None:
+                record.hunger.cancel()
+                record.hunger = None
 
-    def _starve(self) -> None:
-        self._hunger = None
-        for job in list(self._records):
-            self.cancel(job, self._no_workers())
+    def _fits(self, record: Record, member: Member) -> bool:
+        return record.spec.tags <= member.info.tags | {worker_tag(member.id)}
+
+    def _starve(self, record: Record) -> None:
+        record.hunger = None
+        if record.id not in self._records:
+            return
+        error = self._no_workers()
+        wanted = sorted(tag for tag in record.spec.tags if not tag.startswith(PRIVATE))
+        if self._members and wanted:
+            there = ", ".join(
+                f"{m.info.name} ({', '.join(sorted(m.info.tags)) or 'no tags'})" for m in self._members.values()
+            )
+            error = type(error)(f"no worker has the tags {wanted} for {self._starved:g} s; there are: {there}")
+        elif self._members:
+            error = type(error)("the worker that this was for is gone")
+        self.cancel(record.id, error)
 
     def _arm_timer(self) -> None:
         deadline = self._scheduler.deadline()
@@ -582,24 +609,27 @@ class Driver:
         log.error("! the driver failed", exc_info=error)
         self._pumping = False
         self._queue.clear()
+        self._broken = RuntimeError("a bug of distmap broke this pool; make a new one, and please report its cause")
+        self._broken.__cause__ = error
         records, self._records = list(self._records.values()), {}
         for record in records:
-            snapshot = record.latest or Snapshot(
-                record.spec.name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ()
-            )
-            record.sink(Finished("failed", False, error, None, snapshot))
+            record.sink(Finished("failed", False, error, None, record.latest or _nothing(record.spec.name)))
 
     def close(self) -> None:
         """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.sink(Finished("cancelled", False, record.error, None, self._snapshot(record)))
-        for timer in (self._timer, self._snapshots, self._hunger):
+        for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._snapshots = self._hunger = None
+        self._timer = self._snapshots = None
+
+
+def _nothing(name: str) -> Snapshot:
+    return Snapshot(name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
 def worker_tag(worker: int) -> str:
     """The private tag that only this worker carries."""
-    return f"\0worker:{worker}"
+    return f"{PRIVATE}worker:{worker}"

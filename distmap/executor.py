@@ -9,6 +9,7 @@ import concurrent.futures
 import multiprocessing
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class PoolExecutor(concurrent.futures.Executor):
         self._pool = pool
         self._lock = threading.Lock()
         self._futures: set[concurrent.futures.Future[Any]] = set()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._down = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
@@ -70,10 +72,14 @@ class PoolExecutor(concurrent.futures.Executor):
         end = None if timeout is None else time.monotonic() + timeout
         size = None if chunksize == 1 else chunksize
         if buffersize is not None:
-            return _timed(self._pool.imap(fn, *iterables, progress=False, chunksize=size, buffer=buffersize), end)
+            return self._track(self._pool.imap(fn, *iterables, progress=False, chunksize=size, buffer=buffersize), end)
         # The input is read in full, as Executor.map does: the caller may change it afterwards.
         lists = [list(iterable) for iterable in iterables]
-        return _timed(self._pool.imap(fn, *lists, progress=False, chunksize=size, buffer=1 << 30), end)
+        return self._track(self._pool.imap(fn, *lists, progress=False, chunksize=size, buffer=1 << 30), end)
+
+    def _track(self, stream: Any, end: float | None) -> Iterator[Any]:
+        self._streams.add(stream)
+        return _timed(stream, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more; by default wait for what was submitted."""
@@ -83,7 +89,12 @@ class PoolExecutor(concurrent.futures.Executor):
         if cancel_futures:
             for future in futures:
                 future.cancel()
+            for stream in list(self._streams):
+                stream.cancel()
         if wait:
+            for stream in list(self._streams):
+                if not stream.ready() and not stream.endless:
+                    stream.drain()
             concurrent.futures.wait(futures)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from distmap.errors import PayloadError
 from distmap.failures import short_repr
-from distmap.modules import imported, place
+from distmap.modules import imported, place, stamps, unchanged
 from distmap.pickling import Blob, Broadcast, Needs, Payload, digest_of, dump_value, size
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
@@ -205,13 +205,14 @@ class _Mutable(Exception):
 class _Entry:
     """Code, and everything that must still be as it was when it was made."""
 
-    __slots__ = ("cells", "code", "functions", "mappings")
+    __slots__ = ("cells", "code", "files", "functions", "mappings")
 
     def __init__(self) -> None:
         self.code: Code
         self.functions: list[tuple[FunctionType, CodeType, object, object]] = []
         self.mappings: list[tuple[dict[str, Any], str, object]] = []
         self.cells: list[tuple[CellType, object]] = []
+        self.files: list[tuple[str | None, object]] = []
 
     def holds(self) -> bool:
         try:
@@ -231,7 +232,7 @@ class _Entry:
                     return False
         except ValueError:  # a cell became empty
             return False
-        return True
+        return not self.files or unchanged(self.files)
 
     def note(self, value: object) -> None:
         """Record what this value reaches; raises _Mutable if a change in it would go unseen."""
@@ -305,8 +306,11 @@ class CodeCache:
             entry = None
         code, needs = _build((fn, style, None, None, self._setup))
         if entry is not None:
+            files = stamps(needs.modules)
             checks = imported(needs.modules)
-            if checks is not None:
+            # What is large is not kept here beyond the futures that use it.
+            if checks is not None and code.payload.nbytes <= _HASHED:
+                entry.files = files
                 entry.code = code
                 entry.mappings += checks
                 if len(self._entries) >= self._size:

@@ -22,7 +22,7 @@ from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Reco
 from distmap.errors import PoolClosed
 from distmap.failures import Failure
 from distmap.functions import Code
-from distmap.job import Seat, end_of
+from distmap.job import Seat, end_of, quietly
 from distmap.payload import DumpedItem, dump_item, join_items
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.
@@ -68,7 +68,10 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def __init__(self) -> None:
         super().__init__()
+        #: It is to be resolved in the thread that may run user code, not on the loop.
         self.hooked = False
+        #: Called with (value, error) before anybody who waits is told.
+        self.before: Callable[[Any, BaseException | None], object] | None = None
 
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
@@ -136,17 +139,30 @@ class Submissions:
         self._settler: queue.SimpleQueue[tuple[TaskFuture, Any] | None] | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, code: Code, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], **hooks: Any) -> TaskFuture:
+    def submit(
+        self,
+        code: Code,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: Callable[[Any, BaseException | None], object] | None = None,
+    ) -> TaskFuture:
         item = dump_item((args, kwargs))
         future = TaskFuture()
-        for hook in hooks.values():
-            future.add_done_callback(hook)
+        if before is not None:
+            future.before, future.hooked = before, True
         with self._lock:
             push = self._pushes.get(code.digest)
             if push is None or not push.take(future, item):
                 push = self._pushes[code.digest] = _Push(self, self._seat, code, name)
                 push.take(future, item)
         return future
+
+    @property
+    def outstanding(self) -> int:
+        """Submitted items that are not done."""
+        with self._lock:
+            return sum(push.outstanding for push in self._pushes.values())
 
     def settle(self, future: TaskFuture, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
@@ -175,7 +191,7 @@ class Submissions:
         if self._settler is not None and self._thread is not None:
             self._settler.put(None)
             if threading.current_thread() is not self._thread:
-                self._thread.join(2.0)
+                self._thread.join(30.0)  # callbacks of results that are there still run
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
         """Interrupt the item of `apply` if nothing else is under way for the same function."""
@@ -187,22 +203,27 @@ class Submissions:
 
 def _settle(box: queue.SimpleQueue[tuple[TaskFuture, Any] | None]) -> None:
     while (job := box.get()) is not None:
-        _resolve(*job)
+        quietly(_resolve, *job)
 
 
 def _resolve(future: TaskFuture, outcome: Any) -> None:
     try:
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-            return
-        if future.hooked:
+        if isinstance(outcome, Lost):
+            outcome = exception_of(outcome)
+        if isinstance(outcome, Finished):
+            outcome = end_of(outcome, None) or PoolClosed("the pool was closed before the item ran")
+        if type(outcome) is _Raw and future.hooked:
             value, error = outcome.landing.get(outcome.at)
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-            return
-        future.set_result(outcome)
+            outcome = value if error is None else error
+            failed = error is not None
+        else:
+            failed = isinstance(outcome, BaseException)
+        if future.before is not None:
+            quietly(future.before, *((None, outcome) if failed else (outcome, None)))
+        if failed:
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
     except concurrent.futures.InvalidStateError:
         pass  # it was cancelled by its owner meanwhile
 
@@ -218,11 +239,11 @@ class _Push:
         self._chunks: dict[int, list[TaskFuture | None]] = {}
         self._armed = False
         self._announced = 0
-        self._outstanding = 0
+        self.outstanding = 0
         self._closed = False
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
-        self._record = Record(spec, code, self._sink)
+        self._record = Record(spec, code, self._sink, id=seat.driver.new_id())
         seat.portal.call(seat.driver.open, self._record)
 
     def take(self, future: TaskFuture, item: DumpedItem) -> bool:
@@ -230,7 +251,7 @@ class _Push:
         if self._closed:
             return False
         self._pending.append((future, item))
-        self._outstanding += 1
+        self.outstanding += 1
         if not self._armed:
             self._armed = True
             self._seat.portal.call(self._announce)
@@ -248,14 +269,18 @@ class _Push:
             self._read(message)
         elif isinstance(message, Landed):
             landing = _Landing(message)
-            futures = self._chunks[message.chunk]
-            for at in range(message.lo, message.hi):
-                self._give(futures, at, _Raw(landing, at - message.lo))
+            futures = self._chunks.get(message.chunk, [])  # gone: all of it was settled or cancelled
+            for at in range(message.lo, min(message.hi, len(futures))):
+                future = futures[at]
+                if future is not None and at in message.report.failed:
+                    future.hooked = True  # so that `wait(..., FIRST_EXCEPTION)` sees an exception
+                self._give(message.chunk, futures, at, _Raw(landing, at - message.lo))
         elif isinstance(message, Lost):
-            self._give(self._chunks[message.chunk], message.at, exception_of(message))
+            if message.chunk in self._chunks:
+                self._give(message.chunk, self._chunks[message.chunk], message.at, message)
         elif isinstance(message, Finished):
             self._over(message)
-        if self._outstanding == 0 and self._linger is None and not self._closed:
+        if self.outstanding == 0 and self._linger is None and not self._closed:
             self._linger = self._seat.portal.loop.call_later(LINGER, self._rest)
 
     def _read(self, request: ReadRequest) -> None:
@@ -271,17 +296,19 @@ class _Push:
                 # It was announced, so it has a place in the count; what travels there runs nothing.
                 futures.append(None)
                 items.append(_NOTHING)
-                self._outstanding -= 1
+                self.outstanding -= 1
         payload, blobs = join_items(items)
         self._chunks[request.chunk] = futures
         self._seat.driver.chunk_read(self._record.id, request.chunk, payload, blobs, len(items), last=False)
 
-    def _give(self, futures: list[TaskFuture | None], at: int, outcome: Any) -> None:
+    def _give(self, chunk: int, futures: list[TaskFuture | None], at: int, outcome: Any) -> None:
         future, futures[at] = futures[at], None
+        if at == len(futures) - 1 and not any(futures):
+            del self._chunks[chunk]
         if future is None:
             return
-        self._outstanding -= 1
-        if future.hooked:
+        self.outstanding -= 1
+        if future.hooked or type(outcome) is not _Raw:
             self._owner.settle(future, outcome)
         else:
             _resolve(future, outcome)
@@ -289,7 +316,7 @@ class _Push:
     def _rest(self) -> None:
         """Nobody submitted for a while: end the job, so that the workers forget the function."""
         self._linger = None
-        if self._outstanding == 0 and not self._pending:
+        if self.outstanding == 0 and not self._pending:
             self.finish()
 
     def finish(self) -> None:
@@ -301,7 +328,7 @@ class _Push:
             self._seat.driver.close_input(self._record.id)
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
-        if self._outstanding == 1 and any(future in futures for futures in self._chunks.values()):
+        if self.outstanding == 1 and any(future in futures for futures in self._chunks.values()):
             self._closed = True
             self._owner.forget(self)
             self._seat.driver.cancel(self._record.id)
@@ -317,6 +344,5 @@ class _Push:
         self._chunks.clear()
         self._pending.clear()
         if left:
-            error = end_of(finished, None) or PoolClosed("the pool was closed before the item ran")
             for future in left:
-                self._owner.settle(future, error)
+                self._owner.settle(future, finished)

@@ -7,8 +7,12 @@ NumPy and pandas are recognised by what they are, never imported.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol
+
+#: A read of an iterator ends after so many seconds, with at least one item.
+PATIENCE = 0.020
 
 
 class Input(Protocol):
@@ -44,12 +48,19 @@ class Pulled:
         self._left = size
 
     def read(self, count: int) -> tuple[Sequence[Any], bool]:
-        items = list(itertools.islice(self._items, count))
-        if self._left is None:
-            return items, len(items) < count
-        # A length that turns out wrong is believed to the end of the iterator, not beyond it.
-        self._left -= len(items)
-        return items, len(items) < count or self._left <= 0
+        items: list[Any] = []
+        began, ended = time.monotonic(), False
+        # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
+        while len(items) < count and not ended and time.monotonic() - began < PATIENCE:
+            wanted = min(max(1, len(items)), count - len(items))
+            block = list(itertools.islice(self._items, wanted))
+            items += block
+            ended = len(block) < wanted
+        if self._left is not None:
+            # A length that turns out wrong is believed to the end of the iterator, not beyond it.
+            self._left -= len(items)
+            ended = ended or self._left <= 0
+        return items, ended
 
 
 class Batches:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -25,6 +26,8 @@ from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
 from distmap.views.base import View
+
+log = logging.getLogger("distmap")
 
 #: How long an interrupted call waits for the remote work to stop before it gives the prompt back.
 INTERRUPT_WAIT = 2.0
@@ -86,8 +89,12 @@ class Job:
         self._error: BaseException | None = None
         self._finished: Finished | None = None
         self._paused = False
+        #: The thread that serves it, if it is not the caller's.
+        self.thread: threading.Thread | None = None
         self._when_done: list[Callable[[], object]] = []
         record.sink = self._box.put
+        # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
+        record.id = seat.driver.new_id()
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -234,6 +241,12 @@ class Job:
                     raise self._error
                 return
             count, values = run
+            failures = self._consumer.failures
+            if failures and self._record.spec.stop_on_failure:
+                failed = next((at for at in range(index, index + count) if at in failures), None)
+                if failed is not None:
+                    yield from values[: failed - index]
+                    raise failures[failed]
             yield from values
             index += count
 
@@ -273,8 +286,8 @@ class Job:
         seconds; a second interrupt returns at once.
         """
         __tracebackhide__ = True
-        self.start()
         try:
+            self.start()
             self._serve()
         except BaseException as error:
             self._abort(error)
@@ -286,7 +299,8 @@ class Job:
         if self._record.watched:
             self._view = self._make_view()  # in the caller's thread, whose cell it belongs to
         self.start()
-        threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True).start()
+        self.thread = threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True)
+        self.thread.start()
         return self
 
     def _serve_aside(self) -> None:
@@ -294,11 +308,6 @@ class Job:
             self._serve()
         except BaseException as error:
             self._abort(error)
-        if self._error is None:
-            if self._callback is not None:
-                self._callback(self._consumer.result())
-        elif self._error_callback is not None:
-            self._error_callback(self._error)
 
     def _serve(self) -> None:
         box, record = self._box, self._record
@@ -357,18 +366,29 @@ class Job:
 
     def _end(self, finished: Finished) -> None:
         self._finished = finished
-        self._settle(end_of(finished, self._consumer.first_failure))
+        error = end_of(finished, self._consumer.first_failure)
+        if error is None and self._record.spec.stop_on_failure:
+            # The scheduler took it for a result; that it does not unpickle shows only here.
+            error = self._consumer.first_failure
+        self._settle(error)
         if self._record.watched:
             self._look(finished.snapshot, last=True)
 
     def _settle(self, error: BaseException | None) -> None:
+        # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did.
+        if error is None and self._callback is not None:
+            quietly(self._callback, self._consumer.result())
+        elif error is not None and self._error_callback is not None:
+            quietly(self._error_callback, error)
         with self._news:
             self._error = error
             self._over.set()
             told, self._when_done = self._when_done, []
             self._news.notify_all()
         for function in told:
-            function()
+            quietly(function)
+        # A job that is over keeps neither its pool nor what its function captured.
+        self._keep = self._source = None
 
     def _abort(self, error: BaseException) -> None:
         """Something raised in this thread: stop the remote work, keep what landed, settle with the error."""
@@ -416,6 +436,14 @@ class Mailbox:
     def drop(self) -> None:
         """Take the first message off."""
         self._messages.popleft()
+
+
+def quietly(function: Callable[..., object], *args: Any) -> None:
+    """Call a user's callback; what it raises is logged and changes nothing else."""
+    try:
+        function(*args)
+    except BaseException:
+        log.exception("! a callback raised")
 
 
 def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest) -> None:

@@ -9,6 +9,7 @@ A bundle is a plain dict, `{name: Source}`. Imported by task processes: `ast` an
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 import sys
@@ -44,6 +45,17 @@ class _Record(NamedTuple):
     mark: object
     source: Source
     imports: tuple[tuple[str, ...], ...]
+    #: The file's (mtime, size) and the code of the module's functions, as they were when the source was read.
+    stamp: object = None
+    codes: tuple[CodeType, ...] = ()
+
+    def holds(self, module: ModuleType) -> bool:
+        """Whether the imported module is still what was read.
+
+        IPython's autoreload may put new code into the functions of a module without importing it again. A file that
+        was edited and nothing more changes no code: then the workers go on with what this process runs.
+        """
+        return _stamp(self.source.filename) == self.stamp or _same(_codes(module), self.codes)
 
 
 _records: dict[str, _Record] = {}
@@ -160,7 +172,8 @@ def imported(names: Iterable[str]) -> list[tuple[dict[str, Any], str, object]] |
     return checks
 
 
-_packed: dict[frozenset[str], tuple[list[tuple[dict[str, Any], str, object]], bytes, bytes]] = {}
+_Checks = list[tuple[dict[str, Any], str, object]]
+_packed: dict[frozenset[str], tuple[_Checks, list[tuple[str | None, object]], bytes, bytes]] = {}
 #: Digests of bundles that were packed here: this process has those modules already.
 _own: set[bytes] = set()
 
@@ -168,8 +181,9 @@ _own: set[bytes] = set()
 def pack(names: frozenset[str]) -> tuple[bytes, bytes] | None:
     """The bundle of these modules as (digest, pickle); None if none of them is local."""
     known = _packed.get(names)
-    if known is not None and all(mapping.get(key) is value for mapping, key, value in known[0]):
-        return known[1:]
+    if known is not None and all(mapping.get(key) is value for mapping, key, value in known[0]) and unchanged(known[1]):
+        return known[2:]
+    files = stamps(names)
     sources = bundle(names)
     if not sources:
         return None
@@ -180,7 +194,7 @@ def pack(names: frozenset[str]) -> tuple[bytes, bytes] | None:
     _own.add(digest)
     checks = imported(names)
     if checks is not None:
-        _packed[names] = (checks, digest, packed)
+        _packed[names] = (checks, files, digest, packed)
     return digest, packed
 
 
@@ -204,18 +218,50 @@ def _record(name: str) -> _Record | None:
             return None
         mark = _stamp(spec.origin)
     known = _records.get(name)
-    if known is not None and (known.mark is mark or (module is None and known.mark == mark)):
-        return known
+    if known is not None:
+        current = known.mark == mark if module is None else known.mark is mark and known.holds(module)
+        if current:
+            return known
     assert spec is not None
+    stamp = _stamp(spec.origin)  # before the text is read: a change in between is then seen next time
     source = _read(name, spec)
     if source is None:
         return None
+    codes = _codes(module) if module is not None else ()
     if known is not None and known.source == source:
-        record = known._replace(mark=mark)
+        record = known._replace(mark=mark, stamp=stamp, codes=codes)
     else:
-        record = _Record(mark, source, imports_of(source.text, name, package=source.package))
+        record = _Record(mark, source, imports_of(source.text, name, package=source.package), stamp, codes)
     _records[name] = record
     return record
+
+
+def _codes(module: ModuleType) -> tuple[CodeType, ...]:
+    """The code objects of the functions and methods that the module defines, in its order."""
+    found: list[CodeType] = []
+    for value in list(vars(module).values()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        for member in list(vars(value).values()) if isinstance(value, type) else [value]:
+            code = getattr(getattr(member, "__func__", member), "__code__", None)
+            if isinstance(code, CodeType):
+                found.append(code)
+    return tuple(found)
+
+
+def _same(some: tuple[CodeType, ...], others: tuple[CodeType, ...]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+def stamps(names: Iterable[str]) -> list[tuple[str | None, object]]:
+    """The files of the bundle of these modules, with (mtime, size) at the moment: while they hold, it is current."""
+    files = [source.filename for source in bundle(names).values()]
+    return [(filename, _stamp(filename)) for filename in files]
+
+
+def unchanged(files: list[tuple[str | None, object]]) -> bool:
+    """Whether files still have the given stamps."""
+    return all(_stamp(filename) == stamp for filename, stamp in files)
 
 
 def _stamp(filename: str | None) -> object:

@@ -51,6 +51,7 @@ class MapOptions:
         _whole("total", self.total, 0)
         _whole("retries", self.retries, 0)
         _whole("seed", self.seed, 0)
+        _whole("priority", self.priority, None)
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {self.timeout!r}")
         if self.on_error not in ("raise", "return", "skip"):
@@ -70,12 +71,12 @@ class MapOptions:
         return cls(**options)
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def _whole(name: str, value: Any, least: int | None) -> None:
     if value is None:
         return
     try:
         number = value.__index__()
     except AttributeError:
         raise TypeError(f"{name} must be a whole number; got {value!r}") from None
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}; got {value!r}")

@@ -6,7 +6,6 @@ else happens elsewhere: decisions in core, bytes in the driver, results in the j
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import threading
@@ -97,6 +96,8 @@ class Pool:
     def __init__(
         self,
         workers: Workers = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
         *,
         listen: str | None = None,
         token: str | Secret | None = None,
@@ -104,8 +105,6 @@ class Pool:
         tls_cert: str | None = None,
         tls_key: str | None = None,
         processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
@@ -115,8 +114,9 @@ class Pool:
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
         self._members_changed = threading.Condition()
         self._lock = threading.Lock()
-        self._jobs: list[weakref.ref[Job]] = []
-        self.last: Job | None = None
+        self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+        self._last: Callable[[], Job | None] = lambda: None
+        self._closing: threading.Thread | None = None
         started: list[Slots] = []
 
         spawned = threading.Event()
@@ -140,10 +140,14 @@ class Pool:
         try:
             self._assemble(started, wanted, listen, token, (tls_cert, tls_key))
         except BaseException:
+            for slots in started:
+                self._portal.ask(slots.stop)
             self._portal.close()
             raise
         self._closed = False
-        self._end = weakref.finalize(self, _let_go, self._portal, self._driver, self._engines, self._submissions)
+        self._end = weakref.finalize(
+            self, _let_go, self._pid, self._portal, self._driver, self._engines, self._submissions
+        )
 
     def _assemble(
         self,
@@ -178,6 +182,7 @@ class Pool:
                 [parse_url(url) for url in wanted.urls],
                 listen=None if listen is None else parse_url(listen, listening=True),
                 token=load_token(token),
+                connect_timeout=min(10.0, self._connect_timeout),
                 tls_cert=tls[0],
                 tls_key=tls[1],
             )
@@ -342,22 +347,17 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> TaskFuture:
         """As `apply`, but returns a handle at once: a future with the methods of `AsyncResult`."""
-        hooks = {}
+        before = None
         if callback is not None or error_callback is not None:
 
-            def tell(future: concurrent.futures.Future[Any]) -> None:
-                if future.cancelled():
-                    return
-                error = future.exception()
-                if error is None:
-                    if callback is not None:
-                        callback(future.result())
-                elif error_callback is not None:
+            def before(value: Any, error: BaseException | None) -> None:
+                if error is None and callback is not None:
+                    callback(value)
+                elif error is not None and error_callback is not None:
                     error_callback(error)
 
-            hooks["tell"] = tell
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, tuple(args), kwds or {}, **hooks)
+        return self._submissions.submit(code, name, tuple(args), kwds or {}, before)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
@@ -403,7 +403,12 @@ class Pool:
             tags = frozenset([worker_tag(member.id)])
             job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, tags=tags)
             jobs[member.info.name] = job.run_aside()
-        return {name: (job.result() or [None])[0] for name, job in jobs.items()}
+        try:
+            return {name: (job.result() or [None])[0] for name, job in jobs.items()}
+        except BaseException:
+            for job in jobs.values():
+                job.cancel()
+            raise
 
     # --- looking and steering ---------------------------------------------------------------------------------------
 
@@ -423,8 +428,16 @@ class Pool:
     def jobs(self) -> list[Job]:
         """Jobs that are not over."""
         with self._lock:
-            self._jobs = [ref for ref in self._jobs if (job := ref()) is not None and not job.ready()]
-            return [job for ref in self._jobs if (job := ref()) is not None]
+            return [job for job in self._jobs if not job.ready()]
+
+    @property
+    def last(self) -> Job | None:
+        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more."""
+        return self._last()
+
+    @last.setter
+    def last(self, job: Job | None) -> None:
+        self._last = lambda: job
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> list[Worker]:
         """Wait until there are `n` workers, and return them.
@@ -439,19 +452,24 @@ class Pool:
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        with self._members_changed:
-            while len(found := self.workers) < n:
-                left = deadline - time.monotonic()
-                hopeless = self._hub is not None and not found and self._hub.fatal is not None
-                if left <= 0 or hopeless:
-                    raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
-                self._members_changed.wait(min(left, 0.2))
+        while len(found := self.workers) < n:
+            if self._hub is not None and not found and (why := self._hub.fatal) is not None:
+                raise NoWorkers(f"no worker can come: {why}")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+            # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
+            with self._members_changed:
+                self._members_changed.wait(min(left, 0.1))
+            self._check_open()
         return found
 
     def add(self, workers: int | str) -> None:
         """Add local slots (a number) or a worker ("wss://host:port") while the pool runs."""
         self._check_open()
         wanted = sort_out(workers, None)
+        if wanted.executors or wanted.inline:
+            raise TypeError(f"add(...) takes a number of slots or a wss:// URL; got {workers!r}")
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
@@ -483,8 +501,10 @@ class Pool:
         slots = sum(member.info.slots for member in members)
         listening = f" listening on {self.url}," if self.url else ""
         state = "closing, " if self._closed else ""
-        running = len(self.jobs)
-        work = f"{running} job{'s' * (running != 1)} running" if running else "idle"
+        running, submitted = len(self.jobs), self._submissions.outstanding
+        doing = [f"{running} job{'s' * (running != 1)} running"] if running else []
+        doing += [f"{submitted} submitted item{'s' * (submitted != 1)} under way"] if submitted else []
+        work = ", ".join(doing) or "idle"
         workers = f"{len(members)} worker{'s' * (len(members) != 1)}"
         return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
 
@@ -500,6 +520,11 @@ class Pool:
         if not self._closed:
             self._closed = True
             self._submissions.close()
+            # Workers and slots are let go when the last job is over, also if nobody joins.
+            self._closing = threading.Thread(
+                target=_end_when_idle, args=(self._portal, self._driver, self._end), name="distmap-close", daemon=True
+            )
+            self._closing.start()
 
     def terminate(self) -> None:
         """Stop everything now: running items are killed, workers are let go."""
@@ -514,11 +539,21 @@ class Pool:
         """
         if not self._closed:
             raise ValueError("Pool is still running: close() or terminate() it before join()")
-        if self._gone:
-            return
-        while self._portal.ask(lambda: self._driver.busy):
-            time.sleep(0.01)
-        self._end()
+        from distmap.stream import StreamJob
+
+        jobs = self.jobs
+        for job in jobs:
+            if isinstance(job, StreamJob):
+                # Finished as far as it has an end; it can still be iterated over afterwards.
+                if job.endless:
+                    job.cancel()
+                else:
+                    job.drain()
+        if self._closing is not None:
+            self._closing.join()
+        for job in jobs:
+            if job.thread is not None and job.thread is not threading.current_thread():
+                job.thread.join()
 
     def __enter__(self) -> Pool:
         return self
@@ -565,7 +600,7 @@ class Pool:
         tried = [] if self._hub is None else list(self._hub.errors.values())
         if self.url:
             tried.append(f"On the worker's machine run: distmap-worker {self.url} (with the same token)")
-        return " ".join(tried) or "All of them are gone; pool.add(...) brings new ones"
+        return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
         from distmap.errors import NoWorkers
@@ -689,9 +724,10 @@ class Pool:
         job: Job = (kind or Job)(
             self._seat, record, source, consumer, view=lambda: choose(chosen.progress, name), keep=self, **callbacks
         )
-        self.last = job
+        # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
+        self._last = weakref.ref(job) if kind is not None else lambda: job
         with self._lock:
-            self._jobs.append(weakref.ref(job))
+            self._jobs.add(job)
         return job
 
 
@@ -708,8 +744,18 @@ def _worker(member: Member) -> Worker:
     )  # fmt: skip
 
 
-def _let_go(portal: Portal, driver: Driver, engines: list[Engine], submissions: Submissions) -> None:
+def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
+    """After `close`: wait for the last job, then let go."""
+    with contextlib.suppress(TimeoutError):  # it was terminated meanwhile
+        while end.alive and portal.ask(lambda: driver.busy, timeout=60.0):
+            time.sleep(0.02)
+    end()
+
+
+def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], submissions: Submissions) -> None:
     """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
+    if os.getpid() != pid:
+        return  # a forked child: the pool is its parent's
 
     async def close() -> None:
         driver.close()

@@ -64,11 +64,15 @@ class Portal:
         """Run `function(*args)` on the loop, soon, in the order of the calls. Does not wait."""
         self._box.append((function, args))
         if not self._armed:
-            self._armed = True
             try:
+                self._armed = True
                 self.loop.call_soon_threadsafe(self._drain)
             except RuntimeError:  # the loop is closed: the pool is gone, and with it whatever this was about
+                self._armed = False
                 self._box.clear()
+            except BaseException:  # an interrupt: the next call must wake the loop in our stead
+                self._armed = False
+                raise
 
     def _drain(self) -> None:
         self._armed = False  # clear first, then empty: nothing is lost

@@ -12,14 +12,16 @@ import itertools
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
 from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.errors import JobCancelled
 from distmap.inputs import Input
-from distmap.job import LOOK_EVERY, Job, Seat, answer_read, tick
+from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, tick
 from distmap.views.base import View
 
 
@@ -27,31 +29,88 @@ class StreamJob(Job):
     """What `imap` and `imap_unordered` return: an iterator that reads its input only as far as it is consumed.
 
     `next(it)`, `it.next(timeout)`, `for` and `async for`. An item that failed raises at its place; the iteration may
-    go on behind it. Leaving the iterator behind cancels the job.
+    go on behind it. `close()` or leaving the iterator behind cancels the job.
     """
 
     def __init__(self, seat: Seat, record: Record, source: Input, consumer: Stream, **options: Any) -> None:
         super().__init__(seat, record, source, consumer, **options)
         self._stream = consumer
         self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+        #: The run that is being given away: its values by index, and what it costs.
         self._values: Iterator[tuple[int, Any]] = iter(())
         self._failed: dict[int, BaseException] = {}
         self._unpaid: tuple[int, int] = (0, 0)
-        record.sink = _router(self._results, self._reads)
+        self._exhausted = False
+        #: The last message, noted by the loop: a stream is over when its work is, not when it is consumed.
+        self._ending: list[Finished] = []
+        record.sink = _router(self._box, self._reads, self._ending, self._over)
         # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
         weakref.finalize(self, _cancel_quietly, seat, record)
 
     def run_aside(self) -> Job:
         view = self._make_view() if self._record.watched else None
+        source, self._source = self._source, None
+        assert source is not None
         self.start()
-        threading.Thread(
+        self.thread = threading.Thread(
             target=_read_aside,
-            args=(self._seat, self._record, self._source, self._reads, view),
+            args=(self._seat, self._record, source, self._reads, view),
             name=f"distmap-read-{self.name}",
             daemon=True,
-        ).start()
+        )
+        self.thread.start()
         return self
+
+    @property
+    def progress(self) -> Snapshot | None:
+        """How far it is, at this moment."""
+        return self._ending[0].snapshot if self._ending else super().progress
+
+    @property
+    def state(self) -> str:
+        """ "running", "paused", "done", "failed" or "cancelled"."""
+        if not self._ending:
+            return "paused" if self._paused else "running"
+        error = end_of(self._ending[0], self._consumer.first_failure)
+        return "cancelled" if isinstance(error, JobCancelled) else "failed" if error else "done"
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Not for a stream: iterate over it."""
+        raise TypeError("the results of an imap are taken by iterating over it: list(it), for, async for or next(it)")
+
+    get = result
+
+    def __await__(self) -> Any:
+        raise TypeError("an imap is not awaited but iterated: async for value in it")
+
+    @property
+    def endless(self) -> bool:
+        """Whether its input may have no end: it does not tell its length."""
+        return self._record.spec.size is None
+
+    def close(self) -> None:
+        """Take no more of it: the job is cancelled, as when a generator is closed."""
+        self.cancel()
+        self._exhausted = True
+        self._values = iter(())
+
+    def drain(self) -> None:
+        """Pay for everything that is still to come, so that the job can end; it waits here to be iterated over."""
+        seat, record, box = self._seat, self._record, self._box
+        paid: deque[JobMessage] = deque()
+        while not paid or not isinstance(paid[-1], Finished):
+            message = box.first()
+            if isinstance(message, Landed):
+                results_of(message)
+                seat.portal.call(seat.driver.consumed, record.id, message.hi - message.lo, message.report.nbytes)
+            paid.append(message)
+            box.drop()
+        for message in paid:
+            box.put(message)
+        self._paid = True
+
+    #: Nothing more is to be paid for: the job is over.
+    _paid = False
 
     def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
         """Nothing: the reader thread looks after the view."""
@@ -80,18 +139,15 @@ class StreamJob(Job):
 
     def _fetch(self, timeout: float | None) -> None:
         """Wait for the next run of results; pay for the last one, which is consumed now."""
-        seat, record = self._seat, self._record
+        seat, record, box = self._seat, self._record, self._box
         count, nbytes = self._unpaid
-        if count:
+        if count and not self._paid:
             self._unpaid = (0, 0)
             seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
-        if self.ready():
-            if self._error is not None:
-                error, self._error = self._error, None  # once; then the iterator is exhausted
-                raise error
+        if self._exhausted:
             raise StopIteration
         try:
-            message = self._results.get(timeout=timeout)
+            message = box.first(timeout)
         except queue.Empty:
             from multiprocessing import TimeoutError as Late
 
@@ -99,19 +155,26 @@ class StreamJob(Job):
         except KeyboardInterrupt:
             self.cancel()
             raise
+        # Off the box only when it was unpickled: an interrupt in between loses nothing.
         if isinstance(message, Finished):
-            self._values = iter(())
-            self._end(message)
+            self._exhausted = True
+            self._finished = message
+            box.drop()
+            error = end_of(message, self._consumer.first_failure)
+            self._settle(error)
+            if error is not None:
+                raise error
         elif isinstance(message, Landed):
-            values, self._failed = results_of(message)
-            self._stream.fail(self._failed)
-            self._unpaid = (message.hi - message.lo, message.report.nbytes)
-            self._values = zip(itertools.count(message.start + message.lo), values, strict=False)
+            values, failed = results_of(message)
+            self._take_run(message.start + message.lo, values, failed, (message.hi - message.lo, message.report.nbytes))
         elif isinstance(message, Lost):
-            self._failed = {message.item: exception_of(message)}
-            self._stream.fail(self._failed)
-            self._unpaid = (1, 0)
-            self._values = iter([(message.item, SKIP)])
+            self._take_run(message.item, [SKIP], {message.item: exception_of(message)}, (1, 0))
+
+    def _take_run(self, index: int, values: list[Any], failed: dict[int, BaseException], cost: tuple[int, int]) -> None:
+        self._stream.fail(failed)
+        self._failed, self._unpaid = failed, cost
+        self._values = zip(itertools.count(index), values, strict=False)
+        self._box.drop()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
@@ -121,15 +184,17 @@ class StreamJob(Job):
 
 
 def _router(
-    results: queue.SimpleQueue[JobMessage], reads: queue.SimpleQueue[JobMessage]
+    results: Mailbox, reads: queue.SimpleQueue[JobMessage], ending: list[Finished], over: threading.Event
 ) -> Callable[[JobMessage], None]:
     def sink(message: JobMessage) -> None:
         if isinstance(message, ReadRequest):
             reads.put(message)
             return
-        results.put(message)
         if isinstance(message, Finished):
+            ending.append(message)
+            over.set()
             reads.put(message)
+        results.put(message)
 
     return sink
 
@@ -143,14 +208,20 @@ def _read_aside(
             message = reads.get(timeout=LOOK_EVERY) if view is not None else reads.get()
         except queue.Empty:
             message = None
-        if view is not None and record.latest is not None and not isinstance(message, Finished):
-            view.update(record.latest)
-        if isinstance(message, ReadRequest):
-            answer_read(seat, record.id, source, message)
-        elif isinstance(message, Finished):
-            if view is not None:
-                view.close(message.snapshot)
-            return
+        try:
+            if isinstance(message, Finished):
+                if view is not None:
+                    view.close(message.snapshot)
+                return
+            if view is not None and record.latest is not None:
+                view.update(record.latest)
+            if isinstance(message, ReadRequest):
+                answer_read(seat, record.id, source, message)
+        except BaseException as error:  # of the input or the view: the iteration raises it
+            view = None
+            if isinstance(message, Finished):
+                return
+            seat.portal.call(seat.driver.cancel, record.id, error)
 
 
 def _cancel_quietly(seat: Seat, record: Record) -> None:

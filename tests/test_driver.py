@@ -176,3 +176,22 @@ def test_names_of_workers_are_unique():
         assert [member.info.name for member in seat.portal.ask(seat.driver.members)] == ["inline", "inline-2"]
     finally:
         seat.close()
+
+
+def test_tags_that_no_worker_has_end_with_a_reason():
+    """The error names the tags and who is there."""
+    seat = Seat(starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
+    try:
+        _, box = seat.open(lambda x: x, 5, tags=frozenset(["gpu"]))
+        finished = box.get(timeout=DEADLINE)
+        assert "no worker has the tags ['gpu']" in str(finished.error)
+        assert "inline (no tags)" in str(finished.error)
+    finally:
+        seat.close()
+
+
+def test_a_broken_driver_takes_no_more_jobs(seat):
+    """After a bug a new job ends at once instead of waiting for slots that are lost."""
+    seat.portal.call(seat.driver.post, "no event")
+    _, box = seat.open(lambda x: x, 5)
+    assert "bug of distmap" in str(box.get(timeout=DEADLINE).error)

@@ -337,3 +337,50 @@ def test_failures_are_lines_above_the_bar(pool2, capsys):
     """In a terminal a failed item stays readable above the bar."""
     assert pool2.map(lambda x: 1 // x, [1, 0, 1], on_error="skip", progress=True) == [1, 1]
     assert "item 1 failed: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_job_can_be_cancelled_before_the_loop_has_heard_of_it(pool2):
+    """cancel right after map_async is never lost."""
+    for _ in range(20):
+        job = pool2.map_async(time.sleep, [0.05] * 50)
+        job.cancel()
+        with pytest.raises(distmap.JobCancelled):
+            job.result(10)
+
+
+def test_callbacks_have_run_when_the_result_is_there(pool2):
+    """As in multiprocessing, also for a callback that takes its time; one that raises changes nothing."""
+    told = []
+
+    def slow(value):
+        threading.Event().wait(0.1)
+        told.append(value)
+
+    pool2.map_async(abs, [-1], callback=slow).wait()
+    assert told == [[1]]
+    pool2.apply_async(abs, (-2,), callback=slow).wait()
+    assert told == [[1], 2]
+    job = pool2.map_async(abs, [-1], callback=lambda value: 1 // 0)
+    assert job.result(10) == [1]
+    assert job.successful()
+
+
+def test_iterating_raises_at_the_item(pool2):
+    """for x in job gives the results before the failed item, then its exception."""
+    job = pool2.map_async(lambda x: 1 // x, [1, 0], chunksize=1)
+    with pytest.raises(ZeroDivisionError):
+        list(job)
+
+
+def test_a_result_that_does_not_unpickle_is_an_error(pool2):
+    """It is not a result, nor left out of a fold."""
+
+    class Bad:
+        def __init__(self, x):
+            self.x = x
+
+        def __reduce__(self):
+            return int, ("no number",)
+
+    with pytest.raises(distmap.PayloadError):
+        pool2.map(lambda x: Bad(x) if x == 2 else x, range(4))

@@ -307,7 +307,8 @@ with Far() as far:
     check("imported inside the function", far.map(within, [1]) == [3])
     write("helpers.py", Path("helpers.py").read_text().replace("BASE = 10", "BASE = 500"))
     check("edited only", far.map(helpers.f, [1]) == [13])
-    thing = helpers.Thing
+    helpers.f.__code__ = (lambda x: "patched").__code__
+    check("edited, and code put in place as autoreload does", far.map(helpers.f, [1]) == [503])
     importlib.reload(helpers)
     check("edited and imported again", far.map(helpers.f, [1]) == [503])
     check("through a lambda", far.map(lambda x: helpers.g(x), [1]) == [501])

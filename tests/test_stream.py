@@ -133,3 +133,59 @@ def test_an_abandoned_iterator_ends_its_job(pool):
     while threading.active_count() > before and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert threading.active_count() <= before
+
+
+def test_close_and_join_finish_a_stream_with_an_end():
+    """As in multiprocessing: the results are still there after join."""
+    with Pool(2) as pool:
+        results = pool.imap(abs, range(-500, 0))
+        assert next(results) == 500
+        pool.close()
+        pool.join()
+        assert list(results) == list(range(499, 0, -1))
+
+
+def test_close_and_join_end_an_endless_stream():
+    """What has no end is cancelled, so that join returns."""
+    with Pool(2) as pool:
+        results = pool.imap(abs, itertools.count())
+        next(results)
+        pool.close()
+        pool.join()
+        with pytest.raises(JobCancelled):
+            list(results)
+
+
+def test_a_slow_source_gives_what_it_has(pool):
+    """A chunk is sent after a moment, also if it is not full."""
+    gate = threading.Event()
+
+    def items():
+        yield from range(300)
+        gate.wait(0.1)
+        yield 300
+        gate.wait(0.1)
+        yield 301
+
+    assert list(pool.imap(abs, items())) == list(range(302))
+
+
+def test_a_source_that_exits_does_not_hang_the_iteration(pool):
+    """SystemExit in the input is raised where the results are taken."""
+
+    def items():
+        yield 1
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(pool.imap(abs, items()))
+
+
+def test_a_stream_is_iterated_not_awaited(pool):
+    """The error says how."""
+    results = pool.imap(abs, [1])
+    with pytest.raises(TypeError, match="iterating"):
+        results.result()
+    assert list(results) == [1]
+    assert results.wait(10)
+    assert results.state == "done"

@@ -14,6 +14,7 @@ import itertools
 import os
 import signal
 import sys
+import weakref
 from types import FrameType
 
 from distmap.execution import Runner, interruptible
@@ -249,7 +250,13 @@ class Child:
         return mapping.lend(part.length, lambda: returned.append(number))
 
     def _forget(self, number: int) -> None:
-        self._mapped.pop(number, None)
+        mapping = self._mapped.pop(number, None)
+        if mapping is not None:
+            gone = weakref.ref(mapping)
+            del mapping
+            if gone() is not None:
+                # Functions of a notebook that refer to each other by their globals are a circle that holds its arrays.
+                gc.collect()
         if number in self._unmapped:
             os.close(self._unmapped.pop(number)[0])
 

@@ -41,7 +41,9 @@ _MALLOC = {
 
 def environment(slots: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of task processes: ours without the token, libraries held to their share of the cores."""
-    share = str(max(1, (os.cpu_count() or 1) // slots))
+    affinity = getattr(os, "sched_getaffinity", None)  # the cores that this process may use, as for the number of slots
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    share = str(max(1, cores // slots))
     env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **os.environ, **(extra or {})}
     env.pop("DISTMAP_TOKEN", None)
     return env

@@ -45,7 +45,7 @@ try:
     %(call)s
 except KeyboardInterrupt:
     told["prompt"] = time.monotonic() - sent[0]
-told["partial"] = pool.last.partial
+told["partial"] = pool.last.partial if pool.last is not None else []
 began = time.monotonic()
 told["after"] = pool.map(abs, range(-50, 0))
 told["took"] = time.monotonic() - began
