@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     host_losses: int = 10
     slot_deaths: int = 5
     slot_deaths_window: float = 30.0
-    slot_rest: float = 10.0
+    slot_rest: float = 60.0
     crash_loop_deaths: int = 10
     crash_loop_deaths_per_slot: int = 3
 
