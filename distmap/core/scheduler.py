@@ -235,6 +235,7 @@ class Scheduler:
         del job.group.promises[job.id]
         if job.state == "stopping":
             if event.count:
+                job.spare += event.count
                 board.out.append(ev.Release(job.id, event.chunk))
             return board.conclude(job)
         if job.spec.pushed:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
-from distmap.views.static import clock, ended, pace, printable, troubles, working
+from distmap.views.words import clock, ended, pace, printable, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
 _UNKNOWN = "{desc}: {n_fmt} [{elapsed}, {rate_fmt}{postfix}]"
@@ -76,7 +76,7 @@ def postfix(snapshot: Snapshot) -> str:
     """Workers, and what went not as planned, after the rate."""
     n = working(snapshot)
     words = [f"{n} worker{'' if n == 1 else 's'}", *troubles(snapshot)]
-    if snapshot.state in ("paused", "cancelled", "failed"):
+    if snapshot.state in ("paused", "cancelled", "interrupted", "failed"):
         words.insert(0, snapshot.state)
     return ", ".join(words)
 
