@@ -58,10 +58,10 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     failed: dict[int, BaseException] = {}
     kinds = set(map(type, values))
     if Folded in kinds:
-        offsets = report.failed
         # A report may be accepted in pieces; what was folded of all of it comes with the first.
-        first = landed.lo == report.lo
-        values, failures = ([values[0].value], values[1:]) if first else ([], [])
+        own = [pair for pair in zip(report.failed, values[1:], strict=False) if landed.lo <= pair[0] < landed.hi]
+        offsets, failures = tuple(pair[0] for pair in own), [pair[1] for pair in own]
+        values = [values[0].value] if landed.lo == report.lo else []
     else:
         if (landed.lo, landed.hi) != (report.lo, report.hi):
             values = values[landed.lo - report.lo : landed.hi - report.lo]

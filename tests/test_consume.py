@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of
-from distmap.driver import Lost
+from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of, results_of
+from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.payload import dump_items
+from distmap.failures import describe
+from distmap.payload import dump_items, encode, fold
+from distmap.pickling import Needs
 
 
 def test_collect_puts_runs_in_input_order():
@@ -55,6 +57,15 @@ def test_fold_skips_failures():
     fold = Fold("skip", operator.add, 0)
     fold.take(0, 3, [1, SKIP, 2], {1: ValueError()})
     assert fold.result() == 3
+
+
+def test_each_piece_of_a_folded_report_brings_its_own_failures():
+    """A report is accepted in pieces where an item failed: the folded value comes with the first, errors with theirs."""
+    failures = [describe(KeyError(at), f"item {at}") for at in (5, 7)]
+    folded = fold(encode([100, *failures], Needs(), what="")[0])
+    report = ReportData(4, 8, (5, 7), folded.parts, "w", 9)
+    pieces = [results_of(Landed(1, 0, 10, lo, hi, report)) for lo, hi in ((4, 5), (5, 6), (6, 8))]
+    assert [(values, sorted(failed)) for values, failed in pieces] == [([100], []), ([], [15]), ([], [17])]
 
 
 def test_fold_cannot_return_errors():
