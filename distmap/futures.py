@@ -1,7 +1,7 @@
 """`submit`: single items as `concurrent.futures.Future`s, coalesced into chunks while they wait.
 
-Owns the futures and the pushed jobs behind them, one for each function in use. Items are
-pickled by the caller, so a later change of an argument does not matter; results are unpickled by whoever asks for
+Owns the futures and the pushed jobs behind them, one for each function in use. Function and items are pickled by the
+caller and their arrays copied, so a later change of them does not matter; results are unpickled by whoever asks for
 them, never on the loop.
 """
 
@@ -154,7 +154,7 @@ class Submissions:
         with self._lock:
             push = self._pushes.get(code.digest)
             if push is None or not push.take(future, item):
-                push = self._pushes[code.digest] = _Push(self, self._seat, code, name)
+                push = self._pushes[code.digest] = _Push(self, self._seat, code.own(), name)
                 push.take(future, item)
         return future
 

@@ -178,12 +178,15 @@ class DumpedItem(NamedTuple):
     """One item, pickled before it is known which chunk it will be in."""
 
     pickled: bytes
-    buffers: tuple[memoryview, ...] = ()
+    buffers: tuple[Buffer, ...] = ()
     needs: Needs | None = None
 
 
 def dump_item(item: Any) -> DumpedItem:
-    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure."""
+    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure.
+
+    Large arrays are copied: who pushed it goes on, and may change them before they are sent.
+    """
     args, kwargs = item
     if not kwargs and _is_plain(args):
         return DumpedItem(pickle.dumps(item, 5))
@@ -195,7 +198,7 @@ def dump_item(item: Any) -> DumpedItem:
         writer.write(describe(failed_to_travel("the item cannot be pickled", exc), short_repr(item), dump_small))
     return DumpedItem(
         writer.file.getvalue(),
-        tuple(writer.buffers[at] for at in writer.used),
+        tuple(bytearray(writer.buffers[at]) for at in writer.used),
         needs if needs.modules or needs.values else None,
     )
 
@@ -204,7 +207,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
     """A chunk of items that were pickled one by one."""
     pickles = [item.pickled for item in items]
     ends = list(accumulate(map(len, pickles), initial=1))
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
     used: dict[int, list[int]] = {}
     needs = Needs()
     for at, item in enumerate(items):

@@ -60,7 +60,7 @@ def test_fold_skips_failures():
 
 
 def test_each_piece_of_a_folded_report_brings_its_own_failures():
-    """A report is accepted in pieces where an item failed: the folded value comes with the first, errors with theirs."""
+    """Accepted in pieces, a report gives its folded value with the first and each error with its own."""
     failures = [describe(KeyError(at), f"item {at}") for at in (5, 7)]
     folded = fold(encode([100, *failures], Needs(), what="")[0])
     report = ReportData(4, 8, (5, 7), folded.parts, "w", 9)

@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from distmap import JobCancelled, Pool, PoolClosed
@@ -36,6 +37,32 @@ def test_arguments_are_as_they_were_at_submit(pool):
     assert future.result(10) == 3
     for one in gate:
         one.result(10)
+
+
+def test_arrays_are_as_they_were_at_submit(pool):
+    """Neither an array among the arguments nor one that the function captured follows what is done to it later."""
+    given, captured = np.empty(500_000), np.empty(500_000)
+
+    def total(*_):
+        return captured[0] + captured[-1]
+
+    for round in range(20):
+        given[:] = captured[:] = round
+        futures = [pool.submit(np.max, given), pool.submit(np.max, a=given), pool.submit(total, given)]
+        given[:] = captured[:] = -1
+        assert [future.result(10) for future in futures] == [round, round, 2 * round]
+
+
+def test_a_captured_array_is_sent_once(pool):
+    """However many submits of a function follow each other, it is one job, and its array is pickled into it once."""
+    captured = np.arange(500_000)
+
+    def pick(at):
+        return int(captured[at])
+
+    before = pool.trace()[-1][0]
+    assert [future.result(10) for future in [pool.submit(pick, at) for at in range(100)]] == list(range(100))
+    assert [type(what).__name__ for when, what in pool.trace() if when > before].count("JobSubmitted") == 1
 
 
 def test_an_error_is_the_functions_own(pool):
