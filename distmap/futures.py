@@ -14,7 +14,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
@@ -34,29 +35,44 @@ _NOTHING = DumpedItem(pickle.dumps(Failure("CancelledError", "", "", None, "")))
 
 
 class _Landing:
-    """A report's results, decoded once by the first that asks."""
+    """A report's results, decoded by the first that asks. Each is taken out: who keeps one keeps no other."""
 
-    __slots__ = ("_failed", "_first", "_landed", "_lock", "_values")
+    __slots__ = ("_failed", "_first", "_landed", "_values", "lock")
 
     def __init__(self, landed: Landed) -> None:
         self._landed: Landed | None = landed
         self._first = landed.start + landed.lo
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._values: list[Any] = []
         self._failed: dict[int, BaseException] = {}
 
-    def get(self, at: int) -> tuple[Any, BaseException | None]:
-        with self._lock:
-            if self._landed is not None:
-                self._values, self._failed = results_of(self._landed)
-                self._landed = None
-        error = self._failed.get(self._first + at)
-        return (None, error) if error is not None else (self._values[at], None)
+    def take(self, at: int) -> tuple[Any, BaseException | None]:
+        """Under the lock."""
+        if self._landed is not None:
+            self._values, self._failed = results_of(self._landed)
+            self._landed = None
+        value, self._values[at] = self._values[at], None
+        return value, self._failed.pop(self._first + at, None)
 
 
-class _Raw(NamedTuple):
-    landing: _Landing
-    at: int
+class _Raw:
+    """Stands for a result until somebody asks for it."""
+
+    __slots__ = ("_at", "_found", "_landing")
+
+    def __init__(self, landing: _Landing, at: int) -> None:
+        self._landing: _Landing | None = landing
+        self._at = at
+        self._found: tuple[Any, BaseException | None] = (None, None)
+
+    def get(self) -> tuple[Any, BaseException | None]:
+        """The value and None, or anything and the error."""
+        landing = self._landing
+        if landing is not None:
+            with landing.lock:
+                if self._landing is not None:
+                    self._found, self._landing = landing.take(self._at), None
+        return self._found
 
 
 class TaskFuture(concurrent.futures.Future[Any]):
@@ -66,8 +82,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
     A future that runs cannot be cancelled, as in `concurrent.futures`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Submissions | None = None) -> None:
         super().__init__()
+        self._owner = owner
         #: It is to be resolved in the thread that may run user code, not on the loop.
         self.hooked = False
         #: Called with (value, error) before anybody who waits is told.
@@ -77,7 +94,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """The function's result, or its own exception raised."""
         value = super().result(timeout)
         if type(value) is _Raw:
-            value, error = value.landing.get(value.at)
+            value, error = value.get()
             if error is not None:
                 raise error
         return value
@@ -88,13 +105,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if error is None:
             value = super().result(0)
             if type(value) is _Raw:
-                error = value.landing.get(value.at)[1]
+                error = value.get()[1]
         return error
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        """Call `fn(future)` when it is done, in a thread of the pool."""
+        """Call `fn(future)` when it is done, in a thread of the pool; at once if it is done already."""
         self.hooked = True
-        super().add_done_callback(fn)
+        super().add_done_callback(fn if self._owner is None else partial(self._owner.call_back, fn))
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
@@ -136,7 +153,7 @@ class Submissions:
         self._seat = seat
         self._lock = threading.Lock()
         self._pushes: dict[bytes, _Push] = {}
-        self._settler: queue.SimpleQueue[tuple[TaskFuture, Any] | None] | None = None
+        self._settler: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] | None = None
         self._thread: threading.Thread | None = None
 
     def submit(
@@ -148,7 +165,7 @@ class Submissions:
         before: Callable[[Any, BaseException | None], object] | None = None,
     ) -> TaskFuture:
         item = dump_item((args, kwargs))
-        future = TaskFuture()
+        future = TaskFuture(self)
         if before is not None:
             future.before, future.hooked = before, True
         with self._lock:
@@ -166,13 +183,23 @@ class Submissions:
 
     def settle(self, future: TaskFuture, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
+        self._aside(_resolve, future, outcome)
+
+    def call_back(self, fn: Callable[[Any], object], future: concurrent.futures.Future[Any]) -> None:
+        """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
+        if self._seat.portal.inside():
+            self._aside(fn, future)
+        else:
+            fn(future)
+
+    def _aside(self, function: Callable[..., object], *args: Any) -> None:
         if self._settler is None:
             self._settler = queue.SimpleQueue()
             self._thread = threading.Thread(
                 target=_settle, args=(self._settler,), name="distmap-callbacks", daemon=True
             )
             self._thread.start()
-        self._settler.put((future, outcome))
+        self._settler.put((function, args))
 
     def forget(self, push: _Push) -> None:
         with self._lock:
@@ -201,9 +228,18 @@ class Submissions:
             self._seat.portal.call(push.cancel_if_alone, future)
 
 
-def _settle(box: queue.SimpleQueue[tuple[TaskFuture, Any] | None]) -> None:
+def _settle(box: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None]) -> None:
     while (job := box.get()) is not None:
-        quietly(_resolve, *job)
+        quietly(job[0], *job[1])
+        job = None  # not kept until the next one comes
+
+
+def _begin(future: TaskFuture) -> bool:
+    """Its item is to be run; False if nobody waits for it any more: it was cancelled, or its owner resolved it."""
+    try:
+        return (not future.done() or future.cancelled()) and future.set_running_or_notify_cancel()
+    except RuntimeError:  # it was resolved just now
+        return False
 
 
 def _resolve(future: TaskFuture, outcome: Any) -> None:
@@ -213,7 +249,7 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
         if isinstance(outcome, Finished):
             outcome = end_of(outcome, None) or PoolClosed("the pool was closed before the item ran")
         if type(outcome) is _Raw and future.hooked:
-            value, error = outcome.landing.get(outcome.at)
+            value, error = outcome.get()
             outcome = value if error is None else error
             failed = error is not None
         else:
@@ -289,7 +325,7 @@ class _Push:
         while self._pending and len(items) < request.most:
             future, item = self._pending.popleft()
             self._announced -= 1
-            if future.set_running_or_notify_cancel():
+            if _begin(future):
                 futures.append(future)
                 items.append(item)
             else:
@@ -340,7 +376,7 @@ class _Push:
             self._linger = None
         self._owner.forget(self)
         left = [future for futures in self._chunks.values() for future in futures if future is not None]
-        left += [future for future, _ in self._pending if future.set_running_or_notify_cancel()]
+        left += [future for future, _ in self._pending if _begin(future)]
         self._chunks.clear()
         self._pending.clear()
         if left:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -65,6 +67,29 @@ def test_a_captured_array_is_sent_once(pool):
     assert [type(what).__name__ for when, what in pool.trace() if when > before].count("JobSubmitted") == 1
 
 
+def test_a_future_keeps_its_own_result_only():
+    """Who keeps one of many futures does not keep the results and errors that travelled with it."""
+
+    class Odd(ValueError):
+        """Unlike a builtin exception it can be referred to weakly."""
+
+    def make(n):
+        if n == 2:
+            raise Odd
+        return {n}
+
+    with Pool(1) as pool:
+        gate = pool.submit(time.sleep, 0.2)
+        futures = [pool.submit(make, n) for n in range(8)]
+        gate.result(10)
+        results = [weakref.ref(future.exception(10) or future.result(0)) for future in futures]
+        kept = futures[5]
+        del futures
+        gc.collect()
+        assert kept.result(0) == {5}
+        assert [n for n, result in enumerate(results) if result() is not None] == [5]
+
+
 def test_an_error_is_the_functions_own(pool):
     """result raises it, exception gives it, both know the item."""
     future = pool.submit(int, "x")
@@ -105,9 +130,48 @@ def test_callbacks_do_not_run_on_the_loop(pool):
         where.append((threading.current_thread().name, pool.map(abs, [-future.result()])))
         over.set()
 
-    pool.submit(pow, 2, 2).add_done_callback(callback)
+    def late(x):
+        time.sleep(0.1)
+        return x
+
+    pool.submit(late, 4).add_done_callback(callback)
     assert over.wait(10)
     assert where == [("distmap-callbacks", [4])]
+    over.clear()
+    future = pool.submit(late, 5)
+    future.add_done_callback(callback)
+    # As if the loop had looked just before the callback was added.
+    future.hooked = False
+    assert over.wait(10)
+    assert where[1:] == [("distmap-callbacks", [5])]
+
+
+def test_a_callback_of_a_future_that_is_done_is_called_at_once(pool):
+    """As in concurrent.futures: in the thread that adds it."""
+    future = pool.submit(abs, -1)
+    future.result(10)
+    where = []
+    future.add_done_callback(lambda done: where.append(threading.current_thread()))
+    assert where == [threading.current_thread()]
+
+
+def test_a_future_resolved_by_its_owner_harms_nobody():
+    """`set_result` and `set_exception` are for executors; who calls them all the same gets what was set."""
+    with Pool(1) as pool:
+        running = pool.submit(time.sleep, 0.2)
+        waiting = [pool.submit(pow, n, 2) for n in range(6)]
+        running.set_result("mine")
+        waiting[1].set_result("mine too")
+        waiting[2].set_exception(KeyError("mine"))
+        assert waiting[3].cancel()
+        assert running.result(10) == "mine"
+        assert [waiting[n].result(10) for n in (0, 1, 4, 5)] == [0, "mine too", 16, 25]
+        assert isinstance(waiting[2].exception(10), KeyError)
+        assert pool.submit(abs, -1).result(10) == 1
+        left = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+        left[1].set_result("mine")
+    assert isinstance(left[0].exception(10), JobCancelled)
+    assert left[1].result(10) == "mine"
 
 
 def test_a_change_of_a_global_is_seen_by_the_next_submit(pool):
