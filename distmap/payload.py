@@ -181,6 +181,10 @@ class DumpedItem(NamedTuple):
     buffers: tuple[memoryview, ...] = ()
     needs: Needs | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + sum(buffer.nbytes for buffer in self.buffers)
+
 
 def dump_item(item: Any) -> DumpedItem:
     """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure."""

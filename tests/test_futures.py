@@ -78,7 +78,11 @@ def test_callbacks_do_not_run_on_the_loop(pool):
         where.append((threading.current_thread().name, pool.map(abs, [-future.result()])))
         over.set()
 
-    pool.submit(pow, 2, 2).add_done_callback(callback)
+    def late(x):
+        time.sleep(0.2)  # it must not be done before it has its callback, which would then run here
+        return x * x
+
+    pool.submit(late, 2).add_done_callback(callback)
     assert over.wait(10)
     assert where == [("distmap-callbacks", [4])]
 
