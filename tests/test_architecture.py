@@ -87,8 +87,11 @@ IMPURE = {
 
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
+    "IPython": {"views.notebook"},
     "cloudpickle": {"pickling", "modules"},
+    "cryptography": {"security"},
     "ipywidgets": {"views.notebook"},
+    "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
 }
