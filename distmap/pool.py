@@ -434,7 +434,11 @@ class Pool:
 
     @property
     def last(self) -> Job | None:
-        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more."""
+        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
+
+        It keeps the results of that call (`partial`), but nothing of its function or input; `pool.last = None` lets
+        go of them too.
+        """
         return self._last()
 
     @last.setter
