@@ -379,7 +379,8 @@ class Pool:
     def broadcast(self, value: Any) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
-        It stays there as long as the handle lives. Do not change the value in place: who has it keeps the old one.
+        It stays there as long as the handle lives, or until `handle.release()`. Do not change the value in place: who
+        has it keeps the old one.
         """
         from distmap.pickling import Broadcast
 
@@ -387,7 +388,17 @@ class Pool:
         handle = Broadcast(value)
         driver, portal = self._driver, self._portal
         portal.call(driver.pin, handle.digest)
-        weakref.finalize(handle, portal.call, driver.unpin, handle.digest).atexit = False
+        unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
+        unpin.atexit = False
+        codes = weakref.ref(self._codes)
+
+        def released() -> None:
+            unpin()
+            # Cached code holds what it mentions.
+            if (cache := codes()) is not None:
+                cache.clear()
+
+        handle.on_release = released
         return handle
 
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
