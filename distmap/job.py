@@ -49,7 +49,7 @@ class Seat(NamedTuple):
 class Job:
     """One map call: its results, its progress, and the means to stop it.
 
-    What `map_async`, `starmap_async` and `apply_async` return, and what `pool.last` and `pool.jobs` hold. It has the
+    What `map_async` and `starmap_async` return, and what `pool.last` and `pool.jobs` hold. It has the
     methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
     `async for` in input order while it runs.
 
