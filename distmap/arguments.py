@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -73,6 +74,53 @@ def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) ->
     if not iterables:
         raise TypeError("map needs a function and at least one iterable")
     return iterables
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def mp_keywords(*names: str) -> Callable[[F], F]:
+    """Let a method of the pool take its first arguments by the names that `multiprocessing.Pool` gives them, too."""
+
+    def decorate(method: F) -> F:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True  # IPython shows the user's frames only
+            for place, name in enumerate(names):
+                if name in options:
+                    if len(args) > place:
+                        raise TypeError(f"{method.__name__}() got its argument {name!r} twice: by place and by name")
+                    first = (options.pop("fn"),) if place and not args and "fn" in options else args
+                    if len(first) < place:
+                        raise TypeError(f"{method.__name__}() needs a function before its {name!r}")
+                    args = (*first, options.pop(name))
+            return method(self, *args, **options)
+
+        return cast(F, call)
+
+    return decorate
+
+
+def mp_arguments(
+    call: str, args: Iterable[Any], kwds: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`args` and `kwds` of `apply` and `apply_async`.
+
+    Raises:
+        TypeError: they are no list of arguments, or no mapping; says what is expected.
+    """
+    try:
+        listed = tuple(args)
+    except TypeError:
+        raise TypeError(
+            f"{call}(fn, args): args must be a list or tuple of the function's arguments, such as ({args!r},); "
+            f"got {type(args).__name__}"
+        ) from None
+    if kwds is not None and not isinstance(kwds, Mapping):
+        raise TypeError(
+            f"{call}(fn, args, kwds): kwds must be a dict of the function's keywords; got {type(kwds).__name__}"
+        )
+    return listed, dict(kwds or {})
 
 
 def mp_positional(iterables: tuple[Any, ...], callback: Any, error_callback: Any) -> tuple[tuple[Any, ...], Any, Any]:

@@ -44,6 +44,9 @@ class Consumer(Protocol):
     def partial(self) -> list[tuple[int, Any]]:
         """(index, value) of what is there."""
 
+    def let_go(self) -> None:
+        """Nothing more will be taken: forget the user's functions."""
+
 
 def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     """Unpickle what landed: its values (SKIP where an item failed), and the errors by item index.
@@ -112,6 +115,9 @@ class _Failing:
         for error in failed.values():
             self.first_failure = self.first_failure or error
 
+    def let_go(self) -> None:
+        """There is nothing to forget."""
+
 
 class Collect(_Failing):
     """A list in input order. `join` turns the list into the result (`map_batches` concatenates)."""
@@ -171,6 +177,9 @@ class Fold(_Failing):
 
     def run_at(self, index: int) -> tuple[int, list[Any]] | None:
         return None
+
+    def let_go(self) -> None:
+        self._step = operator.add
 
     def result(self) -> Any:
         if self._value is EMPTY:

@@ -144,6 +144,13 @@ class _Chunk:
     #: None once no attempt can need it any more.
     payload: Payload | None
     needs: tuple[bytes, ...]
+    #: By offset: how often an item raised; the workers where it ended its process, and how. Mostly absent.
+    tries: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+#: In the place of the code of a job that is over.
+_NO_CODE = Code(b"", Payload(b""), ())
 
 
 @dataclass(slots=True)
@@ -165,8 +172,11 @@ class Record:
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
-    deaths: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+
+    def let_go(self) -> None:
+        """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
+        self.code = _NO_CODE
+        self.chunks.clear()
 
 
 @dataclass(slots=True)
@@ -205,8 +215,8 @@ class Driver:
         self._members: dict[int, Member] = {}
         self._blobs: dict[bytes, Blob] = {}
         self._pinned: set[bytes] = set()
-        #: attempt -> (record, chunk, worker)
-        self._attempts: dict[int, tuple[Record, int, int]] = {}
+        #: attempt -> (record, chunk, worker, slot)
+        self._attempts: dict[int, tuple[Record, int, int, int]] = {}
         self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
         self._queue: deque[Event] = deque()
         self._pumping = False
@@ -379,12 +389,12 @@ class Driver:
         held = self._attempts.get(report.attempt)
         nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts)
         if held is not None and report.hi > report.lo:
-            record, chunk, _ = held
+            record, chunk, *_ = held
             member = self._members.get(worker)
             data = ReportData(report.lo, report.hi, report.failed, parts, member.info.name if member else "?", nbytes)
-            for at in report.failed:
-                tries = record.tries[chunk, at] = record.tries.get((chunk, at), 0) + 1
-                data.attempts[at] = tries
+            if report.failed and (read := record.chunks.get(chunk)) is not None:
+                for at in report.failed:
+                    data.attempts[at] = read.tries[at] = read.tries.get(at, 0) + 1
             self._reports.setdefault(report.attempt, (record, []))[1].append(data)
         if report.ended:
             self._attempts.pop(report.attempt, None)
@@ -405,8 +415,12 @@ class Driver:
             return
         held = self._attempts.get(attempt) if attempt is not None else None
         if held is not None and at is not None:
-            record, chunk, _ = held
-            record.deaths.setdefault((chunk, at), []).append(f"{member.info.name}: {text}")
+            record, chunk, *_ = held
+            if (read := record.chunks.get(chunk)) is not None:
+                read.deaths.setdefault(at, []).append((member.info.name, text))
+        # What it held is void; a job may go on for as long as the pool.
+        for key in [key for key, held in self._attempts.items() if held[2:] == (worker, slot)]:
+            del self._attempts[key]
         log.warning("x slot %d of %s: %s", slot, member.info.name, text)
         self.post(SlotDied(worker, slot, attempt, at, reason))
 
@@ -423,7 +437,7 @@ class Driver:
     def _deliver_loss(self, command: DeliverLoss) -> None:
         record, chunk, at = self._records[command.job], command.chunk, command.at
         held = record.chunks[chunk]
-        deaths = tuple(record.deaths.get((chunk, at), ()))
+        deaths = tuple(f"{worker}: {text}" for worker, text in held.deaths.get(at, ()))
         record.sink(Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload))
         self._delivered(record, chunk, 1)
 
@@ -434,7 +448,7 @@ class Driver:
         # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
         record = self._records[command.job]
         held = record.chunks.get(command.chunk)
-        if held is not None and not any(chunk == command.chunk for chunk, _ in record.deaths):
+        if held is not None and not held.deaths:
             held.payload = None
 
     def _revoke(self, command: Revoke) -> None:
@@ -463,7 +477,7 @@ class Driver:
                 blob = self._blobs[digest]
                 member.blobs.add(digest)
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
-        self._attempts[command.attempt] = (record, command.chunk, command.worker)
+        self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout
         )
@@ -510,6 +524,7 @@ class Driver:
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
             del self._reports[attempt]
         self._drop(record.digests)
+        record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
 
@@ -625,12 +640,14 @@ class Driver:
         self._broken.__cause__ = error
         records, self._records = list(self._records.values()), {}
         for record in records:
+            record.let_go()
             record.sink(Finished("failed", False, error, None, record.latest or _nothing(record.spec.name)))
 
     def close(self) -> None:
         """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
         records, self._records = list(self._records.values()), {}
         for record in records:
+            record.let_go()
             record.sink(Finished("cancelled", False, record.error, None, self._snapshot(record)))
         for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
             if timer is not None:

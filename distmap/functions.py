@@ -343,6 +343,10 @@ class CodeCache:
         self._entries.pop(key, None)
         return code
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
     def _tell_of_broadcast(self, fn: Callable[..., Any], nbytes: int, seconds: float) -> None:
         before, self._seconds = self._seconds, self._seconds + seconds
         if before < _LONG <= self._seconds:

@@ -49,7 +49,7 @@ class Seat(NamedTuple):
 class Job:
     """One map call: its results, its progress, and the means to stop it.
 
-    What `map_async`, `starmap_async` and `apply_async` return, and what `pool.last` and `pool.jobs` hold. It has the
+    What `map_async` and `starmap_async` return, and what `pool.last` and `pool.jobs` hold. It has the
     methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
     `async for` in input order while it runs.
 
@@ -373,6 +373,7 @@ class Job:
         self._settle(error)
         if self._record.watched:
             self._look(finished.snapshot, last=True)
+        self._let_go()
 
     def _settle(self, error: BaseException | None) -> None:
         # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did.
@@ -387,8 +388,12 @@ class Job:
             self._news.notify_all()
         for function in told:
             quietly(function)
-        # A job that is over keeps neither its pool nor what its function captured.
-        self._keep = self._source = None
+
+    def _let_go(self) -> None:
+        """Over and told: `pool.last` keeps results and figures, not the pool, the input or what functions captured."""
+        self._keep = self._source = self._view = self._callback = self._error_callback = None
+        self._make_view = lambda: None
+        self._consumer.let_go()
 
     def _abort(self, error: BaseException) -> None:
         """Something raised in this thread: stop the remote work, keep what landed, settle with the error."""
@@ -413,6 +418,7 @@ class Job:
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error)
             if record.watched and snapshot is not None:
                 self._look(snapshot._replace(state="cancelled" if interrupted else "failed"), last=True)
+            self._let_go()
 
 
 class Mailbox:

@@ -82,6 +82,8 @@ class Broadcast:
         self._value = value
         self._blob: Blob | None = None
         self._needs = Needs()
+        #: Tells the pool that the workers' copies are not needed any more.
+        self.on_release: Callable[[], object] = lambda: None
         if digest is None:
             name = self.digest
             _own[name] = ref(self, lambda _: _own.pop(name, None))
@@ -106,9 +108,13 @@ class Broadcast:
         return self._blob
 
     def release(self) -> None:
-        """Forget the value; functions that still use the handle fail with a clear error."""
+        """Forget the value, here and on the workers, where it goes when no running call uses it any more.
+
+        Functions that still use the handle fail with a `PayloadError` that says so. Releasing twice is harmless.
+        """
         _own.pop(self.digest, None)
-        self._value, self._blob = _MISSING, None
+        self._value, self._blob, self._needs = _MISSING, None, Needs()
+        self.on_release()
 
     def mention(self, needs: Needs) -> tuple[Callable[[bytes], Broadcast], tuple[bytes]]:
         """For picklers: note that the value is needed, and reduce the handle to its digest."""

@@ -14,7 +14,15 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.arguments import (
+    Workers,
+    mp_arguments,
+    mp_keywords,
+    mp_positional,
+    name_of,
+    positional_chunksize,
+    sort_out,
+)
 from distmap.portal import Portal
 
 if TYPE_CHECKING:
@@ -210,6 +218,7 @@ class Pool:
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 
+    @mp_keywords("func", "iterable")
     def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> list[Any]:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
@@ -228,6 +237,7 @@ class Pool:
         result: list[Any] = self._collect("one", fn, iterables, options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def starmap(
         self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
     ) -> list[Any]:
@@ -237,6 +247,7 @@ class Pool:
         result: list[Any] = self._collect("star", fn, (iterable, *rest), options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def map_async(
         self,
         fn: Callable[..., Any],
@@ -249,6 +260,7 @@ class Pool:
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
         return self._collect("one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
+    @mp_keywords("func", "iterable")
     def starmap_async(
         self,
         fn: Callable[..., Any],
@@ -262,6 +274,7 @@ class Pool:
         iterables, callback, error_callback = mp_positional((iterable, *rest), callback, error_callback)
         return self._collect("star", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
+    @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
         """A lazy iterator of results in input order. The input may be infinite.
 
@@ -270,6 +283,7 @@ class Pool:
         """
         return self._stream("ordered", fn, iterables, buffer, options)
 
+    @mp_keywords("func", "iterable")
     def imap_unordered(
         self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
     ) -> StreamJob:
@@ -326,11 +340,13 @@ class Pool:
         code = self._code(fn, "one", seed=chosen.seed)
         return self._job(code, source, consumer, chosen, "list", fn).run_here()
 
+    @mp_keywords("func")
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """`fn(*args, **kwds)` on some worker; waits for the result."""
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        future = self.submit(fn, *args, **(kwds or {}))
+        args, kwds = mp_arguments("apply", args, kwds)
+        future = self.submit(fn, *args, **kwds)
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -338,6 +354,7 @@ class Pool:
                 self._submissions.cancel_if_alone(future)
             raise
 
+    @mp_keywords("func")
     def apply_async(
         self,
         fn: Callable[..., Any],
@@ -346,7 +363,9 @@ class Pool:
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> TaskFuture:
-        """As `apply`, but returns a handle at once: a future with the methods of `AsyncResult`."""
+        """As `apply`, but returns at once, what `submit` returns: a `concurrent.futures.Future` that can be awaited and
+        also has the methods of `multiprocessing.pool.AsyncResult`. Callbacks are called in a thread of the pool.
+        """
         before = None
         if callback is not None or error_callback is not None:
 
@@ -357,7 +376,7 @@ class Pool:
                     error_callback(error)
 
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, tuple(args), kwds or {}, before)
+        return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
@@ -379,7 +398,8 @@ class Pool:
     def broadcast(self, value: Any) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
-        It stays there as long as the handle lives. Do not change the value in place: who has it keeps the old one.
+        It stays there as long as the handle lives, or until `handle.release()`. Do not change the value in place: who
+        has it keeps the old one.
         """
         from distmap.pickling import Broadcast
 
@@ -387,7 +407,17 @@ class Pool:
         handle = Broadcast(value)
         driver, portal = self._driver, self._portal
         portal.call(driver.pin, handle.digest)
-        weakref.finalize(handle, portal.call, driver.unpin, handle.digest).atexit = False
+        unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
+        unpin.atexit = False
+        codes = weakref.ref(self._codes)
+
+        def released() -> None:
+            unpin()
+            # Cached code holds what it mentions.
+            if (cache := codes()) is not None:
+                cache.clear()
+
+        handle.on_release = released
         return handle
 
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
@@ -434,7 +464,11 @@ class Pool:
 
     @property
     def last(self) -> Job | None:
-        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more."""
+        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
+
+        It keeps the results of that call (`partial`), but nothing of its function or input; `pool.last = None` lets
+        go of them too.
+        """
         return self._last()
 
     @last.setter

@@ -162,6 +162,7 @@ class StreamJob(Job):
             box.drop()
             error = end_of(message, self._consumer.first_failure)
             self._settle(error)
+            self._let_go()
             if error is not None:
                 raise error
         elif isinstance(message, Landed):

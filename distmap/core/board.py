@@ -48,7 +48,8 @@ class Board:
         self.out: list[Command] = []
         self.fleet = Fleet(limits)
         self.jobs: dict[int, Job] = {}
-        self.over: set[int] = set()
+        #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
+        self.last_job = -1
         self.finals: dict[int, Snapshot] = {}
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
@@ -77,6 +78,7 @@ class Board:
         job.meter.add(self.now, 0)
         group.jobs += 1
         self.jobs[job_id] = job
+        self.last_job = max(self.last_job, job_id)
         return job
 
     def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
@@ -133,7 +135,6 @@ class Board:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
         del self.jobs[job.id]
-        self.over.add(job.id)
         self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
         if len(self.finals) > KEPT:
             del self.finals[next(iter(self.finals))]

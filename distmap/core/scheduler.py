@@ -180,12 +180,12 @@ class Scheduler:
     def _job(self, job: int) -> Job | None:
         """The job; None if it is over."""
         found = self._board.jobs.get(job)
-        check(found is not None or job in self._board.over, "job {} was never submitted", job)
+        check(found is not None or 0 <= job <= self._board.last_job, "job {} was never submitted", job)
         return found
 
     def _job_submitted(self, event: ev.JobSubmitted) -> None:
         board, spec = self._board, event.spec
-        check(event.job not in board.jobs and event.job not in board.over, "job {} was submitted before", event.job)
+        check(event.job not in board.jobs and event.job not in board.finals, "job {} was submitted before", event.job)
         for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
             value = getattr(spec, name)
             fits = value is None or value >= least

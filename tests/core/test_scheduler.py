@@ -262,6 +262,16 @@ def test_late_news_of_a_job_that_is_over(desk: Any) -> None:
     assert desk.tell(*late) == []
 
 
+def test_jobs_that_are_over_leave_nothing_behind(desk: Any) -> None:
+    """However many there were, what is remembered is bounded; late news even of the first is still legal."""
+    for job in range(400):
+        desk.tell(ev.JobSubmitted(job, ev.JobSpec(size=0)))
+    board = desk.scheduler._board
+    sizes = {name: len(value) for name, value in vars(board).items() if hasattr(value, "__len__")}
+    assert max(sizes.values()) == sizes["finals"] == 256
+    assert desk.tell(ev.CancelRequested(0), ev.Consumed(3, 1, 8)) == []
+
+
 def test_items_pushed_while_stopping_are_ignored(desk: Any, pick: Any) -> None:
     """The owner may not know yet that the job was cancelled."""
     desk.tell(ev.WorkerJoined(1, 1))
