@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
@@ -57,7 +57,10 @@ from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.functions import Code
 from distmap.pickling import Blob, Payload
-from distmap.wire.messages import Report, Task
+from distmap.wire.messages import Output, Report, Task
+
+if TYPE_CHECKING:
+    from distmap.views.outlet import Outlet
 
 log = logging.getLogger("distmap")
 # Whoever wants the log sets a handler; without one Python would print warnings into the notebook's cell.
@@ -65,6 +68,8 @@ log.addHandler(logging.NullHandler())
 
 #: How often snapshots are taken for jobs that are watched, in seconds.
 SNAPSHOT_EVERY = 0.1
+#: Lines of output that were dropped are counted so long before it is said how many, in seconds.
+REMIND = 1.0
 #: Begins tags that users cannot give.
 PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
@@ -104,6 +109,10 @@ class Lost(NamedTuple):
     payload: Payload | None
 
 
+class Printed(NamedTuple):
+    """The job's outlet has something to show."""
+
+
 class Finished(NamedTuple):
     """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
 
@@ -114,7 +123,7 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Landed | Lost | Finished
+JobMessage = ReadRequest | Landed | Lost | Printed | Finished
 
 
 class ReportData:
@@ -162,6 +171,9 @@ class Record:
     sink: Callable[[JobMessage], None]
     timeout: float = 0.0
     total: int | None = None
+    #: Where what tasks print goes; None: they are told to throw it away.
+    outlet: Outlet | None = None
+    reminder: asyncio.TimerHandle | None = None
     #: True while somebody looks at `latest`.
     watched: bool = False
     latest: Snapshot | None = None
@@ -402,6 +414,30 @@ class Driver:
             AttemptReported(report.attempt, report.lo, report.hi, report.failed, report.seconds, nbytes, report.ended)
         )
 
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        held = self._attempts.get(output.attempt)
+        member = self._members.get(worker)
+        if held is None or held[2] != worker or member is None:
+            return  # of an attempt that was given up: it is run again, and prints again
+        record, chunk, *_ = held
+        outlet, place = record.outlet, record.chunks.get(chunk)
+        if outlet is None:
+            return
+        text, pieces, lo = bytes(parts[0]) if parts else b"", [], 0
+        for at, stream, size in output.pieces:
+            pieces.append((at, stream, text[lo : lo + size]))
+            lo += size
+        start = None if place is None else place.start
+        if outlet.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
+            record.sink(Printed())
+        if outlet.owing and record.reminder is None:
+            record.reminder = self._loop.call_later(REMIND, self._remind, record, outlet)
+
+    def _remind(self, record: Record, outlet: Outlet) -> None:
+        record.reminder = None
+        if record.id in self._records and outlet.remind():
+            record.sink(Printed())
+
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         held = self._attempts.pop(attempt, None)
         if held is not None:
@@ -479,8 +515,9 @@ class Driver:
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
         self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
         task = Task(
-            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout
-        )
+            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,
+            record.outlet is not None,
+        )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
 
     def _deliver(self, command: Deliver) -> None:

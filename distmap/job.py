@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from distmap.consume import SKIP, Consumer, exception_of, results_of
 from distmap.core.progress import Snapshot
-from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.failures import Failure, revive
 from distmap.inputs import Input
@@ -297,7 +297,7 @@ class Job:
     def run_aside(self) -> Job:
         """Serve it in a thread of its own; returns at once."""
         if self._record.watched:
-            self._view = self._make_view()  # in the caller's thread, whose cell it belongs to
+            self._make_it_seen()  # in the caller's thread, whose cell it belongs to
         self.start()
         self.thread = threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True)
         self.thread.start()
@@ -327,11 +327,20 @@ class Job:
                 self._take(message)
         self._end(message)
 
+    def _make_it_seen(self) -> View | None:
+        self._view = self._make_view()
+        if self._record.outlet is not None:
+            self._record.outlet.through(self._view)
+        return self._view
+
+    def _show_printed(self, *, last: bool = False) -> None:
+        """Write what tasks printed, in this thread."""
+        if self._record.outlet is not None:
+            self._record.outlet.show(last=last)
+
     def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
         """Show how far it is, in this thread; failed items as lines that stay."""
-        if self._view is None:
-            self._view = self._make_view()
-        view = self._view
+        view = self._view or self._make_it_seen()
         if view is None or snapshot is None:
             return
         failures = self._consumer.failures
@@ -350,6 +359,10 @@ class Job:
             answer_read(seat, record.id, self._source, message)
             box.drop()
             return
+        if isinstance(message, Printed):
+            self._show_printed()
+            box.drop()
+            return
         if isinstance(message, Landed):
             values, failures = results_of(message)
             self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
@@ -365,6 +378,7 @@ class Job:
             self._news.notify_all()
 
     def _end(self, finished: Finished) -> None:
+        self._show_printed(last=True)  # first: whoever waits for the result finds it written
         self._finished = finished
         error = end_of(finished, self._consumer.first_failure)
         if error is None and self._record.spec.stop_on_failure:
@@ -403,17 +417,17 @@ class Job:
         try:
             seat.portal.call(seat.driver.cancel, record.id)
             deadline = time.monotonic() + INTERRUPT_WAIT
-            while (left := deadline - time.monotonic()) > 0:
-                message = box.first(left)
-                if isinstance(message, Finished):
-                    self._finished, snapshot = message, message.snapshot
-                    break
-                if isinstance(message, Landed | Lost) and interrupted:
-                    self._take(message)
-                else:
-                    box.drop()
-        except queue.Empty:
-            pass
+            with contextlib.suppress(queue.Empty):
+                while (left := deadline - time.monotonic()) > 0:
+                    message = box.first(left)
+                    if isinstance(message, Finished):
+                        self._finished, snapshot = message, message.snapshot
+                        break
+                    if isinstance(message, Printed) or (isinstance(message, Landed | Lost) and interrupted):
+                        self._take(message)
+                    else:
+                        box.drop()
+            self._show_printed(last=True)
         finally:
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error)
             if record.watched and snapshot is not None:

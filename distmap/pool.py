@@ -223,7 +223,7 @@ class Pool:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
         Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
-        seed; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
+        seed, output; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
         `multiprocessing.Pool`.
 
         Raises:
@@ -740,6 +740,7 @@ class Pool:
         from distmap.driver import Record
         from distmap.job import Job
         from distmap.views.choose import choose, wanted
+        from distmap.views.outlet import Outlet
 
         self._check_open()
         name = chosen.desc or name_of(fn)
@@ -756,6 +757,8 @@ class Pool:
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
         record.watched = wanted(chosen.progress)
+        if chosen.output:
+            record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
             self._seat, record, source, consumer, view=lambda: choose(chosen.progress, name), keep=self, **callbacks

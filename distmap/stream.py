@@ -18,7 +18,7 @@ from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
-from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import JobCancelled
 from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, tick
@@ -48,7 +48,8 @@ class StreamJob(Job):
         weakref.finalize(self, _cancel_quietly, seat, record)
 
     def run_aside(self) -> Job:
-        view = self._make_view() if self._record.watched else None
+        view = self._make_it_seen() if self._record.watched else None
+        self._view = None  # the reader thread's, which holds no reference to this
         source, self._source = self._source, None
         assert source is not None
         self.start()
@@ -157,6 +158,7 @@ class StreamJob(Job):
             raise
         # Off the box only when it was unpickled: an interrupt in between loses nothing.
         if isinstance(message, Finished):
+            self._show_printed(last=True)
             self._exhausted = True
             self._finished = message
             box.drop()
@@ -167,6 +169,7 @@ class StreamJob(Job):
                 raise error
         elif isinstance(message, Landed):
             values, failed = results_of(message)
+            self._show_printed()  # what they printed came before them
             self._take_run(message.start + message.lo, values, failed, (message.hi - message.lo, message.report.nbytes))
         elif isinstance(message, Lost):
             self._take_run(message.item, [SKIP], {message.item: exception_of(message)}, (1, 0))
@@ -188,7 +191,7 @@ def _router(
     results: Mailbox, reads: queue.SimpleQueue[JobMessage], ending: list[Finished], over: threading.Event
 ) -> Callable[[JobMessage], None]:
     def sink(message: JobMessage) -> None:
-        if isinstance(message, ReadRequest):
+        if isinstance(message, ReadRequest | Printed):
             reads.put(message)
             return
         if isinstance(message, Finished):
@@ -203,13 +206,16 @@ def _router(
 def _read_aside(
     seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], view: View | None
 ) -> None:
-    """The reader thread of a stream: serves reads and the view until the job is over."""
+    """The reader thread of a stream: serves reads, the view and what is printed until the job is over."""
+    outlet = record.outlet
     while True:
         try:
             message = reads.get(timeout=LOOK_EVERY) if view is not None else reads.get()
         except queue.Empty:
             message = None
         try:
+            if outlet is not None and isinstance(message, Printed | Finished):
+                outlet.show(last=isinstance(message, Finished))
             if isinstance(message, Finished):
                 if view is not None:
                     view.close(message.snapshot)

@@ -20,7 +20,7 @@ from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
 from distmap.slots.start import environment
 from distmap.transport.segments import Buffer
-from distmap.wire.messages import BlobKind, DeathReason, Died, Ready, Refused, Report, Task
+from distmap.wire.messages import BlobKind, DeathReason, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,6 +47,8 @@ class Listener(Protocol):
     """Who is told. Called on the loop's thread."""
 
     def reported(self, report: Report, parts: list[Buffer]) -> None: ...
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None: ...
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None: ...
 
@@ -249,8 +251,11 @@ class Slots:
             process.kill()
             return False
         for message, parts in messages or ():
-            if isinstance(message, Report | Refused) and slot.take(message):
-                self._tell(message, parts)
+            if isinstance(message, Report | Refused):
+                if slot.take(message):
+                    self._tell(message, parts)
+            elif isinstance(message, Output) and message.attempt in slot.held and self.listener is not None:
+                self.listener.printed(message, parts)
         return messages is not None
 
     def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:

@@ -6,7 +6,7 @@ calls it: the calling thread of a blocking call, the job's own watcher otherwise
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from distmap.core.progress import Snapshot
 
@@ -22,3 +22,14 @@ class View(Protocol):
 
     def close(self, snapshot: Snapshot) -> None:
         """Show the last moment, in a form that needs nothing alive, and let go of everything. Twice does nothing."""
+
+
+@runtime_checkable
+class Above(Protocol):
+    """A view that draws where text is written, such as a bar in a terminal: what tasks print goes through it.
+
+    Elsewhere it is simply written. Called in the context of the cell, by any thread.
+    """
+
+    def write(self, text: str, stream: str) -> None:
+        """Write whole lines to "stdout" or "stderr", above what is drawn."""

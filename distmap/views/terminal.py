@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
+from distmap.views.outlet import plain
 from distmap.views.static import clock, ended, pace, printable, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
@@ -112,6 +113,14 @@ class TerminalView:
     def note(self, text: str) -> None:
         if not self._closed:
             _Bar.write(printable(text), file=self._file)
+
+    def write(self, text: str, stream: str) -> None:
+        # Away and drawn again only in a terminal: in a file each drawing is a line that stays.
+        if self._bar is not None and self._file.isatty():
+            with _Bar.external_write_mode(file=getattr(sys, stream)):
+                plain(text, stream)
+        else:
+            plain(text, stream)
 
     def close(self, snapshot: Snapshot) -> None:
         if self._closed:
