@@ -18,6 +18,7 @@ from distmap.arguments import (
     Workers,
     mp_arguments,
     mp_keywords,
+    mp_options,
     mp_positional,
     name_of,
     positional_chunksize,
@@ -89,6 +90,9 @@ class Pool:
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+        maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
+            for functions that leak memory; default: it keeps its process.
+        context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
 
     Raises:
         ConnectError: a worker address is not a wss:// URL.
@@ -106,6 +110,8 @@ class Pool:
         workers: Workers = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
         *,
         listen: str | None = None,
         token: str | Secret | None = None,
@@ -117,6 +123,8 @@ class Pool:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers if processes is None else processes, listen)
+        mp_options(wanted, maxtasksperchild, context)
+        self._tasks = maxtasksperchild
         self._token = token
         self._setup = None if initializer is None else (initializer, tuple(initargs))
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
@@ -134,7 +142,7 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None)
+                    slots = Processes(wanted.local, None, tasks=maxtasksperchild)
                     slots.spawn()
                     started.append(slots)
             finally:
@@ -509,7 +517,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engine = LocalEngine(wanted.local)
+            engine = LocalEngine(wanted.local, tasks=self._tasks)
             self._engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         for url in wanted.urls:
