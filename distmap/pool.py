@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 #: Making a pool waits so long, at most, for workers that are dialled.
 FIRST_LOOK = 2.0
+#: A pool that was closed asks its loop so long for an answer, then asks again.
+ANSWER = 5.0
+#: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
+ENDING = 10.0
 
 
 class Worker(NamedTuple):
@@ -790,9 +794,13 @@ def _worker(member: Member) -> Worker:
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
     """After `close`: wait for the last job, then let go."""
-    with contextlib.suppress(TimeoutError):  # it was terminated meanwhile
-        while end.alive and portal.ask(lambda: driver.busy, timeout=60.0):
-            time.sleep(0.02)
+    while end.alive:  # else it was terminated meanwhile
+        try:
+            if not portal.ask(lambda: driver.busy, timeout=ANSWER):
+                break
+        except TimeoutError:
+            continue  # an item that runs inline holds up the loop for as long as it takes
+        time.sleep(0.02)
     end()
 
 
@@ -800,14 +808,33 @@ def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], sub
     """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
     if os.getpid() != pid:
         return  # a forked child: the pool is its parent's
+    errors: list[Exception] = []
 
     async def close() -> None:
         driver.close()
         for engine in engines:
-            await engine.close(now=True)
+            try:
+                await engine.close(now=True)
+            except Exception as error:  # the others are to end all the same
+                errors.append(error)
 
+    if portal.inside():  # where the garbage collector happened to run: nothing may wait here
+
+        def over(_: object) -> None:
+            submissions.stop(wait=False)
+            portal.close()
+
+        portal.loop.create_task(close()).add_done_callback(over)
+        return
+    closing = portal.run(close())
     try:
-        portal.run(close()).result(10.0)
-    finally:
+        closing.result(ENDING)
+    except TimeoutError:
+        # An item runs inline, and nothing can stop it. The loop ends behind it.
+        closing.add_done_callback(lambda _: portal.close())
+    else:
         portal.close()
+    finally:
         submissions.stop()
+    if errors:
+        raise errors[0]
