@@ -495,17 +495,15 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
-        from distmap.errors import NoWorkers
-
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         while len(found := self.workers) < n:
             if self._hub is not None and not found and (why := self._hub.fatal) is not None:
-                raise NoWorkers(f"no worker can come: {why}")
+                raise self._none(f"no worker can come: {why}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+                raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
                 self._members_changed.wait(min(left, 0.1))
@@ -651,9 +649,15 @@ class Pool:
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
+        return self._none(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+
+    def _none(self, sentence: str) -> BaseException:
         from distmap.errors import NoWorkers
 
-        return NoWorkers(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+        error = NoWorkers(sentence)
+        if self._hub is not None:
+            error.__cause__ = self._hub.cause
+        return error
 
     def _tell_members(self) -> None:
         with self._members_changed:

@@ -46,7 +46,17 @@ def test_what_is_no_pool_is_refused(workers):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host:1", "ws://host:1", "host:8786", "wss://", "wss://host:port", "wss://h:99999"]
+    "url",
+    [
+        "http://host:1",
+        "ws://host:1",
+        "host:8786",
+        "wss://",
+        "wss://host:port",
+        "wss://h:99999",
+        "wss://a b",
+        "wss://a..b",
+    ],
 )
 def test_a_url_that_is_none_is_named(url):
     """A worker address that is no wss:// URL raises one sentence that names it."""
@@ -95,6 +105,17 @@ def test_a_port_where_something_else_listens():
             socket.create_connection(("127.0.0.1", port)).close()
             thread.join(5)
     assert str(port) in str(caught.value)
+
+
+def test_the_one_reason_why_nobody_came_is_the_cause():
+    """Whoever catches NoWorkers finds the error of the dialled workers as its cause."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with distmap.Pool(f"wss://127.0.0.1:{port}", connect_timeout=0.5) as pool:
+        for call in (lambda: pool.map(abs, [1]), lambda: pool.submit(abs, 1).result(10), pool.wait_for_workers):
+            with pytest.raises(distmap.NoWorkers) as caught:
+                call()
+            assert type(caught.value.__cause__) is distmap.ConnectError
 
 
 def test_a_host_that_does_not_resolve():
