@@ -242,7 +242,7 @@ def concatenate(batches: list[Any]) -> Any:
 def _in_place(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A step that folds into the array it made itself, where the reducer is a NumPy function of two arrays.
 
-    Fresh memory costs more than adding (transport.md, head): a sum of large arrays then needs one array, not one for
+    Fresh memory costs more than adding, page by page: a sum of large arrays then needs one array, not one for
     each step. The user's `initial` and the first result are never written to.
     """
     numpy = sys.modules.get("numpy")

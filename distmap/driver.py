@@ -42,6 +42,7 @@ from distmap.core.events import (
     ResumeRequested,
     Revoke,
     SlotDied,
+    Take,
     Ticked,
     WorkerDraining,
     WorkerJoined,
@@ -71,7 +72,10 @@ TRACE = 1000
 
 
 class ReadRequest(NamedTuple):
-    """To whoever reads the job's input: read at most `most` items into `chunk`."""
+    """To whoever reads the job's input: read at most `most` items into `chunk`.
+
+    Of a pushed job: just so many, and now; `chunk_taken` is called before the sink returns.
+    """
 
     chunk: int
     most: int
@@ -239,6 +243,7 @@ class Driver:
         self._deeds: dict[type, Callable[[Any], None]] = {
             AssignCommand: self._assign,
             Read: self._read,
+            Take: self._read,
             Deliver: self._deliver,
             DeliverLoss: self._deliver_loss,
             Discard: self._discard,
@@ -277,13 +282,19 @@ class Driver:
         record = self._records.get(job)
         if record is None:
             return
-        self._keep(record, blobs)
-        needs = tuple(blob.digest for blob in blobs)
-        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in payload.parts)
         if count:
-            record.chunks[chunk] = _Chunk(record.next_start, count, payload, needs)
-            record.next_start += count
-        self.post(ChunkRead(job, chunk, count, nbytes, last))
+            self._enter(record, chunk, payload, blobs, count)
+        self.post(ChunkRead(job, chunk, count, payload.nbytes, last))
+
+    def chunk_taken(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
+        """The answer to a ReadRequest of a pushed job, from inside its sink."""
+        self._enter(self._records[job], chunk, payload, blobs, count)
+
+    def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
+        if blobs:
+            self._keep(record, blobs)
+        record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
+        record.next_start += count
 
     def input_failed(self, job: int, chunk: int, error: BaseException) -> None:
         """Reading the input raised."""
@@ -296,9 +307,10 @@ class Driver:
         if job in self._records:
             self.post(Consumed(job, count, nbytes))
 
-    def added(self, job: int, count: int) -> None:
+    def added(self, job: int, count: int, nbytes: int) -> None:
+        """More items of a pushed job are there to be taken."""
         if job in self._records:
-            self.post(ItemsAdded(job, count))
+            self.post(ItemsAdded(job, count, nbytes))
 
     def close_input(self, job: int) -> None:
         if job in self._records:
@@ -422,7 +434,7 @@ class Driver:
         if job is None or job in self._records:  # not if the driver was closed while the scheduler still had plans
             self._deeds[type(command)](command)
 
-    def _read(self, command: Read) -> None:
+    def _read(self, command: Read | Take) -> None:
         self._records[command.job].sink(ReadRequest(command.chunk, command.count))
 
     def _deliver_loss(self, command: DeliverLoss) -> None:

@@ -274,7 +274,8 @@ class _Push:
         self._pending: deque[tuple[TaskFuture, DumpedItem]] = deque()
         self._chunks: dict[int, list[TaskFuture | None]] = {}
         self._armed = False
-        self._announced = 0
+        #: Items, and their bytes, that were submitted, and those of them that the driver was told of.
+        self._given = self._given_bytes = self._told = self._told_bytes = 0
         self.outstanding = 0
         self._closed = False
         self._linger: asyncio.TimerHandle | None = None
@@ -287,6 +288,8 @@ class _Push:
         if self._closed:
             return False
         self._pending.append((future, item))
+        self._given_bytes += item.nbytes
+        self._given += 1
         self.outstanding += 1
         if not self._armed:
             self._armed = True
@@ -295,10 +298,12 @@ class _Push:
 
     def _announce(self) -> None:
         self._armed = False
-        new = len(self._pending) - self._announced
-        if new > 0:
-            self._announced += new
-            self._seat.driver.added(self._record.id, new)
+        # The count first: whoever submits just now counts the bytes first, so no item is told of without its bytes.
+        given, nbytes = self._given, self._given_bytes
+        new, new_bytes = given - self._told, nbytes - self._told_bytes
+        if new:
+            self._told, self._told_bytes = given, nbytes
+            self._seat.driver.added(self._record.id, new, new_bytes)
 
     def _sink(self, message: JobMessage) -> None:
         if isinstance(message, ReadRequest):
@@ -322,9 +327,8 @@ class _Push:
     def _read(self, request: ReadRequest) -> None:
         futures: list[TaskFuture | None] = []
         items: list[DumpedItem] = []
-        while self._pending and len(items) < request.most:
+        for _ in range(request.most):
             future, item = self._pending.popleft()
-            self._announced -= 1
             if _begin(future):
                 futures.append(future)
                 items.append(item)
@@ -335,7 +339,7 @@ class _Push:
                 self.outstanding -= 1
         payload, blobs = join_items(items)
         self._chunks[request.chunk] = futures
-        self._seat.driver.chunk_read(self._record.id, request.chunk, payload, blobs, len(items), last=False)
+        self._seat.driver.chunk_taken(self._record.id, request.chunk, payload, blobs, len(items))
 
     def _give(self, chunk: int, futures: list[TaskFuture | None], at: int, outcome: Any) -> None:
         future, futures[at] = futures[at], None

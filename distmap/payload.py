@@ -187,8 +187,12 @@ class DumpedItem(NamedTuple):
     """One item, pickled before it is known which chunk it will be in."""
 
     pickled: bytes
-    buffers: tuple[Buffer, ...] = ()
+    buffers: tuple[bytearray, ...] = ()
     needs: Needs | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + sum(len(buffer) for buffer in self.buffers)
 
 
 def dump_item(item: Any) -> DumpedItem:

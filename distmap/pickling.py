@@ -26,7 +26,7 @@ from distmap.wire.messages import BlobKind
 
 Buffer = bytes | bytearray | memoryview
 
-#: Buffers from this size travel out of band; below, one more part costs more than the copy (transport.md, rule 5).
+#: Buffers from this size travel out of band; below, one more part costs more than the copy (measured).
 OUT_OF_BAND = 32 << 10
 #: What a `__reduce__` may raise to say that its object does not travel; KeyboardInterrupt is the user's own.
 UNPICKLABLE = (Exception, SystemExit, GeneratorExit)

@@ -87,8 +87,11 @@ IMPURE = {
 
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
+    "IPython": {"views.notebook"},
     "cloudpickle": {"pickling", "modules"},
+    "cryptography": {"security"},
     "ipywidgets": {"views.notebook"},
+    "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
 }
@@ -100,6 +103,7 @@ UNTESTED = {
     "core.limits": "frozen numbers",
     "engine.base": "protocols only",
     "views.base": "a protocol only",
+    "views.style": "one string; the tests of the static views show it",
     "wire.messages": "frozen records; the codec's tests send every one of them",
 }
 

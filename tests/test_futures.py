@@ -131,7 +131,7 @@ def test_callbacks_do_not_run_on_the_loop(pool):
         over.set()
 
     def late(x):
-        time.sleep(0.1)
+        time.sleep(0.2)  # it must not be done before it has its callback, which would then run here
         return x
 
     pool.submit(late, 4).add_done_callback(callback)

@@ -25,6 +25,7 @@ from distmap.core.events import (
     Read,
     Release,
     Revoke,
+    Take,
 )
 from distmap.core.fleet import Fleet
 from distmap.core.gather import AsLanded, InOrder, Landed
@@ -170,15 +171,44 @@ class Board:
         unread = job.unread()
         if unread is not None:
             items = min(items, unread)
-            if job.spec.pushed and job.group.idle:
-                # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
-                items = min(items, -(-unread // job.group.idle))
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
         job.input = step(INPUT, job.input, "read", job)
-        job.asked, job.asked_chunk, job.announced = items, self.last_chunk, 0
+        job.asked, job.asked_chunk = items, self.last_chunk
         job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
+
+    def take(self, job: Job, worker: Worker) -> None:
+        """Make the next chunk of what was pushed, sized for this worker."""
+        items = min(self.wanted(job, worker), job.room(self.limits), job.available)
+        if job.group.idle:
+            # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+            items = min(items, -(-job.available // job.group.idle))
+        assert items >= 1, "a Take of nothing"
+        self.last_chunk += 1
+        nbytes = job.available_bytes * items // job.available
+        job.available -= items
+        job.available_bytes -= nbytes
+        self.out.append(Take(job.id, self.last_chunk, items))
+        self.enter(job, self.last_chunk, items, nbytes)
+        self.exhaust(job)
+
+    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int) -> None:
+        """A chunk is there; all of it waits to be run."""
+        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items)
+        job.read += items
+        job.input_bytes += nbytes
+        job.item_bytes = max(nbytes / items, job.item_bytes / 2)
+        if job.streaming:
+            job.unconsumed.append(items)
+        self.requeue(job, chunk, 0, items)
+
+    def exhaust(self, job: Job) -> None:
+        """End the input when nothing more can come."""
+        if job.input in ("open", "closing"):
+            closed = job.input == "closing" and job.available == 0
+            if closed or job.read == job.spec.size:
+                job.input = step(INPUT, job.input, "exhausted", job)
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""

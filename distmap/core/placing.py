@@ -24,6 +24,8 @@ def advance(board: Board) -> None:
     board.patience = None
     while (choice := _turn(board, groups)) is not None:
         job, slot = choice
+        if not job.queue and job.spec.pushed:
+            board.take(job, slot.worker)
         if job.queue:
             board.assign(job, slot)
         else:
@@ -82,6 +84,8 @@ def _claim(board: Board, group: Group) -> None:
         attempt = _first_waiter(giver, job)
         if attempt is None:
             continue
+        if not job.queue and job.spec.pushed:
+            board.take(job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
             board.read(job, attempt.slot.worker)
