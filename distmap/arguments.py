@@ -58,6 +58,33 @@ def sort_out(workers: Workers, listen: str | None) -> Wanted:
     return Wanted(local, tuple(urls), tuple(executors), inline)
 
 
+def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> None:
+    """Check the options that `multiprocessing.Pool` has and not every kind of worker can have.
+
+    Raises:
+        TypeError, ValueError: one cannot be honoured; says why.
+    """
+    if maxtasksperchild is not None:
+        if isinstance(maxtasksperchild, bool) or not isinstance(maxtasksperchild, int) or maxtasksperchild < 1:
+            raise ValueError(
+                f"maxtasksperchild must be a whole number of at least 1, or None; got {maxtasksperchild!r}"
+            )
+        if wanted.urls or wanted.executors or wanted.inline or not wanted.local:
+            raise ValueError(
+                "maxtasksperchild= is for slots of this machine; the processes of other workers are not ours"
+            )
+    if context is None:
+        return
+    method = getattr(context, "get_start_method", lambda: None)()
+    if method is None:
+        raise TypeError(f'context must be multiprocessing.get_context("spawn"), or None; got {context!r}')
+    if method != "spawn":
+        raise ValueError(
+            f'context="{method}" is not there: a slot is always a fresh process, as with "spawn" (a fork would inherit '
+            "the locks of the kernel's threads); leave context= out"
+        )
+
+
 def cores() -> int:
     """Cores that this process may use."""
     with contextlib.suppress(AttributeError):  # macOS and Windows have no affinity

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distmap.core.events import OnError
@@ -88,12 +88,21 @@ def exception_of(lost: Lost) -> BaseException:
         except Exception as error:
             item = f"it does not unpickle here: {type(error).__name__}"
     name = f"item {lost.item} ({item})"
-    how = "; ".join(lost.deaths) or "no details came back"
+    deaths = list(lost.deaths)
     if lost.cause == "timeout":
-        return ItemTimeout(f"{name} ran longer than timeout= allows and was stopped; {how}")
+        *deaths, (worker, _) = deaths or [("?", "")]
+        before = f" (before, it ended {_processes(deaths)})" if deaths else ""
+        return ItemTimeout(
+            f"{name} ran longer than timeout={lost.timeout:g} s on worker {worker} and was stopped{before}"
+        )
     if lost.cause == "hosts":
         return PoisonItemError(f"{name} was lost with its worker too many times; it may bring the host down")
-    return PoisonItemError(f"{name} ended {len(lost.deaths)} task processes: {how}")
+    return PoisonItemError(f"{name} ended {_processes(deaths)}")
+
+
+def _processes(deaths: Sequence[tuple[str, str]]) -> str:
+    how = "; ".join(f"{worker}: {text}" for worker, text in deaths) or "no details came back"
+    return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {how}"
 
 
 def _item_of(payload: Payload, at: int) -> str:

@@ -105,8 +105,11 @@ class Lost(NamedTuple):
     item: int
     at: int
     cause: str
-    deaths: tuple[str, ...]
+    #: (worker, how), in order.
+    deaths: tuple[tuple[str, str], ...]
     payload: Payload | None
+    #: Seconds that it was allowed.
+    timeout: float = 0.0
 
 
 class Printed(NamedTuple):
@@ -473,8 +476,9 @@ class Driver:
     def _deliver_loss(self, command: DeliverLoss) -> None:
         record, chunk, at = self._records[command.job], command.chunk, command.at
         held = record.chunks[chunk]
-        deaths = tuple(f"{worker}: {text}" for worker, text in held.deaths.get(at, ()))
-        record.sink(Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload))
+        deaths = tuple(held.deaths.get(at, ()))
+        lost = Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload, record.timeout)
+        record.sink(lost)
         self._delivered(record, chunk, 1)
 
     def _discard(self, command: Discard) -> None:

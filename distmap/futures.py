@@ -225,11 +225,11 @@ class Submissions:
         for push in pushes:
             self._seat.portal.call(push.finish)
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """The pool is gone: let the callback thread leave."""
         if self._settler is not None and self._thread is not None:
             self._settler.put(None)
-            if threading.current_thread() is not self._thread:
+            if wait and threading.current_thread() is not self._thread:
                 self._thread.join(30.0)  # callbacks of results that are there still run
 
     def cancel_if_alone(self, future: TaskFuture) -> None:

@@ -18,6 +18,7 @@ from distmap.arguments import (
     Workers,
     mp_arguments,
     mp_keywords,
+    mp_options,
     mp_positional,
     name_of,
     positional_chunksize,
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 
 #: Making a pool waits so long, at most, for workers that are dialled.
 FIRST_LOOK = 2.0
+#: A pool that was closed asks its loop so long for an answer, then asks again.
+ANSWER = 5.0
+#: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
+ENDING = 10.0
 
 
 class Worker(NamedTuple):
@@ -89,6 +94,9 @@ class Pool:
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+        maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
+            for functions that leak memory; default: it keeps its process.
+        context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
 
     Raises:
         ConnectError: a worker address is not a wss:// URL.
@@ -106,6 +114,8 @@ class Pool:
         workers: Workers = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
         *,
         listen: str | None = None,
         token: str | Secret | None = None,
@@ -117,6 +127,8 @@ class Pool:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers if processes is None else processes, listen)
+        mp_options(wanted, maxtasksperchild, context)
+        self._tasks = maxtasksperchild
         self._token = token
         self._setup = None if initializer is None else (initializer, tuple(initargs))
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
@@ -134,7 +146,7 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None)
+                    slots = Processes(wanted.local, None, tasks=maxtasksperchild)
                     slots.spawn()
                     started.append(slots)
             finally:
@@ -483,17 +495,15 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
-        from distmap.errors import NoWorkers
-
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         while len(found := self.workers) < n:
             if self._hub is not None and not found and (why := self._hub.fatal) is not None:
-                raise NoWorkers(f"no worker can come: {why}")
+                raise self._none(f"no worker can come: {why}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+                raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
                 self._members_changed.wait(min(left, 0.1))
@@ -509,7 +519,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engine = LocalEngine(wanted.local)
+            engine = LocalEngine(wanted.local, tasks=self._tasks)
             self._engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         for url in wanted.urls:
@@ -639,9 +649,15 @@ class Pool:
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
+        return self._none(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+
+    def _none(self, sentence: str) -> BaseException:
         from distmap.errors import NoWorkers
 
-        return NoWorkers(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+        error = NoWorkers(sentence)
+        if self._hub is not None:
+            error.__cause__ = self._hub.cause
+        return error
 
     def _tell_members(self) -> None:
         with self._members_changed:
@@ -785,9 +801,13 @@ def _worker(member: Member) -> Worker:
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
     """After `close`: wait for the last job, then let go."""
-    with contextlib.suppress(TimeoutError):  # it was terminated meanwhile
-        while end.alive and portal.ask(lambda: driver.busy, timeout=60.0):
-            time.sleep(0.02)
+    while end.alive:  # else it was terminated meanwhile
+        try:
+            if not portal.ask(lambda: driver.busy, timeout=ANSWER):
+                break
+        except TimeoutError:
+            continue  # an item that runs inline holds up the loop for as long as it takes
+        time.sleep(0.02)
     end()
 
 
@@ -795,14 +815,33 @@ def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], sub
     """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
     if os.getpid() != pid:
         return  # a forked child: the pool is its parent's
+    errors: list[Exception] = []
 
     async def close() -> None:
         driver.close()
         for engine in engines:
-            await engine.close(now=True)
+            try:
+                await engine.close(now=True)
+            except Exception as error:  # the others are to end all the same
+                errors.append(error)
 
+    if portal.inside():  # where the garbage collector happened to run: nothing may wait here
+
+        def over(_: object) -> None:
+            submissions.stop(wait=False)
+            portal.close()
+
+        portal.loop.create_task(close()).add_done_callback(over)
+        return
+    closing = portal.run(close())
     try:
-        portal.run(close()).result(10.0)
-    finally:
+        closing.result(ENDING)
+    except TimeoutError:
+        # An item runs inline, and nothing can stop it. The loop ends behind it.
+        closing.add_done_callback(lambda _: portal.close())
+    else:
         portal.close()
+    finally:
         submissions.stop()
+    if errors:
+        raise errors[0]

@@ -111,7 +111,13 @@ class Portal:
                 answer.set_exception(error)
 
         self.call(run)
-        return answer.result(timeout)
+        try:
+            return answer.result(timeout)
+        except TimeoutError:
+            if answer.done():
+                raise
+            why = "it is held up by an item that runs inline, or the pool is gone"
+            raise TimeoutError(f"the loop of the pool did not answer within {timeout:g} s: {why}") from None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the loop."""

@@ -109,10 +109,15 @@ def test_concatenate():
 def test_a_lost_item_is_named():
     """The error says which item, what it is, and how each process died."""
     payload, _ = dump_items(["a", "b"])
-    error = exception_of(Lost(1, 1, 7, 1, "poison", ("gpu1: SIGSEGV", "gpu2: SIGSEGV"), payload))
+    deaths = ("gpu1", "SIGSEGV"), ("gpu2", "SIGSEGV")
+    error = exception_of(Lost(1, 1, 7, 1, "poison", deaths, payload))
     assert isinstance(error, PoisonItemError)
     assert str(error) == "item 7 ('b') ended 2 task processes: gpu1: SIGSEGV; gpu2: SIGSEGV"
-    assert isinstance(exception_of(Lost(1, 1, 7, 1, "timeout", (), payload)), ItemTimeout)
+    late = exception_of(Lost(1, 1, 7, 1, "timeout", (("gpu1", "was ended"),), payload, 2.0))
+    assert isinstance(late, ItemTimeout)
+    assert str(late) == "item 7 ('b') ran longer than timeout=2 s on worker gpu1 and was stopped"
+    late = exception_of(Lost(1, 1, 7, 1, "timeout", (*deaths[:1], ("gpu2", "was ended")), payload, 0.5))
+    assert str(late).endswith("on worker gpu2 and was stopped (before, it ended 1 task process: gpu1: SIGSEGV)")
     assert "worker too many times" in str(exception_of(Lost(1, 1, 7, 1, "hosts", (), None)))
 
 

@@ -28,10 +28,13 @@ class LocalEngine:
         count: how many slots.
         slots: already made, and perhaps already spawned (from the thread of the loop); else made here.
         name: of the worker.
+        tasks: a process is replaced after so many chunks; None: it stays.
     """
 
-    def __init__(self, count: int, *, slots: Slots | None = None, name: str = "local") -> None:
-        self._slots = Slots(count, name=name) if slots is None else slots
+    def __init__(
+        self, count: int, *, slots: Slots | None = None, name: str = "local", tasks: int | None = None
+    ) -> None:
+        self._slots = Slots(count, name=name, tasks=tasks) if slots is None else slots
         self._spawned = slots is not None
         self._name = name
         self._sink: Sink | None = None

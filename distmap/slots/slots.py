@@ -66,6 +66,7 @@ class Slots:
         env: added to the environment of the processes.
         sys_path: their `sys.path`; ours if not given.
         name: for people.
+        tasks: a process is replaced after so many; None: it stays.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Slots:
         env: Mapping[str, str] | None = None,
         sys_path: Sequence[str] | None = None,
         name: str = "local",
+        tasks: int | None = None,
     ) -> None:
         if count < 1:
             raise ValueError(f"a worker has at least one slot, not {count}")
@@ -87,7 +89,7 @@ class Slots:
         self._spare = max(_LEAST_SPARE, _SPARE // count)
         self._numbers = itertools.count(1)
         self._blobs: dict[bytes, Blob] = {}
-        self._slots = [Slot(index, self._blobs) for index in range(count)]
+        self._slots = [Slot(index, self._blobs, tasks) for index in range(count)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
@@ -185,8 +187,8 @@ class Slots:
         process = slot.process
         if process is None:
             return
-        if slot.ending is None:
-            slot.ending = reason
+        if slot.ending is None or slot.retiring:
+            slot.ending, slot.retiring = reason, False
         process.kill()
         if process.pidfd < 0:
             self._collect(slot, process)
@@ -256,7 +258,7 @@ class Slots:
                     self._tell(message, parts)
             elif isinstance(message, Output) and message.attempt in slot.held and self.listener is not None:
                 self.listener.printed(message, parts)
-        return messages is not None
+        return messages is not None and not slot.retire()
 
     def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:
         if self.listener is None:
@@ -293,6 +295,10 @@ class Slots:
                 while self._receive(slot, process):
                     pass
         self._unwatch(process)
+        if slot.retiring and not self._closing:
+            slot.renew()
+            self._revive(slot, silently=True)
+            return
         died = slot.bury()
         if self._closing:
             return
@@ -309,7 +315,7 @@ class Slots:
         rest = min(_FIRST_REST * 2 ** (slot.barren - _FREE_DEATHS - 1), _LONGEST_REST)
         self._rests[slot.index] = self._loop.call_later(rest, self._revive, slot)
 
-    def _revive(self, slot: Slot) -> None:
+    def _revive(self, slot: Slot, *, silently: bool = False) -> None:
         self._rests.pop(slot.index, None)
         if self._closing:
             return
@@ -317,11 +323,14 @@ class Slots:
             slot.process = self._start()
         except OSError:  # no process, memory or descriptor to be had now
             slot.barren = max(slot.barren, _FREE_DEATHS) + 1
+            if silently and self.listener is not None:  # now it must be known
+                slot.forget()
+                self.listener.died(Died(slot.index, -1, -1, "idle", "retired, and no process could be started"))
             self._replace(slot)
             return
         self._watch(slot, slot.process)
         slot.feed()
-        if self.listener is not None:
+        if self.listener is not None and not silently:
             self.listener.ready(Ready(slot.index))
 
     # --- closing -------------------------------------------------------------------------------------------------

@@ -222,6 +222,53 @@ def test_terminate_ends_what_runs(gate, until):
         result.get(5)
 
 
+def test_maxtasksperchild():
+    """A slot gets a fresh process after so many chunks; so does one that is added later."""
+
+    def pid(_):
+        import os
+
+        return os.getpid()
+
+    with distmap.Pool(1, maxtasksperchild=3) as pool:
+        pids = pool.map(pid, range(7), chunksize=1)
+        assert [pids.count(one) for one in dict.fromkeys(pids)] == [3, 3, 1]
+        # What is submitted in one go may travel together; each of these is a chunk by itself.
+        more = [pool.apply(pid, (0,)) for _ in range(3)]
+        assert more[:2] == [pids[-1]] * 2
+        assert more[2] not in pids
+        pool.add(1)
+        assert len(set(pool.map(pid, range(12), chunksize=1))) >= 4
+    with distmap.Pool(2, None, (), 1) as pool:
+        assert len(set(pool.map(pid, range(6), chunksize=1))) == 6
+        assert pool.map(abs, range(1000)) == list(range(1000))
+        assert pool.workers[0].state == "ready"
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 2.5, "3"])
+def test_a_maxtasksperchild_that_is_none(bad):
+    """It must be a positive number."""
+    with pytest.raises(ValueError, match="maxtasksperchild must be a whole number of at least 1"):
+        distmap.Pool(1, maxtasksperchild=bad)
+
+
+@pytest.mark.parametrize("workers", ["inline", "wss://127.0.0.1:1", [1, "inline"]])
+def test_maxtasksperchild_is_for_slots_of_this_machine(workers):
+    """It is refused, not ignored, where it cannot be had."""
+    with pytest.raises(ValueError, match="maxtasksperchild= is for slots of this machine"):
+        distmap.Pool(workers, maxtasksperchild=1)
+
+
+def test_context():
+    """A spawn context says what is done anyway; another is refused with the reason."""
+    with distmap.Pool(1, context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    with pytest.raises(ValueError, match='context="fork" is not there: a slot is always a fresh process'):
+        distmap.Pool(1, context=multiprocessing.get_context("fork"))
+    with pytest.raises(TypeError, match="context must be"):
+        distmap.Pool(1, context="spawn")
+
+
 def test_processes_keyword_and_initializer():
     """`Pool(processes=…, initializer=…, initargs=…)` prepares every slot, as in multiprocessing."""
 
