@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.arguments import Workers, cores, mp_positional, name_of, positional_chunksize, sort_out
 from distmap.portal import Portal
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class Pool:
                     from distmap.slots.slots import Slots as Processes
 
                     slots = Processes(wanted.local, None)
-                    slots.spawn()
+                    # One core is left to this process, which has much to import now: its slot starts after that.
+                    slots.spawn(max(1, cores() - 1))
                     started.append(slots)
             finally:
                 spawned.set()
