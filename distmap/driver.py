@@ -56,7 +56,7 @@ from distmap.core.progress import Snapshot
 from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.functions import Code
-from distmap.pickling import Blob, Payload
+from distmap.pickling import Blob, Payload, size
 from distmap.wire.messages import Output, Report, Task
 
 if TYPE_CHECKING:
@@ -402,7 +402,7 @@ class Driver:
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         held = self._attempts.get(report.attempt)
-        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts)
+        nbytes = sum(map(size, parts))
         if held is not None and report.hi > report.lo:
             record, chunk, *_ = held
             member = self._members.get(worker)

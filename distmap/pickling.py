@@ -254,9 +254,12 @@ def _definition(index: int) -> object:
 _cloud_type: Any = None
 
 
-def warm_up() -> None:
-    """Import now what most functions will need; for a process that has nothing else to do."""
-    import cloudpickle  # noqa: F401
+def warm_up(busy: Callable[[], bool]) -> None:
+    """Import what most functions will need, piece by piece, until there is something better to do."""
+    for name in ("inspect", "dataclasses", "logging", "platform", "cloudpickle"):  # the first ones for the last
+        if busy():
+            return
+        __import__(name)
 
 
 def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:

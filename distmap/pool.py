@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distmap.arguments import (
     Workers,
+    cores,
     mp_arguments,
     mp_keywords,
     mp_options,
@@ -147,7 +148,8 @@ class Pool:
                     from distmap.slots.slots import Slots as Processes
 
                     slots = Processes(wanted.local, None, tasks=maxtasksperchild)
-                    slots.spawn()
+                    # One core is left to this process, which has much to import now: its slot starts after that.
+                    slots.spawn(max(1, cores() - 1))
                     started.append(slots)
             finally:
                 spawned.set()

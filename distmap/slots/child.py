@@ -136,9 +136,8 @@ class Child:
 
     def serve(self) -> None:
         """Until the other end of the socket is gone."""
-        if not self._inbox.waiting():
-            # The parent still imports what it needs itself: most functions of notebooks will need this.
-            warm_up()
+        # While the parent still imports what it needs itself: most functions of notebooks will need this.
+        warm_up(self._inbox.waiting)
         while True:
             try:
                 while (frame := self._inbox.pop()) is not None:

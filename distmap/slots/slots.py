@@ -106,26 +106,34 @@ class Slots:
 
     # --- starting ------------------------------------------------------------------------------------------------
 
-    def spawn(self) -> None:
+    def spawn(self, most: int | None = None) -> None:
         """Start the processes, without waiting for them. In the thread that will run the loop; needs no loop yet.
 
+        Args:
+            most: start no more than so many of them now; `attach` starts the rest.
         Raises:
             OSError: a process could not be started; none is left behind.
         """
         try:
-            for slot in self._slots:
-                slot.process = self._start()
+            for slot in self._slots[:most]:
+                if slot.process is None:
+                    slot.process = self._start()
         except OSError:
             self.stop()
             raise
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen to the processes from now on. In the loop's thread."""
+        """Listen to the processes from now on, and start those that are missing. In the loop's thread.
+
+        Raises:
+            OSError: a process could not be started; none is left behind.
+        """
+        self.spawn()
         self._loop = self._returns.loop = loop
         for slot in self._slots:
             slot.loop = loop
-            if slot.process is not None:
-                self._watch(slot, slot.process)
+            assert slot.process is not None
+            self._watch(slot, slot.process)
 
     def _start(self) -> Process:
         return Process(self._env, self._path, self._spare, self._numbers)
