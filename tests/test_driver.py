@@ -132,7 +132,7 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
         if isinstance(message, ReadRequest):  # of pushed items: answered inside the sink
             chunks.append(message.chunk)
             driver.chunk_taken(record.id, message.chunk, *dump_items([1, 2]), 2)
-        else:
+        elif isinstance(message, Landed):
             box.put(message)
 
     record = Record(spec, dump_code(fail), sink)
