@@ -124,9 +124,8 @@ class Spout:
         if self._used:
             with self.lock:
                 # Of a finalizer or a thread, while the last report was sent: it is nobody's.
-                self._cut += len(self._queue) + len(self._pieces)
+                self._cut += sum(text.count("\n") for _, _, text in self._queue if text is not None)
                 self._queue.clear()
-                self._pieces, self._size = [], 0
                 self._queued, self._used = 0, False
         self.again = None
         self._cells, self._task = cells, task
@@ -160,7 +159,7 @@ class Spout:
         self._used = True
         if self._queued > _MUCH:  # whoever passes it on is far behind
             if text is not None:
-                self._refused += _lines(text)
+                self._refused += text.count("\n")  # `print` writes a line and its end one after the other
             return
         self._queued += 1 if text is None else len(text)
         self._queue.append((stream, self._cells[_AT], text))
@@ -172,8 +171,6 @@ class Spout:
                 self._assemble()
                 if self._live:
                     self._push(wait=False)
-        except (OSError, ValueError):
-            pass  # the connection is gone, or the task closed it: the report will show that
         finally:
             if lock._is_owned():  # type: ignore[attr-defined]
                 lock.release()
@@ -275,16 +272,15 @@ class Spout:
             return 0.0
         if self._outputs < 1.0 and not forced:
             return max(0.001, (1.0 - self._outputs) / _MANY_MORE)
-        held = self._pieces, self._size
-        self._pieces, self._size = [], 0
         pieces, texts = [], []
-        for at, stream, some in held[0]:
+        for at, stream, some in self._pieces:
             text = "".join(some).encode("utf-8", "replace")
             pieces.append((at, stream, len(text)))
             texts.append(text)
         if not self._emit(Output(task.slot, task.attempt, dropped, tuple(pieces)), b"".join(texts), wait):
-            self._pieces, self._size = held
             return 0.0
+        # Forgotten only now: an exception in between says something twice, but swallows nothing.
+        self._pieces, self._size = [], 0
         self._told += dropped
         self._outputs = max(0.0, self._outputs - 1.0)
         return 0.0
@@ -341,7 +337,7 @@ class Stream(io.TextIOBase):
         return self.buffer
 
     def close(self) -> None:
-        self.flush()
+        pass  # not even a flush: the collector closes too
 
     def fileno(self) -> int:
         """The real one: what a process that the task starts writes there does not come by here."""
@@ -394,7 +390,7 @@ class _Bytes(io.BufferedIOBase):
     raw = property(detach)
 
     def close(self) -> None:
-        self.flush()
+        pass
 
     def fileno(self) -> int:
         return self._stream.fileno()

@@ -86,10 +86,17 @@ class Outbox:
         On a blocking socket. An exception out of a signal handler cannot tear such a frame.
         """
         frame = b"".join(buffers)
-        # A socket is writable only while most of its buffer is free: all of it fits.
-        if len(frame) > _AT_ONCE or self._waiting or not select.select([], [self._sock], [], 0)[1]:
+        if len(frame) > _AT_ONCE or self._waiting:
             return False
-        self._sock.sendall(frame)
+        try:
+            # A socket is writable only while most of its buffer is free: all of it fits.
+            if not select.select([], [self._sock], [], 0)[1]:
+                return False
+            self._sock.sendall(frame)
+        except (OSError, ValueError) as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # by a signal handler of the task's, such as TimeoutError
+            return False  # it is gone, or was closed: whoever waits will see
         return True
 
     def flush(self) -> bool:

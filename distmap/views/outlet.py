@@ -35,18 +35,8 @@ _MANY, _BATCH = 1000, 64 << 10
 _STREAMS = ("stdout", "stderr")
 _NO_CONTROLS = bytes(c for c in range(32) if c not in b"\t\n") + b"\x7f"
 # C0 and C1 controls, what breaks lines elsewhere, and what turns the direction of text.
-_TAME = {
-    c: repr(chr(c))[1:-1]
-    for c in (
-        *range(9),
-        *range(11, 32),
-        *range(127, 160),
-        0x2028,
-        0x2029,
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-    )
-}
+_WILD = (range(9), range(11, 32), range(127, 160), range(0x2028, 0x202F), range(0x2066, 0x206A))
+_TAME = {c: repr(chr(c))[1:-1] for some in _WILD for c in some}
 
 
 class _Entry(NamedTuple):
@@ -54,6 +44,8 @@ class _Entry(NamedTuple):
     stream: int
     tag: str
     data: bytes
+    #: About how many bytes it is when it is written.
+    cost: int
 
 
 def plain(text: str, stream: str) -> None:
@@ -119,31 +111,31 @@ class Outlet:
         """
         self._credit = min(float(BURST), self._credit + max(0.0, now - self._filled) * RATE)
         self._filled = now
-        new = []
+        new, taken = [], 0
         for at, stream, data in pieces:
             item = f" #{start + at}" if self._item and start is not None and at >= 0 else ""
             tag = f"[{worker}{item}] "
-            kept, cost = self._fit(tag, data)
+            kept, cost = self._fit(tag, data, min(self._credit, BURST - self._held - taken))
             dropped += _lines(data) - _lines(kept)
             if kept:
                 context = None if self._context_of is None or at < 0 else self._context_of(chunk, at)
-                new.append(_Entry(context, 1 if stream else 0, tag, kept))
+                new.append(_Entry(context, 1 if stream else 0, tag, kept, cost))
                 self._credit -= cost
+                taken += cost
         with self._lock:
             self._entries.extend(new)
-            self._held += sum(len(entry.data) for entry in new)
+            self._held += taken
             self._dropped += dropped
         return bool(new) and self._ring()
 
-    def _fit(self, tag: str, data: bytes) -> tuple[bytes, float]:
-        """The lines that may be shown, and what they cost. Tags count, and controls become longer."""
+    def _fit(self, tag: str, data: bytes, room: float) -> tuple[bytes, int]:
+        """The lines that have room, and what they cost. Tags count, and controls become longer."""
         controls = len(data) - len(data.translate(None, _NO_CONTROLS))
-        cost = float(len(data) + 3 * controls + len(tag) * _lines(data))
-        room = min(self._credit, BURST - self._held)
+        cost = len(data) + 3 * controls + len(tag) * _lines(data)
         if cost <= room:
             return data, cost
         kept = data[: data.rfind(b"\n", 0, max(0, int(len(data) * room / cost))) + 1]
-        return kept, cost * len(kept) / len(data)
+        return kept, cost * len(kept) // len(data)
 
     def _ring(self) -> bool:
         rung, self._rung = self._rung, True
@@ -162,10 +154,8 @@ class Outlet:
                 return False
             from distmap.views.static import counted
 
-            limit = f"(more than {RATE // 1000} kB/s)"
-            text = f"\N{HORIZONTAL ELLIPSIS} {counted(dropped, 'line')} of output dropped {limit}\n"
-            self._entries.append(_Entry(None, 1, "[distmap] ", text.encode()))
-            self._held += len(text.encode())
+            text = f"{counted(dropped, 'line')} of output dropped (more than {RATE // 1000} kB/s)\n"
+            self._entries.append(_Entry(None, 1, "[distmap] \N{HORIZONTAL ELLIPSIS} ", text.encode(), 0))
         return self._ring()
 
     # --- on any thread -----------------------------------------------------------------------------------------------
@@ -184,7 +174,7 @@ class Outlet:
             while (count := self._batch()) is not None:
                 with self._lock:
                     for _ in range(count):
-                        self._held -= len(self._entries.popleft().data)
+                        self._held -= self._entries.popleft().cost
 
     def _batch(self) -> int | None:
         """Write the next entries of one stream and context; gives how many they were, None if there are none."""
