@@ -100,6 +100,7 @@ UNTESTED = {
     "core.limits": "frozen numbers",
     "engine.base": "protocols only",
     "views.base": "a protocol only",
+    "views.style": "one string; the tests of the static views show it",
     "wire.messages": "frozen records; the codec's tests send every one of them",
 }
 

@@ -18,7 +18,7 @@ from IPython.display import display
 from distmap.core.progress import Snapshot
 from distmap.views import static
 from distmap.views.base import View
-from distmap.views.static import ended
+from distmap.views.static import Note, ended
 
 #: Seconds between two updates: a front end follows a hundred a second, eyes ten; a lane is ten times a bar's size.
 _BAR_EVERY = 0.1
@@ -46,7 +46,7 @@ class CardView:
         self._title = title
         self._now = now
         self._shown = -float("inf")
-        self._notes: list[str] = []
+        self._notes: list[Note] = []
         self._dropped = 0
         self._closed = False
         self._context = contextvars.copy_context()
@@ -62,7 +62,7 @@ class CardView:
 
     def note(self, text: str) -> None:
         if len(self._notes) < static.NOTES:
-            self._notes.append(text)
+            self._notes.append(Note("failed", None, "", 0, text))
         else:
             self._dropped += 1
 

@@ -8,6 +8,7 @@ import pytest
 
 from distmap.core.progress import Lane, Snapshot
 from distmap.views import static
+from distmap.views.static import Note
 
 LANES = (
     Lane("local", 2, "busy", 700, 20, 12, 0.95),
@@ -78,10 +79,13 @@ def test_nothing_wrong_is_not_mentioned() -> None:
 
 def test_the_card_is_whole_and_readable_without_its_style() -> None:
     """The card's tags balance, and its words alone tell the story (a notebook that is not trusted shows only them)."""
-    text = Balanced(static.card_html("map score", RUNNING, ["item 3: ValueError"], dropped=2)).text
+    text = Balanced(
+        static.card_html("map score", RUNNING, [Note("failed", 3, "gpu1", 1, "ValueError: no")], dropped=2)
+    ).text
     for words in ("map score", "Running", "of 20\u202f000 · 38%", "0:14 elapsed", "0:23 left", "local", "gpu1", "lost"):
         assert words in text
-    assert "item 3: ValueError" in text
+    assert "item 3 failed" in text
+    assert "ValueError: no" in text
     assert "and 2 more lines" in text
 
 
@@ -89,7 +93,7 @@ def test_strings_of_others_are_escaped() -> None:
     """Names of jobs and workers and noted lines cannot add tags, attributes or control characters."""
     evil = "<script>alert(1)</script>\"'\x1b[2J"
     hostile = RUNNING._replace(lanes=(Lane(evil, 1, "busy", 1, 1, 1, 0.1),))
-    html = static.card_html(evil, hostile, [evil])
+    html = static.card_html(evil, hostile, [Note("died", None, evil, 2, evil)])
     assert "<script" not in html
     assert 'title="&lt;script&gt;alert(1)&lt;/script&gt;&quot;' in html
     assert "\x1b" not in html
@@ -97,7 +101,7 @@ def test_strings_of_others_are_escaped() -> None:
     Balanced(html)
 
 
-@pytest.mark.parametrize("state", ["running", "paused", "done", "failed", "cancelled"])
+@pytest.mark.parametrize("state", ["running", "paused", "done", "failed", "cancelled", "interrupted"])
 @pytest.mark.parametrize("total", [None, 0, 10, 20_000])
 def test_every_state_and_length_has_a_look(state: str, total: int | None) -> None:
     """No combination of state and length fails, and bars never pass the end."""
@@ -113,7 +117,7 @@ def test_many_lanes_are_counted() -> None:
     """Past the limit lanes are counted, not shown."""
     many = RUNNING._replace(lanes=tuple(Lane(f"w{i}", 1, "idle", 0, 0, 0, 0.0) for i in range(static.LANES + 24)))
     html = static.lanes_html(many)
-    assert html.count("<tr>") == static.LANES + 1
+    assert html.count("<tr") == static.LANES + 2
     assert "and 24 more workers" in html
 
 
@@ -127,8 +131,8 @@ def test_a_job_that_nobody_serves_is_over() -> None:
     """The last snapshot of a job that was broken off reads "Cancelled"; an ended one stays as it is."""
     assert static.ended(RUNNING).state == "cancelled"
     assert static.ended(RUNNING).in_flight == 0
-    done = RUNNING._replace(state="done")
-    assert static.ended(done) is done
+    assert [lane.state for lane in static.ended(RUNNING).lanes] == ["idle", "lost"]
+    assert static.ended(RUNNING._replace(state="done")).state == "done"
 
 
 def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
