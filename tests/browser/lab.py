@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 #: How long anything may take to appear: the machine of a CI run is busy.
-DEADLINE = 30.0
+DEADLINE = 20.0
 
 #: Nothing is fetched, no first-run page comes up; a container's small /dev/shm and missing user namespaces do no harm.
 FLAGS = (
@@ -66,10 +66,10 @@ RUN = """index => {
 }"""
 COMMAND = "([id, args]) => window.jupyterapp.commands.execute(id, args)"
 #: Colour and ground of an element as it is seen: the nearest ancestor that is not transparent is the ground.
-COLOURS = """element => {
+COLOURS = """(element, part) => {
     const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
     const seen = [];
-    const layers = [getComputedStyle(element).color];
+    const layers = [getComputedStyle(element)[part]];
     for (let at = element; at; at = at.parentElement) seen.unshift(getComputedStyle(at).backgroundColor);
     const paint = colours => {
         canvas.fillStyle = 'white';
@@ -313,9 +313,9 @@ class Lab:
             return -1
         return int("".join(filter(str.isdigit, counts.inner_text())) or -1)
 
-    def colours(self, place: Locator) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Colour of the text and of what is behind it, each red, green, blue."""
-        ink, ground = place.evaluate(COLOURS)
+    def colours(self, place: Locator, part: str = "color") -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Colour of the text, or of what `part` names as JavaScript does, and of its ground: red, green, blue."""
+        ink, ground = place.evaluate(COLOURS, part)
         return tuple(ink), tuple(ground)
 
     def picture(self, path: Path, place: Locator | None = None) -> None:
@@ -359,7 +359,7 @@ class Lab:
     def theme(self, name: str) -> None:
         """ "JupyterLab Dark" or "JupyterLab Light"."""
         self.command("apputils:change-theme", theme=name)
-        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for()
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
     def reload(self) -> None:
         """Load the page again; the kernel goes on."""
