@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
@@ -68,6 +68,8 @@ SNAPSHOT_EVERY = 0.1
 PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
+#: Setbacks that a job is told of; all are counted.
+MOST_SETBACKS = 100
 
 
 class ReadRequest(NamedTuple):
@@ -100,6 +102,24 @@ class Lost(NamedTuple):
     payload: Payload | None
 
 
+class Setback(NamedTuple):
+    """Something did not go as planned, and the job goes on: to be shown, not to be handled.
+
+    kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
+    process), "lost" (a worker is gone with what it held).
+    """
+
+    kind: Literal["retried", "died", "lost"]
+    #: Index of the item; None: no single one.
+    item: int | None
+    worker: str
+    #: Which try of the item it was, from 1; 0: no single item.
+    attempt: int
+    text: str = ""
+    report: ReportData | None = None
+    at: int = 0
+
+
 class Finished(NamedTuple):
     """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
 
@@ -110,15 +130,19 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Landed | Lost | Finished
+JobMessage = ReadRequest | Landed | Lost | Setback | Finished
 
 
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "values", "worker")
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "start", "values", "worker")
 
-    def __init__(self, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int) -> None:
+    def __init__(
+        self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
+    ) -> None:
+        #: Index of item 0 of the chunk.
+        self.start = start
         self.lo = lo
         self.hi = hi
         self.failed = failed
@@ -162,6 +186,7 @@ class Record:
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
     tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    setbacks: int = 0
     deaths: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
 
@@ -248,7 +273,7 @@ class Driver:
         """Start a job; its messages begin at once."""
         record.id = record.id or self.new_id()
         if self._broken is not None:
-            record.sink(Finished("failed", False, self._broken, None, _nothing(record.spec.name)))
+            record.sink(Finished("failed", False, self._broken, None, nothing(record.spec.name)))
             return record.id
         self._records[record.id] = record
         self._keep(record, record.code.blobs)
@@ -369,7 +394,9 @@ class Driver:
         if held is not None and report.hi > report.lo:
             record, chunk, _ = held
             member = self._members.get(worker)
-            data = ReportData(report.lo, report.hi, report.failed, parts, member.info.name if member else "?", nbytes)
+            name = member.info.name if member else "?"
+            start = record.chunks[chunk].start if chunk in record.chunks else 0  # else it is stale, and is discarded
+            data = ReportData(start, report.lo, report.hi, report.failed, parts, name, nbytes)
             for at in report.failed:
                 tries = record.tries[chunk, at] = record.tries.get((chunk, at), 0) + 1
                 data.attempts[at] = tries
@@ -394,7 +421,11 @@ class Driver:
         held = self._attempts.get(attempt) if attempt is not None else None
         if held is not None and at is not None:
             record, chunk, _ = held
-            record.deaths.setdefault((chunk, at), []).append(f"{member.info.name}: {text}")
+            deaths = record.deaths.setdefault((chunk, at), [])
+            deaths.append(f"{member.info.name}: {text}")
+            if reason == "died" and chunk in record.chunks:
+                tries = len(deaths) + record.tries.get((chunk, at), 0)
+                self._tell(record, Setback("died", record.chunks[chunk].start + at, member.info.name, tries, text))
         log.warning("x slot %d of %s: %s", slot, member.info.name, text)
         self.post(SlotDied(worker, slot, attempt, at, reason))
 
@@ -416,7 +447,24 @@ class Driver:
         self._delivered(record, chunk, 1)
 
     def _discard(self, command: Discard) -> None:
-        self._settled(command.attempt, command.lo, command.hi)
+        held = self._reports.get(command.attempt)
+        for lo, hi, report in self._settled(command.attempt, command.lo, command.hi):
+            if held is not None and hi - lo == 1 and report.attempts.get(lo, 0) in range(1, held[0].spec.retries + 1):
+                self._retried(held[0], lo, report)
+
+    def _retried(self, record: Record, at: int, report: ReportData) -> None:
+        """The failure of an item was discarded: it is run again, unless its job is being stopped."""
+        if record.setbacks >= MOST_SETBACKS or record.id not in self._records:
+            record.setbacks += 1
+        elif self._snapshot(record).state in ("running", "paused"):
+            self._tell(
+                record, Setback("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
+            )
+
+    def _tell(self, record: Record, setback: Setback) -> None:
+        record.setbacks += 1
+        if record.setbacks <= MOST_SETBACKS:
+            record.sink(setback)
 
     def _release(self, command: Release) -> None:
         # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
@@ -537,9 +585,15 @@ class Driver:
             self.on_members()
 
     def _gone(self, event: WorkerLost) -> None:
-        if self._members.pop(event.worker, None) is not None:
-            for attempt in [key for key, held in self._attempts.items() if held[2] == event.worker]:
-                del self._attempts[attempt]
+        if (member := self._members.pop(event.worker, None)) is not None:
+            held: dict[int, list[int]] = {}
+            for attempt in [key for key, value in self._attempts.items() if value[2] == event.worker]:
+                record, chunk, _ = self._attempts.pop(attempt)
+                held.setdefault(record.id, []).append(chunk)
+            for job, chunks in held.items():
+                if event.charged and job in self._records:
+                    text = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)} that it held will be run elsewhere"
+                    self._tell(self._records[job], Setback("lost", None, member.info.name, 0, text))
             self._watch_hunger()
             self.on_members()
 
@@ -613,7 +667,7 @@ class Driver:
         self._broken.__cause__ = error
         records, self._records = list(self._records.values()), {}
         for record in records:
-            record.sink(Finished("failed", False, error, None, record.latest or _nothing(record.spec.name)))
+            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec.name)))
 
     def close(self) -> None:
         """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
@@ -626,7 +680,8 @@ class Driver:
         self._timer = self._snapshots = None
 
 
-def _nothing(name: str) -> Snapshot:
+def nothing(name: str) -> Snapshot:
+    """The snapshot of a job of which nothing is known."""
     return Snapshot(name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
