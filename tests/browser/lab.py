@@ -57,6 +57,8 @@ READY = """() => {
     // Busy too: a page that is reloaded finds its kernel at work.
     return kernel?.connectionStatus === 'connected' && ['idle', 'busy'].includes(kernel.status);
 }"""
+IDLE = """() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'
+    && ![...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('*'))"""
 # Clicking into a cell and pressing Shift+Enter loses the execution now and then; the command does not. Not awaited:
 # it is over when the cell is.
 RUN = """index => {
@@ -67,6 +69,7 @@ RUN = """index => {
 COMMAND = "([id, args]) => window.jupyterapp.commands.execute(id, args)"
 #: Colour and ground of an element as it is seen: the nearest ancestor that is not transparent is the ground.
 COLOURS = """(element, part) => {
+    if (!element.isConnected) return null;  // an update came in between
     const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
     const seen = [];
     const layers = [getComputedStyle(element)[part]];
@@ -315,7 +318,7 @@ class Lab:
 
     def colours(self, place: Locator, part: str = "color") -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Colour of the text, or of what `part` names as JavaScript does, and of its ground: red, green, blue."""
-        ink, ground = place.evaluate(COLOURS, part)
+        ink, ground = until(lambda: place.evaluate(COLOURS, part), "the element stays")
         return tuple(ink), tuple(ground)
 
     def picture(self, path: Path, place: Locator | None = None) -> None:
@@ -327,7 +330,11 @@ class Lab:
     # --- doing ------------------------------------------------------------------------------------------------------
 
     def run(self, index: int) -> None:
-        """Start a cell; it is not waited for."""
+        """Start a cell, once no other runs; it is not waited for.
+
+        What is sent while a cell is on its way to an error is dropped by the kernel (`stop_on_error`).
+        """
+        self.page.wait_for_function(IDLE)
         self.page.evaluate(RUN, index)
 
     def run_through(self, *indexes: int) -> None:

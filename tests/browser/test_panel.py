@@ -51,8 +51,8 @@ END_WORKERS = """
 
 
 def start_map(book: Lab, cell: int = 1) -> None:
-    """Run the set-up and a map up to the items that wait for the file `open`."""
-    book.run(0)
+    """Run all cells down to that of a map, and the map up to the items that wait for the file `open`."""
+    book.run_through(*range(cell))
     book.run(cell)
     book.see(cell, "Running")
     until(lambda: book.done_items(cell) == 6, "the panel shows the items that are finished")
@@ -98,7 +98,7 @@ def test_pause_and_resume_while_the_cell_blocks(lab: Open) -> None:
     release(book)
     # Were it not paused, it would be over in a moment.
     until(lambda: book.done_items(1) > 6, "what runs ends")
-    book.see(book.panel(1).locator("tbody tr td:last-child"), re.compile("^[–0]$"))
+    book.see(book.panel(1).locator(".dm-lanes tbody td:last-child"), re.compile("^[–0]$"))
     assert book.done_items(1) < 50
     book.see(1, "Paused")
     book.click(1, "Resume")
@@ -152,12 +152,10 @@ def test_a_killed_worker_is_shown_as_lost(lab: Open) -> None:
     """The lane of a worker that is killed in the middle of a map says lost, in red; the others finish the map."""
     map_async = "job = pool.map_async(held, range(200), chunksize=1)"
     book = lab(SET_UP, WORKERS, map_async, "ann.kill()", "print(sum(job.result()))", END_WORKERS)
-    book.run(0)
-    book.run(1)
-    book.see(1, "2 workers")
     start_map(book, 2)
+    book.see(1, "2 workers")
     book.run(3)
-    lane = book.panel(2).locator("tbody tr", has_text="ann")
+    lane = book.panel(2).locator(".dm-lanes tbody tr", has_text="ann")
     book.see(lane, "lost")
     (red, green, blue), _ = book.colours(lane.locator(".dm-dot"), "borderTopColor")
     assert red > 150 > 100 > max(green, blue)
@@ -179,8 +177,8 @@ def test_the_panel_is_readable_in_both_themes(lab: Open) -> None:
         "state": (".dm-pill", 3.0),  # bold, and the only word in a coloured field
         "count": (".dm-counts b", 4.5),
         "rest of the count": (".dm-counts .dm-soft", 4.5),
-        "column": ("th:last-child", 4.5),
-        "worker": ("tbody td", 4.5),
+        "column": (".dm-lanes th:last-child", 4.5),
+        "worker": (".dm-lanes tbody td", 4.5),
     }
 
     def look(theme: str) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
