@@ -40,6 +40,8 @@ class Failure(NamedTuple):
     pickled: bytes | None
     #: Short repr of the item.
     item: str
+    #: False if the item failed in the kernel already, because it does not pickle.
+    sent: bool = True
 
 
 def short_repr(obj: object) -> str:
@@ -67,6 +69,8 @@ def describe(
     item: str,
     dumps: Callable[[object], bytes] | None = None,
     traceback: TracebackType | None = None,
+    *,
+    sent: bool = True,
 ) -> Failure:
     """Make the Failure of an exception.
 
@@ -75,6 +79,7 @@ def describe(
         item: Short repr of the item that it was raised for.
         dumps: Pickles the exception; without it only the text travels.
         traceback: Where it was raised, if not in `exc.__traceback__`.
+        sent: Whether the item had been sent to a worker.
     """
     pickled = None
     if dumps is not None:
@@ -89,7 +94,7 @@ def describe(
         message = str(exc)[:_MESSAGE]
     except Exception:
         message = "<message not available: str() of the exception fails>"
-    return Failure(type_name(type(exc)), message, _format(exc, traceback or exc.__traceback__), pickled, item)
+    return Failure(type_name(type(exc)), message, _format(exc, traceback or exc.__traceback__), pickled, item, sent)
 
 
 def _format(exc: BaseException, tb: TracebackType | None) -> str:
@@ -119,11 +124,28 @@ def _drop_own_frames(report: TracebackException) -> None:
         queue += part.exceptions or ()
 
 
+def headline(failed: Failure | BaseException) -> str:
+    """What went wrong in one line: the last one of its traceback."""
+    if isinstance(failed, RemoteError):
+        words = str(failed)
+    elif isinstance(failed, Failure):
+        words = f"{failed.type}: {failed.message}" if failed.message else failed.type
+    else:
+        try:
+            message = str(failed)
+        except Exception:
+            message = ""
+        words = type_name(type(failed)) + (f": {message}" if message else "")
+    first = words.strip().partition("\n")[0]
+    return first if len(first) <= _REPR else first[: _REPR - 3] + "..."
+
+
 def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseException:
     """The exception to raise in the kernel for a failed item.
 
     It has the original type if that unpickles here, a note that names the item, the worker and the attempt, and a
-    `RemoteError` with the remote traceback as its cause. Otherwise it is a `RemoteError` with that text.
+    `RemoteError` with the remote traceback as its cause, but for one that was never sent. Otherwise it is a
+    `RemoteError` with that text.
     Exceptions that would steer the kernel instead of reporting an item (`SystemExit`, `KeyboardInterrupt`,
     `GeneratorExit`, `StopIteration`) also come as `RemoteError`.
     """
@@ -134,15 +156,16 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
             exc = pickle.loads(failure.pickled)
         except Exception:
             exc = None
-    headline = f"{failure.type}: {failure.message}" if failure.message else failure.type
+    said = f"{failure.type}: {failure.message}" if failure.message else failure.type
     if not isinstance(exc, Exception) or isinstance(exc, _NEVER_RAISED):
-        exc = RemoteError(f"{headline}\n\n{text}")
-    else:
+        exc = RemoteError(f"{said}\n\n{text}")
+    elif failure.sent:
         exc.__cause__ = RemoteError(f"\n{text}")
+    where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
     try:
-        exc.add_note(f"item {index} ({failure.item}) on worker {worker}, attempt {attempt}")
+        exc.add_note(f"item {index} ({failure.item}) {where}")
     except Exception:
-        return PayloadError(f"{headline}\n\n{text}")
+        return PayloadError(f"{said}\n\n{text}")
     return exc
 
 
@@ -163,6 +186,19 @@ def _with_source(text: str) -> str:
             indent = line[: len(line) - len(line.lstrip())]
             out.append(f"{indent}  {source}")
     return "\n".join(out)
+
+
+def shorten(error: BaseException) -> BaseException:
+    """Take distmap's own frames out of the traceback so far, and leave those of the user's code."""
+    frames, tb = [], error.__traceback__
+    while tb is not None:
+        if not tb.tb_frame.f_code.co_filename.startswith(_HERE):
+            frames.append(tb)
+        tb = tb.tb_next
+    users = None
+    for tb in reversed(frames):
+        tb.tb_next, users = users, tb
+    return error.with_traceback(users)
 
 
 def failed_to_travel(what: str, exc: BaseException) -> PayloadError:

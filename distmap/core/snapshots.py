@@ -64,7 +64,7 @@ def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Sn
 def _total(job: Job) -> int | None:
     if job.input == "ended":
         return job.read + job.spare
-    if job.input in ("closing", "closing_reading"):
+    if job.input == "closing":
         return job.read + job.available
     return job.spec.size
 
