@@ -20,9 +20,9 @@ from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
 from distmap.errors import PoolClosed
-from distmap.failures import Failure
+from distmap.failures import Failure, throw
 from distmap.functions import Code
-from distmap.job import Seat, end_of, quietly
+from distmap.job import Seat, end_of, quietly, tick
 from distmap.payload import DumpedItem, dump_item, join_items
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.
@@ -75,11 +75,16 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
-        value = super().result(timeout)
-        if type(value) is _Raw:
-            value, error = value.landing.get(value.at)
-            if error is not None:
-                raise error
+        __tracebackhide__ = True
+        error: BaseException | None = None
+        try:
+            value = super().result(timeout)
+            if type(value) is _Raw:
+                value, error = value.landing.get(value.at)
+        except Exception as raised:
+            error = raised
+        if error is not None:
+            throw(error)
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -98,6 +103,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
+        __tracebackhide__ = True
         try:
             return self.result(timeout)
         except TimeoutError:
@@ -126,7 +132,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return self.exception() is None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        __tracebackhide__ = True
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        __tracebackhide__ = True
+        # It is resolved as for any callback, and in ticks: a cell that awaits it can be interrupted.
+        return await tick(asyncio.wrap_future(self), lambda interrupted: self.cancel())
 
 
 class Submissions:
