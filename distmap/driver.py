@@ -230,6 +230,8 @@ class Member:
     rtt: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+    #: Something runs or waits there; filled in for whoever asks.
+    busy: bool = False
     blobs: set[bytes] = field(default_factory=set)
 
 
@@ -381,7 +383,8 @@ class Driver:
         return None if record is None else self._snapshot(record)
 
     def members(self) -> list[Member]:
-        return [replace(member, blobs=set()) for member in self._members.values()]
+        busy = {held[2] for held in self._attempts.values()}
+        return [replace(member, blobs=set(), busy=member.id in busy) for member in self._members.values()]
 
     @property
     def busy(self) -> bool:

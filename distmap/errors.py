@@ -48,6 +48,9 @@ class RemoteError(DistmapError):
     It is raised itself when the original exception could not be pickled or unpickled.
     """
 
+    #: The traceback as it was there, without what this process knows of it.
+    _text: str = ""
+
 
 class PayloadError(DistmapError):
     """A value cannot travel: it does not pickle, does not unpickle, or exceeds a limit. The message names it."""

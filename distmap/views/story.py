@@ -116,9 +116,8 @@ class Story:
         """The newest snapshot, None before the first."""
         return self.last or self._look()
 
-    def html(self) -> str:
-        """The card."""
-        snapshot = self.now
+    def html(self, snapshot: Snapshot | None) -> str:
+        """The card, at this moment."""
         if snapshot is None:
             return static.begun_html(self.title, self.kind)
         return static.card_html(self.title, snapshot, self.notes, self.dropped, self.kind)

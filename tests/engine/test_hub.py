@@ -449,12 +449,12 @@ def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
         await engine.dialled()
         sentence = engine.errors[listening.url]
         assert "2.7" in sentence
-        assert PYTHON in sentence
+        assert PYTHON.rpartition(".")[0] in sentence
         assert not ear.infos
         assert engine.fatal == sentence
         await engine.close(now=True)
         await listening.close()
-        assert any("2.7" in text and PYTHON in text for text in refused)
+        assert any("2.7" in text and PYTHON.rpartition(".")[0] in text for text in refused)
 
     run(main)
 
