@@ -61,7 +61,7 @@ class Worker(NamedTuple):
     host: str
     slots: int
     python: str
-    #: "ready", "suspect" (silent for a while) or "draining" (it wants to leave).
+    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave) or "resting" (all its slots rest).
     state: str
     #: Load of its host: cpu and memory in use, 0 to 1.
     cpu: float
@@ -70,12 +70,16 @@ class Worker(NamedTuple):
     latency: float
     address: str
     tags: frozenset[str]
+    #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
-        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}, Python {self.python}{load}{far}>"
+        rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
 
 
 class Pool:
@@ -790,9 +794,10 @@ def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
 
 def _worker(member: Member) -> Worker:
     info = member.info
+    state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
-        info.name, info.host, info.slots, info.python, member.state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags,
+        info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
+        info.address, info.tags, member.resting, member.rest,
     )  # fmt: skip
 
 

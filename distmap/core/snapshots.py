@@ -11,7 +11,7 @@ from typing import cast
 
 from distmap.core.fleet import Fleet
 from distmap.core.progress import JobState, Lane, Snapshot, WorkerState, time_left
-from distmap.core.records import Job
+from distmap.core.records import Job, Worker
 
 
 def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Snapshot:
@@ -66,22 +66,16 @@ def _lanes(job: Job, fleet: Fleet, now: float, in_flight: Counter[int]) -> tuple
     for worker in fleet.workers.values():
         if worker.id in job.shares or not job.spec.tags <= worker.tags:
             continue
-        busy_now = "busy" if in_flight[worker.id] else "idle"
-        state = busy_now if worker.state == "trusted" else worker.state
-        lanes.append(Lane(worker.name, len(worker.slots), cast("WorkerState", state), 0, 0, in_flight[worker.id], 0.0))
+        lanes.append(Lane(worker.name, len(worker.slots), _state(worker, in_flight), 0, 0, in_flight[worker.id], 0.0))
     for worker_id, share in job.shares.items():
         live = fleet.workers.get(worker_id)
-        state = "lost"
-        if live is not None:
-            busy_now = "busy" if in_flight[worker_id] else "idle"
-            state = busy_now if live.state == "trusted" else live.state
         span = (now - share.since) * share.slots
         busy = min(1.0, share.seconds / span) if span > 0 else 0.0
         lanes.append(
             Lane(
                 share.name,
                 share.slots,
-                cast("WorkerState", state),
+                "lost" if live is None else _state(live, in_flight),
                 share.items,
                 share.chunks,
                 in_flight[worker_id],
@@ -89,3 +83,11 @@ def _lanes(job: Job, fleet: Fleet, now: float, in_flight: Counter[int]) -> tuple
             )
         )
     return tuple(lanes)
+
+
+def _state(worker: Worker, in_flight: Counter[int]) -> WorkerState:
+    if worker.state != "trusted":
+        return cast("WorkerState", worker.state)
+    if all(slot.state == "resting" for slot in worker.slots):
+        return "resting"
+    return "busy" if in_flight[worker.id] else "idle"

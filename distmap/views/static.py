@@ -79,6 +79,7 @@ _JOB_WORDS: dict[JobState, str] = {
 _WORKER_WORDS: dict[WorkerState, str] = {
     "idle": "idle",
     "busy": "busy",
+    "resting": "resting after crashes",
     "suspect": "silent",
     "draining": "leaving",
     "lost": "lost",

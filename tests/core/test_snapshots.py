@@ -73,3 +73,22 @@ def test_busy_is_a_share(desk: Any) -> None:
     assert desk.snapshot().lanes[0].busy == 0.0
     desk.now += 1.0
     assert desk.snapshot().lanes[0].busy == pytest.approx(1.0)
+
+
+def test_a_worker_whose_slots_all_rest(desk: Any) -> None:
+    """Its lane says so, whether it has done something for the job or not."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    (first, *_) = desk.job(size=9, chunksize=1)
+    desk.feed(desk.report(first))
+    for slot in (0, 1):
+        assert desk.snapshot().lanes[0].state == "busy"
+        for _ in range(4):
+            desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+        desk.report(next(command for command in reversed(desk.said) if isinstance(command, ev.Assign)))
+        desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting"]
+    desk.tell(ev.WorkerJoined(2, 1))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["busy", "resting"]
+    for _ in range(5):
+        desk.tell(ev.SlotDied(2, 0, None, None, "idle"), ev.SlotReady(2, 0))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting", "resting"]
