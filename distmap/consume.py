@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distmap.core.events import OnError
-from distmap.driver import Landed, Lost
+from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.failures import Failure, revive, short_repr
+from distmap.failures import Failure, headline, revive, short_repr
 from distmap.payload import Folded, Items, load_results
 from distmap.pickling import Payload
 
@@ -31,6 +31,8 @@ class Consumer(Protocol):
 
     failures: dict[int, BaseException]
     first_failure: BaseException | None
+    #: It only keeps what it takes, which can be done at any time; False: it runs the user's code.
+    keeps: bool
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
         """Results of `count` items from `index` on, SKIP where one failed; the errors by item index."""
@@ -79,6 +81,15 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     return values, failed
 
 
+def failure_of(report: ReportData, at: int) -> str:
+    """The last line of the traceback of the item at offset `at`, which is run again. From any thread."""
+    # In this order: whoever takes the results at the same time sets the values before it lets go of the parts.
+    parts = report.parts
+    values = load_results(parts, report.lo, report.hi, report.failed) if len(parts) else report.values
+    failure = values[at - report.lo]
+    return headline(failure) if isinstance(failure, Failure) else "?"
+
+
 def exception_of(lost: Lost) -> BaseException:
     """The error of an item that was lost for good."""
     item = "?"
@@ -113,6 +124,8 @@ def _item_of(payload: Payload, at: int) -> str:
 class _Failing:
     """Keeps the errors by index."""
 
+    keeps = False
+
     def __init__(self, on_error: OnError) -> None:
         self._on_error = on_error
         self.failures: dict[int, BaseException] = {}
@@ -130,6 +143,8 @@ class _Failing:
 
 class Collect(_Failing):
     """A list in input order. `join` turns the list into the result (`map_batches` concatenates)."""
+
+    keeps = True
 
     def __init__(self, on_error: OnError, join: Callable[[list[Any]], Any] | None = None) -> None:
         super().__init__(on_error)

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
@@ -56,8 +56,11 @@ from distmap.core.progress import Snapshot
 from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.functions import Code
-from distmap.pickling import Blob, Payload
-from distmap.wire.messages import Report, Task
+from distmap.pickling import Blob, Payload, size
+from distmap.wire.messages import Output, Report, Task
+
+if TYPE_CHECKING:
+    from distmap.views.outlet import Outlet
 
 log = logging.getLogger("distmap")
 # Whoever wants the log sets a handler; without one Python would print warnings into the notebook's cell.
@@ -65,10 +68,14 @@ log.addHandler(logging.NullHandler())
 
 #: How often snapshots are taken for jobs that are watched, in seconds.
 SNAPSHOT_EVERY = 0.1
+#: Lines of output that were dropped are counted so long before it is said how many, in seconds.
+REMIND = 1.0
 #: Begins tags that users cannot give.
 PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
+#: Setbacks that a job is told of; all are counted.
+MOST_SETBACKS = 100
 
 
 class ReadRequest(NamedTuple):
@@ -107,6 +114,28 @@ class Lost(NamedTuple):
     timeout: float = 0.0
 
 
+class Printed(NamedTuple):
+    """The job's outlet has something to show."""
+
+
+class Setback(NamedTuple):
+    """Something did not go as planned, and the job goes on: to be shown, not to be handled.
+
+    kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
+    process), "lost" (a worker is gone with what it held).
+    """
+
+    kind: Literal["retried", "died", "lost"]
+    #: Index of the item; None: no single one.
+    item: int | None
+    worker: str
+    #: Which try of the item it was, from 1; 0: no single item.
+    attempt: int
+    text: str = ""
+    report: ReportData | None = None
+    at: int = 0
+
+
 class Finished(NamedTuple):
     """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
 
@@ -117,15 +146,19 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Landed | Lost | Finished
+JobMessage = ReadRequest | Landed | Lost | Printed | Setback | Finished
 
 
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "values", "worker")
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "start", "values", "worker")
 
-    def __init__(self, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int) -> None:
+    def __init__(
+        self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
+    ) -> None:
+        #: Index of item 0 of the chunk.
+        self.start = start
         self.lo = lo
         self.hi = hi
         self.failed = failed
@@ -165,6 +198,9 @@ class Record:
     sink: Callable[[JobMessage], None]
     timeout: float = 0.0
     total: int | None = None
+    #: Where what tasks print goes; None: they are told to throw it away.
+    outlet: Outlet | None = None
+    reminder: asyncio.TimerHandle | None = None
     #: True while somebody looks at `latest`.
     watched: bool = False
     latest: Snapshot | None = None
@@ -175,6 +211,7 @@ class Record:
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
+    setbacks: int = 0
 
     def let_go(self) -> None:
         """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
@@ -269,7 +306,7 @@ class Driver:
         """Start a job; its messages begin at once."""
         record.id = record.id or self.new_id()
         if self._broken is not None:
-            record.sink(Finished("failed", False, self._broken, None, _nothing(record.spec.name)))
+            record.sink(Finished("failed", False, self._broken, None, nothing(record.spec.name)))
             return record.id
         self._records[record.id] = record
         self._keep(record, record.code.blobs)
@@ -398,12 +435,15 @@ class Driver:
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         held = self._attempts.get(report.attempt)
-        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts)
+        nbytes = sum(map(size, parts))
         if held is not None and report.hi > report.lo:
             record, chunk, *_ = held
             member = self._members.get(worker)
-            data = ReportData(report.lo, report.hi, report.failed, parts, member.info.name if member else "?", nbytes)
-            if report.failed and (read := record.chunks.get(chunk)) is not None:
+            name = member.info.name if member else "?"
+            read = record.chunks.get(chunk)  # None: it is stale, and is discarded
+            start = 0 if read is None else read.start
+            data = ReportData(start, report.lo, report.hi, report.failed, parts, name, nbytes)
+            if read is not None:
                 for at in report.failed:
                     data.attempts[at] = read.tries[at] = read.tries.get(at, 0) + 1
             self._reports.setdefault(report.attempt, (record, []))[1].append(data)
@@ -412,6 +452,30 @@ class Driver:
         self.post(
             AttemptReported(report.attempt, report.lo, report.hi, report.failed, report.seconds, nbytes, report.ended)
         )
+
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        held = self._attempts.get(output.attempt)
+        member = self._members.get(worker)
+        if held is None or held[2] != worker or member is None:
+            return  # of an attempt that was given up: it is run again, and prints again
+        record, chunk, *_ = held
+        outlet, place = record.outlet, record.chunks.get(chunk)
+        if outlet is None:
+            return
+        text, pieces, lo = bytes(parts[0]) if parts else b"", [], 0
+        for at, stream, length in output.pieces:
+            pieces.append((at, stream, text[lo : lo + length]))
+            lo += length
+        start = None if place is None else place.start
+        if outlet.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
+            record.sink(Printed())
+        if outlet.owing and record.reminder is None:
+            record.reminder = self._loop.call_later(REMIND, self._remind, record, outlet)
+
+    def _remind(self, record: Record, outlet: Outlet) -> None:
+        record.reminder = None
+        if record.id in self._records and outlet.remind():
+            record.sink(Printed())
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         held = self._attempts.pop(attempt, None)
@@ -428,7 +492,11 @@ class Driver:
         if held is not None and at is not None:
             record, chunk, *_ = held
             if (read := record.chunks.get(chunk)) is not None:
-                read.deaths.setdefault(at, []).append((member.info.name, text))
+                deaths = read.deaths.setdefault(at, [])
+                deaths.append((member.info.name, text))
+                if reason == "died":
+                    tries = len(deaths) + read.tries.get(at, 0)
+                    self._tell(record, Setback("died", read.start + at, member.info.name, tries, text))
         # What it held is void; a job may go on for as long as the pool.
         for key in [key for key, held in self._attempts.items() if held[2:] == (worker, slot)]:
             del self._attempts[key]
@@ -454,7 +522,24 @@ class Driver:
         self._delivered(record, chunk, 1)
 
     def _discard(self, command: Discard) -> None:
-        self._settled(command.attempt, command.lo, command.hi)
+        held = self._reports.get(command.attempt)
+        for lo, hi, report in self._settled(command.attempt, command.lo, command.hi):
+            if held is not None and hi - lo == 1 and report.attempts.get(lo, 0) in range(1, held[0].spec.retries + 1):
+                self._retried(held[0], lo, report)
+
+    def _retried(self, record: Record, at: int, report: ReportData) -> None:
+        """The failure of an item was discarded: it is run again, unless its job is being stopped."""
+        if record.setbacks >= MOST_SETBACKS or record.id not in self._records:
+            record.setbacks += 1
+        elif self._snapshot(record).state in ("running", "paused"):
+            self._tell(
+                record, Setback("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
+            )
+
+    def _tell(self, record: Record, setback: Setback) -> None:
+        record.setbacks += 1
+        if record.setbacks <= MOST_SETBACKS:
+            record.sink(setback)
 
     def _release(self, command: Release) -> None:
         # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
@@ -491,8 +576,9 @@ class Driver:
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
         self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
         task = Task(
-            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout
-        )
+            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,
+            record.outlet is not None,
+        )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
 
     def _deliver(self, command: Deliver) -> None:
@@ -576,9 +662,15 @@ class Driver:
             self.on_members()
 
     def _gone(self, event: WorkerLost) -> None:
-        if self._members.pop(event.worker, None) is not None:
-            for attempt in [key for key, held in self._attempts.items() if held[2] == event.worker]:
-                del self._attempts[attempt]
+        if (member := self._members.pop(event.worker, None)) is not None:
+            held: dict[int, list[int]] = {}
+            for attempt in [key for key, value in self._attempts.items() if value[2] == event.worker]:
+                record, chunk, *_ = self._attempts.pop(attempt)
+                held.setdefault(record.id, []).append(chunk)
+            for job, chunks in held.items():
+                if event.charged and job in self._records:
+                    text = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)} that it held will be run elsewhere"
+                    self._tell(self._records[job], Setback("lost", None, member.info.name, 0, text))
             self._watch_hunger()
             self.on_members()
 
@@ -653,7 +745,7 @@ class Driver:
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.let_go()
-            record.sink(Finished("failed", False, error, None, record.latest or _nothing(record.spec.name)))
+            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec.name)))
 
     def close(self) -> None:
         """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
@@ -667,7 +759,8 @@ class Driver:
         self._timer = self._snapshots = None
 
 
-def _nothing(name: str) -> Snapshot:
+def nothing(name: str) -> Snapshot:
+    """The snapshot of a job of which nothing is known."""
     return Snapshot(name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 

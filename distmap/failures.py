@@ -124,6 +124,22 @@ def _drop_own_frames(report: TracebackException) -> None:
         queue += part.exceptions or ()
 
 
+def headline(failed: Failure | BaseException) -> str:
+    """What went wrong in one line: the last one of its traceback."""
+    if isinstance(failed, RemoteError):
+        words = str(failed)
+    elif isinstance(failed, Failure):
+        words = f"{failed.type}: {failed.message}" if failed.message else failed.type
+    else:
+        try:
+            message = str(failed)
+        except Exception:
+            message = ""
+        words = type_name(type(failed)) + (f": {message}" if message else "")
+    first = words.strip().partition("\n")[0]
+    return first if len(first) <= _REPR else first[: _REPR - 3] + "..."
+
+
 def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseException:
     """The exception to raise in the kernel for a failed item.
 
@@ -140,16 +156,16 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
             exc = pickle.loads(failure.pickled)
         except Exception:
             exc = None
-    headline = f"{failure.type}: {failure.message}" if failure.message else failure.type
+    said = f"{failure.type}: {failure.message}" if failure.message else failure.type
     if not isinstance(exc, Exception) or isinstance(exc, _NEVER_RAISED):
-        exc = RemoteError(f"{headline}\n\n{text}")
+        exc = RemoteError(f"{said}\n\n{text}")
     elif failure.sent:
         exc.__cause__ = RemoteError(f"\n{text}")
     where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
     try:
         exc.add_note(f"item {index} ({failure.item}) {where}")
     except Exception:
-        return PayloadError(f"{headline}\n\n{text}")
+        return PayloadError(f"{said}\n\n{text}")
     return exc
 
 
@@ -170,6 +186,19 @@ def _with_source(text: str) -> str:
             indent = line[: len(line) - len(line.lstrip())]
             out.append(f"{indent}  {source}")
     return "\n".join(out)
+
+
+def shorten(error: BaseException) -> BaseException:
+    """Take distmap's own frames out of the traceback so far, and leave those of the user's code."""
+    frames, tb = [], error.__traceback__
+    while tb is not None:
+        if not tb.tb_frame.f_code.co_filename.startswith(_HERE):
+            frames.append(tb)
+        tb = tb.tb_next
+    users = None
+    for tb in reversed(frames):
+        tb.tb_next, users = users, tb
+    return error.with_traceback(users)
 
 
 def failed_to_travel(what: str, exc: BaseException) -> PayloadError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import pickle
 import queue
 import threading
@@ -19,12 +20,13 @@ from typing import Any
 
 from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
-from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record
+from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import PoolClosed
 from distmap.failures import Failure
 from distmap.functions import Code
 from distmap.job import Seat, end_of, quietly
 from distmap.payload import DumpedItem, dump_item, join_items
+from distmap.views.outlet import Outlet
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.
 LINGER = 2.0
@@ -89,10 +91,19 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.hooked = False
         #: Called with (value, error) before anybody who waits is told.
         self.before: Callable[[Any, BaseException | None], object] | None = None
+        #: Of the cell that submitted it: what it prints belongs there.
+        self.context = contextvars.copy_context()
+        self.outlet: Outlet | None = None
 
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
-        value = super().result(timeout)
+        try:
+            value = super().result(timeout)
+        finally:
+            # What it printed came before its result.
+            if (outlet := self.outlet) is not None and self.done():
+                self.outlet = None
+                outlet.show()
         if type(value) is _Raw:
             value, error = value.get()
             if error is not None:
@@ -153,7 +164,7 @@ class Submissions:
         self._seat = seat
         self._lock = threading.Lock()
         self._pushes: dict[bytes, _Push] = {}
-        self._settler: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] | None = None
+        self._settler: queue.SimpleQueue[_Call | None] | None = None
         self._thread: threading.Thread | None = None
 
     def submit(
@@ -183,16 +194,17 @@ class Submissions:
 
     def settle(self, future: TaskFuture, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
-        self._aside(_resolve, future, outcome)
+        self.aside(_resolve, future, outcome)
 
     def call_back(self, fn: Callable[[Any], object], future: concurrent.futures.Future[Any]) -> None:
         """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
         if self._seat.portal.inside():
-            self._aside(fn, future)
+            self.aside(fn, future)
         else:
             fn(future)
 
-    def _aside(self, function: Callable[..., object], *args: Any) -> None:
+    def aside(self, function: Callable[..., object], *args: Any) -> None:
+        """Call what may block in that thread, after what it was given before."""
         if self._settler is None:
             self._settler = queue.SimpleQueue()
             self._thread = threading.Thread(
@@ -228,10 +240,13 @@ class Submissions:
             self._seat.portal.call(push.cancel_if_alone, future)
 
 
-def _settle(box: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None]) -> None:
-    while (job := box.get()) is not None:
-        quietly(job[0], *job[1])
-        job = None  # not kept until the next one comes
+_Call = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+def _settle(box: queue.SimpleQueue[_Call | None]) -> None:
+    while (call := box.get()) is not None:
+        quietly(call[0], *call[1])
+        call = None  # not kept until the next one comes
 
 
 def _begin(future: TaskFuture) -> bool:
@@ -280,13 +295,15 @@ class _Push:
         self._closed = False
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
-        self._record = Record(spec, code, self._sink, id=seat.driver.new_id())
+        self._outlet = Outlet(context=self._context_of)
+        self._record = Record(spec, code, self._sink, id=seat.driver.new_id(), outlet=self._outlet)
         seat.portal.call(seat.driver.open, self._record)
 
     def take(self, future: TaskFuture, item: DumpedItem) -> bool:
         """Queue an item, from any thread (under the owner's lock); False if this job is closed already."""
         if self._closed:
             return False
+        future.outlet = self._outlet
         self._pending.append((future, item))
         self._given_bytes += item.nbytes
         self._given += 1
@@ -319,10 +336,17 @@ class _Push:
         elif isinstance(message, Lost):
             if message.chunk in self._chunks:
                 self._give(message.chunk, self._chunks[message.chunk], message.at, message)
+        elif isinstance(message, Printed):
+            self._owner.aside(self._outlet.show)
         elif isinstance(message, Finished):
             self._over(message)
         if self.outstanding == 0 and self._linger is None and not self._closed:
             self._linger = self._seat.portal.loop.call_later(LINGER, self._rest)
+
+    def _context_of(self, chunk: int, at: int) -> contextvars.Context | None:
+        futures = self._chunks.get(chunk, [])
+        future = futures[at] if at < len(futures) else None
+        return None if future is None else future.context
 
     def _read(self, request: ReadRequest) -> None:
         futures: list[TaskFuture | None] = []
@@ -375,6 +399,8 @@ class _Push:
 
     def _over(self, finished: Finished) -> None:
         self._closed = True
+        if self._outlet.owing or self._outlet.waiting:
+            self._owner.aside(lambda: self._outlet.show(last=True))
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

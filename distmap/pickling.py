@@ -16,7 +16,7 @@ from _thread import _local, allocate_lock
 from _weakref import ref
 from collections.abc import Callable
 from functools import lru_cache
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from distmap.errors import PayloadError
@@ -254,9 +254,12 @@ def _definition(index: int) -> object:
 _cloud_type: Any = None
 
 
-def warm_up() -> None:
-    """Import now what most functions will need; for a process that has nothing else to do."""
-    import cloudpickle  # noqa: F401
+def warm_up(busy: Callable[[], bool]) -> None:
+    """Import what most functions will need, piece by piece, until there is something better to do."""
+    for name in ("inspect", "dataclasses", "logging", "platform", "cloudpickle"):  # the first ones for the last
+        if busy():
+            return
+        __import__(name)
 
 
 def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
@@ -287,6 +290,10 @@ def _make_cloud_type() -> Any:
                 self.note(obj.__module__)
                 if _by_value(obj):
                     self.needs.modules |= imports_of_code(obj.__code__)
+            elif isinstance(obj, CodeType):
+                # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
+                make, args = self.dispatch_table[CodeType](obj)
+                return make, tuple("".join(obj.co_filename) if arg == "<dynamic-code>" else arg for arg in args)
             elif isinstance(obj, type):
                 self.note(obj.__module__)
                 if self.definitions is not None and _by_value(obj):

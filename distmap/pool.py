@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distmap.arguments import (
     Workers,
+    cores,
     mp_arguments,
     mp_keywords,
     mp_options,
@@ -151,7 +152,8 @@ class Pool:
                     from distmap.slots.slots import Slots as Processes
 
                     slots = Processes(wanted.local, None, tasks=maxtasksperchild)
-                    slots.spawn()
+                    # One core is left to this process, which has much to import now: its slot starts after that.
+                    slots.spawn(max(1, cores() - 1))
                     started.append(slots)
             finally:
                 spawned.set()
@@ -239,7 +241,7 @@ class Pool:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
         Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
-        seed; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
+        seed, output; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
         `multiprocessing.Pool`.
 
         Raises:
@@ -250,7 +252,7 @@ class Pool:
         """
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        result: list[Any] = self._collect("one", fn, iterables, options).run_here()
+        result: list[Any] = self._collect("map", "one", fn, iterables, options).run_here()
         return result
 
     @mp_keywords("func", "iterable")
@@ -260,7 +262,7 @@ class Pool:
         """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        result: list[Any] = self._collect("star", fn, (iterable, *rest), options).run_here()
+        result: list[Any] = self._collect("starmap", "star", fn, (iterable, *rest), options).run_here()
         return result
 
     @mp_keywords("func", "iterable")
@@ -274,7 +276,7 @@ class Pool:
     ) -> Job:
         """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread."""
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
-        return self._collect("one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+        return self._collect("map", "one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
     @mp_keywords("func", "iterable")
     def starmap_async(
@@ -288,7 +290,9 @@ class Pool:
     ) -> Job:
         """As `starmap`, but returns a `Job` at once."""
         iterables, callback, error_callback = mp_positional((iterable, *rest), callback, error_callback)
-        return self._collect("star", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+        return self._collect(
+            "starmap", "star", fn, iterables, options, callback, error_callback, aside=True
+        ).run_aside()
 
     @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
@@ -332,7 +336,7 @@ class Pool:
         # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
         code = self._code(fn, "one", combine=None if chosen.retries else combine, seed=chosen.seed)
         source = self._source((data,))
-        return self._job(code, source, consumer, chosen, "fold", fn).run_here()
+        return self._job(code, source, consumer, chosen, "fold", fn, "map_reduce").run_here()
 
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
         """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
@@ -354,7 +358,7 @@ class Pool:
         source = from_batches(data, batch_size, slots)
         consumer = Collect(chosen.on_error, join=concatenate)
         code = self._code(fn, "one", seed=chosen.seed)
-        return self._job(code, source, consumer, chosen, "list", fn).run_here()
+        return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
     @mp_keywords("func")
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
@@ -449,7 +453,7 @@ class Pool:
         jobs = {}
         for member in self._members():
             tags = frozenset([worker_tag(member.id)])
-            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, tags=tags)
+            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, "run", tags=tags)
             jobs[member.info.name] = job.run_aside()
         try:
             return {name: (job.result() or [None])[0] for name, job in jobs.items()}
@@ -474,9 +478,9 @@ class Pool:
 
     @property
     def jobs(self) -> list[Job]:
-        """Jobs that are not over."""
+        """Jobs that are not over, the oldest first."""
         with self._lock:
-            return [job for job in self._jobs if not job.ready()]
+            return sorted((job for job in self._jobs if not job.ready()), key=lambda job: job.id)
 
     @property
     def last(self) -> Job | None:
@@ -694,6 +698,7 @@ class Pool:
 
     def _collect(
         self,
+        call: str,
         style: Style,
         fn: Callable[..., Any],
         iterables: tuple[Any, ...],
@@ -713,8 +718,9 @@ class Pool:
         code = self._code(fn, style, seed=chosen.seed)
         source = self._source(iterables, snapshot=aside)
         return self._job(
-            code, source, Collect(chosen.on_error), chosen, "list", fn, callback=callback, error_callback=error_callback
-        )
+            code, source, Collect(chosen.on_error), chosen, "list", fn, call,
+            callback=callback, error_callback=error_callback,
+        )  # fmt: skip
 
     def _stream(
         self,
@@ -734,8 +740,9 @@ class Pool:
             raise ValueError(f"buffer must be at least 1 item; got {buffer!r}")
         code = self._code(fn, "star" if len(iterables) > 1 else "one", seed=chosen.seed)
         source = self._source(iterables)
+        call = "imap" if gather == "ordered" else "imap_unordered"
         job = self._job(
-            code, source, Stream(chosen.on_error), chosen, gather, fn, kind=StreamJob, buffer=buffer, stop=False
+            code, source, Stream(chosen.on_error), chosen, gather, fn, call, kind=StreamJob, buffer=buffer, stop=False
         )
         assert isinstance(job, StreamJob)
         job.run_aside()
@@ -749,6 +756,7 @@ class Pool:
         chosen: Any,
         gather: Gather,
         fn: Callable[..., Any],
+        call: str,
         *,
         kind: Any = None,
         buffer: int | None = None,
@@ -759,7 +767,8 @@ class Pool:
         from distmap.core.events import JobSpec
         from distmap.driver import Record
         from distmap.job import Job
-        from distmap.views.choose import choose, wanted
+        from distmap.views.choose import wanted
+        from distmap.views.outlet import Outlet
 
         self._check_open()
         name = chosen.desc or name_of(fn)
@@ -776,10 +785,13 @@ class Pool:
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
         record.watched = wanted(chosen.progress)
+        if chosen.output:
+            record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
-            self._seat, record, source, consumer, view=lambda: choose(chosen.progress, name), keep=self, **callbacks
-        )
+            self._seat, record, source, consumer, progress=chosen.progress, call="" if chosen.desc else call, keep=self,
+            **callbacks,
+        )  # fmt: skip
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._last = weakref.ref(job) if kind is not None else lambda: job
         with self._lock:

@@ -32,6 +32,7 @@ RINGS = {
     "inputs": 2,
     "modules": 2,
     "options": 2,
+    "output": 2,
     "payload": 2,
     "pickling": 2,
     "security": 2,

@@ -126,20 +126,27 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
 
     box = queue.SimpleQueue()
     spec = JobSpec(size=None, pushed=True, stop_on_failure=False, chunksize=2)
-    record = Record(spec, dump_code(fail), box.put)
-    job, driver = seat.portal.ask(seat.driver.open, record), seat.driver
-    seat.portal.ask(driver.added, job, 2)
-    request = box.get(timeout=DEADLINE)
+    driver, chunks = seat.driver, []
 
-    def read_and_die():
-        driver.chunk_read(job, request.chunk, *dump_items([1, 2]), 2, False)
+    def sink(message):
+        if isinstance(message, ReadRequest):  # of pushed items: answered inside the sink
+            chunks.append(message.chunk)
+            driver.chunk_taken(record.id, message.chunk, *dump_items([1, 2]), 2)
+        elif isinstance(message, Landed):
+            box.put(message)
+
+    record = Record(spec, dump_code(fail), sink)
+
+    def push_and_die():
+        driver.added(record.id, 2, 0)
         (attempt,) = driver._attempts
         driver.died(1, 0, attempt, 1, "died", "for a test")
         assert not driver._attempts
-        assert record.chunks[request.chunk].deaths == {1: [("inline", "for a test")]}
+        assert record.chunks[chunks[0]].deaths == {1: [("inline", "for a test")]}
         driver.post(SlotReady(1, 0))
 
-    seat.portal.ask(read_and_die)
+    seat.portal.ask(driver.open, record)
+    seat.portal.ask(push_and_die)
     landed = [box.get(timeout=DEADLINE) for _ in range(2)]
     assert sorted((message.lo, message.hi) for message in landed) == [(0, 1), (1, 2)]
     assert seat.portal.ask(lambda: (driver.busy, record.chunks, driver._attempts, driver._reports)) == (

@@ -249,9 +249,14 @@ def told(at: int, writes: dict[int, int], fn: Any = lambda x: time.sleep(0.002) 
 
 def test_stop() -> None:
     """Nothing at or beyond the stop is run while it is meant for this attempt."""
-    assert told(2, {CELL_STOP_ATTEMPT: ATTEMPT, CELL_STOP: 5}).reports == [(0, 5, True)]
-    assert told(0, {CELL_STOP_ATTEMPT: ATTEMPT, CELL_STOP: 0}).reports == [(0, 0, True)]
-    assert told(2, {CELL_STOP_ATTEMPT: ATTEMPT + 1, CELL_STOP: 5}).reports == [(0, 10, True)]
+
+    def ran(stop: dict[int, int], at: int) -> tuple[int, int, bool]:
+        reports = told(at, stop).reports  # more than one if the machine was busy meanwhile
+        return reports[0][0], reports[-1][1], reports[-1][2]
+
+    assert ran({CELL_STOP_ATTEMPT: ATTEMPT, CELL_STOP: 5}, 2) == (0, 5, True)
+    assert ran({CELL_STOP_ATTEMPT: ATTEMPT, CELL_STOP: 0}, 0) == (0, 0, True)
+    assert ran({CELL_STOP_ATTEMPT: ATTEMPT + 1, CELL_STOP: 5}, 2) == (0, 10, True)
 
 
 def test_flush() -> None:

@@ -382,7 +382,7 @@ def test_a_mailbox_keeps_a_message_until_it_was_handled():
 def test_failures_are_lines_above_the_bar(pool2, capsys):
     """In a terminal a failed item stays readable above the bar."""
     assert pool2.map(lambda x: 1 // x, [1, 0, 1], on_error="skip", progress=True) == [1, 1]
-    assert "item 1 failed: ZeroDivisionError" in capsys.readouterr().err
+    assert "item 1 failed on local, attempt 1: ZeroDivisionError: integer division" in capsys.readouterr().err
 
 
 def test_a_job_can_be_cancelled_before_the_loop_has_heard_of_it(pool2):

@@ -182,10 +182,12 @@ class Board:
 
     def take(self, job: Job, worker: Worker) -> None:
         """Make the next chunk of what was pushed, sized for this worker."""
-        items = min(self.wanted(job, worker), job.room(self.limits), job.available)
+        items = min(job.available, job.room(self.limits))
         if job.group.idle:
             # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
             items = min(items, -(-job.available // job.group.idle))
+        if items > 1:
+            items = min(items, self.wanted(job, worker))
         assert items >= 1, "a Take of nothing"
         self.last_chunk += 1
         nbytes = job.available_bytes * items // job.available
@@ -225,7 +227,7 @@ class Board:
         worker = slot.worker
         index, lo, hi, losses, chunk = heapq.heappop(job.queue)
         items = hi - lo
-        if job.spec.chunksize is None:
+        if items > 1 and job.spec.chunksize is None:
             items = chunks.cut(items, self.wanted(job, worker), chunk.nbytes, job.group.capacity)
         if items < hi - lo:
             heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
@@ -357,8 +359,10 @@ class Board:
                 self.out.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Only now: the text of the error shows the item, so its input is needed until then.
                 self._close(job, job.chunks[run.chunk], 1)
-        for chunk_id in dict.fromkeys((chunk.id, *(run.chunk for run in ready))):
-            self._release(job, chunk_id)
+        self._release(job, chunk.id)
+        for run in ready:
+            if run is not landed:
+                self._release(job, run.chunk)
 
     def _close(self, job: Job, chunk: Chunk, items: int) -> None:
         chunk.open -= items

@@ -33,8 +33,10 @@ def advance(board: Board) -> None:
             board.read(job, slot.worker)
         board.fleet.want(job.group, job)
     for group in groups:
-        _claim(board, group)
-        _steal(board, group)
+        if group.ready:
+            _claim(board, group)
+        if group.idle and group.victims:
+            _steal(board, group)
 
 
 def _turn(board: Board, groups: list[Group]) -> tuple[Job, Slot] | None:

@@ -43,6 +43,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -312,6 +313,12 @@ class HubEngine:
                     self._at(member, message.slot).discard(message.attempt)
                 self._measure(sink, member)
                 sink.reported(worker, message, parts)
+            case Output():
+                if len(parts) > 1 or not message.spells(sum(map(len, parts))):
+                    self._lose(member, "it sent output that is not what it announced", charged=True)
+                    member.conversation.abort()
+                    return
+                sink.printed(worker, message, parts)
             case Beat(cpu, memory, slots):
                 member.cpu, member.memory, member.rtt = cpu, memory, member.conversation.rtt
                 sink.post(WorkerMeasured(worker, member.rtt, cpu, memory))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distmap.core.events import AttemptProgressed, SlotReady
 from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
 from distmap.slots.slots import Slots
-from distmap.wire.messages import BlobKind, Died, Ready, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -101,6 +101,10 @@ class LocalEngine:
     def reported(self, report: Report, parts: list[Buffer]) -> None:
         if self._sink is not None:
             self._sink.reported(self._worker, report, parts)
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None:
+        if self._sink is not None:
+            self._sink.printed(self._worker, output, parts)
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None:
         if self._sink is not None:

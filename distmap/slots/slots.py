@@ -20,7 +20,7 @@ from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
 from distmap.slots.start import environment
 from distmap.transport.segments import Buffer
-from distmap.wire.messages import BlobKind, DeathReason, Died, Ready, Refused, Report, Task
+from distmap.wire.messages import BlobKind, DeathReason, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,6 +47,8 @@ class Listener(Protocol):
     """Who is told. Called on the loop's thread."""
 
     def reported(self, report: Report, parts: list[Buffer]) -> None: ...
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None: ...
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None: ...
 
@@ -104,26 +106,34 @@ class Slots:
 
     # --- starting ------------------------------------------------------------------------------------------------
 
-    def spawn(self) -> None:
+    def spawn(self, most: int | None = None) -> None:
         """Start the processes, without waiting for them. In the thread that will run the loop; needs no loop yet.
 
+        Args:
+            most: start no more than so many of them now; `attach` starts the rest.
         Raises:
             OSError: a process could not be started; none is left behind.
         """
         try:
-            for slot in self._slots:
-                slot.process = self._start()
+            for slot in self._slots[:most]:
+                if slot.process is None:
+                    slot.process = self._start()
         except OSError:
             self.stop()
             raise
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen to the processes from now on. In the loop's thread."""
+        """Listen to the processes from now on, and start those that are missing. In the loop's thread.
+
+        Raises:
+            OSError: a process could not be started; none is left behind.
+        """
+        self.spawn()
         self._loop = self._returns.loop = loop
         for slot in self._slots:
             slot.loop = loop
-            if slot.process is not None:
-                self._watch(slot, slot.process)
+            assert slot.process is not None
+            self._watch(slot, slot.process)
 
     def _start(self) -> Process:
         return Process(self._env, self._path, self._spare, self._numbers)
@@ -251,8 +261,11 @@ class Slots:
             process.kill()
             return False
         for message, parts in messages or ():
-            if isinstance(message, Report | Refused) and slot.take(message):
-                self._tell(message, parts)
+            if isinstance(message, Report | Refused):
+                if slot.take(message):
+                    self._tell(message, parts)
+            elif isinstance(message, Output) and message.attempt in slot.held and self.listener is not None:
+                self.listener.printed(message, parts)
         return messages is not None and not slot.retire()
 
     def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:

@@ -36,7 +36,7 @@ from distmap.testing.workers import WorkerProcess
 from distmap.transport import websocket
 from distmap.transport.conversation import Conversation
 from distmap.transport.identity import PYTHON, worker_info
-from distmap.wire.messages import Kill, Report, Task
+from distmap.wire.messages import Kill, Output, Report, Task
 
 DEADLINE = 15.0
 ANY_PORT = "wss://127.0.0.1:0"
@@ -49,6 +49,7 @@ class Ear:
         self.infos: dict[int, WorkerInfo] = {}
         self.events: list[Event] = []
         self.reports: list[tuple[int, Report, Parts]] = []
+        self.outputs: list[tuple[int, Output, Parts]] = []
         self.refusals: list[tuple[int, int]] = []
         self.deaths: list[tuple[int, int, int | None, int | None, str, str]] = []
         self.on_join: Callable[[Engine, int], object] = lambda engine, worker: None
@@ -67,6 +68,10 @@ class Ear:
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         self.reports.append((worker, report, parts))
+        self._news.set()
+
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        self.outputs.append((worker, output, parts))
         self._news.set()
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:

@@ -415,6 +415,22 @@ def test_slots_end_without_a_loop() -> None:
         Slots(0)
 
 
+def test_what_was_not_spawned_starts_with_the_loop() -> None:
+    """A pool holds back what would take its own core; `attach` starts it, and only that."""
+
+    async def main() -> None:
+        slots = Slots(3)
+        slots.spawn(1)
+        (first,) = task_processes()
+        slots.attach(asyncio.get_running_loop())
+        now = task_processes()
+        await slots.close(now=True)
+        assert len(now) == 3
+        assert first in now
+
+    run(main())
+
+
 def test_a_failed_spawn_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a process cannot be started, those that were are ended."""
     real, calls = subprocess.Popen, []
