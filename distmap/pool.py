@@ -340,14 +340,15 @@ class Pool:
 
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
         """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
-        the returned ones are concatenated.
+        the returned ones are concatenated. Of data without rows `fn` is given nothing, and the result is `data[:0]` for
+        an array or DataFrame, else `[]`.
 
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
         __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import Collect, concatenate
-        from distmap.inputs import from_batches
+        from distmap.inputs import from_batches, nothing_of
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
@@ -356,7 +357,8 @@ class Pool:
         self._ensure_workers()
         slots = sum(member.info.slots for member in self._members())
         source = from_batches(data, batch_size, slots)
-        consumer = Collect(chosen.on_error, join=concatenate)
+        empty = nothing_of(data)
+        consumer = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
         code = self._code(fn, "one", seed=chosen.seed)
         return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
