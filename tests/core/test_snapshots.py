@@ -240,3 +240,22 @@ def test_the_total_of_a_job_that_ended_early(desk: Any) -> None:
     desk.report(assigns[0], lo=2, hi=2)
     seen = desk.snapshot()
     assert (seen.state, seen.done, seen.total) == ("failed", 2, 5)
+
+
+def test_a_worker_whose_slots_all_rest(desk: Any) -> None:
+    """Its lane says so, whether it has done something for the job or not."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    (first, *_) = desk.job(size=9, chunksize=1)
+    desk.feed(desk.report(first))
+    for slot in (0, 1):
+        assert desk.snapshot().lanes[0].state == "busy"
+        for _ in range(4):
+            desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+        desk.report(next(command for command in reversed(desk.said) if isinstance(command, ev.Assign)))
+        desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting"]
+    desk.tell(ev.WorkerJoined(2, 1))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting", "busy"]
+    for _ in range(5):
+        desk.tell(ev.SlotDied(2, 0, None, None, "idle"), ev.SlotReady(2, 0))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting", "resting"]
