@@ -83,7 +83,11 @@ def _also_foreign() -> dict[str, type[DistmapError]]:
     import multiprocessing
 
     class NoWorkers(DistmapError, multiprocessing.TimeoutError):
-        """No worker came within the time allowed. The message says what was tried and what to try next."""
+        """No worker came within the time allowed. The message says what was tried and what to try next.
+
+        Its `__cause__` is the error that kept the dialled workers away, if it is of one kind for all of them:
+        `AuthenticationError`, `WorkerBusy`, `VersionMismatch` or `ConnectError`.
+        """
 
     class ItemTimeout(DistmapError, multiprocessing.TimeoutError):
         """An item ran longer than `timeout=`; its task process was killed, the other items went on."""

@@ -40,6 +40,8 @@ class Failure(NamedTuple):
     pickled: bytes | None
     #: Short repr of the item.
     item: str
+    #: False if the item failed in the kernel already, because it does not pickle.
+    sent: bool = True
 
 
 def short_repr(obj: object) -> str:
@@ -67,6 +69,8 @@ def describe(
     item: str,
     dumps: Callable[[object], bytes] | None = None,
     traceback: TracebackType | None = None,
+    *,
+    sent: bool = True,
 ) -> Failure:
     """Make the Failure of an exception.
 
@@ -75,6 +79,7 @@ def describe(
         item: Short repr of the item that it was raised for.
         dumps: Pickles the exception; without it only the text travels.
         traceback: Where it was raised, if not in `exc.__traceback__`.
+        sent: Whether the item had been sent to a worker.
     """
     pickled = None
     if dumps is not None:
@@ -89,7 +94,7 @@ def describe(
         message = str(exc)[:_MESSAGE]
     except Exception:
         message = "<message not available: str() of the exception fails>"
-    return Failure(type_name(type(exc)), message, _format(exc, traceback or exc.__traceback__), pickled, item)
+    return Failure(type_name(type(exc)), message, _format(exc, traceback or exc.__traceback__), pickled, item, sent)
 
 
 def _format(exc: BaseException, tb: TracebackType | None) -> str:
@@ -139,7 +144,8 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     """The exception to raise in the kernel for a failed item.
 
     It has the original type if that unpickles here, a note that names the item, the worker and the attempt, and a
-    `RemoteError` with the remote traceback as its cause. Otherwise it is a `RemoteError` with that text.
+    `RemoteError` with the remote traceback as its cause, but for one that was never sent. Otherwise it is a
+    `RemoteError` with that text.
     Exceptions that would steer the kernel instead of reporting an item (`SystemExit`, `KeyboardInterrupt`,
     `GeneratorExit`, `StopIteration`) also come as `RemoteError`.
     """
@@ -153,10 +159,11 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     said = f"{failure.type}: {failure.message}" if failure.message else failure.type
     if not isinstance(exc, Exception) or isinstance(exc, _NEVER_RAISED):
         exc = RemoteError(f"{said}\n\n{text}")
-    else:
+    elif failure.sent:
         exc.__cause__ = RemoteError(f"\n{text}")
+    where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
     try:
-        exc.add_note(f"item {index} ({failure.item}) on worker {worker}, attempt {attempt}")
+        exc.add_note(f"item {index} ({failure.item}) {where}")
     except Exception:
         return PayloadError(f"{said}\n\n{text}")
     return exc

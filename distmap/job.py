@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from distmap.consume import SKIP, Consumer, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
-from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, ReadRequest, Record, Setback, nothing
+from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.failures import Failure, headline, revive, shorten
 from distmap.inputs import Input
@@ -72,7 +72,7 @@ class Steering:
 class Job:
     """One map call: its results, its progress, and the means to stop it.
 
-    What `map_async`, `starmap_async` and `apply_async` return, and what `pool.last` and `pool.jobs` hold. It has the
+    What `map_async` and `starmap_async` return, and what `pool.last` and `pool.jobs` hold. It has the
     methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
     `async for` in input order while it runs.
 
@@ -339,7 +339,7 @@ class Job:
         __tracebackhide__ = True
         try:
             self.start()
-            self._story.show(self._progress)
+            self._show()
             self._serve()
         except BaseException as error:
             self._abort(error)
@@ -349,7 +349,7 @@ class Job:
     def run_aside(self) -> Job:
         """Serve it in a thread of its own; returns at once."""
         self.start()
-        self._story.show(self._progress)  # in the caller's thread, whose cell it belongs to
+        self._show()
         self.thread = threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True)
         self.thread.start()
         return self
@@ -378,11 +378,26 @@ class Job:
                 self._take(message)
         self._end(message)
 
+    def _show(self) -> None:
+        """Show it in the calling thread, whose cell it belongs to; what tasks print goes by way of that view."""
+        view = self._story.show(self._progress)
+        if self._record.outlet is not None:
+            self._record.outlet.through(view)
+
+    def _show_printed(self, *, last: bool = False) -> None:
+        """Write what tasks printed, in this thread."""
+        if self._record.outlet is not None:
+            self._record.outlet.show(last=last)
+
     def _take(self, message: JobMessage) -> None:
         """Handle the first message of the box, then take it off: an interrupt in between loses nothing."""
         seat, record, box = self._seat, self._record, self._box
         if isinstance(message, ReadRequest):
             answer_read(seat, record.id, self._source, message)
+            box.drop()
+            return
+        if isinstance(message, Printed):
+            self._show_printed()
             box.drop()
             return
         if isinstance(message, Setback):
@@ -416,6 +431,7 @@ class Job:
                 self._left.popleft()
 
     def _end(self, finished: Finished) -> None:
+        self._show_printed(last=True)  # first: whoever waits for the result finds it written
         error = end_of(finished, self._consumer.first_failure)
         if error is None and self._record.spec.stop_on_failure:
             # The scheduler took it for a result; that it does not unpickle shows only here.
@@ -444,8 +460,13 @@ class Job:
             self._news.notify_all()
         for function in told:
             quietly(function)
-        # A job that is over keeps neither its pool nor what its function captured.
-        self._keep = self._source = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Over and told: `pool.last` keeps results and figures, not the pool, the input or what functions captured."""
+        self._keep = self._source = self._callback = self._error_callback = None
+        self._progress = False  # a callable of the user's
+        self._consumer.let_go()
 
     def _abort(self, error: BaseException) -> None:
         """Something raised in this thread: stop the remote work, keep what landed, settle with the error.
@@ -463,9 +484,12 @@ class Job:
                 if isinstance(message, Finished):
                     snapshot = message.snapshot
                     break
-                if isinstance(message, Landed | Lost) and self._consumer.keeps:
+                if isinstance(message, Printed):
+                    self._show_printed()
+                elif isinstance(message, Landed | Lost) and self._consumer.keeps:
                     self._left.append(message)
                 self._box.drop()
+            self._show_printed(last=True)
         except (queue.Empty, KeyboardInterrupt):  # a second interrupt waits for nobody
             pass
         finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distmap.core.events import OnError
 from distmap.core.progress import Snapshot
@@ -33,6 +33,10 @@ class MapOptions:
         priority: larger goes first; jobs of equal priority share the slots fairly.
         seed: makes `distmap.rng()` inside the function reproducible: the same for an item whatever the chunks
             and workers.
+        output: what the function prints, warns and logs is written here, in the notebook to the cell of this call,
+            each line with its worker in front; too much of it (200 kB/s) is dropped and counted. "item" names the
+            item, too; False throws it away. Text only: `display(...)` inside the function is not shown, and what a
+            process that it starts writes goes to the worker's own streams.
     """
 
     chunksize: int | None = None
@@ -45,6 +49,7 @@ class MapOptions:
     tags: Iterable[str] = ()
     priority: int = 0
     seed: int | None = None
+    output: bool | Literal["item"] = True
 
     def __post_init__(self) -> None:
         _whole("chunksize", self.chunksize, 1)
@@ -60,6 +65,8 @@ class MapOptions:
             raise TypeError(f"tags must be a collection of strings, such as [{self.tags!r}]; got the string itself")
         if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
             raise TypeError(f"progress must be True, False or a callable that takes a snapshot; got {self.progress!r}")
+        if not (isinstance(self.output, bool) or self.output == "item"):
+            raise ValueError(f'output must be True, False or "item"; got {self.output!r}')
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> MapOptions:

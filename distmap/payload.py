@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -38,10 +38,13 @@ class Folded(NamedTuple):
     value: object
 
 
-def encode(values: Any, needs: Needs, *, what: str) -> tuple[Payload, list[int]]:
+def encode(
+    values: Any, needs: Needs, *, what: str, item: Callable[[int], str] | None = None
+) -> tuple[Payload, list[int]]:
     """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
 
-    In place of such a value travels its Failure.
+    In place of such a value travels its Failure. `item` shows the item that a result belongs to; without it the values
+    are the items, and one that does not pickle fails before it is sent.
     """
     if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
         return Payload(pickle.dumps(values, 5)), []
@@ -49,9 +52,9 @@ def encode(values: Any, needs: Needs, *, what: str) -> tuple[Payload, list[int]]
     if array is not None:
         return dump_value(array, needs, what=what), []
     try:
-        return _encode_singly(values, needs, Definitions(), what)
+        return _encode_singly(values, needs, Definitions(), what, item)
     except _DefinitionsFailed:
-        return _encode_singly(values, needs, None, what)
+        return _encode_singly(values, needs, None, what, item)
 
 
 class _DefinitionsFailed(Exception):
@@ -88,7 +91,11 @@ def _as_array(values: Any) -> Any:
 
 
 def _encode_singly(
-    values: Iterable[object], needs: Needs, definitions: Definitions | None, what: str
+    values: Iterable[object],
+    needs: Needs,
+    definitions: Definitions | None,
+    what: str,
+    item: Callable[[int], str] | None,
 ) -> tuple[Payload, list[int]]:
     writer = Writer(needs, definitions)
     file = writer.file
@@ -100,7 +107,9 @@ def _encode_singly(
         try:
             writer.write(value)
         except UNPICKLABLE as exc:
-            writer.write(describe(failed_to_travel(f"{what} cannot be pickled", exc), short_repr(value), dump_small))
+            error = failed_to_travel(f"{what} cannot be pickled", exc)
+            shown = short_repr(value) if item is None else item(at)
+            writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
         if writer.used:
             used[at] = writer.used
@@ -178,12 +187,19 @@ class DumpedItem(NamedTuple):
     """One item, pickled before it is known which chunk it will be in."""
 
     pickled: bytes
-    buffers: tuple[memoryview, ...] = ()
+    buffers: tuple[bytearray, ...] = ()
     needs: Needs | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + sum(len(buffer) for buffer in self.buffers)
 
 
 def dump_item(item: Any) -> DumpedItem:
-    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure."""
+    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure.
+
+    Large arrays are copied: who pushed it goes on, and may change them before they are sent.
+    """
     args, kwargs = item
     if not kwargs and _is_plain(args):
         return DumpedItem(pickle.dumps(item, 5))
@@ -192,19 +208,25 @@ def dump_item(item: Any) -> DumpedItem:
     try:
         writer.write(item)
     except UNPICKLABLE as exc:
-        writer.write(describe(failed_to_travel("the item cannot be pickled", exc), short_repr(item), dump_small))
+        error = failed_to_travel("the item cannot be pickled", exc)
+        writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),
-        tuple(writer.buffers[at] for at in writer.used),
+        tuple(bytearray(writer.buffers[at]) for at in writer.used),
         needs if needs.modules or needs.values else None,
     )
+
+
+def show_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Short repr of the item of a pushed job."""
+    return short_repr(args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args)
 
 
 def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
     """A chunk of items that were pickled one by one."""
     pickles = [item.pickled for item in items]
     ends = list(accumulate(map(len, pickles), initial=1))
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
     used: dict[int, list[int]] = {}
     needs = Needs()
     for at, item in enumerate(items):

@@ -16,7 +16,7 @@ from _thread import _local, allocate_lock
 from _weakref import ref
 from collections.abc import Callable
 from functools import lru_cache
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from distmap.errors import PayloadError
@@ -26,7 +26,7 @@ from distmap.wire.messages import BlobKind
 
 Buffer = bytes | bytearray | memoryview
 
-#: Buffers from this size travel out of band; below, one more part costs more than the copy (transport.md, rule 5).
+#: Buffers from this size travel out of band; below, one more part costs more than the copy (measured).
 OUT_OF_BAND = 32 << 10
 #: What a `__reduce__` may raise to say that its object does not travel; KeyboardInterrupt is the user's own.
 UNPICKLABLE = (Exception, SystemExit, GeneratorExit)
@@ -82,6 +82,8 @@ class Broadcast:
         self._value = value
         self._blob: Blob | None = None
         self._needs = Needs()
+        #: Tells the pool that the workers' copies are not needed any more.
+        self.on_release: Callable[[], object] = lambda: None
         if digest is None:
             name = self.digest
             _own[name] = ref(self, lambda _: _own.pop(name, None))
@@ -106,9 +108,13 @@ class Broadcast:
         return self._blob
 
     def release(self) -> None:
-        """Forget the value; functions that still use the handle fail with a clear error."""
+        """Forget the value, here and on the workers, where it goes when no running call uses it any more.
+
+        Functions that still use the handle fail with a `PayloadError` that says so. Releasing twice is harmless.
+        """
         _own.pop(self.digest, None)
-        self._value, self._blob = _MISSING, None
+        self._value, self._blob, self._needs = _MISSING, None, Needs()
+        self.on_release()
 
     def mention(self, needs: Needs) -> tuple[Callable[[bytes], Broadcast], tuple[bytes]]:
         """For picklers: note that the value is needed, and reduce the handle to its digest."""
@@ -248,9 +254,12 @@ def _definition(index: int) -> object:
 _cloud_type: Any = None
 
 
-def warm_up() -> None:
-    """Import now what most functions will need; for a process that has nothing else to do."""
-    import cloudpickle  # noqa: F401
+def warm_up(busy: Callable[[], bool]) -> None:
+    """Import what most functions will need, piece by piece, until there is something better to do."""
+    for name in ("inspect", "dataclasses", "logging", "platform", "cloudpickle"):  # the first ones for the last
+        if busy():
+            return
+        __import__(name)
 
 
 def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
@@ -281,6 +290,10 @@ def _make_cloud_type() -> Any:
                 self.note(obj.__module__)
                 if _by_value(obj):
                     self.needs.modules |= imports_of_code(obj.__code__)
+            elif isinstance(obj, CodeType):
+                # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
+                make, args = self.dispatch_table[CodeType](obj)
+                return make, tuple("".join(obj.co_filename) if arg == "<dynamic-code>" else arg for arg in args)
             elif isinstance(obj, type):
                 self.note(obj.__module__)
                 if self.definitions is not None and _by_value(obj):

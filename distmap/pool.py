@@ -14,7 +14,17 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.arguments import (
+    Workers,
+    cores,
+    mp_arguments,
+    mp_keywords,
+    mp_options,
+    mp_positional,
+    name_of,
+    positional_chunksize,
+    sort_out,
+)
 from distmap.portal import Portal
 
 if TYPE_CHECKING:
@@ -39,6 +49,10 @@ if TYPE_CHECKING:
 
 #: Making a pool waits so long, at most, for workers that are dialled.
 FIRST_LOOK = 2.0
+#: A pool that was closed asks its loop so long for an answer, then asks again.
+ANSWER = 5.0
+#: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
+ENDING = 10.0
 
 
 class Worker(NamedTuple):
@@ -81,6 +95,9 @@ class Pool:
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+        maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
+            for functions that leak memory; default: it keeps its process.
+        context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
 
     Raises:
         ConnectError: a worker address is not a wss:// URL.
@@ -98,6 +115,8 @@ class Pool:
         workers: Workers = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
         *,
         listen: str | None = None,
         token: str | Secret | None = None,
@@ -109,6 +128,8 @@ class Pool:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers if processes is None else processes, listen)
+        mp_options(wanted, maxtasksperchild, context)
+        self._tasks = maxtasksperchild
         self._token = token
         self._setup = None if initializer is None else (initializer, tuple(initargs))
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
@@ -126,8 +147,9 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None)
-                    slots.spawn()
+                    slots = Processes(wanted.local, None, tasks=maxtasksperchild)
+                    # One core is left to this process, which has much to import now: its slot starts after that.
+                    slots.spawn(max(1, cores() - 1))
                     started.append(slots)
             finally:
                 spawned.set()
@@ -210,11 +232,12 @@ class Pool:
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 
+    @mp_keywords("func", "iterable")
     def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> list[Any]:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
         Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
-        seed; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
+        seed, output; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
         `multiprocessing.Pool`.
 
         Raises:
@@ -228,6 +251,7 @@ class Pool:
         result: list[Any] = self._collect("map", "one", fn, iterables, options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def starmap(
         self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
     ) -> list[Any]:
@@ -237,6 +261,7 @@ class Pool:
         result: list[Any] = self._collect("starmap", "star", fn, (iterable, *rest), options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def map_async(
         self,
         fn: Callable[..., Any],
@@ -249,6 +274,7 @@ class Pool:
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
         return self._collect("map", "one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
+    @mp_keywords("func", "iterable")
     def starmap_async(
         self,
         fn: Callable[..., Any],
@@ -264,6 +290,7 @@ class Pool:
             "starmap", "star", fn, iterables, options, callback, error_callback, aside=True
         ).run_aside()
 
+    @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
         """A lazy iterator of results in input order. The input may be infinite.
 
@@ -272,6 +299,7 @@ class Pool:
         """
         return self._stream("ordered", fn, iterables, buffer, options)
 
+    @mp_keywords("func", "iterable")
     def imap_unordered(
         self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
     ) -> StreamJob:
@@ -328,11 +356,13 @@ class Pool:
         code = self._code(fn, "one", seed=chosen.seed)
         return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
+    @mp_keywords("func")
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """`fn(*args, **kwds)` on some worker; waits for the result."""
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        future = self.submit(fn, *args, **(kwds or {}))
+        args, kwds = mp_arguments("apply", args, kwds)
+        future = self.submit(fn, *args, **kwds)
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -340,6 +370,7 @@ class Pool:
                 self._submissions.cancel_if_alone(future)
             raise
 
+    @mp_keywords("func")
     def apply_async(
         self,
         fn: Callable[..., Any],
@@ -348,7 +379,9 @@ class Pool:
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> TaskFuture:
-        """As `apply`, but returns a handle at once: a future with the methods of `AsyncResult`."""
+        """As `apply`, but returns at once, what `submit` returns: a `concurrent.futures.Future` that can be awaited and
+        also has the methods of `multiprocessing.pool.AsyncResult`. Callbacks are called in a thread of the pool.
+        """
         before = None
         if callback is not None or error_callback is not None:
 
@@ -359,12 +392,14 @@ class Pool:
                     error_callback(error)
 
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, tuple(args), kwds or {}, before)
+        return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
 
-        Waiting submits of the same function are sent together.
+        Waiting submits of the same function are sent together. Arguments and captured values are taken as they are now;
+        changing them afterwards does no harm. A large captured array is sent once, but looked through at each call
+        to see whether it has changed (0.6 s for a GB); a handle of `broadcast` is not.
         """
         code, name = self._submission(fn)
         return self._submissions.submit(code, name, args, kwargs)
@@ -379,7 +414,8 @@ class Pool:
     def broadcast(self, value: Any) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
-        It stays there as long as the handle lives.
+        It stays there as long as the handle lives, or until `handle.release()`. Do not change the value in place: who
+        has it keeps the old one.
         """
         from distmap.pickling import Broadcast
 
@@ -387,7 +423,17 @@ class Pool:
         handle = Broadcast(value)
         driver, portal = self._driver, self._portal
         portal.call(driver.pin, handle.digest)
-        weakref.finalize(handle, portal.call, driver.unpin, handle.digest).atexit = False
+        unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
+        unpin.atexit = False
+        codes = weakref.ref(self._codes)
+
+        def released() -> None:
+            unpin()
+            # Cached code holds what it mentions.
+            if (cache := codes()) is not None:
+                cache.clear()
+
+        handle.on_release = released
         return handle
 
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
@@ -434,7 +480,11 @@ class Pool:
 
     @property
     def last(self) -> Job | None:
-        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more."""
+        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
+
+        It keeps the results of that call (`partial`), but nothing of its function or input; `pool.last = None` lets
+        go of them too.
+        """
         return self._last()
 
     @last.setter
@@ -449,17 +499,15 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
-        from distmap.errors import NoWorkers
-
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         while len(found := self.workers) < n:
             if self._hub is not None and not found and (why := self._hub.fatal) is not None:
-                raise NoWorkers(f"no worker can come: {why}")
+                raise self._none(f"no worker can come: {why}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+                raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
                 self._members_changed.wait(min(left, 0.1))
@@ -475,7 +523,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engine = LocalEngine(wanted.local)
+            engine = LocalEngine(wanted.local, tasks=self._tasks)
             self._engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         for url in wanted.urls:
@@ -605,9 +653,15 @@ class Pool:
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
+        return self._none(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+
+    def _none(self, sentence: str) -> BaseException:
         from distmap.errors import NoWorkers
 
-        return NoWorkers(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+        error = NoWorkers(sentence)
+        if self._hub is not None:
+            error.__cause__ = self._hub.cause
+        return error
 
     def _tell_members(self) -> None:
         with self._members_changed:
@@ -710,6 +764,7 @@ class Pool:
         from distmap.driver import Record
         from distmap.job import Job
         from distmap.views.choose import wanted
+        from distmap.views.outlet import Outlet
 
         self._check_open()
         name = chosen.desc or name_of(fn)
@@ -726,6 +781,8 @@ class Pool:
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
         record.watched = wanted(chosen.progress)
+        if chosen.output:
+            record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
             self._seat, record, source, consumer, progress=chosen.progress, call="" if chosen.desc else call, keep=self,
@@ -753,9 +810,13 @@ def _worker(member: Member) -> Worker:
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
     """After `close`: wait for the last job, then let go."""
-    with contextlib.suppress(TimeoutError):  # it was terminated meanwhile
-        while end.alive and portal.ask(lambda: driver.busy, timeout=60.0):
-            time.sleep(0.02)
+    while end.alive:  # else it was terminated meanwhile
+        try:
+            if not portal.ask(lambda: driver.busy, timeout=ANSWER):
+                break
+        except TimeoutError:
+            continue  # an item that runs inline holds up the loop for as long as it takes
+        time.sleep(0.02)
     end()
 
 
@@ -763,14 +824,33 @@ def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], sub
     """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
     if os.getpid() != pid:
         return  # a forked child: the pool is its parent's
+    errors: list[Exception] = []
 
     async def close() -> None:
         driver.close()
         for engine in engines:
-            await engine.close(now=True)
+            try:
+                await engine.close(now=True)
+            except Exception as error:  # the others are to end all the same
+                errors.append(error)
 
+    if portal.inside():  # where the garbage collector happened to run: nothing may wait here
+
+        def over(_: object) -> None:
+            submissions.stop(wait=False)
+            portal.close()
+
+        portal.loop.create_task(close()).add_done_callback(over)
+        return
+    closing = portal.run(close())
     try:
-        portal.run(close()).result(10.0)
-    finally:
+        closing.result(ENDING)
+    except TimeoutError:
+        # An item runs inline, and nothing can stop it. The loop ends behind it.
+        closing.add_done_callback(lambda _: portal.close())
+    else:
         portal.close()
+    finally:
         submissions.stop()
+    if errors:
+        raise errors[0]

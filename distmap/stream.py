@@ -18,7 +18,7 @@ from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
-from distmap.driver import Finished, JobMessage, Landed, Lost, ReadRequest, Record, Setback
+from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.errors import JobCancelled
 from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
@@ -51,7 +51,7 @@ class StreamJob(Job):
         source, self._source = self._source, None
         assert source is not None
         self.start()
-        self._story.show(self._progress)  # in the caller's thread, whose cell it belongs to
+        self._show()
         self.thread = threading.Thread(
             target=_read_aside,
             args=(self._seat, self._record, source, self._reads, self._story),
@@ -153,6 +153,7 @@ class StreamJob(Job):
             raise KeyboardInterrupt from None
         # Off the box only when it was unpickled: an interrupt in between loses nothing.
         if isinstance(message, Finished):
+            self._show_printed(last=True)
             self._exhausted = True
             box.drop()
             error = end_of(message, self._consumer.first_failure)
@@ -163,6 +164,7 @@ class StreamJob(Job):
                 raise error
         elif isinstance(message, Landed):
             values, failed = results_of(message)
+            self._show_printed()  # what they printed came before them
             tell_failures(self._story, message, failed)
             self._take_run(message.start + message.lo, values, failed, (message.hi - message.lo, message.report.nbytes))
         elif isinstance(message, Lost):
@@ -187,7 +189,7 @@ def _router(
     results: Mailbox, reads: queue.SimpleQueue[JobMessage], ending: list[Finished], over: threading.Event
 ) -> Callable[[JobMessage], None]:
     def sink(message: JobMessage) -> None:
-        if isinstance(message, ReadRequest | Setback):
+        if isinstance(message, ReadRequest | Printed | Setback):
             reads.put(message)
             return
         if isinstance(message, Finished):
@@ -200,7 +202,8 @@ def _router(
 
 
 def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], story: Story) -> None:
-    """The reader thread of a stream: serves reads and whoever looks until the job is over."""
+    """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
+    outlet = record.outlet
     reports = story.has_reader
     while True:
         try:
@@ -208,6 +211,8 @@ def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQu
         except queue.Empty:
             message = None
         try:
+            if outlet is not None and isinstance(message, Printed | Finished):
+                outlet.show(last=isinstance(message, Finished))
             if isinstance(message, Finished):
                 story.end(message.snapshot, state_of(end_of(message, None), story))
                 return

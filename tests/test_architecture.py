@@ -32,6 +32,7 @@ RINGS = {
     "inputs": 2,
     "modules": 2,
     "options": 2,
+    "output": 2,
     "payload": 2,
     "pickling": 2,
     "security": 2,
@@ -87,8 +88,11 @@ IMPURE = {
 
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
+    "IPython": {"views.notebook"},
     "cloudpickle": {"pickling", "modules"},
+    "cryptography": {"security"},
     "ipywidgets": {"views.notebook"},
+    "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
 }

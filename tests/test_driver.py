@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import queue
+import weakref
 
+import numpy as np
 import pytest
 
 from distmap.consume import results_of
-from distmap.core.events import JobSpec
+from distmap.core.events import JobSpec, SlotReady
 from distmap.driver import Driver, Finished, Landed, Lost, ReadRequest, Record
 from distmap.engine.inline import InlineEngine
 from distmap.functions import dump_code
@@ -114,6 +116,55 @@ def test_failed_tries_are_counted(seat):
     found, finished = seat.serve(job, box, [7])
     assert "attempt 3" in found[0].__notes__[0]
     assert finished.snapshot.retried == 2
+
+
+def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
+    """Items that raised and attempts whose process died are forgotten with their chunk, not with their job."""
+
+    def fail(x):
+        raise ValueError(x)
+
+    box = queue.SimpleQueue()
+    spec = JobSpec(size=None, pushed=True, stop_on_failure=False, chunksize=2)
+    driver, chunks = seat.driver, []
+
+    def sink(message):
+        if isinstance(message, ReadRequest):  # of pushed items: answered inside the sink
+            chunks.append(message.chunk)
+            driver.chunk_taken(record.id, message.chunk, *dump_items([1, 2]), 2)
+        elif isinstance(message, Landed):
+            box.put(message)
+
+    record = Record(spec, dump_code(fail), sink)
+
+    def push_and_die():
+        driver.added(record.id, 2, 0)
+        (attempt,) = driver._attempts
+        driver.died(1, 0, attempt, 1, "died", "for a test")
+        assert not driver._attempts
+        assert record.chunks[chunks[0]].deaths == {1: [("inline", "for a test")]}
+        driver.post(SlotReady(1, 0))
+
+    seat.portal.ask(driver.open, record)
+    seat.portal.ask(push_and_die)
+    landed = [box.get(timeout=DEADLINE) for _ in range(2)]
+    assert sorted((message.lo, message.hi) for message in landed) == [(0, 1), (1, 2)]
+    assert seat.portal.ask(lambda: (driver.busy, record.chunks, driver._attempts, driver._reports)) == (
+        True, {}, {}, {},
+    )  # fmt: skip
+
+
+def test_a_job_that_is_over_holds_no_code(seat):
+    """Whoever keeps its record does not keep what the function captured."""
+    captured = np.zeros(100_000)
+    gone = weakref.ref(captured)
+    box = queue.SimpleQueue()
+    record = Record(JobSpec(size=1), dump_code(lambda x: captured[x]), box.put)  # noqa: F821  (deleted below)
+    del captured
+    found, _ = seat.serve(seat.portal.ask(seat.driver.open, record), box, [0])
+    assert found == {0: 0}
+    assert record.code.blobs == ()
+    assert gone() is None
 
 
 def test_input_that_fails_is_the_error_of_the_job(seat):

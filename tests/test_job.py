@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import distmap
@@ -316,6 +317,51 @@ def test_dropping_a_job_harms_nobody(pool2):
     gc.collect()
     until(lambda: pool2.jobs == [])
     assert pool2.map(abs, [-1]) == [1]
+
+
+def test_a_job_that_is_over_keeps_its_results_only(pool2):
+    """`pool.last` holds what was found, not what the function captured, its input, or the callbacks."""
+    import gc
+    import weakref
+
+    class Big:
+        """Unlike a list it can be referred to weakly."""
+
+        def __iter__(self):
+            return iter(range(5))
+
+    def call(how):
+        captured, data, callback, progress = np.zeros(10_000), Big(), lambda result: None, lambda snapshot: None
+        held = [weakref.ref(one) for one in (captured, data, callback, progress)]
+
+        def fn(x):
+            if how == "fails" and x == 3:
+                raise ValueError
+            return x + captured[x]
+
+        held.append(weakref.ref(fn))
+        if how == "here":
+            pool2.map(fn, data, progress=progress)
+        elif how == "aside":
+            pool2.map_async(fn, data, callback=callback, progress=progress).result(10)
+        elif how == "fold":
+            pool2.map_reduce(fn, data, lambda a, b: a + b + captured[0], progress=progress)
+        elif how == "stream":
+            streams.append(pool2.imap(fn, data, progress=progress))
+            list(streams[0])
+        else:
+            with pytest.raises(ValueError) as caught:
+                pool2.map(fn, data)
+            caught.value.__traceback__ = None  # as every exception, it keeps the frames that it passed
+        return held
+
+    streams = []
+    for how in ("here", "aside", "fails", "fold", "stream"):
+        held = call(how)
+        gc.collect()
+        until(lambda: [one() for one in held if one() is not None] == [])
+        assert pool2.last.partial or streams
+        assert pool2.last.progress.done
 
 
 def test_a_mailbox_keeps_a_message_until_it_was_handled():

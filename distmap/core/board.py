@@ -25,6 +25,7 @@ from distmap.core.events import (
     Read,
     Release,
     Revoke,
+    Take,
 )
 from distmap.core.fleet import Fleet
 from distmap.core.gather import AsLanded, InOrder, Landed
@@ -47,7 +48,8 @@ class Board:
         self.out: list[Command] = []
         self.fleet = Fleet(limits)
         self.jobs: dict[int, Job] = {}
-        self.over: set[int] = set()
+        #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
+        self.last_job = -1
         self.finals: dict[int, Snapshot] = {}
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
@@ -76,6 +78,7 @@ class Board:
         job.meter.add(self.now, 0)
         group.jobs += 1
         self.jobs[job_id] = job
+        self.last_job = max(self.last_job, job_id)
         return job
 
     def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
@@ -132,7 +135,6 @@ class Board:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
         del self.jobs[job.id]
-        self.over.add(job.id)
         self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
         if len(self.finals) > KEPT:
             del self.finals[next(iter(self.finals))]
@@ -169,15 +171,46 @@ class Board:
         unread = job.unread()
         if unread is not None:
             items = min(items, unread)
-            if job.spec.pushed and job.group.idle:
-                # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
-                items = min(items, -(-unread // job.group.idle))
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
         job.input = step(INPUT, job.input, "read", job)
-        job.asked, job.asked_chunk, job.announced = items, self.last_chunk, 0
+        job.asked, job.asked_chunk = items, self.last_chunk
         job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
+
+    def take(self, job: Job, worker: Worker) -> None:
+        """Make the next chunk of what was pushed, sized for this worker."""
+        items = min(job.available, job.room(self.limits))
+        if job.group.idle:
+            # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+            items = min(items, -(-job.available // job.group.idle))
+        if items > 1:
+            items = min(items, self.wanted(job, worker))
+        assert items >= 1, "a Take of nothing"
+        self.last_chunk += 1
+        nbytes = job.available_bytes * items // job.available
+        job.available -= items
+        job.available_bytes -= nbytes
+        self.out.append(Take(job.id, self.last_chunk, items))
+        self.enter(job, self.last_chunk, items, nbytes)
+        self.exhaust(job)
+
+    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int) -> None:
+        """A chunk is there; all of it waits to be run."""
+        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items)
+        job.read += items
+        job.input_bytes += nbytes
+        job.item_bytes = max(nbytes / items, job.item_bytes / 2)
+        if job.streaming:
+            job.unconsumed.append(items)
+        self.requeue(job, chunk, 0, items)
+
+    def exhaust(self, job: Job) -> None:
+        """End the input when nothing more can come."""
+        if job.input in ("open", "closing"):
+            closed = job.input == "closing" and job.available == 0
+            if closed or job.read == job.spec.size:
+                job.input = step(INPUT, job.input, "exhausted", job)
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""
@@ -192,7 +225,7 @@ class Board:
         worker = slot.worker
         index, lo, hi, losses, chunk = heapq.heappop(job.queue)
         items = hi - lo
-        if job.spec.chunksize is None:
+        if items > 1 and job.spec.chunksize is None:
             items = chunks.cut(items, self.wanted(job, worker), chunk.nbytes, job.group.capacity)
         if items < hi - lo:
             heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
@@ -324,8 +357,10 @@ class Board:
                 self.out.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Only now: the text of the error shows the item, so its input is needed until then.
                 self._close(job, job.chunks[run.chunk], 1)
-        for chunk_id in dict.fromkeys((chunk.id, *(run.chunk for run in ready))):
-            self._release(job, chunk_id)
+        self._release(job, chunk.id)
+        for run in ready:
+            if run is not landed:
+                self._release(job, run.chunk)
 
     def _close(self, job: Job, chunk: Chunk, items: int) -> None:
         chunk.open -= items

@@ -1,6 +1,6 @@
 """Who is charged when a task process dies or a worker is lost, and what goes back.
 
-Owns rules R4 to R6: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
+Owns these rules: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
 from the second time on, until one item is left; slots that die too often rest; a job that only kills is stopped.
 """
 

@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     #: A place is kept so long for the job that reads a chunk for it; a slower input must not hold up other jobs.
     promise_seconds: float = 0.050
 
-    # memory (R18)
+    # memory
     #: Input and results of one job that are read but not consumed.
     job_bytes: int = 256 << 20
     #: Read-ahead of a streaming job, in chunks per slot.
@@ -42,7 +42,7 @@ class Limits(NamedTuple):
         """Chunks per slot that a job of this kind of gathering may have read and not consumed."""
         return self.fold_chunks_per_slot if gather == "fold" else self.stream_chunks_per_slot
 
-    # failures (R4-R6)
+    # failures
     item_deaths: int = 3
     host_losses: int = 10
     slot_deaths: int = 5
@@ -55,7 +55,7 @@ class Limits(NamedTuple):
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5
 
-    # liveness (R13)
+    # liveness
     beat_every: float = 5.0
     suspect_after: float = 10.0
     lost_after: float = 30.0

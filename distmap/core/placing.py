@@ -24,14 +24,18 @@ def advance(board: Board) -> None:
     board.patience = None
     while (choice := _turn(board, groups)) is not None:
         job, slot = choice
+        if not job.queue and job.spec.pushed:
+            board.take(job, slot.worker)
         if job.queue:
             board.assign(job, slot)
         else:
             board.read(job, slot.worker)
         board.fleet.want(job.group, job)
     for group in groups:
-        _claim(board, group)
-        _steal(board, group)
+        if group.ready:
+            _claim(board, group)
+        if group.idle and group.victims:
+            _steal(board, group)
 
 
 def _turn(board: Board, groups: list[Group]) -> tuple[Job, Slot] | None:
@@ -82,6 +86,8 @@ def _claim(board: Board, group: Group) -> None:
         attempt = _first_waiter(giver, job)
         if attempt is None:
             continue
+        if not job.queue and job.spec.pushed:
+            board.take(job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
             board.read(job, attempt.slot.worker)

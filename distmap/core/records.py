@@ -168,9 +168,9 @@ class Job:
     input: str = "open"
     asked: int = 0
     asked_chunk: int = -1
-    #: Pushed jobs: items announced and not read; of these, announced since the Read under way was asked for.
+    #: Pushed jobs: items, and their bytes, that wait to be taken.
     available: int = 0
-    announced: int = 0
+    available_bytes: int = 0
 
     chunks: dict[int, Chunk] = field(default_factory=dict)
     queue: list[Span] = field(default_factory=list)
@@ -220,7 +220,7 @@ class Job:
     @property
     def is_reading(self) -> bool:
         """A Read is under way."""
-        return self.input in ("reading", "closing_reading")
+        return self.input == "reading"
 
     def turn(self) -> Turn:
         """Its standing among the jobs that could use a place."""

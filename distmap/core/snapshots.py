@@ -55,7 +55,7 @@ def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Sn
 def _total(job: Job) -> int | None:
     if job.input == "ended":
         return job.read
-    if job.input in ("closing", "closing_reading"):
+    if job.input == "closing":
         return job.read + job.available
     return job.spec.size
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from distmap.core.events import Event
-from distmap.wire.messages import BlobKind, Report, Task
+from distmap.wire.messages import BlobKind, Output, Report, Task
 
 Buffer = bytes | bytearray | memoryview
 Parts = Sequence[Buffer]
@@ -40,6 +40,9 @@ class Sink(Protocol):
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         """A slot reported; the driver owns the parts from now on."""
+
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        """Items of an attempt printed something; before the report of the last of them."""
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         """An attempt could not be run at all; the part says why."""

@@ -1,6 +1,7 @@
 """Any `concurrent.futures.Executor` as one worker: what runs there is the same Runner on the same bytes.
 
-Owns the join between an executor and the driver, and `run_attempt`, the function that the executor is given. The
+Owns the join between an executor and the driver, and `run_attempt`, the function that the executor is given. What an
+attempt prints in another process comes with its answer; threads of this process print where everybody does. The
 executor stays its owner's: it is not shut down. It has no way to stop or kill what runs, to limit its time or to look
 into it, so a Kill only gives up waiting for the answer.
 """
@@ -19,9 +20,10 @@ from distmap.core.events import SlotReady, WorkerLost
 from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
 from distmap.execution import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT, Runner
 from distmap.failures import describe
+from distmap.output import Spout, Stream, install
 from distmap.payload import encode
 from distmap.pickling import Needs, Payload, dump_small
-from distmap.wire.messages import BlobKind, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,7 +45,7 @@ class BlobParts(NamedTuple):
 class Answer(NamedTuple):
     """What an attempt said there, in order; or the digests that it lacks, and then nothing was run."""
 
-    said: list[tuple[Report | Refused, list[Buffer]]]
+    said: list[tuple[Report | Output | Refused, list[Buffer]]]
     missing: tuple[bytes, ...] = ()
 
 
@@ -57,6 +59,42 @@ class _Place(threading.local):
 
 
 _place = _Place()
+
+
+class _Prints:
+    """Takes what the attempts of this process print, each in its thread. The streams are its owner's otherwise."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spouts: dict[int, Spout] = {}
+        self._installed: tuple[Stream, Stream] | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._spouts.clear()
+
+    def begin(self, spout: Spout) -> None:
+        with self._lock:
+            self._spouts[threading.get_ident()] = spout
+            if self._installed is None:
+                self._before = sys.stdout, sys.stderr
+                self._installed = install(lambda: self._spouts.get(threading.get_ident()))
+
+    def end(self) -> None:
+        with self._lock:
+            del self._spouts[threading.get_ident()]
+            if not self._spouts and self._installed is not None:
+                out, err = self._installed
+                if sys.stdout is out:
+                    sys.stdout = self._before[0]
+                if sys.stderr is err:
+                    sys.stderr = self._before[1]
+                self._installed = None
+
+
+_prints = _Prints()
 
 
 def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer], cells: list[int] | None) -> Answer:
@@ -75,13 +113,28 @@ def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer],
     for digest in list(place.known)[: -max(_KEPT, len(needed))]:
         del place.known[digest]
         place.runner.drop(digest)
-    said: list[tuple[Report | Refused, list[Buffer]]] = []
-    shared = cells is not None
+    said: list[tuple[Report | Output | Refused, list[Buffer]]] = []
+    payload = Payload(parts[0], tuple(parts[1:]))
+    if cells is not None:
+        place.runner.run(task, payload, cells, lambda message, result: said.append((message, result.parts)))
+        return Answer(said)
 
-    def emit(message: Report | Refused, payload: Payload) -> None:
-        said.append((message, payload.parts if shared else _portable(payload.parts)))
+    def emit(message: Report | Refused, result: Payload) -> None:
+        with spout.lock:
+            spout.flush()
+        said.append((message, _portable(result.parts)))
 
-    place.runner.run(task, Payload(parts[0], tuple(parts[1:])), cells if cells is not None else [-1] * 8, emit)
+    def take(output: Output, text: bytes, wait: bool) -> bool:
+        said.append((output, [text] if text else []))
+        return True
+
+    own, spout = [-1] * 8, Spout(take, live=False)
+    spout.begin(task, own)
+    _prints.begin(spout)
+    try:
+        place.runner.run(task, payload, own, emit)
+    finally:
+        _prints.end()
     return Answer(said)
 
 
@@ -179,10 +232,12 @@ class ExecutorEngine:
         for message, parts in answer.said:
             self._tell(message, parts)
 
-    def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:
+    def _tell(self, message: Report | Output | Refused, parts: list[Buffer]) -> None:
         if self._sink is None:
             return
-        if isinstance(message, Refused):
+        if isinstance(message, Output):
+            self._sink.printed(self._worker, message, parts)
+        elif isinstance(message, Refused):
             self._sink.refused(self._worker, message.attempt, parts)
         else:
             self._sink.reported(self._worker, message, parts)

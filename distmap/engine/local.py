@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distmap.core.events import AttemptProgressed, SlotReady
 from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
 from distmap.slots.slots import Slots
-from distmap.wire.messages import BlobKind, Died, Ready, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,10 +28,13 @@ class LocalEngine:
         count: how many slots.
         slots: already made, and perhaps already spawned (from the thread of the loop); else made here.
         name: of the worker.
+        tasks: a process is replaced after so many chunks; None: it stays.
     """
 
-    def __init__(self, count: int, *, slots: Slots | None = None, name: str = "local") -> None:
-        self._slots = Slots(count, name=name) if slots is None else slots
+    def __init__(
+        self, count: int, *, slots: Slots | None = None, name: str = "local", tasks: int | None = None
+    ) -> None:
+        self._slots = Slots(count, name=name, tasks=tasks) if slots is None else slots
         self._spawned = slots is not None
         self._name = name
         self._sink: Sink | None = None
@@ -98,6 +101,10 @@ class LocalEngine:
     def reported(self, report: Report, parts: list[Buffer]) -> None:
         if self._sink is not None:
             self._sink.reported(self._worker, report, parts)
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None:
+        if self._sink is not None:
+            self._sink.printed(self._worker, output, parts)
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None:
         if self._sink is not None:

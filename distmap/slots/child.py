@@ -15,9 +15,11 @@ import os
 import signal
 import sys
 import weakref
+from _thread import get_ident
 from types import FrameType
 
 from distmap.execution import Runner, interruptible
+from distmap.output import Spout, install
 from distmap.payload import Payload
 from distmap.pickling import warm_up
 from distmap.slots.cells import (
@@ -35,7 +37,7 @@ from distmap.slots.cells import (
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping
 from distmap.wire.codec import decode, encode
-from distmap.wire.messages import Drop, Free, Message, Put, Refused, Report, Segment, Task
+from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 
 #: Descriptors move up here, out of the way of code that closes "all" of them from 3 up.
 _HIGH = (900, 200)
@@ -124,14 +126,18 @@ class Child:
         self._interrupted = False
         self._reported = 0
         self._ended = False
+        self._main = get_ident()
         self._on_interrupt = self._interrupt
         signal.signal(signal.SIGINT, self._on_interrupt)
+        self._spout = Spout(self._print)
+        install(self._spout.current)
+        if os.name == "posix":
+            os.register_at_fork(after_in_child=self._spout.forked)
 
     def serve(self) -> None:
         """Until the other end of the socket is gone."""
-        if not self._inbox.waiting():
-            # The parent still imports what it needs itself: most functions of notebooks will need this.
-            warm_up()
+        # While the parent still imports what it needs itself: most functions of notebooks will need this.
+        warm_up(self._inbox.waiting)
         while True:
             try:
                 while (frame := self._inbox.pop()) is not None:
@@ -185,12 +191,15 @@ class Child:
         if os.getpid() != self._pid:
             os._exit(0)  # a process that the task forked came back out of it
         if not self._ended:
-            self._send(Report(task.slot, task.attempt, self._reported, self._reported, 0.0, True, ()))
+            with self._spout.lock:
+                self._spout.end()
+                self._send(Report(task.slot, task.attempt, self._reported, self._reported, 0.0, True, ()))
         cells[CELL_ATTEMPT] = through_with(task.attempt)
         self._tidy()
 
     def _run(self, task: Task, parts: list[bytearray | Ref], cells: memoryview) -> None:
         head, *buffers = [self._resolve(part, writable=True) for part in parts]
+        self._spout.begin(task, cells)
         self._cells = cells
         try:
             self._runner.run(task, Payload(head, tuple(buffers)), cells, self._emit)
@@ -203,11 +212,16 @@ class Child:
         # An interrupt must not tear a frame; the stop cell, set with it, is seen at the next item.
         self._sending = True
         try:
-            self._send(message, [payload.head, *payload.buffers])
+            with self._spout.lock:
+                ended = isinstance(message, Refused) or message.ended
+                if ended:
+                    self._spout.end()
+                else:
+                    self._spout.flush()
+                self._send(message, [payload.head, *payload.buffers])
+            self._ended = ended
             if isinstance(message, Report):
-                self._reported, self._ended = message.hi, message.ended
-            else:
-                self._ended = True
+                self._reported = message.hi
         finally:
             self._sending = False
 
@@ -215,9 +229,21 @@ class Child:
         cells = self._cells
         if cells is None or self._sending or self._interrupted or os.getpid() != self._pid:
             return
-        if cells[CELL_INTERRUPT] == cells[CELL_ATTEMPT] and interruptible(frame):
-            self._interrupted = True
-            raise KeyboardInterrupt
+        if cells[CELL_INTERRUPT] == cells[CELL_ATTEMPT]:
+            if interruptible(frame):
+                self._interrupted = True
+                raise KeyboardInterrupt
+            # It may be in the middle of a print, as a task that prints much nearly always is.
+            self._spout.again = self._interrupt_again
+
+    def _interrupt_again(self, frame: FrameType) -> None:
+        if get_ident() == self._main:
+            self._spout.again = None
+            self._interrupt(signal.SIGINT, frame)
+
+    def _print(self, output: Output, text: bytes, wait: bool) -> bool:
+        frame = pack(encode(output), [text] if text else [])
+        return self._outbox.send(frame) if wait else self._outbox.send_at_once(frame)
 
     def _tidy(self) -> None:
         if signal.getsignal(signal.SIGINT) is not self._on_interrupt:
@@ -285,9 +311,14 @@ class Child:
                 continue
             if fd >= 0:
                 new += 1
-                self._outbox.send(pack(encode(Segment(segment.number, segment.size))), fd)
+                self._write(pack(encode(Segment(segment.number, segment.size))), fd)
             sent.append(Ref(segment.number, length))
-        self._outbox.send(pack(encode(message), sent))
+        self._write(pack(encode(message), sent))
+
+    def _write(self, frame: list[Buffer], fd: int = -1) -> None:
+        # A thread that prints may be writing just now.
+        with self._spout.lock:
+            self._outbox.send(frame, fd)
 
 
 def _flush() -> None:

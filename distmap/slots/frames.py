@@ -28,6 +28,8 @@ _FD = struct.Struct("i")
 
 #: What one receive takes at most; small frames come many at once.
 _RECEIVE = 64 << 10
+#: A frame up to this size is small.
+_AT_ONCE = 16 << 10
 #: The kernel takes at most 1024 buffers in one call (IOV_MAX).
 _GATHER = 512
 #: User code can write to any descriptor it finds: announced sizes beyond these are noise, not frames.
@@ -77,6 +79,25 @@ class Outbox:
         """Write a frame as far as it goes now; True if nothing is left. `fd` is closed once it was passed on."""
         self._waiting.append((deque(buffers), fd))
         return len(self._waiting) == 1 and self.flush()
+
+    def send_at_once(self, buffers: Sequence[Buffer]) -> bool:
+        """Write a small frame with one system call if that takes no waiting, else nothing; True if it was written.
+
+        On a blocking socket. An exception out of a signal handler cannot tear such a frame.
+        """
+        frame = b"".join(buffers)
+        if len(frame) > _AT_ONCE or self._waiting:
+            return False
+        try:
+            # A socket is writable only while most of its buffer is free: all of it fits.
+            if not select.select([], [self._sock], [], 0)[1]:
+                return False
+            self._sock.sendall(frame)
+        except (OSError, ValueError) as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # by a signal handler of the task's, such as TimeoutError
+            return False  # it is gone, or was closed: whoever waits will see
+        return True
 
     def flush(self) -> bool:
         """Write what waits as far as it goes; True if nothing is left. Raises OSError if the other end is gone."""

@@ -60,6 +60,7 @@ class JobBook:
     read: int = 0
     ended: bool = False
     added: int = 0
+    added_bytes: int = 0
     closed: bool = False
     #: item index -> "running" (attempt on record) or "done"
     items: dict[int, str] = field(default_factory=dict)
@@ -175,7 +176,9 @@ class Books:
         self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
 
     def _on_ItemsAdded(self, event: ev.ItemsAdded) -> None:
-        self.jobs[event.job].added += event.count
+        job = self.jobs[event.job]
+        job.added += event.count
+        job.added_bytes += event.nbytes
 
     def _on_InputClosed(self, event: ev.InputClosed) -> None:
         self.jobs[event.job].closed = True
@@ -185,12 +188,16 @@ class Books:
         if job.finish is not None:
             return
         job.reading = None
-        job.chunks[event.chunk] = (job.read, event.count, event.nbytes)
-        if event.count and not (job.cancelled or job.final_failure or job.refused):
-            job.open_chunks.append([event.count])
-        job.read += event.count
-        job.bytes += event.nbytes
+        self.enter(job, event.chunk, event.count, event.nbytes)
         job.ended = event.last or job.read == job.spec.size
+
+    def enter(self, job: JobBook, chunk: int, count: int, nbytes: int) -> None:
+        """A chunk is there."""
+        job.chunks[chunk] = (job.read, count, nbytes)
+        if count and not (job.cancelled or job.final_failure or job.refused):
+            job.open_chunks.append([count])
+        job.read += count
+        job.bytes += nbytes
 
     def _on_InputFailed(self, event: ev.InputFailed) -> None:
         job = self.jobs[event.job]

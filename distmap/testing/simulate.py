@@ -24,6 +24,10 @@ class World(Floor):
         match command:
             case ev.Read():
                 self.read(command)
+            case ev.Take(job=job, chunk=chunk, count=count):
+                work = self.jobs[job]
+                work.chunks[chunk] = work.handed
+                work.handed += count
             case ev.Deliver(job=job, lo=lo, hi=hi):
                 self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
             case ev.DeliverLoss(job=job):
@@ -109,8 +113,7 @@ class World(Floor):
         if not rest:
             return self.post(ev.InputClosed(work.id))
         some = self.rng.randint(1, rest)
-        work.left += some
-        self.post(ev.ItemsAdded(work.id, some))
+        self.post(ev.ItemsAdded(work.id, some, some * ITEM))
         self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
 
     def read(self, command: ev.Read) -> None:
@@ -120,9 +123,7 @@ class World(Floor):
     def answer(self, work: Work, command: ev.Read) -> None:
         if self.on("input_fails") and self.rng.random() < 0.02:
             return self.post(ev.InputFailed(work.id, command.chunk))
-        if work.spec.pushed and self.on("withdrawals") and self.rng.random() < 0.2:
-            work.left -= self.rng.randint(0, work.left)
-        if not work.spec.pushed and self.on("short_input") and self.rng.random() < 0.02:
+        if self.on("short_input") and self.rng.random() < 0.02:
             work.left = 0
         items = min(command.count, work.left)
         if items > 1 and self.rng.random() < 0.05:
@@ -130,9 +131,8 @@ class World(Floor):
         work.left -= items
         work.chunks[command.chunk] = work.handed
         work.handed += items
-        unknown = work.spec.size is None and not work.spec.pushed
-        last = not work.spec.pushed and not items
-        if unknown and not work.left:
+        last = not items
+        if work.spec.size is None and not work.left:
             last = last or self.rng.random() < 0.5
         self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
 

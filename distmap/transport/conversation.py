@@ -87,6 +87,11 @@ class Conversation:
         return self.connection.rtt if measured is None else measured
 
     @property
+    def printed(self) -> int:
+        """Bytes of what tasks printed that wait to be written."""
+        return self._session.printed
+
+    @property
     def over(self) -> bool:
         """Whether the conversation has ended."""
         return self._over

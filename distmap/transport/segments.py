@@ -26,7 +26,7 @@ Buffer = bytes | bytearray | memoryview
 #: Whether descriptors can be passed and mapped here at all.
 SUPPORTED = os.name == "posix"
 
-#: Parts of at least so many bytes are worth a segment (transport.md, rule 14).
+#: Parts of at least so many bytes are worth a segment; smaller ones go through the socket as fast.
 LARGE = 1 << 20
 
 #: A free segment serves a part down to this share of its size; below, it would pin memory for nothing.

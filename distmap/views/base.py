@@ -6,7 +6,7 @@ buttons do is a Steering.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from distmap.core.progress import Snapshot
 from distmap.views.static import Note
@@ -31,6 +31,17 @@ class View(Protocol):
             snapshot: The last one.
             dropped: Lines that were not noted, as there were too many.
         """
+
+
+@runtime_checkable
+class Above(Protocol):
+    """A view that draws where text is written, such as a bar in a terminal: what tasks print goes through it.
+
+    Elsewhere it is simply written. Called in the context of the cell, by any thread.
+    """
+
+    def write(self, text: str, stream: str) -> None:
+        """Write whole lines to "stdout" or "stderr", above what is drawn."""
 
 
 class Steering(Protocol):

@@ -44,11 +44,11 @@ class Story:
         self._views: list[View] = []
         self._lock = threading.Lock()
 
-    def show(self, progress: Progress) -> bool:
-        """Show it, here and now and until its end, as `progress` says. Returns whether there is anything to see."""
+    def show(self, progress: Progress) -> View | None:
+        """Show it, here and now and until its end, as `progress` says; None if there is nothing to see."""
         view = choose(progress, self.title, self.kind, self.steering)
         if view is None:
-            return False
+            return None
         with self._lock:
             for note in self.notes:
                 view.note(note)
@@ -58,12 +58,12 @@ class Story:
                 crowded = self._views.pop(1) if len(self._views) > PLACES else None
         if over is not None:
             view.close(over, self.dropped)
-            return True
+            return view
         if crowded is not None:
             PAINTER.remove(crowded)
         if view.drawn:
             PAINTER.add(view, self._look)
-        return True
+        return view
 
     def report(self) -> None:
         """Give a user's callable the newest snapshot, in this thread."""

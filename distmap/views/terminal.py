@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
+from distmap.views.outlet import plain
 from distmap.views.static import Note, counted, ended, is_live, pace, printable, speed, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
@@ -126,6 +127,15 @@ class TerminalView:
         with self._lock:
             if not self._closed:
                 self._write(line(note))
+
+    def write(self, text: str, stream: str) -> None:
+        with self._lock:
+            # Away and drawn again only in a terminal: in a file each drawing is a line that stays.
+            if self._bar is not None and self._file.isatty():
+                with _Bar.external_write_mode(file=getattr(sys, stream)):
+                    plain(text, stream)
+            else:
+                plain(text, stream)
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         with self._lock:

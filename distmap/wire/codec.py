@@ -26,6 +26,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -40,12 +41,14 @@ _REASONS: tuple[DeathReason, ...] = ("died", "timeout", "killed", "idle")
 
 # The first byte says which message it is; numbers are never used again for another meaning.
 _PUT, _DROP, _TASK, _REPORT, _REFUSED, _REVOKE, _INTERRUPT, _KILL = 1, 2, 3, 4, 5, 6, 7, 8
-_DIED, _READY, _SEGMENT, _FREE, _BEAT, _DRAINING, _BYE = 9, 10, 11, 12, 13, 14, 15
+_DIED, _READY, _SEGMENT, _FREE, _BEAT, _DRAINING, _BYE, _OUTPUT = 9, 10, 11, 12, 13, 14, 15, 16
 
 _put = struct.Struct("<B16sB")
 _drop = struct.Struct("<B16s")
-_task = struct.Struct("<BIQIIQd16sH")
+_task = struct.Struct("<BIQIIQd16sHB")
 _report = struct.Struct("<BIQIIdBI")
+_output = struct.Struct("<BIQQI")
+_output_piece = struct.Struct("<qBI")
 _refused = struct.Struct("<BIQ")
 _revoke = struct.Struct("<BIQI")
 _interrupt = struct.Struct("<BIQ")
@@ -120,16 +123,17 @@ def _decode_drop(data: bytes) -> Drop:
 
 
 def _encode_task(m: Task) -> bytes:
-    head = _task.pack(_TASK, m.slot, m.attempt, m.lo, m.hi, m.start, m.timeout, _digest(m.code), len(m.needs))
+    code, count = _digest(m.code), len(m.needs)
+    head = _task.pack(_TASK, m.slot, m.attempt, m.lo, m.hi, m.start, m.timeout, code, count, m.output)
     return b"".join((head, *map(_digest, m.needs))) if m.needs else head
 
 
 def _decode_task(data: bytes) -> Task:
-    _, slot, attempt, lo, hi, start, timeout, code, count = _task.unpack_from(data)
+    _, slot, attempt, lo, hi, start, timeout, code, count, output = _task.unpack_from(data)
     at = _task.size
     _exact(data, at + 16 * count)
     needs = tuple([data[at + 16 * i : at + 16 * i + 16] for i in range(count)]) if count else ()
-    return Task(slot, attempt, code, needs, lo, hi, start, timeout)
+    return Task(slot, attempt, code, needs, lo, hi, start, timeout, output != 0)
 
 
 def _encode_report(m: Report) -> bytes:
@@ -144,6 +148,17 @@ def _decode_report(data: bytes) -> Report:
     _exact(data, _report.size + 4 * count)
     failed = struct.unpack_from(f"<{count}I", data, _report.size) if count else ()
     return Report(slot, attempt, lo, hi, seconds, ended != 0, failed)
+
+
+def _encode_output(m: Output) -> bytes:
+    head = _output.pack(_OUTPUT, m.slot, m.attempt, m.dropped, len(m.pieces))
+    return head + b"".join([_output_piece.pack(*piece) for piece in m.pieces])
+
+
+def _decode_output(data: bytes) -> Output:
+    _, slot, attempt, dropped, count = _output.unpack_from(data)
+    _exact(data, _output.size + count * _output_piece.size)
+    return Output(slot, attempt, dropped, tuple(_output_piece.iter_unpack(data[_output.size :])))
 
 
 def _encode_refused(m: Refused) -> bytes:
@@ -251,6 +266,7 @@ _ENCODERS = cast(
         Drop: _encode_drop,
         Task: _encode_task,
         Report: _encode_report,
+        Output: _encode_output,
         Refused: _encode_refused,
         Revoke: _encode_revoke,
         Interrupt: _encode_interrupt,
@@ -270,6 +286,7 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _DROP: _decode_drop,
     _TASK: _decode_task,
     _REPORT: _decode_report,
+    _OUTPUT: _decode_output,
     _REFUSED: _decode_refused,
     _REVOKE: _decode_revoke,
     _INTERRUPT: _decode_interrupt,

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+#: Bytes of text in one Output at most, and pieces of it.
+OUTPUT_BYTES = 1 << 20
+OUTPUT_PIECES = 4096
+
 BlobKind = Literal["code", "value", "modules"]
 DeathReason = Literal["died", "timeout", "killed", "idle"]
 
@@ -43,6 +47,8 @@ class Task(NamedTuple):
     start: int
     #: Seconds an item may run; 0: no limit.
     timeout: float
+    #: Whether what the items print is sent (Output) or thrown away.
+    output: bool = True
 
 
 class Report(NamedTuple):
@@ -63,6 +69,28 @@ class Refused(NamedTuple):
 
     slot: int
     attempt: int
+
+
+class Output(NamedTuple):
+    """What items of an attempt printed; the part is the text of all pieces in UTF-8, none if there are no pieces.
+
+    Whoever passes it on may drop the text, counting its lines, but not change its place among the reports.
+    """
+
+    slot: int
+    attempt: int
+    #: Lines that were printed since the last Output and are not in the text.
+    dropped: int
+    #: Offset of the item (-1: none ran), 0 for standard output or 1 for standard error, bytes of text.
+    pieces: tuple[tuple[int, int, int], ...]
+
+    def spells(self, nbytes: int) -> bool:
+        """Whether the pieces are the whole of a text of so many bytes, and within bounds."""
+        return (
+            nbytes <= OUTPUT_BYTES
+            and len(self.pieces) <= OUTPUT_PIECES
+            and nbytes == sum(size for _, _, size in self.pieces)
+        )
 
 
 class Revoke(NamedTuple):
@@ -138,6 +166,7 @@ Message = (
     | Drop
     | Task
     | Report
+    | Output
     | Refused
     | Revoke
     | Interrupt

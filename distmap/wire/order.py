@@ -5,8 +5,8 @@ entry ready when nothing that it follows is unfinished.
 
 Everything may overtake everything, except where one message means another:
 
-- messages about one slot keep their order (Task, Kill; Report, Refused, Died, Ready), but Revoke and Interrupt follow
-  only the Task of their attempt, so that they overtake the next Task of the slot, which may be large;
+- messages about one slot keep their order (Task, Kill; Report, Output, Refused, Died, Ready), but Revoke and
+  Interrupt follow only the Task of their attempt, so that they overtake the next Task of the slot, which may be large;
 - a Task follows the Put of each digest that it names; a Drop follows the Put and every Task that names the digest;
 - Bye follows everything.
 
@@ -24,6 +24,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -133,7 +134,7 @@ def _touches(message: Message) -> tuple[tuple[Hashable, ...], tuple[Hashable, ..
     """
     if isinstance(message, Task):
         return (message.slot, ~message.attempt), (message.code, *message.needs)
-    if isinstance(message, Report | Refused | Died | Ready | Kill):
+    if isinstance(message, Report | Output | Refused | Died | Ready | Kill):
         return (message.slot,), _NOTHING
     if isinstance(message, Revoke | Interrupt):
         return (~message.attempt,), _NOTHING

@@ -34,7 +34,7 @@ from typing import Literal
 
 from distmap.errors import PayloadError, ProtocolError
 from distmap.wire.codec import decode, encode
-from distmap.wire.messages import Bye, Message
+from distmap.wire.messages import Bye, Message, Output
 from distmap.wire.order import Order
 
 Buffer = bytes | bytearray | memoryview
@@ -64,7 +64,7 @@ _ROOM = FRAME - _HEAD.size - _META.size
 class _Outgoing:
     """A message on its way out: what is left of it, and what waits for its last frame."""
 
-    __slots__ = ("_at", "_pieces", "begun", "control", "left", "meta", "stream")
+    __slots__ = ("_at", "_pieces", "begun", "control", "left", "meta", "printed", "stream")
 
     def __init__(self, stream: int, header: bytes, parts: Sequence[Buffer]) -> None:
         views = [_flat(part) for part in parts]
@@ -74,6 +74,8 @@ class _Outgoing:
         self.left = len(meta) + sum(map(len, views))
         self.begun = False
         self.control = not views and len(meta) <= _ROOM
+        #: Bytes of what tasks printed.
+        self.printed = 0
         if self.left > MAX_MESSAGE:
             raise PayloadError(f"a message of {self.left} bytes is too large to be sent; {MAX_MESSAGE} are allowed")
         self._pieces: deque[Buffer] = deque((meta, *views))
@@ -176,6 +178,8 @@ class Session:
         # sending
         self._stream = 0
         self._ended = False
+        #: Bytes of Outputs that no frame has been cut of: a link that is slower than the tasks print shows here.
+        self.printed = 0
         self._order: Order[_Outgoing] = Order(self._ready)
         self._signals: deque[bytes] = deque()
         self._control: deque[_Outgoing] = deque()
@@ -208,6 +212,9 @@ class Session:
             return
         self._stream = (self._stream + 1) & 0xFFFFFFFF
         entry = _Outgoing(self._stream, encode(message), parts)
+        if isinstance(message, Output):
+            entry.printed = entry.left
+            self.printed += entry.left
         if isinstance(message, Bye):
             self._ended = True
             self._order.add_last(entry)
@@ -256,6 +263,7 @@ class Session:
         self._unacked.append((self._seq, size, frame))
         self._in_flight += size
         if not entry.left:
+            self.printed -= entry.printed
             self._order.done(entry)
         else:
             heapq.heappush(self._by_left, (entry.left, entry.stream, entry))

@@ -27,6 +27,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -39,6 +40,10 @@ from distmap.worker.load import Load
 Buffer = bytes | bytearray | memoryview
 
 log = logging.getLogger("distmap.worker")
+
+
+#: What tasks printed is dropped while so many bytes of it wait for the connection: results must not wait behind it.
+_PRINTED = 256 << 10
 
 
 @dataclass(slots=True)
@@ -205,6 +210,14 @@ class Stay:
         self._send(report, parts)
         if report.ended:
             self._forget(report.slot, report.attempt)
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None:
+        """Items of a slot printed something."""
+        if parts and self._conversation is not None and self._conversation.printed > _PRINTED:
+            text = bytes(parts[0])
+            lines = text.count(b"\n") + (not text.endswith(b"\n"))
+            output, parts = output._replace(dropped=output.dropped + lines, pieces=()), []
+        self._send(output, parts)
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None:
         """A slot could not run an attempt at all."""

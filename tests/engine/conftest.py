@@ -12,7 +12,7 @@ import pytest
 from distmap.core.events import Event
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.payload import Code, dump_code, dump_items, load_results
-from distmap.wire.messages import Report, Task
+from distmap.wire.messages import Output, Report, Task
 
 DEADLINE = 15.0
 
@@ -36,6 +36,10 @@ class Ear:
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         assert worker == 7
         self.heard.put_nowait(("report", (report, parts)))
+
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        assert worker == 7
+        self.heard.put_nowait(("printed", (output, parts)))
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         self.heard.put_nowait(("refused", (attempt, parts)))

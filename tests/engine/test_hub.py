@@ -29,13 +29,14 @@ from distmap.core.events import (
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.engine.hub import HubEngine
+from distmap.errors import AuthenticationError, WorkerBusy
 from distmap.payload import Code, dump_code, dump_items, load_results
 from distmap.security import Secret, load_token, parse_url
 from distmap.testing.workers import WorkerProcess
 from distmap.transport import websocket
 from distmap.transport.conversation import Conversation
 from distmap.transport.identity import PYTHON, worker_info
-from distmap.wire.messages import Kill, Report, Task
+from distmap.wire.messages import Kill, Output, Report, Task
 
 DEADLINE = 15.0
 ANY_PORT = "wss://127.0.0.1:0"
@@ -48,6 +49,7 @@ class Ear:
         self.infos: dict[int, WorkerInfo] = {}
         self.events: list[Event] = []
         self.reports: list[tuple[int, Report, Parts]] = []
+        self.outputs: list[tuple[int, Output, Parts]] = []
         self.refusals: list[tuple[int, int]] = []
         self.deaths: list[tuple[int, int, int | None, int | None, str, str]] = []
         self.on_join: Callable[[Engine, int], object] = lambda engine, worker: None
@@ -66,6 +68,10 @@ class Ear:
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         self.reports.append((worker, report, parts))
+        self._news.set()
+
+    def printed(self, worker: int, output: Output, parts: Parts) -> None:
+        self.outputs.append((worker, output, parts))
         self._news.set()
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
@@ -255,6 +261,11 @@ def test_wrong_token_is_said_on_both_sides(token: Secret, tmp_path: Path) -> Non
             await engine.dialled()
             assert "token" in engine.errors[worker.url]
             assert engine.fatal == engine.errors[worker.url]
+            assert isinstance(engine.cause, AuthenticationError)
+            engine.add(parse_url(f"wss://127.0.0.1:{free_port()}"))
+            await engine.dialled()
+            assert engine.fatal is None
+            assert engine.cause is None
             assert "token" in worker.line("stderr", "refused")
             assert not ear.infos
             await engine.close(now=True)
@@ -274,6 +285,8 @@ def test_busy_worker_names_its_pool(token: Secret) -> None:
             await second.start(second_ear)
             await second.dialled()
             assert f"pid {os.getpid()}" in second.errors[worker.url]
+            assert isinstance(second.cause, WorkerBusy)
+            assert first.cause is None
             assert not second_ear.infos
             await first.close(now=True)
             await second_ear.worker()

@@ -12,7 +12,7 @@ import pytest
 
 from distmap.payload import Code, dump_code, dump_items, load_results
 from distmap.slots.slots import Slots
-from distmap.wire.messages import Died, Ready, Refused, Report, Task
+from distmap.wire.messages import Died, Output, Ready, Refused, Report, Task
 
 DEADLINE = 15.0
 
@@ -22,12 +22,17 @@ class Bench:
 
     def __init__(self, count: int = 1, **options: Any) -> None:
         self.slots = Slots(count, self, **options)
-        self.heard: asyncio.Queue[tuple[Report | Refused | Died | Ready, list[Any]]] = asyncio.Queue()
+        self.heard: asyncio.Queue[tuple[Report | Output | Refused | Died | Ready, list[Any]]] = asyncio.Queue()
         self._attempts = itertools.count(1)
+        #: Lines that the attempt of the last `said` dropped.
+        self.dropped = 0
 
     # the listener
     def reported(self, report: Report, parts: list[Any]) -> None:
         self.heard.put_nowait((report, parts))
+
+    def printed(self, output: Output, parts: list[Any]) -> None:
+        self.heard.put_nowait((output, parts))
 
     def refused(self, refused: Refused, parts: list[Any]) -> None:
         self.heard.put_nowait((refused, parts))
@@ -72,6 +77,40 @@ class Bench:
                     found += load_results(parts, report.lo, report.hi, report.failed)
                 if report.ended:
                     return found
+
+    async def said(self, attempt: int) -> list[tuple[int, int, str]]:
+        """What an attempt prints until it ends: item, stream, text; neighbours of one item and stream are joined."""
+        found: list[tuple[int, int, str]] = []
+        self.dropped = 0
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                message, parts = await self.heard.get()
+                if isinstance(message, Output) and message.attempt == attempt:
+                    self.dropped += message.dropped
+                    lo, data = 0, b"".join(parts)
+                    assert message.spells(len(data))
+                    for at, stream, size in message.pieces:
+                        text, lo = data[lo : lo + size].decode(), lo + size
+                        if found and found[-1][:2] == (at, stream):
+                            text = found.pop()[2] + text
+                        found.append((at, stream, text))
+                elif isinstance(message, Report | Refused) and message.attempt == attempt:
+                    if isinstance(message, Refused) or message.ended:
+                        return found
+
+    async def all_values(self, attempts: list[int]) -> list[list[Any]]:
+        """What several attempts report, in whatever order they end. No process may die meanwhile."""
+        found: dict[int, list[Any]] = {attempt: [] for attempt in attempts}
+        left = set(attempts)
+        async with asyncio.timeout(DEADLINE):
+            while left:
+                message, parts = await self.heard.get()
+                assert isinstance(message, Report), message
+                if message.hi > message.lo:
+                    found[message.attempt] += load_results(parts, message.lo, message.hi, message.failed)
+                if message.ended:
+                    left.discard(message.attempt)
+        return list(found.values())
 
     async def started(self, attempt: int, at: int = 0, slot: int = 0) -> None:
         """Until the attempt runs the item."""

@@ -64,13 +64,21 @@ def test_what_is_finished_is_reported_while_the_rest_runs(bench: Bench) -> None:
     run(main())
 
 
-def test_what_tasks_print_comes_out_with_the_task(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
-    """Standard output of a task is the parent's, and is not held back until the process ends."""
+def test_what_tasks_print_comes_before_their_report(bench: Bench) -> None:
+    """Text is told of by attempt, item and stream, and nothing of an attempt comes after its end."""
+
+    def talk(x: int) -> int:
+        print("out", x)
+        print("err", x, file=sys.stderr)
+        return x
 
     async def main() -> None:
         async with bench(1) as b:
-            await b.values(b.send(print, ["hello from a task"]))
-            assert "hello from a task" in capfd.readouterr().out
+            attempt = b.send(talk, [5, 6])
+            assert await b.said(attempt) == [(0, 0, "out 5\n"), (0, 1, "err 5\n"), (1, 0, "out 6\n"), (1, 1, "err 6\n")]
+            assert b.heard.empty()
+
+    run(main())
 
     run(main())
 

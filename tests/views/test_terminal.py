@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 
 import pytest
@@ -137,3 +138,40 @@ def test_no_thread_watches() -> None:
     view.update(START)
     assert set(threading.enumerate()) == before
     view.close(START)
+
+
+def test_what_tasks_print_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal the bar makes room for a line and is drawn again below it; after the end lines are just written."""
+
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    tty = Tty()
+    monkeypatch.setattr(sys, "stdout", tty)
+    monkeypatch.setattr(sys, "stderr", tty)
+    view = TerminalView("score", every=0.0)
+    view.write("[w] early\n", "stdout")
+    assert tty.getvalue() == "[w] early\n"
+    view.update(START)
+    view.write("[w] hello\n", "stdout")
+    view.write("[w] there\n", "stderr")
+    lines = tty.getvalue().split("\r")
+    assert "[w] hello\n" in lines
+    assert "[w] there\n" in lines
+    assert "score:" in lines[-1]
+    view.close(START._replace(state="done", done=1000))
+    view.write("[w] late\n", "stdout")
+    assert tty.getvalue().endswith("\n[w] late\n")
+
+
+def test_in_a_file_lines_do_not_draw_the_bar_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each drawing stays, what tasks print is written between two of them."""
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", file)
+    view = TerminalView("score", every=0.0)
+    view.update(START)
+    for number in range(10):
+        view.write(f"[w] {number}\n", "stderr")
+    assert file.getvalue().count("score:") == 1
+    view.close(START._replace(state="done", done=1000))

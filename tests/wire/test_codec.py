@@ -11,6 +11,8 @@ import pytest
 from distmap.errors import ProtocolError
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import (
+    OUTPUT_BYTES,
+    OUTPUT_PIECES,
     Beat,
     Bye,
     Died,
@@ -20,6 +22,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -39,8 +42,11 @@ SAMPLES: list[Message] = [
     Drop(D),
     Task(0, 0, D, (), 0, 1, 0, 0.0),
     Task(2**32 - 1, BIG, D, (D[::-1], D), 7, 2**32 - 1, BIG, 1.5),
+    Task(0, 0, D, (), 0, 1, 0, 0.0, False),
     Report(0, 1, 0, 10, 0.25, False, ()),
     Report(3, BIG, 5, 10, 0.0, True, (5, 7, 9)),
+    Output(0, 1, 3412, ()),
+    Output(2**32 - 1, BIG, 0, ((-1, 0, 12), (7, 1, 2**32 - 1))),
     Refused(1, 2),
     Revoke(1, 2, 3),
     Interrupt(1, 2),
@@ -112,6 +118,9 @@ def test_decode_is_total() -> None:
         Task(0, 2**64, D, (), 0, 1, 0, 0.0),
         Task(0, 0, D, (b"x",), 0, 1, 0, 0.0),
         Report(0, 0, 0, 1, 0.0, True, (2**32,)),
+        Output(0, 0, -1, ()),
+        Output(0, 0, 0, ((0, 0, 2**32),)),
+        Output(0, 0, 0, ((0, 0),)),  # type: ignore[arg-type]
         Kill("one"),  # type: ignore[arg-type]
         Died(0, 0, 0, "bored", ""),  # type: ignore[arg-type]
     ],
@@ -141,7 +150,9 @@ def test_huge_announcements_are_refused_without_memory() -> None:
     report[-4:] = b"\xff" * 4
     beat = bytearray(encode(Beat(0.0, 0.0, ())))
     beat[-4:] = b"\xff" * 4
-    for header in (report, beat):
+    output = bytearray(encode(Output(0, 0, 0, ())))
+    output[-4:] = b"\xff" * 4
+    for header in (report, beat, output):
         with pytest.raises(ProtocolError, match="were due"):
             decode(header)
 
@@ -152,3 +163,14 @@ def test_odd_floats_survive() -> None:
     assert isinstance(back, Beat)
     assert back.cpu == math.inf
     assert math.isnan(back.memory)
+
+
+def test_pieces_spell_their_text() -> None:
+    """An Output says of every size of text whether it is its own, and refuses texts beyond the bounds."""
+    assert Output(0, 0, 0, ()).spells(0)
+    assert Output(0, 0, 0, ((0, 0, 5), (1, 1, 7))).spells(12)
+    assert not Output(0, 0, 0, ((0, 0, 5), (1, 1, 7))).spells(11)
+    assert not Output(0, 0, 0, ()).spells(1)
+    assert Output(0, 0, 0, ((0, 0, OUTPUT_BYTES),)).spells(OUTPUT_BYTES)
+    assert not Output(0, 0, 0, ((0, 0, OUTPUT_BYTES + 1),)).spells(OUTPUT_BYTES + 1)
+    assert not Output(0, 0, 0, ((0, 0, 0),) * (OUTPUT_PIECES + 1)).spells(0)

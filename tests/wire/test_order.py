@@ -15,6 +15,7 @@ from distmap.wire.messages import (
     Interrupt,
     Kill,
     Message,
+    Output,
     Put,
     Ready,
     Refused,
@@ -59,6 +60,7 @@ class Desk:
 
 
 REPORT = Report(0, 1, 0, 1, 0.0, True, ())
+OUTPUT = Output(0, 1, 0, ((0, 0, 5),))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,10 @@ REPORT = Report(0, 1, 0, 1, 0.0, True, ())
         (task(0, 1), Kill(0)),
         (Revoke(0, 1, 3), Interrupt(0, 1)),
         (REPORT, REPORT),
+        (OUTPUT, REPORT),
+        (REPORT, OUTPUT),
+        (OUTPUT, OUTPUT),
+        (OUTPUT, Died(0, 1, 0, "died", "")),
         (REPORT, Died(0, 1, 0, "died", "")),
         (Died(0, 1, 0, "died", ""), Ready(0)),
         (Refused(0, 1), Ready(0)),
@@ -106,6 +112,7 @@ def test_follows(first: Message, second: Message) -> None:
         (task(0, 1), Kill(1)),
         (REPORT, Report(1, 1, 0, 1, 0.0, True, ())),
         (REPORT, Beat(0.0, 0.0, ())),
+        (OUTPUT, Output(1, 2, 0, ())),
         (Put(A, "code"), Draining()),
         (task(0, 1, A), Drop(B)),
     ],

@@ -13,7 +13,7 @@ import pytest
 from distmap.errors import PayloadError, ProtocolError
 from distmap.wire import session as module
 from distmap.wire.codec import encode
-from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Put, Report, Task
+from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Output, Put, Report, Task
 from distmap.wire.session import ACK_BYTES, ACK_FRAMES, FRAME, MAX_MESSAGE, MAX_META, MAX_STREAMS, Buffer, Session
 
 A, B = b"a" * 16, b"b" * 16
@@ -245,6 +245,21 @@ def test_data_stops_at_the_window() -> None:
     assert carry(right, left) == []
     assert left.wants_to_write
     assert len(frames(left)) >= 4
+
+
+def test_what_was_printed_and_not_written_is_known() -> None:
+    """Whoever prints faster than the link carries can see it, down to nothing when all was written."""
+    left, right = Session(0), Session(0)
+    assert left.printed == 0
+    left.send(report(0), [bytes(100)])
+    assert left.printed == 0
+    left.send(Output(0, 0, 0, ((0, 0, 2 * FRAME),)), [bytes(2 * FRAME)])
+    assert 2 * FRAME < left.printed < 2 * FRAME + 200
+    written = frames(left, 3)
+    assert left.printed > 2 * FRAME
+    written += frames(left)
+    assert left.printed == 0
+    assert len([given for frame in written for given in right.incoming(frame, 0)]) == 2
 
 
 def test_two_full_windows_do_not_lock_each_other() -> None:
