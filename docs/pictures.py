@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "browser")]
 from lab import Lab, Server, chromium, until  # noqa: E402  (found by the line above)
 
 #: Pixels around a card that are kept, and pixels of the file for one of CSS.
-MARGIN = 12
+MARGIN = 4
 SCALE = 2
 
 SET_UP = """
