@@ -65,7 +65,7 @@ class Worker(NamedTuple):
     host: str
     slots: int
     python: str
-    #: "ready", "suspect" (silent for a while) or "draining" (it wants to leave).
+    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave) or "resting" (all its slots rest).
     state: str
     #: Load of its host: cpu and memory in use, 0 to 1.
     cpu: float
@@ -74,12 +74,16 @@ class Worker(NamedTuple):
     latency: float
     address: str
     tags: frozenset[str]
+    #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
-        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}, Python {self.python}{load}{far}>"
+        rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
 
 
 class Pool:
@@ -339,14 +343,15 @@ class Pool:
 
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
         """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
-        the returned ones are concatenated.
+        the returned ones are concatenated. Of data without rows `fn` is given nothing, and the result is `data[:0]` for
+        an array or DataFrame, else `[]`.
 
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
         __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import Collect, concatenate
-        from distmap.inputs import from_batches
+        from distmap.inputs import from_batches, nothing_of
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
@@ -355,7 +360,8 @@ class Pool:
         self._ensure_workers()
         slots = sum(member.info.slots for member in self._members())
         source = from_batches(data, batch_size, slots)
-        consumer = Collect(chosen.on_error, join=concatenate)
+        empty = nothing_of(data)
+        consumer = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
         code = self._code(fn, "one", seed=chosen.seed)
         return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
@@ -598,7 +604,7 @@ class Pool:
         """What is going on, in a few words."""
         from collections import Counter
 
-        from distmap.views.static import counted, number
+        from distmap.views.words import counted, number
 
         jobs = self.jobs
         calls = [f"{number(n)} {call}{'s' * (n != 1)}" for call, n in Counter(job.call for job in jobs).items()]
@@ -865,9 +871,10 @@ def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
 
 def _worker(member: Member) -> Worker:
     info = member.info
+    state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
-        info.name, info.host, info.slots, info.python, member.state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags,
+        info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
+        info.address, info.tags, member.resting, member.rest,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from distmap.core.placing import advance
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.states import INPUT, JOB, SLOT, WORKER, step
+from distmap.core.states import INPUT, JOB, WORKER, step
 from distmap.errors import InvalidTransition
 
 
@@ -104,6 +104,12 @@ class Scheduler:
             return snapshot(record, board.fleet, now, board.deaths, board.losses)
         check(job in board.finals, "job {} is not known (any more)", job)
         return board.finals[job]
+
+    def resting(self, worker: int, now: float) -> tuple[int, float]:
+        """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""
+        board = self._board
+        ends = [faults.rest_ends(board, slot) for slot in board.resting if slot.worker.id == worker]
+        return len(ends), max(0.0, min(ends, default=now) - now)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -237,6 +243,7 @@ class Scheduler:
         del job.group.promises[job.id]
         if job.state == "stopping":
             if event.count:
+                job.spare += event.count
                 board.out.append(ev.Release(job.id, event.chunk))
             return board.conclude(job)
         if event.count:
@@ -333,19 +340,14 @@ class Scheduler:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _pending(self, what: Job | Slot) -> bool:
+    def _pending(self, job: Job) -> bool:
         """The timer still means something."""
-        return what.state == ("stopping" if isinstance(what, Job) else "resting")
+        return job.state == "stopping"
 
     def _ticked(self, event: ev.Ticked) -> None:
         board = self._board
         while board.timers and board.timers[0][0] <= board.now:
-            what = heapq.heappop(board.timers)[2]
-            if not self._pending(what):
-                continue
-            if isinstance(what, Job):
-                board.abandon(what)
-                board.conclude(what)
-            else:
-                what.state = step(SLOT, what.state, "rested", what)
-                board.fleet.touch(what)
+            job = heapq.heappop(board.timers)[2]
+            if self._pending(job):
+                board.abandon(job)
+                board.conclude(job)

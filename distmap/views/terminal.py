@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
 from distmap.views.outlet import plain
-from distmap.views.static import Note, counted, ended, is_live, pace, printable, speed, troubles, working
+from distmap.views.static import Note
+from distmap.views.words import counted, ended, is_live, pace, printable, speed, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
