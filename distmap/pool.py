@@ -891,11 +891,12 @@ def _row(member: Member) -> WorkerRow:
 
 def _load() -> tuple[float, float]:
     """Processor and memory in use on this machine, 0 to 1: nobody sends heartbeats for it."""
-    import psutil
+    from distmap.worker.load import Load
 
+    cpu = 0.0
     with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
-        return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), psutil.virtual_memory().percent / 100
-    return 0.0, psutil.virtual_memory().percent / 100
+        cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return cpu, Load().read()[1]
 
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
