@@ -12,7 +12,7 @@ from math import frexp
 
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
 from distmap.core.timeline import thin
-from distmap.views.words import clock, counted, is_live, number, printable
+from distmap.views.words import counted, is_live, number, printable, took
 
 #: More lanes than this are counted, not shown: a cell is no log.
 LANES = 8
@@ -153,7 +153,8 @@ def lanes_html(snapshot: Snapshot) -> str:
     rows = "".join(_lane_html(lane, snapshot) for lane in lanes)
     if others:
         rows += _rest_html(others, live)
-    ends = (f"\N{MINUS SIGN}{clock(snapshot.elapsed)}", "now") if live else ("0:00", clock(snapshot.elapsed))
+    whole = took(snapshot)
+    ends = (f"\N{MINUS SIGN}{whole}", "now") if live else ("0:00" if ":" in whole else "0 s", whole)
     axis = (
         f'<span class="dm-axis"><i data-t="{ends[0]}"></i><span class="dm-key">{_legend(snapshot, lanes)}</span>'
         f'<i data-t="{ends[1]}"></i></span>'

@@ -92,7 +92,10 @@ def test_nothing_is_text_inside_the_drawing() -> None:
     over = lanes_html(snapshot(lane("w", "idle", 5, Block(0, 0.0, 1.0, "running")), state="cancelled", deaths=1))
     for word in ("0:00", "0:10", "done", "broken off", "lost"):
         assert f'data-t="{word}"' in over
-    assert "broken off" not in lanes_html(snapshot(lane(), state="done"))
+    soon = lanes_html(snapshot(lane(), state="done", elapsed=0.25))
+    assert "broken off" not in soon
+    assert 'data-t="0 s"' in soon
+    assert 'data-t="0.25 s"' in soon
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
