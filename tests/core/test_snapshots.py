@@ -24,6 +24,23 @@ def test_a_job_seen_while_it_runs(desk: Any) -> None:
     assert lane[:7] == ("other", 2, "busy", 2, 1, 6, 1.0)
 
 
+def test_a_pause_is_not_counted_in_the_rate(desk: Any) -> None:
+    """After a pause the rate begins anew; to resume what was not paused changes nothing."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign,) = desk.job(size=8, chunksize=8)
+    desk.now += 1.0
+    desk.report(assign, hi=2, ended=False)
+    desk.tell(ev.ResumeRequested(1))
+    assert desk.snapshot().rate == 2.0
+    desk.tell(ev.PauseRequested(1))
+    desk.now += 99.0
+    desk.tell(ev.ResumeRequested(1))
+    assert (desk.snapshot().rate, desk.snapshot().eta) == (0.0, None)
+    desk.now += 1.0
+    desk.report(assign, lo=2, hi=4, ended=False)
+    assert (desk.snapshot().done, desk.snapshot().rate) == (4, 2.0)
+
+
 def test_a_lost_worker_keeps_its_lane(desk: Any) -> None:
     """If it did something for the job, or was about to; states of the others are told."""
     for worker in (1, 2, 3, 4):

@@ -1,7 +1,7 @@
 """Real kernels without a browser: this test is the front end. Clicks, interrupts, tracebacks, over several ipykernels.
 
-A click is a message to the comm of a button, addressed to a subshell as JupyterLab does. Which thread of the kernel gets
-it has changed from version to version of ipykernel, hence the versions.
+A click is a message to the comm of a button, addressed to a subshell as JupyterLab does. Which thread of the kernel
+gets it has changed from version to version of ipykernel, hence the versions.
 """
 
 from __future__ import annotations
