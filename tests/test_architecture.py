@@ -95,7 +95,7 @@ IMPORTERS = {
     "cloudpickle": {"pickling", "modules"},
     "cryptography": {"security"},
     "ipywidgets": {"views.notebook"},
-    "psutil": {"worker.load"},
+    "psutil": {"pool", "worker.load"},  # load of this machine, and of a worker's
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
 }

@@ -227,7 +227,8 @@ def pool_html(facts: PoolFacts) -> str:
 
 
 def _worker_html(worker: WorkerRow) -> str:
-    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"]
+    # Nothing at all is in no use: nothing is known before the first heartbeat.
+    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
     if worker.latency > 0:
         load.append(f"{1000 * worker.latency:.1f} ms")
     dot = f'<span class="dm-dot dm-dot-{_text(worker.state)}"></span>'

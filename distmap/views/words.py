@@ -61,7 +61,7 @@ def pace(snapshot: Snapshot) -> float:
 
 def printable(text: str) -> str:
     """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t\N{NARROW NO-BREAK SPACE}" else repr(c)[1:-1] for c in text)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

@@ -78,3 +78,8 @@ def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
     assert words.pace(RUNNING) == RUNNING.rate
     assert words.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
     assert words.pace(RUNNING._replace(state="done", elapsed=0.0)) == RUNNING.rate
+
+
+def test_numbers_stay_readable() -> None:
+    """The narrow space between thousands is no control character."""
+    assert words.printable(words.number(2000)) == words.number(2000)
