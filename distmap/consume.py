@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from distmap.core.events import OnError
 from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.failures import Failure, headline, revive, short_repr
+from distmap.failures import Failure, headline, revive, short_repr, throw
 from distmap.payload import Folded, Items, load_results
 from distmap.pickling import Payload
 
@@ -219,8 +219,9 @@ class Stream(_Failing):
 
     def place(self, error: BaseException) -> Any:
         """What stands in the place of an item that failed: raises, or gives the error, or SKIP."""
+        __tracebackhide__ = True
         if self._on_error == "raise":
-            raise error
+            throw(error)
         return error if self._on_error == "return" else SKIP
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:

@@ -230,6 +230,11 @@ class Member:
     rtt: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+    #: Something runs or waits there; filled in for whoever asks.
+    busy: bool = False
+    #: Slots that rest after too many deaths, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
     blobs: set[bytes] = field(default_factory=set)
 
 
@@ -381,7 +386,13 @@ class Driver:
         return None if record is None else self._snapshot(record)
 
     def members(self) -> list[Member]:
-        return [replace(member, blobs=set()) for member in self._members.values()]
+        now = self._loop.time()
+        busy = {held[2] for held in self._attempts.values()}
+        found = []
+        for member in self._members.values():
+            resting, rest = self._scheduler.resting(member.id, now)
+            found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest))
+        return found
 
     @property
     def busy(self) -> bool:

@@ -63,8 +63,10 @@ class Board:
         self.stale: dict[int, Job] = {}
         #: Jobs with an attempt that waits and can be taken back.
         self.givers: dict[int, Job] = {}
-        #: (due, serial, what): a stopping job whose slots are to be killed, or a resting slot.
-        self.timers: list[tuple[float, int, Job | Slot]] = []
+        #: (due, serial, job): a stopping job whose slots are to be killed.
+        self.timers: list[tuple[float, int, Job]] = []
+        #: Slots that rest, in the order in which they began to.
+        self.resting: list[Slot] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()

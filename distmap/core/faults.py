@@ -6,17 +6,17 @@ from the second time on, until one item is left; slots that die too often rest; 
 
 from __future__ import annotations
 
-import heapq
-
 from distmap.core.board import Board
 from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
-from distmap.core.records import Attempt, Job, Slot, Worker
+from distmap.core.records import Attempt, Group, Job, Slot, Worker
 from distmap.core.states import SLOT, step
 
 
 def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
     """A task process ended; what it held goes back, and at most one item is charged."""
+    if slot.state == "resting":
+        board.resting.remove(slot)
     slot.state = step(SLOT, slot.state, "SlotDied", slot)
     head = slot.queue[0] if slot.queue else None
     held = board.withdraw(slot)
@@ -42,6 +42,7 @@ def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
 def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
     """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
     board.fleet.turn(worker, "lost")
+    board.resting = [slot for slot in board.resting if slot.worker is not worker]
     board.losses += charged
     # All first, then the charges: one may halt a job, which must find none of its attempts there any more.
     held = []
@@ -126,8 +127,36 @@ def slot_ready(board: Board, slot: Slot) -> None:
     rests = slot.rest_until > board.now
     slot.state = step(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
     if rests:
-        heapq.heappush(board.timers, (slot.rest_until, next(board.serial), slot))
+        board.resting.append(slot)
     board.fleet.touch(slot)
+
+
+def rouse(board: Board) -> float | None:
+    """Slots whose rest is over go on; gives when the next one is due, None if none rests."""
+    for slot in list(board.resting):
+        if rest_ends(board, slot) <= board.now:
+            board.resting.remove(slot)
+            slot.state = step(SLOT, slot.state, "rested", slot)
+            slot.rest_until = board.now
+            board.fleet.touch(slot)
+    return min((rest_ends(board, slot) for slot in board.resting), default=None)
+
+
+def rest_ends(board: Board, slot: Slot) -> float:
+    """When a resting slot goes on: early where a job could not go on without it."""
+    if any(_stands_still(board, group) for group in slot.worker.groups):
+        return slot.rest_until - board.limits.slot_rest + board.limits.slot_rest_alone
+    return slot.rest_until
+
+
+def _stands_still(board: Board, group: Group) -> bool:
+    """All slots that its jobs could use rest, or will when their process is back."""
+    return all(
+        slot.state == "resting" or (slot.state == "dead" and slot.rest_until > board.now)
+        for worker in board.fleet.workers.values()
+        if worker.state == "trusted" and group in worker.groups
+        for slot in worker.slots
+    )
 
 
 def _despair(board: Board, job: Job) -> None:

@@ -48,6 +48,8 @@ class Limits(NamedTuple):
     slot_deaths: int = 5
     slot_deaths_window: float = 30.0
     slot_rest: float = 60.0
+    #: ... or so long where a job has no other slot to go on.
+    slot_rest_alone: float = 5.0
     crash_loop_deaths: int = 10
     crash_loop_deaths_per_slot: int = 3
 

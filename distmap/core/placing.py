@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from itertools import islice
 
+from distmap.core import faults
 from distmap.core.board import Board
 from distmap.core.records import Attempt, Group, Job, Slot
 
@@ -21,7 +22,7 @@ UNSURE = 1e-9
 def advance(board: Board) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
     groups = list(board.fleet.groups.values())
-    board.patience = None
+    board.patience = faults.rouse(board) if board.resting else None
     while (choice := _turn(board, groups)) is not None:
         job, slot = choice
         if not job.queue and job.spec.pushed:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 #: "interrupted" is set by the kernel's side alone: the job was cancelled because the user pressed Interrupt.
 JobState = Literal["running", "paused", "done", "failed", "cancelled", "interrupted"]
-WorkerState = Literal["idle", "busy", "suspect", "draining", "lost"]
+WorkerState = Literal["idle", "busy", "resting", "suspect", "draining", "lost"]
 #: What became of a stretch of a slot's time: its items are done; are running now (of a job that has ended: were broken
 #: off); some raised and run again; some failed for good; or they were lost with their process or worker.
 BlockKind = Literal["done", "running", "retried", "failed", "lost"]

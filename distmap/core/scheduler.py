@@ -21,10 +21,10 @@ from distmap.core import faults, reports
 from distmap.core.board import Board
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
-from distmap.core.progress import Snapshot
+from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.states import INPUT, JOB, SLOT, WORKER, step
+from distmap.core.states import INPUT, JOB, WORKER, step
 from distmap.errors import InvalidTransition
 
 
@@ -104,6 +104,12 @@ class Scheduler:
             return snapshot(record, board.fleet, now, board.deaths, board.losses)
         check(job in board.finals, "job {} is not known (any more)", job)
         return board.finals[job]
+
+    def resting(self, worker: int, now: float) -> tuple[int, float]:
+        """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""
+        board = self._board
+        ends = [faults.rest_ends(board, slot) for slot in board.resting if slot.worker.id == worker]
+        return len(ends), max(0.0, min(ends, default=now) - now)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -290,6 +296,10 @@ class Scheduler:
     def _resume(self, event: ev.ResumeRequested) -> None:
         job = self._job(event.job)
         if job is not None:
+            if job.state == "paused":
+                # The rate is that of the time in which it may run, or a pause would show as hours to go.
+                job.meter = Meter()
+                job.meter.add(self._board.now, job.peak)
             job.state = step(JOB, job.state, "ResumeRequested", job)
             self._board.conclude(job)
 
@@ -334,19 +344,14 @@ class Scheduler:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _pending(self, what: Job | Slot) -> bool:
+    def _pending(self, job: Job) -> bool:
         """The timer still means something."""
-        return what.state == ("stopping" if isinstance(what, Job) else "resting")
+        return job.state == "stopping"
 
     def _ticked(self, event: ev.Ticked) -> None:
         board = self._board
         while board.timers and board.timers[0][0] <= board.now:
-            what = heapq.heappop(board.timers)[2]
-            if not self._pending(what):
-                continue
-            if isinstance(what, Job):
-                board.abandon(what)
-                board.conclude(what)
-            else:
-                what.state = step(SLOT, what.state, "rested", what)
-                board.fleet.touch(what)
+            job = heapq.heappop(board.timers)[2]
+            if self._pending(job):
+                board.abandon(job)
+                board.conclude(job)

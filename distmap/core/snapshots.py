@@ -12,7 +12,7 @@ from typing import cast
 
 from distmap.core.fleet import Fleet
 from distmap.core.progress import Block, JobState, Lane, Snapshot, WorkerState, time_left
-from distmap.core.records import Attempt, Job
+from distmap.core.records import Attempt, Job, Worker
 from distmap.core.timeline import ROWS
 
 
@@ -83,7 +83,7 @@ def _lanes(
         elif job.state == "over":
             state = "idle"
         else:
-            state = worker.state if worker.state != "trusted" else "busy" if held else "idle"
+            state = _state(worker, held)
         running = heads.get(number, ())
         if share is not None:
             name, slots, since, items, chunks = share.name, share.slots, share.since, share.items, share.chunks
@@ -123,3 +123,11 @@ def _running(out: list[Block], job: Job, heads: Iterable[Attempt], rows: int, no
 def undrawn(snapshot: Snapshot) -> Snapshot:
     """Without its timelines."""
     return snapshot._replace(lanes=tuple(lane._replace(blocks=()) for lane in snapshot.lanes))
+
+
+def _state(worker: Worker, held: int) -> str:
+    if worker.state != "trusted":
+        return worker.state
+    if all(slot.state == "resting" for slot in worker.slots):
+        return "resting"
+    return "busy" if held else "idle"

@@ -42,6 +42,8 @@ class SlotBook:
     held: list[int] = field(default_factory=list)
     deaths: list[float] = field(default_factory=list)
     rest_until: float = 0.0
+    #: It may go on before: once in this rest there was a job that had no other slot.
+    roused: bool = False
 
 
 @dataclass
@@ -107,6 +109,27 @@ class Books:
         handler = getattr(self, f"_on_{type(event).__name__}", None)
         if handler is not None:
             handler(event)
+        self._rouse()
+
+    def slots_for(self, job: JobBook) -> list[SlotBook]:
+        """Slots of trusted workers with the job's tags."""
+        return [
+            slot
+            for worker in self.workers.values()
+            if worker.state == "trusted" and job.spec.tags <= worker.tags
+            for slot in worker.slots
+        ]
+
+    def _rouse(self) -> None:
+        early = self.now - self.limits.slot_rest_alone + self.limits.slot_rest
+        tired = [slot for worker in self.workers.values() for slot in worker.slots if slot.rest_until > self.now]
+        if not any(slot.rest_until <= early for slot in tired):
+            return
+        for job in self.jobs.values():
+            slots = self.slots_for(job)
+            if job.finish is None and all(slot.state in ("resting", "dead") and slot in tired for slot in slots):
+                for slot in slots:
+                    slot.roused = slot.roused or slot.rest_until <= early
 
     def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
         self.workers[event.worker] = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
@@ -150,7 +173,7 @@ class Books:
             slot.deaths = [time for time in slot.deaths if self.now - time <= self.limits.slot_deaths_window]
             slot.deaths.append(self.now)
             if len(slot.deaths) >= self.limits.slot_deaths:
-                slot.deaths, slot.rest_until = [], self.now + self.limits.slot_rest
+                slot.deaths, slot.rest_until, slot.roused = [], self.now + self.limits.slot_rest, False
             if head is not None and head.live:
                 self.jobs[head.job].dry += 1
         if event.attempt in slot.held and event.at is not None:
@@ -170,7 +193,7 @@ class Books:
         worker = self.workers[event.worker]
         if worker.state != "lost":
             slot = worker.slots[event.slot]
-            slot.state = "resting" if slot.rest_until > self.now else "ready"
+            slot.state = "resting" if slot.rest_until > self.now and not slot.roused else "ready"
 
     def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
         self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)

@@ -28,16 +28,8 @@ class Oracle(Books):
     def _settling(self, job: JobBook) -> bool:
         return job.cancelled or job.final_failure or job.refused
 
-    def _eligible(self, job: JobBook) -> list[SlotBook]:
-        return [
-            slot
-            for worker in self.workers.values()
-            if worker.state == "trusted" and job.spec.tags <= worker.tags
-            for slot in worker.slots
-        ]
-
     def _takes(self, slot: SlotBook) -> bool:
-        if slot.state == "resting" and slot.rest_until <= self.now:
+        if slot.state == "resting" and (slot.rest_until <= self.now or slot.roused):
             slot.state = "ready"
         return slot.state == "ready"
 
@@ -68,7 +60,7 @@ class Oracle(Books):
             self.require(job.read + command.count <= job.spec.size, f"{command}: beyond the end")
         if job.spec.chunksize is not None:
             self.require(command.count <= job.spec.chunksize, f"{command}: more than chunksize")
-        slots = self._eligible(job)
+        slots = self.slots_for(job)
         place = any(self._takes(slot) and len(slot.held) < limits.slot_depth for slot in slots)
         other = any(self.attempts[number].job != command.job for slot in slots for number in slot.held)
         self.require(place or other, f"{command}: there is no place for it")

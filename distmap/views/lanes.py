@@ -22,6 +22,7 @@ DRAWN = 64
 _WORKER_WORDS: dict[WorkerState, str] = {
     "idle": "idle",
     "busy": "busy",
+    "resting": "resting after crashes",
     "suspect": "silent",
     "draining": "leaving",
     "lost": "lost",

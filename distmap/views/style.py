@@ -93,7 +93,7 @@ background:var(--dm-ground)}
 .dm-dot{display:inline-block;box-sizing:border-box;width:7px;height:7px;margin-right:7px;border-radius:50%;
 border:2px solid var(--dm-soft);vertical-align:1px}
 .dm-dot-busy{border-color:var(--dm-go);background:var(--dm-go)}
-.dm-dot-suspect,.dm-dot-draining{border-color:var(--dm-warn)}
+.dm-dot-suspect,.dm-dot-draining,.dm-dot-resting{border-color:var(--dm-warn)}
 .dm-dot-lost{border-color:var(--dm-bad);background:var(--dm-bad)}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
 .dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:0;color:var(--dm-soft);font-size:13px;

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import Lab, until
+from lab import Lab
 
 Open = Callable[..., Lab]
 
@@ -66,14 +66,12 @@ def test_a_traceback_begins_with_the_users_frames(lab: Open) -> None:
     )
     book.run_through(0, 1)
     book.see(1, "ZeroDivisionError")
-    text = "\n".join(book.output(1).locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts())
-    until(lambda: "return 1 / (x - 3)" in text, "the line that raised", 0)
-    assert text.index("return inner(x)") < text.index("return 1 / (x - 3)")
-    assert "pool.map(bad, range(10))" in text
-    assert "item 3" in text
-    for word in ("distmap/", "run_here", "self._error", "site-packages"):
-        assert word not in text, text
     book.see(book.panel(1), "Failed")
+    text = book.text(1)
+    assert text.index("pool.map(bad, range(10))") < text.rindex("return inner(x)") < text.rindex("return 1 / (x - 3)")
+    assert "item 3" in text
+    for internal in ("distmap/", "run_here", "self._error", "site-packages", "<dynamic-code>"):
+        assert internal not in text
 
 
 def test_a_pool_shows_itself(lab: Open) -> None:

@@ -24,6 +24,23 @@ def test_a_job_seen_while_it_runs(desk: Any) -> None:
     assert lane[:7] == ("other", 2, "busy", 2, 1, 6, 1.0)
 
 
+def test_a_pause_is_not_counted_in_the_rate(desk: Any) -> None:
+    """After a pause the rate begins anew; to resume what was not paused changes nothing."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (assign,) = desk.job(size=8, chunksize=8)
+    desk.now += 1.0
+    desk.report(assign, hi=2, ended=False)
+    desk.tell(ev.ResumeRequested(1))
+    assert desk.snapshot().rate == 2.0
+    desk.tell(ev.PauseRequested(1))
+    desk.now += 99.0
+    desk.tell(ev.ResumeRequested(1))
+    assert (desk.snapshot().rate, desk.snapshot().eta) == (0.0, None)
+    desk.now += 1.0
+    desk.report(assign, lo=2, hi=4, ended=False)
+    assert (desk.snapshot().done, desk.snapshot().rate) == (4, 2.0)
+
+
 def test_a_lost_worker_keeps_its_lane(desk: Any) -> None:
     """If it did something for the job, or was about to; states of the others are told."""
     for worker in (1, 2, 3, 4):
@@ -240,3 +257,22 @@ def test_the_total_of_a_job_that_ended_early(desk: Any) -> None:
     desk.report(assigns[0], lo=2, hi=2)
     seen = desk.snapshot()
     assert (seen.state, seen.done, seen.total) == ("failed", 2, 5)
+
+
+def test_a_worker_whose_slots_all_rest(desk: Any) -> None:
+    """Its lane says so, whether it has done something for the job or not."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    (first, *_) = desk.job(size=9, chunksize=1)
+    desk.feed(desk.report(first))
+    for slot in (0, 1):
+        assert desk.snapshot().lanes[0].state == "busy"
+        for _ in range(4):
+            desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+        desk.report(next(command for command in reversed(desk.said) if isinstance(command, ev.Assign)))
+        desk.tell(ev.SlotDied(1, slot, None, None, "idle"), ev.SlotReady(1, slot))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting"]
+    desk.tell(ev.WorkerJoined(2, 1))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting", "busy"]
+    for _ in range(5):
+        desk.tell(ev.SlotDied(2, 0, None, None, "idle"), ev.SlotReady(2, 0))
+    assert [lane.state for lane in desk.snapshot().lanes] == ["resting", "resting"]
