@@ -188,7 +188,10 @@ def _with_source(text: str) -> str:
         indent = line[: len(line) - len(line.lstrip())]
         cell = _cell(file)
         out.append(line if cell is None else f"{indent}{cell}, line {number}, in {name}")
-        source = "" if following.startswith("    ") else linecache.getline(file, number).strip()
+        try:
+            source = "" if following.startswith("    ") else linecache.getline(file, number).strip()
+        except ValueError:  # a stranger's idea of a file name
+            source = ""
         if source:
             out.append(f"{indent}  {source}")
     return "\n".join(out)

@@ -8,11 +8,12 @@ import weakref
 import numpy as np
 import pytest
 
-from distmap.consume import results_of
-from distmap.core.events import JobSpec, SlotReady
-from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record
+from distmap.consume import failure_of, results_of
+from distmap.core.events import JobSpec, SlotReady, WorkerLost
+from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.engine.base import WorkerInfo
 from distmap.engine.inline import InlineEngine
+from distmap.failures import Failure
 from distmap.functions import dump_code
 from distmap.payload import dump_items
 from distmap.pickling import Broadcast
@@ -273,9 +274,9 @@ def talk():
         seat.portal.ask(seat.driver.joined, engine, WorkerInfo(name, "here", 1, "3.11")) for name in ("ann", "bob")
     ]
 
-    def open_job(outlet):
+    def open_job(outlet, **spec):
         box = queue.SimpleQueue()
-        record = Record(JobSpec(size=5, chunksize=5, name="job"), dump_code(abs), box.put, outlet=outlet)
+        record = Record(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
         job = seat.portal.ask(seat.driver.open, record)
         request = box.get(timeout=DEADLINE)
         payload, blobs = dump_items(range(5))
@@ -284,6 +285,36 @@ def talk():
 
     yield seat, workers, engine.tasks, open_job
     seat.close()
+
+
+def test_setbacks_are_told(talk):
+    """A job hears of items that are run again, of processes that died, and of workers that were lost with its items."""
+    seat, (ann, bob), tasks, open_job = talk
+    _, box = open_job(None, retries=1)
+    (task,) = tasks
+
+    def told():
+        setback = box.get(timeout=DEADLINE)
+        assert isinstance(setback, Setback)
+        return setback[:4]
+
+    payload, _ = dump_items([1, Failure("ValueError", "bad", "", None, "")])
+    report = Report(0, task.attempt, 0, 2, 0.1, False, (1,))
+    seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
+    landed = box.get(timeout=DEADLINE)
+    assert isinstance(landed, Landed)
+    setback = box.get(timeout=DEADLINE)
+    assert setback[:4] == ("retried", 1, "ann", 1)
+    assert failure_of(setback.report, setback.at) == "ValueError: bad"
+    seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
+    assert box.get(timeout=DEADLINE) == Setback("died", 2, "ann", 1, "killed by SIGSEGV")
+    seat.portal.ask(seat.driver.post, WorkerLost(bob))
+    assert told() == ("lost", None, "bob", 0)
+    # Nobody's fault, or nobody's work: nothing to tell.
+    seat.portal.ask(seat.driver.post, SlotReady(ann, 0))
+    seat.portal.ask(seat.driver.died, ann, 0, None, None, "idle", "out of memory")
+    seat.portal.ask(seat.driver.post, WorkerLost(ann, charged=False))
+    assert box.empty()
 
 
 def test_what_tasks_print_is_shown_until_they_end(talk):
