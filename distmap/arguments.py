@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -57,6 +58,33 @@ def sort_out(workers: Workers, listen: str | None) -> Wanted:
     return Wanted(local, tuple(urls), tuple(executors), inline)
 
 
+def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> None:
+    """Check the options that `multiprocessing.Pool` has and not every kind of worker can have.
+
+    Raises:
+        TypeError, ValueError: one cannot be honoured; says why.
+    """
+    if maxtasksperchild is not None:
+        if isinstance(maxtasksperchild, bool) or not isinstance(maxtasksperchild, int) or maxtasksperchild < 1:
+            raise ValueError(
+                f"maxtasksperchild must be a whole number of at least 1, or None; got {maxtasksperchild!r}"
+            )
+        if wanted.urls or wanted.executors or wanted.inline or not wanted.local:
+            raise ValueError(
+                "maxtasksperchild= is for slots of this machine; the processes of other workers are not ours"
+            )
+    if context is None:
+        return
+    method = getattr(context, "get_start_method", lambda: None)()
+    if method is None:
+        raise TypeError(f'context must be multiprocessing.get_context("spawn"), or None; got {context!r}')
+    if method != "spawn":
+        raise ValueError(
+            f'context="{method}" is not there: a slot is always a fresh process, as with "spawn" (a fork would inherit '
+            "the locks of the kernel's threads); leave context= out"
+        )
+
+
 def cores() -> int:
     """Cores that this process may use."""
     with contextlib.suppress(AttributeError):  # macOS and Windows have no affinity
@@ -73,6 +101,53 @@ def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) ->
     if not iterables:
         raise TypeError("map needs a function and at least one iterable")
     return iterables
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def mp_keywords(*names: str) -> Callable[[F], F]:
+    """Let a method of the pool take its first arguments by the names that `multiprocessing.Pool` gives them, too."""
+
+    def decorate(method: F) -> F:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True  # IPython shows the user's frames only
+            for place, name in enumerate(names):
+                if name in options:
+                    if len(args) > place:
+                        raise TypeError(f"{method.__name__}() got its argument {name!r} twice: by place and by name")
+                    first = (options.pop("fn"),) if place and not args and "fn" in options else args
+                    if len(first) < place:
+                        raise TypeError(f"{method.__name__}() needs a function before its {name!r}")
+                    args = (*first, options.pop(name))
+            return method(self, *args, **options)
+
+        return cast(F, call)
+
+    return decorate
+
+
+def mp_arguments(
+    call: str, args: Iterable[Any], kwds: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`args` and `kwds` of `apply` and `apply_async`.
+
+    Raises:
+        TypeError: they are no list of arguments, or no mapping; says what is expected.
+    """
+    try:
+        listed = tuple(args)
+    except TypeError:
+        raise TypeError(
+            f"{call}(fn, args): args must be a list or tuple of the function's arguments, such as ({args!r},); "
+            f"got {type(args).__name__}"
+        ) from None
+    if kwds is not None and not isinstance(kwds, Mapping):
+        raise TypeError(
+            f"{call}(fn, args, kwds): kwds must be a dict of the function's keywords; got {type(kwds).__name__}"
+        )
+    return listed, dict(kwds or {})
 
 
 def mp_positional(iterables: tuple[Any, ...], callback: Any, error_callback: Any) -> tuple[tuple[Any, ...], Any, Any]:

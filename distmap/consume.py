@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distmap.core.events import OnError
-from distmap.driver import Landed, Lost
+from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.failures import Failure, revive, short_repr
+from distmap.failures import Failure, headline, revive, short_repr, throw
 from distmap.payload import Folded, Items, load_results
 from distmap.pickling import Payload
 
@@ -31,6 +31,8 @@ class Consumer(Protocol):
 
     failures: dict[int, BaseException]
     first_failure: BaseException | None
+    #: It only keeps what it takes, which can be done at any time; False: it runs the user's code.
+    keeps: bool
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
         """Results of `count` items from `index` on, SKIP where one failed; the errors by item index."""
@@ -43,6 +45,9 @@ class Consumer(Protocol):
 
     def partial(self) -> list[tuple[int, Any]]:
         """(index, value) of what is there."""
+
+    def let_go(self) -> None:
+        """Nothing more will be taken: forget the user's functions."""
 
 
 def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
@@ -58,10 +63,10 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     failed: dict[int, BaseException] = {}
     kinds = set(map(type, values))
     if Folded in kinds:
-        offsets = report.failed
         # A report may be accepted in pieces; what was folded of all of it comes with the first.
-        first = landed.lo == report.lo
-        values, failures = ([values[0].value], values[1:]) if first else ([], [])
+        own = [pair for pair in zip(report.failed, values[1:], strict=False) if landed.lo <= pair[0] < landed.hi]
+        offsets, failures = tuple(pair[0] for pair in own), [pair[1] for pair in own]
+        values = [values[0].value] if landed.lo == report.lo else []
     else:
         if (landed.lo, landed.hi) != (report.lo, report.hi):
             values = values[landed.lo - report.lo : landed.hi - report.lo]
@@ -76,6 +81,15 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     return values, failed
 
 
+def failure_of(report: ReportData, at: int) -> str:
+    """The last line of the traceback of the item at offset `at`, which is run again. From any thread."""
+    # In this order: whoever takes the results at the same time sets the values before it lets go of the parts.
+    parts = report.parts
+    values = load_results(parts, report.lo, report.hi, report.failed) if len(parts) else report.values
+    failure = values[at - report.lo]
+    return headline(failure) if isinstance(failure, Failure) else "?"
+
+
 def exception_of(lost: Lost) -> BaseException:
     """The error of an item that was lost for good."""
     item = "?"
@@ -85,12 +99,21 @@ def exception_of(lost: Lost) -> BaseException:
         except Exception as error:
             item = f"it does not unpickle here: {type(error).__name__}"
     name = f"item {lost.item} ({item})"
-    how = "; ".join(lost.deaths) or "no details came back"
+    deaths = list(lost.deaths)
     if lost.cause == "timeout":
-        return ItemTimeout(f"{name} ran longer than timeout= allows and was stopped; {how}")
+        *deaths, (worker, _) = deaths or [("?", "")]
+        before = f" (before, it ended {_processes(deaths)})" if deaths else ""
+        return ItemTimeout(
+            f"{name} ran longer than timeout={lost.timeout:g} s on worker {worker} and was stopped{before}"
+        )
     if lost.cause == "hosts":
         return PoisonItemError(f"{name} was lost with its worker too many times; it may bring the host down")
-    return PoisonItemError(f"{name} ended {len(lost.deaths)} task processes: {how}")
+    return PoisonItemError(f"{name} ended {_processes(deaths)}")
+
+
+def _processes(deaths: Sequence[tuple[str, str]]) -> str:
+    how = "; ".join(f"{worker}: {text}" for worker, text in deaths) or "no details came back"
+    return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {how}"
 
 
 def _item_of(payload: Payload, at: int) -> str:
@@ -100,6 +123,8 @@ def _item_of(payload: Payload, at: int) -> str:
 
 class _Failing:
     """Keeps the errors by index."""
+
+    keeps = False
 
     def __init__(self, on_error: OnError) -> None:
         self._on_error = on_error
@@ -112,9 +137,14 @@ class _Failing:
         for error in failed.values():
             self.first_failure = self.first_failure or error
 
+    def let_go(self) -> None:
+        """There is nothing to forget."""
+
 
 class Collect(_Failing):
     """A list in input order. `join` turns the list into the result (`map_batches` concatenates)."""
+
+    keeps = True
 
     def __init__(self, on_error: OnError, join: Callable[[list[Any]], Any] | None = None) -> None:
         super().__init__(on_error)
@@ -172,6 +202,9 @@ class Fold(_Failing):
     def run_at(self, index: int) -> tuple[int, list[Any]] | None:
         return None
 
+    def let_go(self) -> None:
+        self._step = operator.add
+
     def result(self) -> Any:
         if self._value is EMPTY:
             raise TypeError("map_reduce() of empty data with no initial value; pass initial=")
@@ -186,8 +219,9 @@ class Stream(_Failing):
 
     def place(self, error: BaseException) -> Any:
         """What stands in the place of an item that failed: raises, or gives the error, or SKIP."""
+        __tracebackhide__ = True
         if self._on_error == "raise":
-            raise error
+            throw(error)
         return error if self._on_error == "return" else SKIP
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
@@ -224,7 +258,7 @@ def concatenate(batches: list[Any]) -> Any:
 def _in_place(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A step that folds into the array it made itself, where the reducer is a NumPy function of two arrays.
 
-    Fresh memory costs more than adding (transport.md, head): a sum of large arrays then needs one array, not one for
+    Fresh memory costs more than adding, page by page: a sum of large arrays then needs one array, not one for
     each step. The user's `initial` and the first result are never written to.
     """
     numpy = sys.modules.get("numpy")

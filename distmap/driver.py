@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
@@ -42,6 +42,7 @@ from distmap.core.events import (
     ResumeRequested,
     Revoke,
     SlotDied,
+    Take,
     Ticked,
     WorkerDraining,
     WorkerJoined,
@@ -55,7 +56,7 @@ from distmap.core.progress import Snapshot
 from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.functions import Code
-from distmap.pickling import Blob, Payload
+from distmap.pickling import Blob, Payload, size
 from distmap.wire.messages import Output, Report, Task
 
 if TYPE_CHECKING:
@@ -73,10 +74,15 @@ REMIND = 1.0
 PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
+#: Setbacks that a job is told of; all are counted.
+MOST_SETBACKS = 100
 
 
 class ReadRequest(NamedTuple):
-    """To whoever reads the job's input: read at most `most` items into `chunk`."""
+    """To whoever reads the job's input: read at most `most` items into `chunk`.
+
+    Of a pushed job: just so many, and now; `chunk_taken` is called before the sink returns.
+    """
 
     chunk: int
     most: int
@@ -101,12 +107,33 @@ class Lost(NamedTuple):
     item: int
     at: int
     cause: str
-    deaths: tuple[str, ...]
+    #: (worker, how), in order.
+    deaths: tuple[tuple[str, str], ...]
     payload: Payload | None
+    #: Seconds that it was allowed.
+    timeout: float = 0.0
 
 
 class Printed(NamedTuple):
     """The job's outlet has something to show."""
+
+
+class Setback(NamedTuple):
+    """Something did not go as planned, and the job goes on: to be shown, not to be handled.
+
+    kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
+    process), "lost" (a worker is gone with what it held).
+    """
+
+    kind: Literal["retried", "died", "lost"]
+    #: Index of the item; None: no single one.
+    item: int | None
+    worker: str
+    #: Which try of the item it was, from 1; 0: no single item.
+    attempt: int
+    text: str = ""
+    report: ReportData | None = None
+    at: int = 0
 
 
 class Finished(NamedTuple):
@@ -119,15 +146,19 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Landed | Lost | Printed | Finished
+JobMessage = ReadRequest | Landed | Lost | Printed | Setback | Finished
 
 
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "values", "worker")
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "start", "values", "worker")
 
-    def __init__(self, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int) -> None:
+    def __init__(
+        self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
+    ) -> None:
+        #: Index of item 0 of the chunk.
+        self.start = start
         self.lo = lo
         self.hi = hi
         self.failed = failed
@@ -149,6 +180,13 @@ class _Chunk:
     #: None once no attempt can need it any more.
     payload: Payload | None
     needs: tuple[bytes, ...]
+    #: By offset: how often an item raised; the workers where it ended its process, and how. Mostly absent.
+    tries: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+
+#: In the place of the code of a job that is over.
+_NO_CODE = Code(b"", Payload(b""), ())
 
 
 @dataclass(slots=True)
@@ -173,8 +211,12 @@ class Record:
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
-    tries: dict[tuple[int, int], int] = field(default_factory=dict)
-    deaths: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    setbacks: int = 0
+
+    def let_go(self) -> None:
+        """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
+        self.code = _NO_CODE
+        self.chunks.clear()
 
 
 @dataclass(slots=True)
@@ -188,6 +230,11 @@ class Member:
     rtt: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+    #: Something runs or waits there; filled in for whoever asks.
+    busy: bool = False
+    #: Slots that rest after too many deaths, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
     blobs: set[bytes] = field(default_factory=set)
 
 
@@ -213,8 +260,8 @@ class Driver:
         self._members: dict[int, Member] = {}
         self._blobs: dict[bytes, Blob] = {}
         self._pinned: set[bytes] = set()
-        #: attempt -> (record, chunk, worker)
-        self._attempts: dict[int, tuple[Record, int, int]] = {}
+        #: attempt -> (record, chunk, worker, slot)
+        self._attempts: dict[int, tuple[Record, int, int, int]] = {}
         self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
         self._queue: deque[Event] = deque()
         self._pumping = False
@@ -238,6 +285,7 @@ class Driver:
         self._deeds: dict[type, Callable[[Any], None]] = {
             AssignCommand: self._assign,
             Read: self._read,
+            Take: self._read,
             Deliver: self._deliver,
             DeliverLoss: self._deliver_loss,
             Discard: self._discard,
@@ -260,7 +308,7 @@ class Driver:
         """Start a job; its messages begin at once."""
         record.id = record.id or self.new_id()
         if self._broken is not None:
-            record.sink(Finished("failed", False, self._broken, None, _nothing(record.spec.name)))
+            record.sink(Finished("failed", False, self._broken, None, nothing(record.spec.name)))
             return record.id
         self._records[record.id] = record
         self._keep(record, record.code.blobs)
@@ -276,13 +324,19 @@ class Driver:
         record = self._records.get(job)
         if record is None:
             return
-        self._keep(record, blobs)
-        needs = tuple(blob.digest for blob in blobs)
-        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in payload.parts)
         if count:
-            record.chunks[chunk] = _Chunk(record.next_start, count, payload, needs)
-            record.next_start += count
-        self.post(ChunkRead(job, chunk, count, nbytes, last))
+            self._enter(record, chunk, payload, blobs, count)
+        self.post(ChunkRead(job, chunk, count, payload.nbytes, last))
+
+    def chunk_taken(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
+        """The answer to a ReadRequest of a pushed job, from inside its sink."""
+        self._enter(self._records[job], chunk, payload, blobs, count)
+
+    def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
+        if blobs:
+            self._keep(record, blobs)
+        record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
+        record.next_start += count
 
     def input_failed(self, job: int, chunk: int, error: BaseException) -> None:
         """Reading the input raised."""
@@ -295,9 +349,10 @@ class Driver:
         if job in self._records:
             self.post(Consumed(job, count, nbytes))
 
-    def added(self, job: int, count: int) -> None:
+    def added(self, job: int, count: int, nbytes: int) -> None:
+        """More items of a pushed job are there to be taken."""
         if job in self._records:
-            self.post(ItemsAdded(job, count))
+            self.post(ItemsAdded(job, count, nbytes))
 
     def close_input(self, job: int) -> None:
         if job in self._records:
@@ -331,7 +386,13 @@ class Driver:
         return None if record is None else self._snapshot(record)
 
     def members(self) -> list[Member]:
-        return [replace(member, blobs=set()) for member in self._members.values()]
+        now = self._loop.time()
+        busy = {held[2] for held in self._attempts.values()}
+        found = []
+        for member in self._members.values():
+            resting, rest = self._scheduler.resting(member.id, now)
+            found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest))
+        return found
 
     @property
     def busy(self) -> bool:
@@ -377,14 +438,17 @@ class Driver:
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         held = self._attempts.get(report.attempt)
-        nbytes = sum(len(part) if isinstance(part, bytes | bytearray) else part.nbytes for part in parts)
+        nbytes = sum(map(size, parts))
         if held is not None and report.hi > report.lo:
-            record, chunk, _ = held
+            record, chunk, *_ = held
             member = self._members.get(worker)
-            data = ReportData(report.lo, report.hi, report.failed, parts, member.info.name if member else "?", nbytes)
-            for at in report.failed:
-                tries = record.tries[chunk, at] = record.tries.get((chunk, at), 0) + 1
-                data.attempts[at] = tries
+            name = member.info.name if member else "?"
+            read = record.chunks.get(chunk)  # None: it is stale, and is discarded
+            start = 0 if read is None else read.start
+            data = ReportData(start, report.lo, report.hi, report.failed, parts, name, nbytes)
+            if read is not None:
+                for at in report.failed:
+                    data.attempts[at] = read.tries[at] = read.tries.get(at, 0) + 1
             self._reports.setdefault(report.attempt, (record, []))[1].append(data)
         if report.ended:
             self._attempts.pop(report.attempt, None)
@@ -397,14 +461,14 @@ class Driver:
         member = self._members.get(worker)
         if held is None or held[2] != worker or member is None:
             return  # of an attempt that was given up: it is run again, and prints again
-        record, chunk, _ = held
+        record, chunk, *_ = held
         outlet, place = record.outlet, record.chunks.get(chunk)
         if outlet is None:
             return
         text, pieces, lo = bytes(parts[0]) if parts else b"", [], 0
-        for at, stream, size in output.pieces:
-            pieces.append((at, stream, text[lo : lo + size]))
-            lo += size
+        for at, stream, length in output.pieces:
+            pieces.append((at, stream, text[lo : lo + length]))
+            lo += length
         start = None if place is None else place.start
         if outlet.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
             record.sink(Printed())
@@ -429,8 +493,16 @@ class Driver:
             return
         held = self._attempts.get(attempt) if attempt is not None else None
         if held is not None and at is not None:
-            record, chunk, _ = held
-            record.deaths.setdefault((chunk, at), []).append(f"{member.info.name}: {text}")
+            record, chunk, *_ = held
+            if (read := record.chunks.get(chunk)) is not None:
+                deaths = read.deaths.setdefault(at, [])
+                deaths.append((member.info.name, text))
+                if reason == "died":
+                    tries = len(deaths) + read.tries.get(at, 0)
+                    self._tell(record, Setback("died", read.start + at, member.info.name, tries, text))
+        # What it held is void; a job may go on for as long as the pool.
+        for key in [key for key, held in self._attempts.items() if held[2:] == (worker, slot)]:
+            del self._attempts[key]
         log.warning("x slot %d of %s: %s", slot, member.info.name, text)
         self.post(SlotDied(worker, slot, attempt, at, reason))
 
@@ -441,24 +513,42 @@ class Driver:
         if job is None or job in self._records:  # not if the driver was closed while the scheduler still had plans
             self._deeds[type(command)](command)
 
-    def _read(self, command: Read) -> None:
+    def _read(self, command: Read | Take) -> None:
         self._records[command.job].sink(ReadRequest(command.chunk, command.count))
 
     def _deliver_loss(self, command: DeliverLoss) -> None:
         record, chunk, at = self._records[command.job], command.chunk, command.at
         held = record.chunks[chunk]
-        deaths = tuple(record.deaths.get((chunk, at), ()))
-        record.sink(Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload))
+        deaths = tuple(held.deaths.get(at, ()))
+        lost = Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload, record.timeout)
+        record.sink(lost)
         self._delivered(record, chunk, 1)
 
     def _discard(self, command: Discard) -> None:
-        self._settled(command.attempt, command.lo, command.hi)
+        held = self._reports.get(command.attempt)
+        for lo, hi, report in self._settled(command.attempt, command.lo, command.hi):
+            if held is not None and hi - lo == 1 and report.attempts.get(lo, 0) in range(1, held[0].spec.retries + 1):
+                self._retried(held[0], lo, report)
+
+    def _retried(self, record: Record, at: int, report: ReportData) -> None:
+        """The failure of an item was discarded: it is run again, unless its job is being stopped."""
+        if record.setbacks >= MOST_SETBACKS or record.id not in self._records:
+            record.setbacks += 1
+        elif self._snapshot(record).state in ("running", "paused"):
+            self._tell(
+                record, Setback("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
+            )
+
+    def _tell(self, record: Record, setback: Setback) -> None:
+        record.setbacks += 1
+        if record.setbacks <= MOST_SETBACKS:
+            record.sink(setback)
 
     def _release(self, command: Release) -> None:
         # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
         record = self._records[command.job]
         held = record.chunks.get(command.chunk)
-        if held is not None and not any(chunk == command.chunk for chunk, _ in record.deaths):
+        if held is not None and not held.deaths:
             held.payload = None
 
     def _revoke(self, command: Revoke) -> None:
@@ -487,7 +577,7 @@ class Driver:
                 blob = self._blobs[digest]
                 member.blobs.add(digest)
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
-        self._attempts[command.attempt] = (record, command.chunk, command.worker)
+        self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,
             record.outlet is not None,
@@ -535,6 +625,7 @@ class Driver:
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
             del self._reports[attempt]
         self._drop(record.digests)
+        record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
 
@@ -574,9 +665,15 @@ class Driver:
             self.on_members()
 
     def _gone(self, event: WorkerLost) -> None:
-        if self._members.pop(event.worker, None) is not None:
-            for attempt in [key for key, held in self._attempts.items() if held[2] == event.worker]:
-                del self._attempts[attempt]
+        if (member := self._members.pop(event.worker, None)) is not None:
+            held: dict[int, list[int]] = {}
+            for attempt in [key for key, value in self._attempts.items() if value[2] == event.worker]:
+                record, chunk, *_ = self._attempts.pop(attempt)
+                held.setdefault(record.id, []).append(chunk)
+            for job, chunks in held.items():
+                if event.charged and job in self._records:
+                    text = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)} that it held will be run elsewhere"
+                    self._tell(self._records[job], Setback("lost", None, member.info.name, 0, text))
             self._watch_hunger()
             self.on_members()
 
@@ -650,12 +747,14 @@ class Driver:
         self._broken.__cause__ = error
         records, self._records = list(self._records.values()), {}
         for record in records:
-            record.sink(Finished("failed", False, error, None, record.latest or _nothing(record.spec.name)))
+            record.let_go()
+            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec.name)))
 
     def close(self) -> None:
         """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
         records, self._records = list(self._records.values()), {}
         for record in records:
+            record.let_go()
             record.sink(Finished("cancelled", False, record.error, None, self._snapshot(record)))
         for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
             if timer is not None:
@@ -663,7 +762,8 @@ class Driver:
         self._timer = self._snapshots = None
 
 
-def _nothing(name: str) -> Snapshot:
+def nothing(name: str) -> Snapshot:
+    """The snapshot of a job of which nothing is known."""
     return Snapshot(name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 

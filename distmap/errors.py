@@ -6,11 +6,12 @@ raise them and any process may unpickle them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # `typing` is not for task processes (see light.py)
 
 if TYPE_CHECKING:
     import concurrent.futures
     import multiprocessing
+    from typing import Any
 
 
 class DistmapError(Exception):
@@ -48,6 +49,9 @@ class RemoteError(DistmapError):
     It is raised itself when the original exception could not be pickled or unpickled.
     """
 
+    #: The traceback as it was there, without what this process knows of it.
+    _text: str = ""
+
 
 class PayloadError(DistmapError):
     """A value cannot travel: it does not pickle, does not unpickle, or exceeds a limit. The message names it."""
@@ -83,7 +87,11 @@ def _also_foreign() -> dict[str, type[DistmapError]]:
     import multiprocessing
 
     class NoWorkers(DistmapError, multiprocessing.TimeoutError):
-        """No worker came within the time allowed. The message says what was tried and what to try next."""
+        """No worker came within the time allowed. The message says what was tried and what to try next.
+
+        Its `__cause__` is the error that kept the dialled workers away, if it is of one kind for all of them:
+        `AuthenticationError`, `WorkerBusy`, `VersionMismatch` or `ConnectError`.
+        """
 
     class ItemTimeout(DistmapError, multiprocessing.TimeoutError):
         """An item ran longer than `timeout=`; its task process was killed, the other items went on."""

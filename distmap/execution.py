@@ -10,12 +10,12 @@ from _thread import _local
 from collections.abc import Callable, Iterable, MutableSequence
 from time import perf_counter
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from distmap.errors import PayloadError
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.light import TYPE_CHECKING, Any
 from distmap.modules import Shelf, is_own
-from distmap.payload import Items, encode, fold, load_results
+from distmap.payload import Items, encode, fold, load_results, show_call
 from distmap.pickling import (
     UNPICKLABLE,
     Needs,
@@ -225,17 +225,25 @@ class _Run:
         item = x if self.items.whole is not None else self._item
         if item is _MISSING:
             return describe(exc, f"pickle of {len(self.items.pickled(x))} bytes", dump_small)
-        if self.code.style == "call":
-            args, kwargs = item
-            item = args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args
-        return describe(exc, short_repr(item), dump_small)
+        return describe(exc, self._shown(item), dump_small)
+
+    def _shown(self, item: Any) -> str:
+        return show_call(*item) if self.code.style == "call" else short_repr(item)
+
+    def _item_at(self, at: int) -> str:
+        """An item that was run a while ago: it is opened again."""
+        items = self.items
+        try:
+            return self._shown(items.load(at) if items.whole is None else items.whole[at])
+        except UNPICKLABLE as exc:
+            return f"it does not unpickle a second time: {type(exc).__name__}"
 
     def _report(self, lo: int, values: list[Any], failed: list[int], begun: float, *, ended: bool) -> None:
         hi = lo + len(values)
         if self.code.combine is not None:
             payload, failed = self._fold(lo, values, failed)
         else:
-            payload, unpicklable = encode(values, Needs(), what="the result")
+            payload, unpicklable = encode(values, Needs(), what="the result", item=lambda at: self._item_at(lo + at))
             if unpicklable:
                 failed = sorted({*failed, *(lo + at for at in unpicklable)})
         seconds = perf_counter() - begun
@@ -254,10 +262,12 @@ class _Run:
             except Exception as exc:
                 bad[at] = describe(exc, short_repr(value), dump_small)
         results = [] if folded is _MISSING else [folded]
-        payload, unpicklable = encode(results + [bad[at] for at in sorted(bad)], Needs(), what="the folded result")
+        results += [bad[at] for at in sorted(bad)]
+        payload, unpicklable = encode(results, Needs(), what="the folded result", item=lambda _: "")
         if unpicklable:
             failure = load_results(payload.parts, 0, 1)[0]
-            bad = {at: bad.get(at, failure) for at in range(lo, lo + len(values))}
+            for at in range(lo, lo + len(values)):
+                bad.setdefault(at, failure._replace(item=self._item_at(at)))
             payload, _ = encode([bad[at] for at in sorted(bad)], Needs(), what="")
         return fold(payload), sorted(bad)
 

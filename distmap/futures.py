@@ -1,7 +1,7 @@
 """`submit`: single items as `concurrent.futures.Future`s, coalesced into chunks while they wait.
 
-Owns the futures and the pushed jobs behind them, one for each function in use. Items are
-pickled by the caller, so a later change of an argument does not matter; results are unpickled by whoever asks for
+Owns the futures and the pushed jobs behind them, one for each function in use. Function and items are pickled by the
+caller and their arrays copied, so a later change of them does not matter; results are unpickled by whoever asks for
 them, never on the loop.
 """
 
@@ -15,15 +15,16 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import PoolClosed
-from distmap.failures import Failure
+from distmap.failures import Failure, throw
 from distmap.functions import Code
-from distmap.job import Seat, end_of, quietly
+from distmap.job import Seat, end_of, quietly, tick
 from distmap.payload import DumpedItem, dump_item, join_items
 from distmap.views.outlet import Outlet
 
@@ -36,29 +37,44 @@ _NOTHING = DumpedItem(pickle.dumps(Failure("CancelledError", "", "", None, "")))
 
 
 class _Landing:
-    """A report's results, decoded once by the first that asks."""
+    """A report's results, decoded by the first that asks. Each is taken out: who keeps one keeps no other."""
 
-    __slots__ = ("_failed", "_first", "_landed", "_lock", "_values")
+    __slots__ = ("_failed", "_first", "_landed", "_values", "lock")
 
     def __init__(self, landed: Landed) -> None:
         self._landed: Landed | None = landed
         self._first = landed.start + landed.lo
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._values: list[Any] = []
         self._failed: dict[int, BaseException] = {}
 
-    def get(self, at: int) -> tuple[Any, BaseException | None]:
-        with self._lock:
-            if self._landed is not None:
-                self._values, self._failed = results_of(self._landed)
-                self._landed = None
-        error = self._failed.get(self._first + at)
-        return (None, error) if error is not None else (self._values[at], None)
+    def take(self, at: int) -> tuple[Any, BaseException | None]:
+        """Under the lock."""
+        if self._landed is not None:
+            self._values, self._failed = results_of(self._landed)
+            self._landed = None
+        value, self._values[at] = self._values[at], None
+        return value, self._failed.pop(self._first + at, None)
 
 
-class _Raw(NamedTuple):
-    landing: _Landing
-    at: int
+class _Raw:
+    """Stands for a result until somebody asks for it."""
+
+    __slots__ = ("_at", "_found", "_landing")
+
+    def __init__(self, landing: _Landing, at: int) -> None:
+        self._landing: _Landing | None = landing
+        self._at = at
+        self._found: tuple[Any, BaseException | None] = (None, None)
+
+    def get(self) -> tuple[Any, BaseException | None]:
+        """The value and None, or anything and the error."""
+        landing = self._landing
+        if landing is not None:
+            with landing.lock:
+                if self._landing is not None:
+                    self._found, self._landing = landing.take(self._at), None
+        return self._found
 
 
 class TaskFuture(concurrent.futures.Future[Any]):
@@ -68,8 +84,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
     A future that runs cannot be cancelled, as in `concurrent.futures`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Submissions | None = None) -> None:
         super().__init__()
+        self._owner = owner
         #: It is to be resolved in the thread that may run user code, not on the loop.
         self.hooked = False
         #: Called with (value, error) before anybody who waits is told.
@@ -80,17 +97,21 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
+        __tracebackhide__ = True
+        error: BaseException | None = None
         try:
             value = super().result(timeout)
+            if type(value) is _Raw:
+                value, error = value.get()
+        except Exception as raised:
+            error = raised
         finally:
             # What it printed came before its result.
             if (outlet := self.outlet) is not None and self.done():
                 self.outlet = None
                 outlet.show()
-        if type(value) is _Raw:
-            value, error = value.landing.get(value.at)
-            if error is not None:
-                raise error
+        if error is not None:
+            throw(error)
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -99,16 +120,17 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if error is None:
             value = super().result(0)
             if type(value) is _Raw:
-                error = value.landing.get(value.at)[1]
+                error = value.get()[1]
         return error
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        """Call `fn(future)` when it is done, in a thread of the pool."""
+        """Call `fn(future)` when it is done, in a thread of the pool; at once if it is done already."""
         self.hooked = True
-        super().add_done_callback(fn)
+        super().add_done_callback(fn if self._owner is None else partial(self._owner.call_back, fn))
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
+        __tracebackhide__ = True
         try:
             return self.result(timeout)
         except TimeoutError:
@@ -137,7 +159,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return self.exception() is None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        __tracebackhide__ = True
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        __tracebackhide__ = True
+        # It is resolved as for any callback, and in ticks: a cell that awaits it can be interrupted.
+        return await tick(asyncio.wrap_future(self), lambda interrupted: self.cancel())
 
 
 class Submissions:
@@ -159,13 +187,13 @@ class Submissions:
         before: Callable[[Any, BaseException | None], object] | None = None,
     ) -> TaskFuture:
         item = dump_item((args, kwargs))
-        future = TaskFuture()
+        future = TaskFuture(self)
         if before is not None:
             future.before, future.hooked = before, True
         with self._lock:
             push = self._pushes.get(code.digest)
             if push is None or not push.take(future, item):
-                push = self._pushes[code.digest] = _Push(self, self._seat, code, name)
+                push = self._pushes[code.digest] = _Push(self, self._seat, code.own(), name)
                 push.take(future, item)
         return future
 
@@ -178,6 +206,13 @@ class Submissions:
     def settle(self, future: TaskFuture, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
         self.aside(_resolve, future, outcome)
+
+    def call_back(self, fn: Callable[[Any], object], future: concurrent.futures.Future[Any]) -> None:
+        """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
+        if self._seat.portal.inside():
+            self.aside(fn, future)
+        else:
+            fn(future)
 
     def aside(self, function: Callable[..., object], *args: Any) -> None:
         """Call what may block in that thread, after what it was given before."""
@@ -201,11 +236,11 @@ class Submissions:
         for push in pushes:
             self._seat.portal.call(push.finish)
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """The pool is gone: let the callback thread leave."""
         if self._settler is not None and self._thread is not None:
             self._settler.put(None)
-            if threading.current_thread() is not self._thread:
+            if wait and threading.current_thread() is not self._thread:
                 self._thread.join(30.0)  # callbacks of results that are there still run
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
@@ -220,9 +255,17 @@ _Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 def _settle(box: queue.SimpleQueue[_Call | None]) -> None:
-    while (job := box.get()) is not None:
-        function, args = job
-        quietly(function, *args)
+    while (call := box.get()) is not None:
+        quietly(call[0], *call[1])
+        call = None  # not kept until the next one comes
+
+
+def _begin(future: TaskFuture) -> bool:
+    """Its item is to be run; False if nobody waits for it any more: it was cancelled, or its owner resolved it."""
+    try:
+        return (not future.done() or future.cancelled()) and future.set_running_or_notify_cancel()
+    except RuntimeError:  # it was resolved just now
+        return False
 
 
 def _resolve(future: TaskFuture, outcome: Any) -> None:
@@ -232,7 +275,7 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
         if isinstance(outcome, Finished):
             outcome = end_of(outcome, None) or PoolClosed("the pool was closed before the item ran")
         if type(outcome) is _Raw and future.hooked:
-            value, error = outcome.landing.get(outcome.at)
+            value, error = outcome.get()
             outcome = value if error is None else error
             failed = error is not None
         else:
@@ -257,7 +300,8 @@ class _Push:
         self._pending: deque[tuple[TaskFuture, DumpedItem]] = deque()
         self._chunks: dict[int, list[TaskFuture | None]] = {}
         self._armed = False
-        self._announced = 0
+        #: Items, and their bytes, that were submitted, and those of them that the driver was told of.
+        self._given = self._given_bytes = self._told = self._told_bytes = 0
         self.outstanding = 0
         self._closed = False
         self._linger: asyncio.TimerHandle | None = None
@@ -272,6 +316,8 @@ class _Push:
             return False
         future.outlet = self._outlet
         self._pending.append((future, item))
+        self._given_bytes += item.nbytes
+        self._given += 1
         self.outstanding += 1
         if not self._armed:
             self._armed = True
@@ -280,10 +326,12 @@ class _Push:
 
     def _announce(self) -> None:
         self._armed = False
-        new = len(self._pending) - self._announced
-        if new > 0:
-            self._announced += new
-            self._seat.driver.added(self._record.id, new)
+        # The count first: whoever submits just now counts the bytes first, so no item is told of without its bytes.
+        given, nbytes = self._given, self._given_bytes
+        new, new_bytes = given - self._told, nbytes - self._told_bytes
+        if new:
+            self._told, self._told_bytes = given, nbytes
+            self._seat.driver.added(self._record.id, new, new_bytes)
 
     def _sink(self, message: JobMessage) -> None:
         if isinstance(message, ReadRequest):
@@ -314,10 +362,9 @@ class _Push:
     def _read(self, request: ReadRequest) -> None:
         futures: list[TaskFuture | None] = []
         items: list[DumpedItem] = []
-        while self._pending and len(items) < request.most:
+        for _ in range(request.most):
             future, item = self._pending.popleft()
-            self._announced -= 1
-            if future.set_running_or_notify_cancel():
+            if _begin(future):
                 futures.append(future)
                 items.append(item)
             else:
@@ -327,7 +374,7 @@ class _Push:
                 self.outstanding -= 1
         payload, blobs = join_items(items)
         self._chunks[request.chunk] = futures
-        self._seat.driver.chunk_read(self._record.id, request.chunk, payload, blobs, len(items), last=False)
+        self._seat.driver.chunk_taken(self._record.id, request.chunk, payload, blobs, len(items))
 
     def _give(self, chunk: int, futures: list[TaskFuture | None], at: int, outcome: Any) -> None:
         future, futures[at] = futures[at], None
@@ -370,7 +417,7 @@ class _Push:
             self._linger = None
         self._owner.forget(self)
         left = [future for futures in self._chunks.values() for future in futures if future is not None]
-        left += [future for future, _ in self._pending if future.set_running_or_notify_cancel()]
+        left += [future for future, _ in self._pending if _begin(future)]
         self._chunks.clear()
         self._pending.clear()
         if left:

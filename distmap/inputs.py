@@ -124,6 +124,17 @@ def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
     return Pulled(_batched(iter(data), batch_size or 1024))
 
 
+def nothing_of(data: Any) -> Any:
+    """The result of `map_batches` when there is no batch: no rows of an array or frame, else an empty list.
+
+    What `fn` would have made of it nobody knows, so types and columns are those of the data. A copy, which does not
+    keep the data.
+    """
+    if hasattr(data, "iloc"):
+        return data.iloc[:0].copy()
+    return data[:0].copy() if is_array(data) else []
+
+
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while batch := list(itertools.islice(items, size)):
         yield batch

@@ -15,26 +15,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from types import TracebackType
 from typing import Any, NamedTuple
 
-from distmap.consume import SKIP, Consumer, exception_of, results_of
-from distmap.core.progress import Snapshot
-from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
+from distmap.consume import SKIP, Consumer, exception_of, failure_of, results_of
+from distmap.core.progress import JobState, Snapshot
+from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.failures import Failure, revive
+from distmap.failures import Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
-from distmap.views.base import View
+from distmap.views.choose import in_kernel
+from distmap.views.static import Note
+from distmap.views.story import Progress, Story
 
 log = logging.getLogger("distmap")
 
 #: How long an interrupted call waits for the remote work to stop before it gives the prompt back.
 INTERRUPT_WAIT = 2.0
-#: A thread that waits looks after the job's view so often.
+#: A thread that waits gives a user's `progress=` callable a snapshot so often.
 LOOK_EVERY = 0.1
-#: Failed items that a view is told one by one.
-MOST_NOTES = 100
 #: An awaiting cell wakes up so often, or the kernel's interrupt would not reach it (ipykernel#881).
 AWAIT_EVERY = 0.2
 
@@ -46,10 +47,33 @@ class Seat(NamedTuple):
     driver: Driver
 
 
+class Steering:
+    """What may be done to a job from any thread, the threads of buttons too; when the job is over nothing happens."""
+
+    def __init__(self, seat: Seat, job: int) -> None:
+        self._seat = seat
+        self._job = job
+        self.paused = False
+
+    def pause(self) -> None:
+        """Start no further items."""
+        self.paused = True
+        self._seat.portal.call(self._seat.driver.pause, self._job)
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+        self._seat.portal.call(self._seat.driver.resume, self._job)
+
+    def cancel(self) -> None:
+        """Stop what runs, drop what waits."""
+        self._seat.portal.call(self._seat.driver.cancel, self._job)
+
+
 class Job:
     """One map call: its results, its progress, and the means to stop it.
 
-    What `map_async`, `starmap_async` and `apply_async` return, and what `pool.last` and `pool.jobs` hold. It has the
+    What `map_async` and `starmap_async` return, and what `pool.last` and `pool.jobs` hold. It has the
     methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
     `async for` in input order while it runs.
 
@@ -68,7 +92,9 @@ class Job:
         source: Input | None,
         consumer: Consumer,
         *,
-        view: Callable[[], View | None],
+        progress: Progress = False,
+        call: str = "map",
+        titled: bool = False,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         keep: Any = None,
@@ -77,24 +103,29 @@ class Job:
         self._record = record
         self._source = source
         self._consumer = consumer
-        self._make_view = view
+        self._progress = progress
+        #: Name of the call that made it, such as "map".
+        self.call = call
         self._callback = callback
         self._error_callback = error_callback
         self._keep = keep
         self._box = Mailbox()
-        self._view: View | None = None
-        self._noted = 0
         self._over = threading.Event()
         self._news = threading.Condition()
         self._error: BaseException | None = None
-        self._finished: Finished | None = None
-        self._paused = False
+        #: Where it was raised, if that was in this process: raising it again and again must not add to that.
+        self._frames: TracebackType | None = None
+        #: What had come when the job was broken off and was not taken apart yet; `partial` does that.
+        self._left: deque[Landed | Lost] = deque()
+        self._lock = threading.Lock()
         #: The thread that serves it, if it is not the caller's.
         self.thread: threading.Thread | None = None
         self._when_done: list[Callable[[], object]] = []
         record.sink = self._box.put
         # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
         record.id = seat.driver.new_id()
+        self._steering = Steering(seat, record.id)
+        self._story = Story(record.spec.name, "" if titled else call, self._steering, lambda: record.latest)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -102,6 +133,11 @@ class Job:
     def name(self) -> str:
         """The title: `desc=` or the function's name."""
         return self._record.spec.name
+
+    @property
+    def id(self) -> int:
+        """Its number in its pool, from 1."""
+        return self._record.id
 
     def ready(self) -> bool:
         """True once the job is over, however it ended."""
@@ -139,15 +175,16 @@ class Job:
             over = self._over.wait(timeout)
         except KeyboardInterrupt:
             # Whoever interrupts the wait for a result wants the work to stop; `wait` is the way to look only.
-            self.cancel()
-            self._over.wait(INTERRUPT_WAIT)
-            raise
+            self._interrupt()
+            with contextlib.suppress(KeyboardInterrupt):  # a second one: no waiting
+                self._over.wait(INTERRUPT_WAIT)
+            raise KeyboardInterrupt from None
         if not over:
             from multiprocessing import TimeoutError as Late
 
             raise Late(f"{self!r} was not over within {timeout} s; it goes on")
         if self._error is not None:
-            raise self._error
+            throw(self._error, self._frames)
         return self._consumer.result()
 
     get = result
@@ -155,21 +192,30 @@ class Job:
     @property
     def partial(self) -> list[tuple[int, Any]]:
         """What has been finished so far: (index, value) pairs in input order. Kept after a cancel or an error."""
+        self._catch_up()
         return self._consumer.partial()
 
     @property
     def failures(self) -> list[tuple[int, BaseException]]:
         """The items that failed for good: (index, exception) pairs in input order."""
+        self._catch_up()
         return sorted(self._consumer.failures.items())
 
     @property
     def progress(self) -> Snapshot | None:
         """How far it is, at this moment."""
-        if self._finished is not None:
-            return self._finished.snapshot
+        if self._story.last is not None:
+            return self._story.last
         seat = self._seat
         now = seat.portal.ask(seat.driver.snapshot, self._record.id)
         return now or self._record.latest
+
+    def glance(self) -> Snapshot | None:
+        """As `progress`, for whoever must not wait: None if the pool does not answer at once."""
+        try:
+            return self._story.last or self._seat.portal.ask(self._seat.driver.snapshot, self._record.id, timeout=0.5)
+        except TimeoutError:
+            return None
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -184,18 +230,29 @@ class Job:
 
     @property
     def state(self) -> str:
-        """ "running", "paused", "done", "failed" or "cancelled"."""
-        if self._finished is not None and self.ready():
-            return "cancelled" if isinstance(self._error, JobCancelled) else "failed" if self._error else "done"
-        return "paused" if self._paused else "running"
+        """ "running", "paused", "done", "failed", "cancelled" or "interrupted" (cancelled by the user's interrupt)."""
+        if self._story.last is not None:
+            return self._story.last.state
+        return "paused" if self._steering.paused else "running"
 
     def __repr__(self) -> str:
-        snapshot = self._finished.snapshot if self._finished is not None else self._record.latest
+        snapshot = self._story.now
         if snapshot is None:
             return f"<Job {self.name}: {self.state}>"
         of = f" of {snapshot.total}" if snapshot.total is not None else ""
         failed = f", {snapshot.failed} failed" if snapshot.failed else ""
         return f"<Job {self.name}: {self.state}, {snapshot.done}{of} items{failed}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Its card, as it is at this moment."""
+        return {"text/plain": repr(self), "text/html": self._story.html(self.glance())}
+
+    def _ipython_display_(self) -> None:
+        """Its panel, live, in this cell too; its card once it is over."""
+        if not in_kernel():
+            raise NotImplementedError  # IPython then takes the repr
+        self._seat.portal.call(self._seat.driver.watch, self._record.id, True)
+        self._story.show(True)
 
     # --- steering ---------------------------------------------------------------------------------------------------
 
@@ -206,18 +263,22 @@ class Job:
         """
         if self.ready():
             return False
-        self._seat.portal.call(self._seat.driver.cancel, self._record.id)
+        self._steering.cancel()
         return True
+
+    def _interrupt(self, interrupted: bool = True) -> None:
+        """Whoever waits for it was interrupted by the user, or cancelled otherwise."""
+        if not self.ready():
+            self._story.interrupted = interrupted
+            self._steering.cancel()
 
     def pause(self) -> None:
         """Start no further items; those that run go on to their end."""
-        self._paused = True
-        self._seat.portal.call(self._seat.driver.pause, self._record.id)
+        self._steering.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        self._paused = False
-        self._seat.portal.call(self._seat.driver.resume, self._record.id)
+        self._steering.resume()
 
     def add_done_callback(self, function: Callable[[], object]) -> None:
         """Call `function()` once the job is over, in the thread that finds out."""
@@ -231,14 +292,19 @@ class Job:
 
     def __iter__(self) -> Iterator[Any]:
         """Results in input order, each as soon as it and all before it are there."""
+        __tracebackhide__ = True
         index = 0
         while True:
             with self._news:
                 while (run := self._consumer.run_at(index)) is None and not self.ready():
-                    self._news.wait()
+                    try:
+                        self._news.wait()
+                    except KeyboardInterrupt:
+                        self._interrupt()
+                        raise
             if run is None:
                 if self._error is not None:
-                    raise self._error
+                    throw(self._error, self._frames)
                 return
             count, values = run
             failures = self._consumer.failures
@@ -246,21 +312,24 @@ class Job:
                 failed = next((at for at in range(index, index + count) if at in failures), None)
                 if failed is not None:
                     yield from values[: failed - index]
-                    raise failures[failed]
+                    throw(failures[failed])
             yield from values
             index += count
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         source = iter(self)
         end = object()
-        while (value := await tick(loop.run_in_executor(None, next, source, end), self.cancel)) is not end:
+        while (value := await tick(loop.run_in_executor(None, next, source, end), self._interrupt)) is not end:
             yield value
 
     def __await__(self) -> Generator[Any, None, Any]:
+        __tracebackhide__ = True
         return self._wait_for_it().__await__()
 
     async def _wait_for_it(self) -> Any:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
 
@@ -269,7 +338,7 @@ class Job:
                 loop.call_soon_threadsafe(_finish, over)
 
         self.add_done_callback(tell)
-        await tick(over, self.cancel)
+        await tick(over, self._interrupt)
         return self.result()
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -288,17 +357,17 @@ class Job:
         __tracebackhide__ = True
         try:
             self.start()
+            self._show()
             self._serve()
         except BaseException as error:
             self._abort(error)
-            raise
+            raise shorten(error) from error.__cause__
         return self.result()
 
     def run_aside(self) -> Job:
         """Serve it in a thread of its own; returns at once."""
-        if self._record.watched:
-            self._make_it_seen()  # in the caller's thread, whose cell it belongs to
         self.start()
+        self._show()
         self.thread = threading.Thread(target=self._serve_aside, name=f"distmap-job-{self.name}", daemon=True)
         self.thread.start()
         return self
@@ -310,47 +379,33 @@ class Job:
             self._abort(error)
 
     def _serve(self) -> None:
-        box, record = self._box, self._record
+        box, story = self._box, self._story
         looked = time.monotonic()
-        watching = record.watched
+        reports = story.has_reader
         while True:
             try:
-                message = box.first(LOOK_EVERY if watching else None)
+                message = box.first(LOOK_EVERY if reports else None)
             except queue.Empty:
                 message = None
-            if watching and (now := time.monotonic()) - looked >= LOOK_EVERY:
+            if reports and (now := time.monotonic()) - looked >= LOOK_EVERY:
                 looked = now
-                self._look(record.latest)
+                story.report()
             if isinstance(message, Finished):
                 break
             if message is not None:
                 self._take(message)
         self._end(message)
 
-    def _make_it_seen(self) -> View | None:
-        self._view = self._make_view()
+    def _show(self) -> None:
+        """Show it in the calling thread, whose cell it belongs to; what tasks print goes by way of that view."""
+        view = self._story.show(self._progress)
         if self._record.outlet is not None:
-            self._record.outlet.through(self._view)
-        return self._view
+            self._record.outlet.through(view)
 
     def _show_printed(self, *, last: bool = False) -> None:
         """Write what tasks printed, in this thread."""
         if self._record.outlet is not None:
             self._record.outlet.show(last=last)
-
-    def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
-        """Show how far it is, in this thread; failed items as lines that stay."""
-        view = self._view or self._make_it_seen()
-        if view is None or snapshot is None:
-            return
-        failures = self._consumer.failures
-        for index in list(failures)[self._noted : MOST_NOTES]:
-            view.note(f"item {index} failed: {type(failures[index]).__name__}: {failures[index]}")
-            self._noted += 1
-        if last:
-            view.close(snapshot)
-        else:
-            view.update(snapshot)
 
     def _take(self, message: JobMessage) -> None:
         """Handle the first message of the box, then take it off: an interrupt in between loses nothing."""
@@ -363,70 +418,101 @@ class Job:
             self._show_printed()
             box.drop()
             return
-        if isinstance(message, Landed):
-            values, failures = results_of(message)
-            self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
-            count, nbytes = message.hi - message.lo, message.report.nbytes
-        else:
-            assert isinstance(message, Lost)
-            error = exception_of(message)
-            self._consumer.take(message.item, 1, [SKIP], {message.item: error})
-            count, nbytes = 1, 0
+        if isinstance(message, Setback):
+            tell(self._story, message)
+            box.drop()
+            return
+        assert isinstance(message, Landed | Lost)
+        count, nbytes = self._absorb(message)
         box.drop()
         seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
         with self._news:
             self._news.notify_all()
 
+    def _absorb(self, message: Landed | Lost) -> tuple[int, int]:
+        """Give the consumer what came; how many items and bytes that were."""
+        if isinstance(message, Landed):
+            values, failures = results_of(message)
+            self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
+            tell_failures(self._story, message, failures)
+            return message.hi - message.lo, message.report.nbytes
+        error = exception_of(message)
+        self._consumer.take(message.item, 1, [SKIP], {message.item: error})
+        tell_failures(self._story, message, {message.item: error})
+        return 1, 0
+
+    def _catch_up(self) -> None:
+        """Take apart what had come when the job was broken off."""
+        with self._lock:
+            while self._left:
+                self._absorb(self._left[0])
+                self._left.popleft()
+
     def _end(self, finished: Finished) -> None:
         self._show_printed(last=True)  # first: whoever waits for the result finds it written
-        self._finished = finished
         error = end_of(finished, self._consumer.first_failure)
         if error is None and self._record.spec.stop_on_failure:
             # The scheduler took it for a result; that it does not unpickle shows only here.
             error = self._consumer.first_failure
-        self._settle(error)
-        if self._record.watched:
-            self._look(finished.snapshot, last=True)
+        self._settle(error, finished.snapshot)
 
-    def _settle(self, error: BaseException | None) -> None:
-        # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did.
-        if error is None and self._callback is not None:
-            quietly(self._callback, self._consumer.result())
-        elif error is not None and self._error_callback is not None:
-            quietly(self._error_callback, error)
+    def _settle(self, error: BaseException | None, snapshot: Snapshot) -> None:
+        if isinstance(error, JobCancelled) and self._story.interrupted:
+            error = JobCancelled(f"{self.name} was interrupted")
+        try:
+            # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did. The card too:
+            # a notebook that is run without a browser takes no output of a cell that has ended.
+            if error is None and self._callback is not None:
+                quietly(self._callback, self._consumer.result())
+            elif error is not None and self._error_callback is not None:
+                quietly(self._error_callback, error)
+            self._story.end(snapshot, state_of(error, self._story))
+        finally:
+            self._conclude(error)
+
+    def _conclude(self, error: BaseException | None) -> None:
         with self._news:
             self._error = error
+            self._frames = None if error is None else shorten(error).__traceback__
             self._over.set()
             told, self._when_done = self._when_done, []
             self._news.notify_all()
         for function in told:
             quietly(function)
-        # A job that is over keeps neither its pool nor what its function captured.
-        self._keep = self._source = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Over and told: `pool.last` keeps results and figures, not the pool, the input or what functions captured."""
+        self._keep = self._source = self._callback = self._error_callback = None
+        self._progress = False  # a callable of the user's
+        self._consumer.let_go()
 
     def _abort(self, error: BaseException) -> None:
-        """Something raised in this thread: stop the remote work, keep what landed, settle with the error."""
-        seat, box, record = self._seat, self._box, self._record
+        """Something raised in this thread: stop the remote work, keep what landed, settle with the error.
+
+        What had landed is kept as it came: to unpickle or fold it is the user's code, which an interrupt is to end.
+        """
         interrupted = isinstance(error, KeyboardInterrupt)
-        snapshot = record.latest
+        self._story.interrupted = self._story.interrupted or interrupted
+        snapshot = self._record.latest or nothing(self.name)
         try:
-            seat.portal.call(seat.driver.cancel, record.id)
+            self._steering.cancel()
             deadline = time.monotonic() + INTERRUPT_WAIT
-            with contextlib.suppress(queue.Empty):
-                while (left := deadline - time.monotonic()) > 0:
-                    message = box.first(left)
-                    if isinstance(message, Finished):
-                        self._finished, snapshot = message, message.snapshot
-                        break
-                    if isinstance(message, Printed) or (isinstance(message, Landed | Lost) and interrupted):
-                        self._take(message)
-                    else:
-                        box.drop()
+            while (left := deadline - time.monotonic()) > 0:
+                message = self._box.first(left)
+                if isinstance(message, Finished):
+                    snapshot = message.snapshot
+                    break
+                if isinstance(message, Printed):
+                    self._show_printed()
+                elif isinstance(message, Landed | Lost) and self._consumer.keeps:
+                    self._left.append(message)
+                self._box.drop()
             self._show_printed(last=True)
+        except (queue.Empty, KeyboardInterrupt):  # a second interrupt waits for nobody
+            pass
         finally:
-            self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error)
-            if record.watched and snapshot is not None:
-                self._look(snapshot._replace(state="cancelled" if interrupted else "failed"), last=True)
+            self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error, snapshot)
 
 
 class Mailbox:
@@ -473,6 +559,42 @@ def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest
     seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, len(items), last)
 
 
+def tell(story: Story, setback: Setback) -> None:
+    """Note a setback. May unpickle what an item raised, so never on the loop."""
+    if story.full:
+        story.drop()
+        return
+    text = setback.text
+    if setback.report is not None:
+        try:
+            text = failure_of(setback.report, setback.at)
+        except Exception as error:  # a neighbour's result does not unpickle
+            log.info("! an item is run again, but not why: %r", error)
+    story.note(Note(setback.kind, setback.item, setback.worker, setback.attempt, text))
+
+
+def tell_failures(story: Story, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
+    """Note the items that failed for good."""
+    for index, error in failures.items():
+        if story.full:
+            story.drop()
+        elif isinstance(message, Landed):
+            report = message.report
+            attempt = report.attempts.get(index - message.start, 1)
+            story.note(Note("failed", index, report.worker, attempt, headline(error)))
+        else:
+            story.note(Note("failed", index, "", len(message.deaths), headline(error)))
+
+
+def state_of(error: BaseException | None, story: Story) -> JobState:
+    """What a job that ended with this error is called."""
+    if error is None:
+        return "done"
+    if isinstance(error, JobCancelled):
+        return "interrupted" if story.interrupted else "cancelled"
+    return "failed"
+
+
 def refusal_of(failure: Failure, worker: str) -> BaseException:
     """The error of a job whose function could not be loaded on a worker."""
     error = revive(failure, index=0, worker=worker, attempt=1)
@@ -505,12 +627,25 @@ def _finish(over: asyncio.Future[None]) -> None:
         over.set_result(None)
 
 
-async def tick(waited: asyncio.Future[Any], stop: Callable[[], object]) -> Any:
-    """Await a future in ticks, so that a notebook's interrupt gets through; a cancellation stops the job."""
+def _cell_was_cancelled() -> bool:
+    """Whether the task that is being cancelled is a notebook's cell, which the kernel does when it is interrupted."""
+    task = asyncio.current_task()
+    return task is not None and getattr(task.get_coro(), "__name__", "") == "run_cell_async" and in_kernel()
+
+
+async def tick(waited: asyncio.Future[Any], stop: Callable[[bool], object]) -> Any:
+    """Await a future in ticks, so that a notebook's interrupt gets through.
+
+    A cancellation calls `stop(interrupted)`: whether it was the user who interrupted the cell.
+    """
+    __tracebackhide__ = True
     try:
         while not waited.done():
             await asyncio.wait([waited], timeout=AWAIT_EVERY)
     except asyncio.CancelledError:
-        stop()
+        stop(_cell_was_cancelled())
+        waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
         raise
+    if (error := waited.exception()) is not None:
+        throw(error)
     return waited.result()

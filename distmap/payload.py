@@ -10,17 +10,17 @@ A folded result: b"f", then a head of one value, then its failures.
 
 from __future__ import annotations
 
-import pickle
+import _pickle
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
 
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.functions import Code as Code
 from distmap.functions import CodeCache as CodeCache
 from distmap.functions import Style as Style
 from distmap.functions import dump_code as dump_code
+from distmap.light import Any, NamedTuple
 from distmap.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, dump_small, dump_value, loading
 from distmap.pickling import Blob as Blob
 from distmap.pickling import Broadcast as Broadcast
@@ -38,20 +38,23 @@ class Folded(NamedTuple):
     value: object
 
 
-def encode(values: Any, needs: Needs, *, what: str) -> tuple[Payload, list[int]]:
+def encode(
+    values: Any, needs: Needs, *, what: str, item: Callable[[int], str] | None = None
+) -> tuple[Payload, list[int]]:
     """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
 
-    In place of such a value travels its Failure.
+    In place of such a value travels its Failure. `item` shows the item that a result belongs to; without it the values
+    are the items, and one that does not pickle fails before it is sent.
     """
     if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
-        return Payload(pickle.dumps(values, 5)), []
+        return Payload(_pickle.dumps(values, 5)), []
     array = _as_array(values)
     if array is not None:
         return dump_value(array, needs, what=what), []
     try:
-        return _encode_singly(values, needs, Definitions(), what)
+        return _encode_singly(values, needs, Definitions(), what, item)
     except _DefinitionsFailed:
-        return _encode_singly(values, needs, None, what)
+        return _encode_singly(values, needs, None, what, item)
 
 
 class _DefinitionsFailed(Exception):
@@ -88,7 +91,11 @@ def _as_array(values: Any) -> Any:
 
 
 def _encode_singly(
-    values: Iterable[object], needs: Needs, definitions: Definitions | None, what: str
+    values: Iterable[object],
+    needs: Needs,
+    definitions: Definitions | None,
+    what: str,
+    item: Callable[[int], str] | None,
 ) -> tuple[Payload, list[int]]:
     writer = Writer(needs, definitions)
     file = writer.file
@@ -100,7 +107,9 @@ def _encode_singly(
         try:
             writer.write(value)
         except UNPICKLABLE as exc:
-            writer.write(describe(failed_to_travel(f"{what} cannot be pickled", exc), short_repr(value), dump_small))
+            error = failed_to_travel(f"{what} cannot be pickled", exc)
+            shown = short_repr(value) if item is None else item(at)
+            writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
         if writer.used:
             used[at] = writer.used
@@ -115,7 +124,7 @@ def _encode_singly(
         used[count] = writer.used
         ends.append(file.tell())
     start = file.tell()
-    file.write(pickle.dumps((count, ends, used), 5))
+    file.write(_pickle.dumps((count, ends, used), 5))
     file.write(start.to_bytes(8, "little"))
     return Payload(file.getvalue(), tuple(writer.buffers)), failed
 
@@ -129,12 +138,12 @@ class Items:
         view = memoryview(parts[0])
         self.whole: Any = None
         if view[0] != ord("i"):
-            self.whole = pickle.loads(view, buffers=parts[1:])
+            self.whole = _pickle.loads(view, buffers=parts[1:])
             self.count = len(self.whole)
             return
         self._view, self._buffers = view, parts[1:]
         start = int.from_bytes(view[-8:], "little")
-        self.count, self._ends, self._used = pickle.loads(view[start:-8])
+        self.count, self._ends, self._used = _pickle.loads(view[start:-8])
         self._definitions: Any = None
         if len(self._ends) > self.count:
             self._definitions = _load_definitions(self)
@@ -150,7 +159,7 @@ class Items:
     def _load(self, at: int) -> Any:
         pickled = self.pickled(at)
         used = self._used.get(at)
-        return pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
+        return _pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
 
     def pickled(self, at: int) -> memoryview:
         return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
@@ -178,33 +187,46 @@ class DumpedItem(NamedTuple):
     """One item, pickled before it is known which chunk it will be in."""
 
     pickled: bytes
-    buffers: tuple[memoryview, ...] = ()
+    buffers: tuple[bytearray, ...] = ()
     needs: Needs | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + sum(len(buffer) for buffer in self.buffers)
 
 
 def dump_item(item: Any) -> DumpedItem:
-    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure."""
+    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure.
+
+    Large arrays are copied: who pushed it goes on, and may change them before they are sent.
+    """
     args, kwargs = item
     if not kwargs and _is_plain(args):
-        return DumpedItem(pickle.dumps(item, 5))
+        return DumpedItem(_pickle.dumps(item, 5))
     needs = Needs()
     writer = Writer(needs)
     try:
         writer.write(item)
     except UNPICKLABLE as exc:
-        writer.write(describe(failed_to_travel("the item cannot be pickled", exc), short_repr(item), dump_small))
+        error = failed_to_travel("the item cannot be pickled", exc)
+        writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),
-        tuple(writer.buffers[at] for at in writer.used),
+        tuple(bytearray(writer.buffers[at]) for at in writer.used),
         needs if needs.modules or needs.values else None,
     )
+
+
+def show_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Short repr of the item of a pushed job."""
+    return short_repr(args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args)
 
 
 def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
     """A chunk of items that were pickled one by one."""
     pickles = [item.pickled for item in items]
     ends = list(accumulate(map(len, pickles), initial=1))
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
     used: dict[int, list[int]] = {}
     needs = Needs()
     for at, item in enumerate(items):
@@ -214,7 +236,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
         if item.needs is not None:
             needs.modules |= item.needs.modules
             needs.values.update(item.needs.values)
-    head = b"".join([b"i", *pickles, pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
+    head = b"".join([b"i", *pickles, _pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
     return Payload(head, tuple(buffers)), needs.blobs()
 
 

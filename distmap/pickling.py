@@ -8,25 +8,25 @@ cloudpickle. Imported by task processes: cloudpickle and hashlib only when neede
 
 from __future__ import annotations
 
+import _pickle
 import io
 import os
-import pickle
 import sys
 from _thread import _local, allocate_lock
 from _weakref import ref
 from collections.abc import Callable
 from functools import lru_cache
-from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from types import CodeType, FunctionType, ModuleType
 
 from distmap.errors import PayloadError
 from distmap.failures import failed_to_travel
+from distmap.light import Any, NamedTuple
 from distmap.modules import any_registered, imports_of_code, pack, place, registered
 from distmap.wire.messages import BlobKind
 
 Buffer = bytes | bytearray | memoryview
 
-#: Buffers from this size travel out of band; below, one more part costs more than the copy (transport.md, rule 5).
+#: Buffers from this size travel out of band; below, one more part costs more than the copy (measured).
 OUT_OF_BAND = 32 << 10
 #: What a `__reduce__` may raise to say that its object does not travel; KeyboardInterrupt is the user's own.
 UNPICKLABLE = (Exception, SystemExit, GeneratorExit)
@@ -82,6 +82,8 @@ class Broadcast:
         self._value = value
         self._blob: Blob | None = None
         self._needs = Needs()
+        #: Tells the pool that the workers' copies are not needed any more.
+        self.on_release: Callable[[], object] = lambda: None
         if digest is None:
             name = self.digest
             _own[name] = ref(self, lambda _: _own.pop(name, None))
@@ -106,9 +108,13 @@ class Broadcast:
         return self._blob
 
     def release(self) -> None:
-        """Forget the value; functions that still use the handle fail with a clear error."""
+        """Forget the value, here and on the workers, where it goes when no running call uses it any more.
+
+        Functions that still use the handle fail with a `PayloadError` that says so. Releasing twice is harmless.
+        """
         _own.pop(self.digest, None)
-        self._value, self._blob = _MISSING, None
+        self._value, self._blob, self._needs = _MISSING, None, Needs()
+        self.on_release()
 
     def mention(self, needs: Needs) -> tuple[Callable[[bytes], Broadcast], tuple[bytes]]:
         """For picklers: note that the value is needed, and reduce the handle to its digest."""
@@ -177,7 +183,7 @@ def digest_of(*chunks: Buffer) -> bytes:
 
 # --- picklers ---------------------------------------------------------------------------------------------------------
 
-Keep = Callable[[pickle.PickleBuffer], Any]
+Keep = Callable[[_pickle.PickleBuffer], Any]
 
 
 #: What functools.lru_cache makes pickles by name even in `__main__`, with cloudpickle too.
@@ -192,7 +198,7 @@ class _ByValue(Exception):
     """The C pickler met something that the other side cannot import."""
 
 
-class _Guard(pickle.Pickler):
+class _Guard(_pickle.Pickler):
     """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
 
     def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs) -> None:
@@ -248,17 +254,20 @@ def _definition(index: int) -> object:
 _cloud_type: Any = None
 
 
-def warm_up() -> None:
-    """Import now what most functions will need; for a process that has nothing else to do."""
-    import cloudpickle  # noqa: F401
+def warm_up(busy: Callable[[], bool]) -> None:
+    """Import what most functions will need, piece by piece, until there is something better to do."""
+    for name in ("typing", "inspect", "logging", "cloudpickle"):  # the last one imports the others
+        if busy():
+            return
+        __import__(name)
 
 
-def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
+def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> _pickle.Pickler:
     """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
     global _cloud_type
     if _cloud_type is None:
         _cloud_type = _make_cloud_type()
-    pickler: pickle.Pickler = _cloud_type(file, keep, needs, definitions)
+    pickler: _pickle.Pickler = _cloud_type(file, keep, needs, definitions)
     return pickler
 
 
@@ -281,6 +290,10 @@ def _make_cloud_type() -> Any:
                 self.note(obj.__module__)
                 if _by_value(obj):
                     self.needs.modules |= imports_of_code(obj.__code__)
+            elif isinstance(obj, CodeType):
+                # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
+                make, args = self.dispatch_table[CodeType](obj)
+                return make, tuple("".join(obj.co_filename) if arg == "<dynamic-code>" else arg for arg in args)
             elif isinstance(obj, type):
                 self.note(obj.__module__)
                 if self.definitions is not None and _by_value(obj):
@@ -351,7 +364,7 @@ class _Aside:
         self._known: dict[tuple[int, int], int] = {}
         self._least = least
 
-    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+    def __call__(self, buffer: _pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < self._least:
             return True
@@ -422,7 +435,7 @@ def dump_value(value: object, needs: Needs, *, what: str) -> Payload:
 
 
 def load_value(payload: Payload) -> Any:
-    return pickle.loads(payload[0], buffers=payload[1])
+    return _pickle.loads(payload[0], buffers=payload[1])
 
 
 def dump_small(value: object) -> bytes:

@@ -12,9 +12,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from distmap.arguments import Workers, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.arguments import (
+    Workers,
+    cores,
+    mp_arguments,
+    mp_keywords,
+    mp_options,
+    mp_positional,
+    name_of,
+    positional_chunksize,
+    sort_out,
+)
 from distmap.portal import Portal
 
 if TYPE_CHECKING:
@@ -35,10 +45,17 @@ if TYPE_CHECKING:
     from distmap.security import Secret
     from distmap.slots.slots import Slots
     from distmap.stream import StreamJob
+    from distmap.views.static import WorkerRow
 
 
 #: Making a pool waits so long, at most, for workers that are dialled.
 FIRST_LOOK = 2.0
+#: A repr waits so long, at most, for the loop.
+LOOK = 0.5
+#: A pool that was closed asks its loop so long for an answer, then asks again.
+ANSWER = 5.0
+#: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
+ENDING = 10.0
 
 
 class Worker(NamedTuple):
@@ -48,7 +65,7 @@ class Worker(NamedTuple):
     host: str
     slots: int
     python: str
-    #: "ready", "suspect" (silent for a while) or "draining" (it wants to leave).
+    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave) or "resting" (all its slots rest).
     state: str
     #: Load of its host: cpu and memory in use, 0 to 1.
     cpu: float
@@ -57,12 +74,16 @@ class Worker(NamedTuple):
     latency: float
     address: str
     tags: frozenset[str]
+    #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
-        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}, Python {self.python}{load}{far}>"
+        rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
 
 
 class Pool:
@@ -81,6 +102,9 @@ class Pool:
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+        maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
+            for functions that leak memory; default: it keeps its process.
+        context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
 
     Raises:
         ConnectError: a worker address is not a wss:// URL.
@@ -98,6 +122,8 @@ class Pool:
         workers: Workers = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
         *,
         listen: str | None = None,
         token: str | Secret | None = None,
@@ -109,6 +135,8 @@ class Pool:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers if processes is None else processes, listen)
+        mp_options(wanted, maxtasksperchild, context)
+        self._tasks = maxtasksperchild
         self._token = token
         self._setup = None if initializer is None else (initializer, tuple(initargs))
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
@@ -126,8 +154,9 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None)
-                    slots.spawn()
+                    slots = Processes(wanted.local, None, tasks=maxtasksperchild)
+                    # One core is left to this process, which has much to import now: its slot starts after that.
+                    slots.spawn(max(1, cores() - 1))
                     started.append(slots)
             finally:
                 spawned.set()
@@ -210,6 +239,7 @@ class Pool:
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 
+    @mp_keywords("func", "iterable")
     def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> list[Any]:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
@@ -225,18 +255,20 @@ class Pool:
         """
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        result: list[Any] = self._collect("one", fn, iterables, options).run_here()
+        result: list[Any] = self._collect("map", "one", fn, iterables, options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def starmap(
         self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
     ) -> list[Any]:
         """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        result: list[Any] = self._collect("star", fn, (iterable, *rest), options).run_here()
+        result: list[Any] = self._collect("starmap", "star", fn, (iterable, *rest), options).run_here()
         return result
 
+    @mp_keywords("func", "iterable")
     def map_async(
         self,
         fn: Callable[..., Any],
@@ -247,8 +279,9 @@ class Pool:
     ) -> Job:
         """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread."""
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
-        return self._collect("one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+        return self._collect("map", "one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
+    @mp_keywords("func", "iterable")
     def starmap_async(
         self,
         fn: Callable[..., Any],
@@ -260,8 +293,11 @@ class Pool:
     ) -> Job:
         """As `starmap`, but returns a `Job` at once."""
         iterables, callback, error_callback = mp_positional((iterable, *rest), callback, error_callback)
-        return self._collect("star", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+        return self._collect(
+            "starmap", "star", fn, iterables, options, callback, error_callback, aside=True
+        ).run_aside()
 
+    @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
         """A lazy iterator of results in input order. The input may be infinite.
 
@@ -270,6 +306,7 @@ class Pool:
         """
         return self._stream("ordered", fn, iterables, buffer, options)
 
+    @mp_keywords("func", "iterable")
     def imap_unordered(
         self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
     ) -> StreamJob:
@@ -302,18 +339,19 @@ class Pool:
         # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
         code = self._code(fn, "one", combine=None if chosen.retries else combine, seed=chosen.seed)
         source = self._source((data,))
-        return self._job(code, source, consumer, chosen, "fold", fn).run_here()
+        return self._job(code, source, consumer, chosen, "fold", fn, "map_reduce").run_here()
 
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
         """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
-        the returned ones are concatenated.
+        the returned ones are concatenated. Of data without rows `fn` is given nothing, and the result is `data[:0]` for
+        an array or DataFrame, else `[]`.
 
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
         __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import Collect, concatenate
-        from distmap.inputs import from_batches
+        from distmap.inputs import from_batches, nothing_of
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
@@ -322,15 +360,18 @@ class Pool:
         self._ensure_workers()
         slots = sum(member.info.slots for member in self._members())
         source = from_batches(data, batch_size, slots)
-        consumer = Collect(chosen.on_error, join=concatenate)
+        empty = nothing_of(data)
+        consumer = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
         code = self._code(fn, "one", seed=chosen.seed)
-        return self._job(code, source, consumer, chosen, "list", fn).run_here()
+        return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
+    @mp_keywords("func")
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """`fn(*args, **kwds)` on some worker; waits for the result."""
         __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
-        future = self.submit(fn, *args, **(kwds or {}))
+        args, kwds = mp_arguments("apply", args, kwds)
+        future = self.submit(fn, *args, **kwds)
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -338,6 +379,7 @@ class Pool:
                 self._submissions.cancel_if_alone(future)
             raise
 
+    @mp_keywords("func")
     def apply_async(
         self,
         fn: Callable[..., Any],
@@ -346,7 +388,9 @@ class Pool:
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> TaskFuture:
-        """As `apply`, but returns a handle at once: a future with the methods of `AsyncResult`."""
+        """As `apply`, but returns at once, what `submit` returns: a `concurrent.futures.Future` that can be awaited and
+        also has the methods of `multiprocessing.pool.AsyncResult`. Callbacks are called in a thread of the pool.
+        """
         before = None
         if callback is not None or error_callback is not None:
 
@@ -357,12 +401,14 @@ class Pool:
                     error_callback(error)
 
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, tuple(args), kwds or {}, before)
+        return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
 
-        Waiting submits of the same function are sent together.
+        Waiting submits of the same function are sent together. Arguments and captured values are taken as they are now;
+        changing them afterwards does no harm. A large captured array is sent once, but looked through at each call
+        to see whether it has changed (0.6 s for a GB); a handle of `broadcast` is not.
         """
         code, name = self._submission(fn)
         return self._submissions.submit(code, name, args, kwargs)
@@ -377,7 +423,8 @@ class Pool:
     def broadcast(self, value: Any) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
-        It stays there as long as the handle lives.
+        It stays there as long as the handle lives, or until `handle.release()`. Do not change the value in place: who
+        has it keeps the old one.
         """
         from distmap.pickling import Broadcast
 
@@ -385,11 +432,22 @@ class Pool:
         handle = Broadcast(value)
         driver, portal = self._driver, self._portal
         portal.call(driver.pin, handle.digest)
-        weakref.finalize(handle, portal.call, driver.unpin, handle.digest).atexit = False
+        unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
+        unpin.atexit = False
+        codes = weakref.ref(self._codes)
+
+        def released() -> None:
+            unpin()
+            # Cached code holds what it mentions.
+            if (cache := codes()) is not None:
+                cache.clear()
+
+        handle.on_release = released
         return handle
 
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
         """Call `fn()` once on every worker (set-up, inspection); results by the worker's name."""
+        __tracebackhide__ = True
         from distmap.consume import Collect
         from distmap.driver import worker_tag
         from distmap.inputs import Sliced
@@ -401,10 +459,14 @@ class Pool:
         jobs = {}
         for member in self._members():
             tags = frozenset([worker_tag(member.id)])
-            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, tags=tags)
+            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, "run", tags=tags)
             jobs[member.info.name] = job.run_aside()
+        results = {}
         try:
-            return {name: (job.result() or [None])[0] for name, job in jobs.items()}
+            # No comprehension: its frame would stand in the traceback.
+            for name, job in jobs.items():
+                results[name] = (job.result() or [None])[0]
+            return results
         except BaseException:
             for job in jobs.values():
                 job.cancel()
@@ -426,13 +488,17 @@ class Pool:
 
     @property
     def jobs(self) -> list[Job]:
-        """Jobs that are not over."""
+        """Jobs that are not over, the oldest first."""
         with self._lock:
-            return [job for job in self._jobs if not job.ready()]
+            return sorted((job for job in self._jobs if not job.ready()), key=lambda job: job.id)
 
     @property
     def last(self) -> Job | None:
-        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more."""
+        """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
+
+        It keeps the results of that call (`partial`), but nothing of its function or input; `pool.last = None` lets
+        go of them too.
+        """
         return self._last()
 
     @last.setter
@@ -447,17 +513,16 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
-        from distmap.errors import NoWorkers
-
+        __tracebackhide__ = True
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         while len(found := self.workers) < n:
             if self._hub is not None and not found and (why := self._hub.fatal) is not None:
-                raise NoWorkers(f"no worker can come: {why}")
+                raise self._none(f"no worker can come: {why}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise NoWorkers(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
+                raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
                 self._members_changed.wait(min(left, 0.1))
@@ -473,7 +538,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engine = LocalEngine(wanted.local)
+            engine = LocalEngine(wanted.local, tasks=self._tasks)
             self._engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         for url in wanted.urls:
@@ -497,7 +562,9 @@ class Pool:
     def __repr__(self) -> str:
         if self._gone:
             return "<Pool: closed>"
-        members = self._members()
+        members = self._members_now()
+        if members is None:
+            return "<Pool: does not answer now>"
         slots = sum(member.info.slots for member in members)
         listening = f" listening on {self.url}," if self.url else ""
         state = "closing, " if self._closed else ""
@@ -507,6 +574,56 @@ class Pool:
         work = ", ".join(doing) or "idle"
         workers = f"{len(members)} worker{'s' * (len(members) != 1)}"
         return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """The card that a notebook shows: state, workers, work, and how to add a worker. The token is never in it."""
+        from distmap.views.static import PoolFacts, pool_html
+
+        state: Literal["open", "closing", "closed"] = "closed" if self._gone else "closing" if self._closed else "open"
+        members = [] if self._gone else self._members_now()
+        if self._gone:
+            work = ""
+        elif members is None:
+            work = "not known: the pool does not answer now"
+        else:
+            work = self._work()
+        workers = tuple(map(_row, members or ()))
+        facts = PoolFacts(state, workers, self.url, work, "" if self._closed else self._how_to_add())
+        return {"text/plain": repr(self), "text/html": pool_html(facts)}
+
+    def _members_now(self) -> list[Member] | None:
+        """As `_members`, for whoever must not wait; None if the loop does not answer at once."""
+        if os.getpid() != self._pid:
+            return None
+        try:
+            return self._portal.ask(self._driver.members, timeout=LOOK)
+        except TimeoutError:
+            return None
+
+    def _work(self) -> str:
+        """What is going on, in a few words."""
+        from collections import Counter
+
+        from distmap.views.words import counted, number
+
+        jobs = self.jobs
+        calls = [f"{number(n)} {call}{'s' * (n != 1)}" for call, n in Counter(job.call for job in jobs).items()]
+        moments = [moment for job in jobs if (moment := job.glance()) is not None]
+        done, totals = sum(moment.done for moment in moments), [moment.total for moment in moments]
+        of = "" if None in totals else f" of {number(sum(filter(None, totals)))}"
+        parts = [", ".join(calls), f"{number(done)}{of} items"] if jobs else []
+        if submitted := self._submissions.outstanding:
+            parts.append(counted(submitted, "submitted item"))
+        return " · ".join(parts)
+
+    def _how_to_add(self) -> str:
+        """The command that starts a worker for this pool elsewhere."""
+        if self.url is not None:
+            return f"distmap-worker {self.url}"
+        return (
+            "distmap-worker --host 0.0.0.0     # there; it prints its address: wss://THAT-HOST:8786\n"
+            'pool.add("wss://THAT-HOST:8786")  # here'
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -584,6 +701,7 @@ class Pool:
         return self._portal.ask(self._driver.members)
 
     def _check_open(self) -> None:
+        __tracebackhide__ = True
         from distmap.errors import PoolClosed
 
         if os.getpid() != self._pid:
@@ -592,6 +710,7 @@ class Pool:
             raise PoolClosed("Pool not running: it was closed; make a new one")
 
     def _ensure_workers(self) -> None:
+        __tracebackhide__ = True
         self._check_open()
         if self._hub is not None:
             self.wait_for_workers(1)
@@ -603,9 +722,15 @@ class Pool:
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
+        return self._none(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+
+    def _none(self, sentence: str) -> BaseException:
         from distmap.errors import NoWorkers
 
-        return NoWorkers(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
+        error = NoWorkers(sentence)
+        if self._hub is not None:
+            error.__cause__ = self._hub.cause
+        return error
 
     def _tell_members(self) -> None:
         with self._members_changed:
@@ -638,6 +763,7 @@ class Pool:
 
     def _collect(
         self,
+        call: str,
         style: Style,
         fn: Callable[..., Any],
         iterables: tuple[Any, ...],
@@ -657,8 +783,9 @@ class Pool:
         code = self._code(fn, style, seed=chosen.seed)
         source = self._source(iterables, snapshot=aside)
         return self._job(
-            code, source, Collect(chosen.on_error), chosen, "list", fn, callback=callback, error_callback=error_callback
-        )
+            code, source, Collect(chosen.on_error), chosen, "list", fn, call,
+            callback=callback, error_callback=error_callback,
+        )  # fmt: skip
 
     def _stream(
         self,
@@ -678,8 +805,9 @@ class Pool:
             raise ValueError(f"buffer must be at least 1 item; got {buffer!r}")
         code = self._code(fn, "star" if len(iterables) > 1 else "one", seed=chosen.seed)
         source = self._source(iterables)
+        call = "imap" if gather == "ordered" else "imap_unordered"
         job = self._job(
-            code, source, Stream(chosen.on_error), chosen, gather, fn, kind=StreamJob, buffer=buffer, stop=False
+            code, source, Stream(chosen.on_error), chosen, gather, fn, call, kind=StreamJob, buffer=buffer, stop=False
         )
         assert isinstance(job, StreamJob)
         job.run_aside()
@@ -693,6 +821,7 @@ class Pool:
         chosen: Any,
         gather: Gather,
         fn: Callable[..., Any],
+        call: str,
         *,
         kind: Any = None,
         buffer: int | None = None,
@@ -703,7 +832,7 @@ class Pool:
         from distmap.core.events import JobSpec
         from distmap.driver import Record
         from distmap.job import Job
-        from distmap.views.choose import choose, wanted
+        from distmap.views.choose import wanted
         from distmap.views.outlet import Outlet
 
         self._check_open()
@@ -725,8 +854,9 @@ class Pool:
             record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
-            self._seat, record, source, consumer, view=lambda: choose(chosen.progress, name), keep=self, **callbacks
-        )
+            self._seat, record, source, consumer,
+            progress=chosen.progress, call=call, titled=bool(chosen.desc), keep=self, **callbacks,
+        )  # fmt: skip
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._last = weakref.ref(job) if kind is not None else lambda: job
         with self._lock:
@@ -741,17 +871,43 @@ def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
 
 def _worker(member: Member) -> Worker:
     info = member.info
+    state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
-        info.name, info.host, info.slots, info.python, member.state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags,
+        info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
+        info.address, info.tags, member.resting, member.rest,
     )  # fmt: skip
+
+
+def _row(member: Member) -> WorkerRow:
+    from distmap.views.static import WorkerRow
+
+    info = member.info
+    state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
+    host, cpu, memory = info.host, member.cpu, member.memory
+    if info.address == "local":
+        host, cpu, memory = "this machine", *_load()
+    return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
+
+
+def _load() -> tuple[float, float]:
+    """Processor and memory in use on this machine, 0 to 1: nobody sends heartbeats for it."""
+    from distmap.worker.load import Load
+
+    cpu = 0.0
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
+        cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return cpu, Load().read()[1]
 
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
     """After `close`: wait for the last job, then let go."""
-    with contextlib.suppress(TimeoutError):  # it was terminated meanwhile
-        while end.alive and portal.ask(lambda: driver.busy, timeout=60.0):
-            time.sleep(0.02)
+    while end.alive:  # else it was terminated meanwhile
+        try:
+            if not portal.ask(lambda: driver.busy, timeout=ANSWER):
+                break
+        except TimeoutError:
+            continue  # an item that runs inline holds up the loop for as long as it takes
+        time.sleep(0.02)
     end()
 
 
@@ -759,14 +915,33 @@ def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], sub
     """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
     if os.getpid() != pid:
         return  # a forked child: the pool is its parent's
+    errors: list[Exception] = []
 
     async def close() -> None:
         driver.close()
         for engine in engines:
-            await engine.close(now=True)
+            try:
+                await engine.close(now=True)
+            except Exception as error:  # the others are to end all the same
+                errors.append(error)
 
+    if portal.inside():  # where the garbage collector happened to run: nothing may wait here
+
+        def over(_: object) -> None:
+            submissions.stop(wait=False)
+            portal.close()
+
+        portal.loop.create_task(close()).add_done_callback(over)
+        return
+    closing = portal.run(close())
     try:
-        portal.run(close()).result(10.0)
-    finally:
+        closing.result(ENDING)
+    except TimeoutError:
+        # An item runs inline, and nothing can stop it. The loop ends behind it.
+        closing.add_done_callback(lambda _: portal.close())
+    else:
         portal.close()
+    finally:
         submissions.stop()
+    if errors:
+        raise errors[0]

@@ -162,7 +162,12 @@ def _read_token(path: Path) -> Secret:
         # Not blocking, should somebody have put a pipe there.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        raise TokenError(f"the token file {path} cannot be read: {error.strerror or error}") from error
+        named = os.environ.get("DISTMAP_TOKEN_FILE") == str(path)
+        remedy = "correct or unset DISTMAP_TOKEN_FILE, which names it" if named else "name another file"
+        raise TokenError(
+            f"the token file {path} cannot be read: {error.strerror or error}; copy the other side's token file there "
+            f"(scp, then chmod 600), or {remedy}"
+        ) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -314,7 +319,11 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
     """
     if "dm1_" in text or re.search(r"[?&](token|key|secret|password)=", text, re.IGNORECASE):
         raise ConnectError("the URL holds a token, and URLs end up in logs: take it out, and use a token file")
+    # Spaces around it come with pasting; elsewhere urlsplit would drop some of them without a word.
+    text = text.strip()
     try:
+        if re.search(r"[\s\x00-\x1f\x7f]", text):
+            raise ValueError("there is a space or control character in it")
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
@@ -326,6 +335,13 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
         raise ConnectError(f"the URL for {parts.hostname} holds a user name or password; distmap uses a token file")
     if not parts.hostname:
         raise ConnectError(f"{text!r} names no host; a worker's address looks like wss://host:8786")
+    try:
+        # As the look-up will: it refuses empty and overlong labels.
+        possible = parts.hostname.encode("idna") and re.fullmatch(r"[\w.:%-]+", parts.hostname)
+    except UnicodeError:
+        possible = None
+    if not possible:
+        raise ConnectError(f"{text!r} names no possible host; a worker's address looks like wss://host:8786")
     if parts.path not in ("", "/") or parts.fragment:
         raise ConnectError(f"{text!r} has a path; a worker's address looks like wss://host:8786")
     if port == 0 and not listening:

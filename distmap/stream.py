@@ -18,11 +18,12 @@ from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
-from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
+from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.errors import JobCancelled
+from distmap.failures import throw
 from distmap.inputs import Input
-from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, tick
-from distmap.views.base import View
+from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
+from distmap.views.story import Story
 
 
 class StreamJob(Job):
@@ -48,14 +49,13 @@ class StreamJob(Job):
         weakref.finalize(self, _cancel_quietly, seat, record)
 
     def run_aside(self) -> Job:
-        view = self._make_it_seen() if self._record.watched else None
-        self._view = None  # the reader thread's, which holds no reference to this
         source, self._source = self._source, None
         assert source is not None
         self.start()
+        self._show()
         self.thread = threading.Thread(
             target=_read_aside,
-            args=(self._seat, self._record, source, self._reads, view),
+            args=(self._seat, self._record, source, self._reads, self._story),
             name=f"distmap-read-{self.name}",
             daemon=True,
         )
@@ -65,15 +65,14 @@ class StreamJob(Job):
     @property
     def progress(self) -> Snapshot | None:
         """How far it is, at this moment."""
-        return self._ending[0].snapshot if self._ending else super().progress
+        return self._ending[0].snapshot if self._ending and self._story.last is None else super().progress
 
     @property
     def state(self) -> str:
-        """ "running", "paused", "done", "failed" or "cancelled"."""
+        """As that of any job: over when its work is, not when it is consumed."""
         if not self._ending:
-            return "paused" if self._paused else "running"
-        error = end_of(self._ending[0], self._consumer.first_failure)
-        return "cancelled" if isinstance(error, JobCancelled) else "failed" if error else "done"
+            return super().state
+        return state_of(end_of(self._ending[0], self._consumer.first_failure), self._story)
 
     def result(self, timeout: float | None = None) -> Any:
         """Not for a stream: iterate over it."""
@@ -113,13 +112,11 @@ class StreamJob(Job):
     #: Nothing more is to be paid for: the job is over.
     _paid = False
 
-    def _look(self, snapshot: Snapshot | None, *, last: bool = False) -> None:
-        """Nothing: the reader thread looks after the view."""
-
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
+        __tracebackhide__ = True
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
@@ -129,6 +126,7 @@ class StreamJob(Job):
             multiprocessing.TimeoutError: none came within `timeout` seconds.
             StopIteration: that was all.
         """
+        __tracebackhide__ = True
         while True:
             for index, value in self._values:
                 if value is SKIP:
@@ -140,6 +138,7 @@ class StreamJob(Job):
 
     def _fetch(self, timeout: float | None) -> None:
         """Wait for the next run of results; pay for the last one, which is consumed now."""
+        __tracebackhide__ = True
         seat, record, box = self._seat, self._record, self._box
         count, nbytes = self._unpaid
         if count and not self._paid:
@@ -154,24 +153,28 @@ class StreamJob(Job):
 
             raise Late(f"{self!r} had no result within {timeout} s") from None
         except KeyboardInterrupt:
-            self.cancel()
-            raise
+            self._interrupt()
+            raise KeyboardInterrupt from None
         # Off the box only when it was unpickled: an interrupt in between loses nothing.
         if isinstance(message, Finished):
             self._show_printed(last=True)
             self._exhausted = True
-            self._finished = message
             box.drop()
             error = end_of(message, self._consumer.first_failure)
-            self._settle(error)
+            if isinstance(error, JobCancelled) and self._story.interrupted:
+                error = JobCancelled(f"{self.name} was interrupted")
+            self._conclude(error)
             if error is not None:
-                raise error
+                throw(error, self._frames)
         elif isinstance(message, Landed):
             values, failed = results_of(message)
             self._show_printed()  # what they printed came before them
+            tell_failures(self._story, message, failed)
             self._take_run(message.start + message.lo, values, failed, (message.hi - message.lo, message.report.nbytes))
         elif isinstance(message, Lost):
-            self._take_run(message.item, [SKIP], {message.item: exception_of(message)}, (1, 0))
+            error = exception_of(message)
+            tell_failures(self._story, message, {message.item: error})
+            self._take_run(message.item, [SKIP], {message.item: error}, (1, 0))
 
     def _take_run(self, index: int, values: list[Any], failed: dict[int, BaseException], cost: tuple[int, int]) -> None:
         self._stream.fail(failed)
@@ -180,9 +183,10 @@ class StreamJob(Job):
         self._box.drop()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         end = object()
-        while (value := await tick(loop.run_in_executor(None, next, self, end), self.cancel)) is not end:
+        while (value := await tick(loop.run_in_executor(None, next, self, end), self._interrupt)) is not end:
             yield value
 
 
@@ -190,7 +194,7 @@ def _router(
     results: Mailbox, reads: queue.SimpleQueue[JobMessage], ending: list[Finished], over: threading.Event
 ) -> Callable[[JobMessage], None]:
     def sink(message: JobMessage) -> None:
-        if isinstance(message, ReadRequest | Printed):
+        if isinstance(message, ReadRequest | Printed | Setback):
             reads.put(message)
             return
         if isinstance(message, Finished):
@@ -202,29 +206,29 @@ def _router(
     return sink
 
 
-def _read_aside(
-    seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], view: View | None
-) -> None:
-    """The reader thread of a stream: serves reads, the view and what is printed until the job is over."""
+def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], story: Story) -> None:
+    """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
     outlet = record.outlet
+    reports = story.has_reader
     while True:
         try:
-            message = reads.get(timeout=LOOK_EVERY) if view is not None else reads.get()
+            message = reads.get(timeout=LOOK_EVERY) if reports else reads.get()
         except queue.Empty:
             message = None
         try:
             if outlet is not None and isinstance(message, Printed | Finished):
                 outlet.show(last=isinstance(message, Finished))
             if isinstance(message, Finished):
-                if view is not None:
-                    view.close(message.snapshot)
+                story.end(message.snapshot, state_of(end_of(message, None), story))
                 return
-            if view is not None and record.latest is not None:
-                view.update(record.latest)
+            if reports:
+                story.report()
             if isinstance(message, ReadRequest):
                 answer_read(seat, record.id, source, message)
+            elif isinstance(message, Setback):
+                tell(story, message)
         except BaseException as error:  # of the input or the view: the iteration raises it
-            view = None
+            reports = False
             if isinstance(message, Finished):
                 return
             seat.portal.call(seat.driver.cancel, record.id, error)

@@ -34,6 +34,12 @@ def needs(present: bool, what: str) -> None:
     pytest.skip(f"{what} is missing")
 
 
+@pytest.fixture(scope="session", name="needs")
+def _needs() -> Callable[[bool, str], None]:
+    """`needs`, for fixtures and tests of any folder."""
+    return needs
+
+
 def settled(seen: Callable[[], object], deadline: float = SETTLE) -> object:
     """Ask until the answer is empty or the deadline has passed; give the last answer."""
     end = time.monotonic() + deadline

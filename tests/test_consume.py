@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of
-from distmap.driver import Lost
+from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of, results_of
+from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.payload import dump_items
+from distmap.failures import describe
+from distmap.payload import dump_items, encode, fold
+from distmap.pickling import Needs
 
 
 def test_collect_puts_runs_in_input_order():
@@ -57,6 +59,15 @@ def test_fold_skips_failures():
     assert fold.result() == 3
 
 
+def test_each_piece_of_a_folded_report_brings_its_own_failures():
+    """Accepted in pieces, a report gives its folded value with the first and each error with its own."""
+    failures = [describe(KeyError(at), f"item {at}") for at in (5, 7)]
+    folded = fold(encode([100, *failures], Needs(), what="")[0])
+    report = ReportData(10, 4, 8, (5, 7), folded.parts, "w", 9)
+    pieces = [results_of(Landed(1, 0, 10, lo, hi, report)) for lo, hi in ((4, 5), (5, 6), (6, 8))]
+    assert [(values, sorted(failed)) for values, failed in pieces] == [([100], []), ([], [15]), ([], [17])]
+
+
 def test_fold_cannot_return_errors():
     """Errors cannot be folded."""
     with pytest.raises(ValueError, match="no meaning for map_reduce"):
@@ -98,10 +109,15 @@ def test_concatenate():
 def test_a_lost_item_is_named():
     """The error says which item, what it is, and how each process died."""
     payload, _ = dump_items(["a", "b"])
-    error = exception_of(Lost(1, 1, 7, 1, "poison", ("gpu1: SIGSEGV", "gpu2: SIGSEGV"), payload))
+    deaths = ("gpu1", "SIGSEGV"), ("gpu2", "SIGSEGV")
+    error = exception_of(Lost(1, 1, 7, 1, "poison", deaths, payload))
     assert isinstance(error, PoisonItemError)
     assert str(error) == "item 7 ('b') ended 2 task processes: gpu1: SIGSEGV; gpu2: SIGSEGV"
-    assert isinstance(exception_of(Lost(1, 1, 7, 1, "timeout", (), payload)), ItemTimeout)
+    late = exception_of(Lost(1, 1, 7, 1, "timeout", (("gpu1", "was ended"),), payload, 2.0))
+    assert isinstance(late, ItemTimeout)
+    assert str(late) == "item 7 ('b') ran longer than timeout=2 s on worker gpu1 and was stopped"
+    late = exception_of(Lost(1, 1, 7, 1, "timeout", (*deaths[:1], ("gpu2", "was ended")), payload, 0.5))
+    assert str(late).endswith("on worker gpu2 and was stopped (before, it ended 1 task process: gpu1: SIGSEGV)")
     assert "worker too many times" in str(exception_of(Lost(1, 1, 7, 1, "hosts", (), None)))
 
 

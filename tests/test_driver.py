@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import queue
+import weakref
 
+import numpy as np
 import pytest
 
-from distmap.consume import results_of
-from distmap.core.events import JobSpec
-from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record
+from distmap.consume import failure_of, results_of
+from distmap.core.events import JobSpec, SlotReady, WorkerLost
+from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.engine.base import WorkerInfo
 from distmap.engine.inline import InlineEngine
+from distmap.failures import Failure
 from distmap.functions import dump_code
 from distmap.payload import dump_items
 from distmap.pickling import Broadcast
@@ -119,6 +122,55 @@ def test_failed_tries_are_counted(seat):
     assert finished.snapshot.retried == 2
 
 
+def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
+    """Items that raised and attempts whose process died are forgotten with their chunk, not with their job."""
+
+    def fail(x):
+        raise ValueError(x)
+
+    box = queue.SimpleQueue()
+    spec = JobSpec(size=None, pushed=True, stop_on_failure=False, chunksize=2)
+    driver, chunks = seat.driver, []
+
+    def sink(message):
+        if isinstance(message, ReadRequest):  # of pushed items: answered inside the sink
+            chunks.append(message.chunk)
+            driver.chunk_taken(record.id, message.chunk, *dump_items([1, 2]), 2)
+        elif isinstance(message, Landed):
+            box.put(message)
+
+    record = Record(spec, dump_code(fail), sink)
+
+    def push_and_die():
+        driver.added(record.id, 2, 0)
+        (attempt,) = driver._attempts
+        driver.died(1, 0, attempt, 1, "died", "for a test")
+        assert not driver._attempts
+        assert record.chunks[chunks[0]].deaths == {1: [("inline", "for a test")]}
+        driver.post(SlotReady(1, 0))
+
+    seat.portal.ask(driver.open, record)
+    seat.portal.ask(push_and_die)
+    landed = [box.get(timeout=DEADLINE) for _ in range(2)]
+    assert sorted((message.lo, message.hi) for message in landed) == [(0, 1), (1, 2)]
+    assert seat.portal.ask(lambda: (driver.busy, record.chunks, driver._attempts, driver._reports)) == (
+        True, {}, {}, {},
+    )  # fmt: skip
+
+
+def test_a_job_that_is_over_holds_no_code(seat):
+    """Whoever keeps its record does not keep what the function captured."""
+    captured = np.zeros(100_000)
+    gone = weakref.ref(captured)
+    box = queue.SimpleQueue()
+    record = Record(JobSpec(size=1), dump_code(lambda x: captured[x]), box.put)  # noqa: F821  (deleted below)
+    del captured
+    found, _ = seat.serve(seat.portal.ask(seat.driver.open, record), box, [0])
+    assert found == {0: 0}
+    assert record.code.blobs == ()
+    assert gone() is None
+
+
 def test_input_that_fails_is_the_error_of_the_job(seat):
     """What reading raised comes with Finished."""
     job, box = seat.open(lambda x: x, None)
@@ -222,9 +274,9 @@ def talk():
         seat.portal.ask(seat.driver.joined, engine, WorkerInfo(name, "here", 1, "3.11")) for name in ("ann", "bob")
     ]
 
-    def open_job(outlet):
+    def open_job(outlet, **spec):
         box = queue.SimpleQueue()
-        record = Record(JobSpec(size=5, chunksize=5, name="job"), dump_code(abs), box.put, outlet=outlet)
+        record = Record(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
         job = seat.portal.ask(seat.driver.open, record)
         request = box.get(timeout=DEADLINE)
         payload, blobs = dump_items(range(5))
@@ -233,6 +285,36 @@ def talk():
 
     yield seat, workers, engine.tasks, open_job
     seat.close()
+
+
+def test_setbacks_are_told(talk):
+    """A job hears of items that are run again, of processes that died, and of workers that were lost with its items."""
+    seat, (ann, bob), tasks, open_job = talk
+    _, box = open_job(None, retries=1)
+    (task,) = tasks
+
+    def told():
+        setback = box.get(timeout=DEADLINE)
+        assert isinstance(setback, Setback)
+        return setback[:4]
+
+    payload, _ = dump_items([1, Failure("ValueError", "bad", "", None, "")])
+    report = Report(0, task.attempt, 0, 2, 0.1, False, (1,))
+    seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
+    landed = box.get(timeout=DEADLINE)
+    assert isinstance(landed, Landed)
+    setback = box.get(timeout=DEADLINE)
+    assert setback[:4] == ("retried", 1, "ann", 1)
+    assert failure_of(setback.report, setback.at) == "ValueError: bad"
+    seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
+    assert box.get(timeout=DEADLINE) == Setback("died", 2, "ann", 1, "killed by SIGSEGV")
+    seat.portal.ask(seat.driver.post, WorkerLost(bob))
+    assert told() == ("lost", None, "bob", 0)
+    # Nobody's fault, or nobody's work: nothing to tell.
+    seat.portal.ask(seat.driver.post, SlotReady(ann, 0))
+    seat.portal.ask(seat.driver.died, ann, 0, None, None, "idle", "out of memory")
+    seat.portal.ask(seat.driver.post, WorkerLost(ann, charged=False))
+    assert box.empty()
 
 
 def test_what_tasks_print_is_shown_until_they_end(talk):

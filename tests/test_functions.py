@@ -181,6 +181,43 @@ def test_what_may_change_unseen_is_never_cached(source: str) -> None:
     assert cache.get(cell["f"]) is not cache.get(cell["f"])
 
 
+def test_large_captures_are_told_apart_by_content() -> None:
+    """For `submit` an array of any size gives the same digest until it is changed in place or bound anew."""
+    big = np.zeros(500_000)
+    cell = notebook("def f(x): return big", big=big)
+    cache = CodeCache()
+    first = cache.get(cell["f"])
+    assert cache.get(cell["f"]).digest == first.digest
+    big[400_000] = 1
+    second = cache.get(cell["f"])
+    assert second.digest != first.digest
+    big[400_000] = 0
+    assert cache.get(cell["f"]).digest == first.digest
+    cell["big"] = np.ones(500_000)
+    assert cache.get(cell["f"]).digest not in (first.digest, second.digest)
+
+
+def test_owned_code_does_not_follow_its_arrays() -> None:
+    """`own` copies what was captured, under the same digest."""
+    big = np.zeros(500_000)
+    code = CodeCache().get(notebook("def f(x): return big", big=big)["f"])
+    owned = code.own()
+    big[:] = 1
+    assert owned.digest == code.digest
+    assert load_value(owned.payload)[0](0).sum() == 0
+    assert load_value(code.payload)[0](0).sum() == 500_000
+
+
+def test_who_submits_a_large_capture_for_long_is_told_of_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it at each call takes time: after a while a warning names the function and the remedy, once."""
+    monkeypatch.setattr(functions, "_LONG", 1e-9)
+    cache = CodeCache()
+    cell = notebook("def f(x): return big", big=np.zeros(500_000))
+    with pytest.warns(UserWarning, match=r"the 3 MB that function f\(\) captures.*pool.broadcast"):
+        cache.get(cell["f"])
+    cache.get(cell["f"])
+
+
 def test_a_module_without_source_is_never_cached() -> None:
     """Its content may change without a trace."""
     module = types.ModuleType("made_without_source")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import threading
 import time
+import weakref
 
+import numpy as np
 import pytest
 
 from distmap import JobCancelled, Pool, PoolClosed
@@ -36,6 +39,55 @@ def test_arguments_are_as_they_were_at_submit(pool):
     assert future.result(10) == 3
     for one in gate:
         one.result(10)
+
+
+def test_arrays_are_as_they_were_at_submit(pool):
+    """Neither an array among the arguments nor one that the function captured follows what is done to it later."""
+    given, captured = np.empty(500_000), np.empty(500_000)
+
+    def total(*_):
+        return captured[0] + captured[-1]
+
+    for round in range(20):
+        given[:] = captured[:] = round
+        futures = [pool.submit(np.max, given), pool.submit(np.max, a=given), pool.submit(total, given)]
+        given[:] = captured[:] = -1
+        assert [future.result(10) for future in futures] == [round, round, 2 * round]
+
+
+def test_a_captured_array_is_sent_once(pool):
+    """However many submits of a function follow each other, it is one job, and its array is pickled into it once."""
+    captured = np.arange(500_000)
+
+    def pick(at):
+        return int(captured[at])
+
+    before = pool.trace()[-1][0]
+    assert [future.result(10) for future in [pool.submit(pick, at) for at in range(100)]] == list(range(100))
+    assert [type(what).__name__ for when, what in pool.trace() if when > before].count("JobSubmitted") == 1
+
+
+def test_a_future_keeps_its_own_result_only():
+    """Who keeps one of many futures does not keep the results and errors that travelled with it."""
+
+    class Odd(ValueError):
+        """Unlike a builtin exception it can be referred to weakly."""
+
+    def make(n):
+        if n == 2:
+            raise Odd
+        return {n}
+
+    with Pool(1) as pool:
+        gate = pool.submit(time.sleep, 0.2)
+        futures = [pool.submit(make, n) for n in range(8)]
+        gate.result(10)
+        results = [weakref.ref(future.exception(10) or future.result(0)) for future in futures]
+        kept = futures[5]
+        del futures
+        gc.collect()
+        assert kept.result(0) == {5}
+        assert [n for n, result in enumerate(results) if result() is not None] == [5]
 
 
 def test_an_error_is_the_functions_own(pool):
@@ -78,9 +130,48 @@ def test_callbacks_do_not_run_on_the_loop(pool):
         where.append((threading.current_thread().name, pool.map(abs, [-future.result()])))
         over.set()
 
-    pool.submit(pow, 2, 2).add_done_callback(callback)
+    def late(x):
+        time.sleep(0.2)  # it must not be done before it has its callback, which would then run here
+        return x
+
+    pool.submit(late, 4).add_done_callback(callback)
     assert over.wait(10)
     assert where == [("distmap-callbacks", [4])]
+    over.clear()
+    future = pool.submit(late, 5)
+    future.add_done_callback(callback)
+    # As if the loop had looked just before the callback was added.
+    future.hooked = False
+    assert over.wait(10)
+    assert where[1:] == [("distmap-callbacks", [5])]
+
+
+def test_a_callback_of_a_future_that_is_done_is_called_at_once(pool):
+    """As in concurrent.futures: in the thread that adds it."""
+    future = pool.submit(abs, -1)
+    future.result(10)
+    where = []
+    future.add_done_callback(lambda done: where.append(threading.current_thread()))
+    assert where == [threading.current_thread()]
+
+
+def test_a_future_resolved_by_its_owner_harms_nobody():
+    """`set_result` and `set_exception` are for executors; who calls them all the same gets what was set."""
+    with Pool(1) as pool:
+        running = pool.submit(time.sleep, 0.2)
+        waiting = [pool.submit(pow, n, 2) for n in range(6)]
+        running.set_result("mine")
+        waiting[1].set_result("mine too")
+        waiting[2].set_exception(KeyError("mine"))
+        assert waiting[3].cancel()
+        assert running.result(10) == "mine"
+        assert [waiting[n].result(10) for n in (0, 1, 4, 5)] == [0, "mine too", 16, 25]
+        assert isinstance(waiting[2].exception(10), KeyError)
+        assert pool.submit(abs, -1).result(10) == 1
+        left = pool.submit(time.sleep, 60), pool.submit(time.sleep, 60)
+        left[1].set_result("mine")
+    assert isinstance(left[0].exception(10), JobCancelled)
+    assert left[1].result(10) == "mine"
 
 
 def test_a_change_of_a_global_is_seen_by_the_next_submit(pool):

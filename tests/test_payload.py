@@ -185,7 +185,12 @@ def test_an_item_that_does_not_pickle_travels_as_its_failure() -> None:
     assert got[1].type == "distmap.errors.PayloadError"
     assert got[1].message.startswith("the item cannot be pickled: TypeError")
     assert "lock" in got[1].item
-    assert isinstance(revive(got[1], index=1, worker="w", attempt=1), PayloadError)
+    error = revive(got[1], index=1, worker="w", attempt=1)
+    assert isinstance(error, PayloadError)
+    assert error.__cause__ is None
+    (note,) = error.__notes__
+    assert note.startswith("item 1 (<unlocked _thread.lock")
+    assert note.endswith(") failed here, before it was sent to a worker")
 
 
 def test_results_that_do_not_pickle_are_reported() -> None:

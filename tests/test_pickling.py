@@ -175,6 +175,22 @@ def test_cloudpickle_is_loaded_only_when_needed(script: Callable[..., str]) -> N
     assert told.splitlines() == ["[]", "True"]
 
 
+def test_warming_up_gives_way(script: Callable[..., str]) -> None:
+    """A process that has nothing to do imports cloudpickle, but not in one go, so that what comes need not wait."""
+    told = script(
+        """
+        import sys
+        from distmap.pickling import warm_up
+        looks = iter([False, False, True])
+        warm_up(lambda: next(looks))
+        print("inspect" in sys.modules, "cloudpickle" in sys.modules)
+        warm_up(lambda: False)
+        print("cloudpickle" in sys.modules)
+        """
+    )
+    assert told.splitlines() == ["True False", "True"]
+
+
 def test_large_buffers_travel_out_of_band_and_arrive_writable() -> None:
     """An array over 32 KB is not copied into the pickle; over writable memory it arrives writable."""
     array = np.arange(100_000.0)

@@ -46,7 +46,17 @@ def test_what_is_no_pool_is_refused(workers):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host:1", "ws://host:1", "host:8786", "wss://", "wss://host:port", "wss://h:99999"]
+    "url",
+    [
+        "http://host:1",
+        "ws://host:1",
+        "host:8786",
+        "wss://",
+        "wss://host:port",
+        "wss://h:99999",
+        "wss://a b",
+        "wss://a..b",
+    ],
 )
 def test_a_url_that_is_none_is_named(url):
     """A worker address that is no wss:// URL raises one sentence that names it."""
@@ -95,6 +105,17 @@ def test_a_port_where_something_else_listens():
             socket.create_connection(("127.0.0.1", port)).close()
             thread.join(5)
     assert str(port) in str(caught.value)
+
+
+def test_the_one_reason_why_nobody_came_is_the_cause():
+    """Whoever catches NoWorkers finds the error of the dialled workers as its cause."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with distmap.Pool(f"wss://127.0.0.1:{port}", connect_timeout=0.5) as pool:
+        for call in (lambda: pool.map(abs, [1]), lambda: pool.submit(abs, 1).result(10), pool.wait_for_workers):
+            with pytest.raises(distmap.NoWorkers) as caught:
+                call()
+            assert type(caught.value.__cause__) is distmap.ConnectError
 
 
 def test_a_host_that_does_not_resolve():
@@ -206,6 +227,114 @@ def test_a_pool_that_is_dropped_ends():
     del pool
     gc.collect()
     child.wait(5)
+
+
+def test_a_pool_that_is_collected_on_its_own_loop_ends():
+    """The garbage collector runs in any thread, the pool's own among them; the loop does not wait for itself there."""
+    import gc
+
+    import psutil
+
+    pool = distmap.Pool(1)
+    (pid,) = pool.map(lambda _: __import__("os").getpid(), [1])
+    # A callback thread is there too.
+    assert pool.apply_async(abs, (-1,), callback=abs).get(10) == 1
+    child, portal, thread = psutil.Process(pid), pool._portal, pool._portal._thread
+    pool.last = None
+    gc.collect()
+    gc.disable()
+    try:
+        circle = [pool]
+        circle.append(circle)
+        del pool, circle
+        portal.call(gc.collect)
+        thread.join(5)
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+    child.wait(5)
+
+
+def test_every_engine_is_closed_though_one_fails():
+    """What an engine raises at its end is raised when the others have ended too."""
+
+    class Broken:
+        async def close(self, *, now):
+            raise OSError("stuck")
+
+    pool = distmap.Pool(1)
+    (pid,) = pool.map(lambda _: __import__("os").getpid(), [1])
+    pool._engines.insert(0, Broken())
+    with pytest.raises(OSError, match="stuck"):
+        pool.terminate()
+    import psutil
+
+    assert not psutil.pid_exists(pid)
+    pool.terminate()
+
+
+class Gate:
+    """A function for a pool that runs inline, which is given this very object."""
+
+    only = None
+
+    def __init__(self):
+        self.there, self.go = threading.Event(), threading.Event()
+
+    def __reduce__(self):
+        return getattr, (Gate, "only")
+
+    def __call__(self, x):
+        self.there.set()
+        assert self.go.wait(10)
+        return x
+
+
+@pytest.fixture
+def inline_gate(monkeypatch):
+    """Holds an item that runs inline until `go` is set; `there` says that it has begun."""
+    monkeypatch.setattr(Gate, "only", Gate())
+    return Gate.only
+
+
+def test_join_waits_for_an_item_that_runs_inline(monkeypatch, inline_gate):
+    """An inline item holds up the loop; `join` waits however long that takes."""
+    monkeypatch.setattr("distmap.pool.ANSWER", 0.05)
+    pool = distmap.Pool("inline")
+    try:
+        job = pool.map_async(inline_gate, [1])
+        assert inline_gate.there.wait(10)
+        with pytest.raises(TimeoutError, match="runs inline"):
+            pool._portal.ask(lambda: None, timeout=0.05)
+        pool.close()
+        joining = threading.Thread(target=pool.join)
+        joining.start()
+        joining.join(0.5)
+        assert joining.is_alive()
+        inline_gate.go.set()
+        joining.join(10)
+        assert not joining.is_alive()
+        assert job.result(0) == [1]
+    finally:
+        inline_gate.go.set()
+        pool.terminate()
+
+
+def test_terminate_does_not_wait_for_ever_for_an_item_that_runs_inline(monkeypatch, inline_gate):
+    """Nothing can stop it: the loop ends behind it."""
+    monkeypatch.setattr("distmap.pool.ENDING", 0.05)
+    pool = distmap.Pool("inline")
+    try:
+        job = pool.map_async(inline_gate, [1])
+        assert inline_gate.there.wait(10)
+        pool.terminate()
+        assert pool._portal._thread.is_alive()
+        inline_gate.go.set()
+        assert job.wait(10)
+        pool._portal._thread.join(10)
+        assert not pool._portal._thread.is_alive()
+    finally:
+        inline_gate.go.set()
 
 
 def test_the_last_job_is_none_before_the_first():

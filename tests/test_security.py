@@ -159,8 +159,12 @@ def test_the_variable_is_taken_out_and_remembered(monkeypatch: pytest.MonkeyPatc
 def test_a_configured_source_that_fails_is_an_error(nothing_configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never a reason to try the next."""
     monkeypatch.setenv("DISTMAP_TOKEN_FILE", str(nothing_configured / "missing"))
-    with pytest.raises(TokenError, match=r"missing cannot be read: No such file"):
+    with pytest.raises(
+        TokenError, match=r"missing cannot be read: No such file.*copy the other.*unset DISTMAP_TOKEN_F"
+    ):
         load_token()
+    with pytest.raises(TokenError, match=r"gone cannot be read: No such file.*or name another file"):
+        load_token(token_file=nothing_configured / "gone")
     monkeypatch.delenv("DISTMAP_TOKEN_FILE")
     monkeypatch.setenv("DISTMAP_TOKEN", "hunter2")
     with pytest.raises(TokenError, match="the variable DISTMAP_TOKEN is not of the form"):
@@ -382,6 +386,9 @@ def test_importing_it_is_light() -> None:
         ("wss://gpu1", WorkerURL("gpu1", DEFAULT_PORT), "wss://gpu1:8786"),
         ("WSS://GPU1.Lab/", WorkerURL("gpu1.lab", DEFAULT_PORT), "wss://gpu1.lab:8786"),
         ("wss://[::1]:9000", WorkerURL("::1", 9000), "wss://[::1]:9000"),
+        (" wss://gpu_1.lab.:1\n", WorkerURL("gpu_1.lab.", 1), "wss://gpu_1.lab.:1"),
+        ("wss://größe.example", WorkerURL("größe.example", 8786), "wss://größe.example:8786"),
+        ("wss://[fe80::1%eth0]:1", WorkerURL("fe80::1%eth0", 1), "wss://[fe80::1%eth0]:1"),
         ("wss://gpu1:1?name=big&tags=gpu", WorkerURL("gpu1", 1, {"name": "big", "tags": "gpu"}), "wss://gpu1:1"),
     ],
 )
@@ -404,6 +411,14 @@ def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
         ("wss://gpu1:70000", "is no wss:// URL"),
         ("wss://[::1", "is no wss:// URL"),
         ("wss://gpu1:0", "port 0"),
+        ("wss://gpu 1", "'wss://gpu 1' is no wss:// URL: there is a space or control character in it"),
+        ("wss://gpu\t1", "is no wss:// URL: there is a space"),
+        ("wss://gpu\x001", "is no wss:// URL: there is a space or control"),
+        ("wss://gpu..1", "'wss://gpu..1' names no possible host"),
+        ("wss://.", "names no possible host"),
+        (f"wss://{'g' * 64}", "names no possible host"),
+        ("wss://*:8786", "names no possible host"),
+        ("wss://gpu1,gpu2", "names no possible host"),
         ("wss://gpu1/hub", "has a path"),
         ("wss://gpu1/#x", "has a path"),
         ("wss://user:pw@gpu1", "holds a user name or password"),

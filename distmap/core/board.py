@@ -8,6 +8,7 @@ concerns and says the command that goes with it; which move to make is decided i
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from itertools import count
 
 from distmap.core import chunks
@@ -25,17 +26,22 @@ from distmap.core.events import (
     Read,
     Release,
     Revoke,
+    Take,
 )
 from distmap.core.fleet import Fleet
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
-from distmap.core.progress import Snapshot
+from distmap.core.progress import BlockKind, Snapshot
 from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Worker
-from distmap.core.snapshots import snapshot
+from distmap.core.snapshots import snapshot, undrawn
 from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, step
+from distmap.core.timeline import tracks
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
 KEPT = 256
+#: ... and those of them that are kept with their timelines, a megabyte or more each on large pools. Whoever wants one
+#: asks right after Finish.
+DRAWN = 8
 
 
 class Board:
@@ -47,15 +53,20 @@ class Board:
         self.out: list[Command] = []
         self.fleet = Fleet(limits)
         self.jobs: dict[int, Job] = {}
-        self.over: set[int] = set()
+        #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
+        self.last_job = -1
         self.finals: dict[int, Snapshot] = {}
+        #: Jobs whose last snapshot holds timelines.
+        self.drawn: deque[int] = deque()
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
         self.stale: dict[int, Job] = {}
         #: Jobs with an attempt that waits and can be taken back.
         self.givers: dict[int, Job] = {}
-        #: (due, serial, what): a stopping job whose slots are to be killed, or a resting slot.
-        self.timers: list[tuple[float, int, Job | Slot]] = []
+        #: (due, serial, job): a stopping job whose slots are to be killed.
+        self.timers: list[tuple[float, int, Job]] = []
+        #: Slots that rest, in the order in which they began to.
+        self.resting: list[Slot] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()
@@ -76,6 +87,7 @@ class Board:
         job.meter.add(self.now, 0)
         group.jobs += 1
         self.jobs[job_id] = job
+        self.last_job = max(self.last_job, job_id)
         return job
 
     def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
@@ -98,6 +110,8 @@ class Board:
         """The grace is over: kill the slots that still run the job, and do without the answers."""
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
+            if slot.queue[0] is attempt:
+                self.draw(attempt, "running")
             self.forget(attempt)
             attempt.state = step(ATTEMPT, attempt.state, "voided", attempt)
             if slot.queue[0] is attempt and slot.state == "ready":
@@ -132,13 +146,21 @@ class Board:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
         del self.jobs[job.id]
-        self.over.add(job.id)
-        self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
-        if len(self.finals) > KEPT:
-            del self.finals[next(iter(self.finals))]
+        self._remember(job)
         if not job.group.jobs:
             self.fleet.disband(job.group)
         self.out.append(Finish(job.id, job.outcome, job.crashed))
+
+    def _remember(self, job: Job) -> None:
+        self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
+        if len(self.finals) > KEPT:
+            del self.finals[next(iter(self.finals))]
+        if not job.spec.pushed:
+            self.drawn.append(job.id)
+        if len(self.drawn) > DRAWN:
+            old = self.drawn.popleft()
+            if old in self.finals:
+                self.finals[old] = undrawn(self.finals[old])
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -169,15 +191,46 @@ class Board:
         unread = job.unread()
         if unread is not None:
             items = min(items, unread)
-            if job.spec.pushed and job.group.idle:
-                # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
-                items = min(items, -(-unread // job.group.idle))
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
         job.input = step(INPUT, job.input, "read", job)
-        job.asked, job.asked_chunk, job.announced = items, self.last_chunk, 0
+        job.asked, job.asked_chunk = items, self.last_chunk
         job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
+
+    def take(self, job: Job, worker: Worker) -> None:
+        """Make the next chunk of what was pushed, sized for this worker."""
+        items = min(job.available, job.room(self.limits))
+        if job.group.idle:
+            # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+            items = min(items, -(-job.available // job.group.idle))
+        if items > 1:
+            items = min(items, self.wanted(job, worker))
+        assert items >= 1, "a Take of nothing"
+        self.last_chunk += 1
+        nbytes = job.available_bytes * items // job.available
+        job.available -= items
+        job.available_bytes -= nbytes
+        self.out.append(Take(job.id, self.last_chunk, items))
+        self.enter(job, self.last_chunk, items, nbytes)
+        self.exhaust(job)
+
+    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int) -> None:
+        """A chunk is there; all of it waits to be run."""
+        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items)
+        job.read += items
+        job.input_bytes += nbytes
+        job.item_bytes = max(nbytes / items, job.item_bytes / 2)
+        if job.streaming:
+            job.unconsumed.append(items)
+        self.requeue(job, chunk, 0, items)
+
+    def exhaust(self, job: Job) -> None:
+        """End the input when nothing more can come."""
+        if job.input in ("open", "closing"):
+            closed = job.input == "closing" and job.available == 0
+            if closed or job.read == job.spec.size:
+                job.input = step(INPUT, job.input, "exhausted", job)
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""
@@ -192,7 +245,7 @@ class Board:
         worker = slot.worker
         index, lo, hi, losses, chunk = heapq.heappop(job.queue)
         items = hi - lo
-        if job.spec.chunksize is None:
+        if items > 1 and job.spec.chunksize is None:
             items = chunks.cut(items, self.wanted(job, worker), chunk.nbytes, job.group.capacity)
         if items < hi - lo:
             heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
@@ -211,6 +264,7 @@ class Board:
         attempt = Attempt(
             self.last_attempt, job, chunk, lo, lo + items, losses, slot, lo, state, lo, self.now, ends, charge
         )
+        attempt.since = self.now
         slot.queue.append(attempt)
         self.attempts[attempt.id] = job.attempts[attempt.id] = attempt
         if state == "waiting":
@@ -267,7 +321,7 @@ class Board:
             if follower.state == "waiting":
                 self._unwait(follower)
             follower.state = step(ATTEMPT, follower.state, "promoted", follower)
-            follower.heard = self.now
+            follower.heard = follower.since = self.now
             self.expect(follower, self.now + follower.charge)
         self.fleet.touch(slot)
 
@@ -324,8 +378,10 @@ class Board:
                 self.out.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Only now: the text of the error shows the item, so its input is needed until then.
                 self._close(job, job.chunks[run.chunk], 1)
-        for chunk_id in dict.fromkeys((chunk.id, *(run.chunk for run in ready))):
-            self._release(job, chunk_id)
+        self._release(job, chunk.id)
+        for run in ready:
+            if run is not landed:
+                self._release(job, run.chunk)
 
     def _close(self, job: Job, chunk: Chunk, items: int) -> None:
         chunk.open -= items
@@ -344,4 +400,12 @@ class Board:
         if share is None:
             since = max(job.began, worker.joined)
             share = job.shares[worker.id] = Share(worker.name, len(worker.slots), since)
+            if not job.spec.pushed:
+                share.tracks = tracks(len(worker.slots))
         return share
+
+    def draw(self, attempt: Attempt, kind: BlockKind) -> None:
+        """Enter in the timeline what the attempt did since it was last heard of."""
+        if not attempt.job.spec.pushed:
+            share = self.share(attempt.job, attempt.slot.worker)
+            share.draw(attempt, self.now - attempt.since, self.now, kind)

@@ -10,7 +10,9 @@ inside a chunk, from 0; item index = start of the chunk + offset. Times are seco
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from distmap.light import NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
 #: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.
@@ -117,10 +119,11 @@ class JobSubmitted(NamedTuple):
 
 
 class ItemsAdded(NamedTuple):
-    """So many more items of a pushed job wait to be read."""
+    """So many more items of a pushed job, `nbytes` in all, wait to be taken."""
 
     job: int
     count: int  # type: ignore[assignment]
+    nbytes: int = 0
 
 
 class InputClosed(NamedTuple):
@@ -130,7 +133,10 @@ class InputClosed(NamedTuple):
 
 
 class ChunkRead(NamedTuple):
-    """The answer to Read: the chunk holds `count` items (0 to what was asked); `last`: the input is exhausted."""
+    """The answer to Read: the chunk holds `count` items (0 to what was asked); `last`: the input is exhausted.
+
+    Not for pushed jobs: what is taken of them is there.
+    """
 
     job: int
     chunk: int
@@ -238,8 +244,16 @@ Event = (
 class Read(NamedTuple):
     """Read at most `count` items of the job's input into the new chunk `chunk`; answer with ChunkRead/InputFailed.
 
-    At most one Read of a job is under way at a time.
+    At most one Read of a job is under way at a time. Not for pushed jobs.
     """
+
+    job: int
+    chunk: int
+    count: int  # type: ignore[assignment]
+
+
+class Take(NamedTuple):
+    """The next `count` items that were pushed are the new chunk `chunk`. No answer: they are there."""
 
     job: int
     chunk: int
@@ -330,4 +344,4 @@ class Finish(NamedTuple):
     crashed: bool = False
 
 
-Command = Read | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish
+Command = Read | Take | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish

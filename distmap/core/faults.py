@@ -1,28 +1,30 @@
 """Who is charged when a task process dies or a worker is lost, and what goes back.
 
-Owns rules R4 to R6: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
+Owns these rules: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
 from the second time on, until one item is left; slots that die too often rest; a job that only kills is stopped.
 """
 
 from __future__ import annotations
 
-import heapq
-
 from distmap.core.board import Board
 from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
-from distmap.core.records import Attempt, Job, Slot, Worker
+from distmap.core.records import Attempt, Group, Job, Slot, Worker
 from distmap.core.states import SLOT, step
 
 
 def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
     """A task process ended; what it held goes back, and at most one item is charged."""
+    if slot.state == "resting":
+        board.resting.remove(slot)
     slot.state = step(SLOT, slot.state, "SlotDied", slot)
     head = slot.queue[0] if slot.queue else None
     held = board.withdraw(slot)
     board.fleet.touch(slot)
     if event.reason != "killed":
         board.deaths += 1
+    if head is not None and head in held and event.reason != "idle":
+        board.draw(head, "failed" if event.reason == "timeout" else "lost")
     for attempt in held:
         named = attempt.id == event.attempt and event.reason in ("died", "timeout")
         if named and event.at is not None and attempt.next <= event.at < attempt.hi:
@@ -40,11 +42,14 @@ def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
 def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
     """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
     board.fleet.turn(worker, "lost")
+    board.resting = [slot for slot in board.resting if slot.worker is not worker]
     board.losses += charged
     # All first, then the charges: one may halt a job, which must find none of its attempts there any more.
     held = []
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
+        if head is not None and head.state != "void":
+            board.draw(head, "lost")
         held += [(attempt, charged and attempt is head) for attempt in board.withdraw(slot)]
     board.fleet.leave(worker)
     for attempt, ran in held:
@@ -122,8 +127,36 @@ def slot_ready(board: Board, slot: Slot) -> None:
     rests = slot.rest_until > board.now
     slot.state = step(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
     if rests:
-        heapq.heappush(board.timers, (slot.rest_until, next(board.serial), slot))
+        board.resting.append(slot)
     board.fleet.touch(slot)
+
+
+def rouse(board: Board) -> float | None:
+    """Slots whose rest is over go on; gives when the next one is due, None if none rests."""
+    for slot in list(board.resting):
+        if rest_ends(board, slot) <= board.now:
+            board.resting.remove(slot)
+            slot.state = step(SLOT, slot.state, "rested", slot)
+            slot.rest_until = board.now
+            board.fleet.touch(slot)
+    return min((rest_ends(board, slot) for slot in board.resting), default=None)
+
+
+def rest_ends(board: Board, slot: Slot) -> float:
+    """When a resting slot goes on: early where a job could not go on without it."""
+    if any(_stands_still(board, group) for group in slot.worker.groups):
+        return slot.rest_until - board.limits.slot_rest + board.limits.slot_rest_alone
+    return slot.rest_until
+
+
+def _stands_still(board: Board, group: Group) -> bool:
+    """All slots that its jobs could use rest, or will when their process is back."""
+    return all(
+        slot.state == "resting" or (slot.state == "dead" and slot.rest_until > board.now)
+        for worker in board.fleet.workers.values()
+        if worker.state == "trusted" and group in worker.groups
+        for slot in worker.slots
+    )
 
 
 def _despair(board: Board, job: Job) -> None:

@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     #: A place is kept so long for the job that reads a chunk for it; a slower input must not hold up other jobs.
     promise_seconds: float = 0.050
 
-    # memory (R18)
+    # memory
     #: Input and results of one job that are read but not consumed.
     job_bytes: int = 256 << 20
     #: Read-ahead of a streaming job, in chunks per slot.
@@ -42,12 +42,14 @@ class Limits(NamedTuple):
         """Chunks per slot that a job of this kind of gathering may have read and not consumed."""
         return self.fold_chunks_per_slot if gather == "fold" else self.stream_chunks_per_slot
 
-    # failures (R4-R6)
+    # failures
     item_deaths: int = 3
     host_losses: int = 10
     slot_deaths: int = 5
     slot_deaths_window: float = 30.0
     slot_rest: float = 60.0
+    #: ... or so long where a job has no other slot to go on.
+    slot_rest_alone: float = 5.0
     crash_loop_deaths: int = 10
     crash_loop_deaths_per_slot: int = 3
 
@@ -55,7 +57,7 @@ class Limits(NamedTuple):
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5
 
-    # liveness (R13)
+    # liveness
     beat_every: float = 5.0
     suspect_after: float = 10.0
     lost_after: float = 30.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from itertools import islice
 
+from distmap.core import faults
 from distmap.core.board import Board
 from distmap.core.records import Attempt, Group, Job, Slot
 
@@ -21,17 +22,21 @@ UNSURE = 1e-9
 def advance(board: Board) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
     groups = list(board.fleet.groups.values())
-    board.patience = None
+    board.patience = faults.rouse(board) if board.resting else None
     while (choice := _turn(board, groups)) is not None:
         job, slot = choice
+        if not job.queue and job.spec.pushed:
+            board.take(job, slot.worker)
         if job.queue:
             board.assign(job, slot)
         else:
             board.read(job, slot.worker)
         board.fleet.want(job.group, job)
     for group in groups:
-        _claim(board, group)
-        _steal(board, group)
+        if group.ready:
+            _claim(board, group)
+        if group.idle and group.victims:
+            _steal(board, group)
 
 
 def _turn(board: Board, groups: list[Group]) -> tuple[Job, Slot] | None:
@@ -82,6 +87,8 @@ def _claim(board: Board, group: Group) -> None:
         attempt = _first_waiter(giver, job)
         if attempt is None:
             continue
+        if not job.queue and job.spec.pushed:
+            board.take(job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
             board.read(job, attempt.slot.worker)

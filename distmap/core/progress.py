@@ -9,8 +9,22 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-JobState = Literal["running", "paused", "done", "failed", "cancelled"]
-WorkerState = Literal["idle", "busy", "suspect", "draining", "lost"]
+#: "interrupted" is set by the kernel's side alone: the job was cancelled because the user pressed Interrupt.
+JobState = Literal["running", "paused", "done", "failed", "cancelled", "interrupted"]
+WorkerState = Literal["idle", "busy", "resting", "suspect", "draining", "lost"]
+#: What became of a stretch of a slot's time: its items are done; are running now (of a job that has ended: were broken
+#: off); some raised and run again; some failed for good; or they were lost with their process or worker.
+BlockKind = Literal["done", "running", "retried", "failed", "lost"]
+
+
+class Block(NamedTuple):
+    """A stretch of a worker's time that went to a job; seconds since the job began."""
+
+    #: Slots have a row each, up to `Lane.rows`; beyond that they share them.
+    row: int
+    begin: float
+    end: float
+    kind: BlockKind
 
 
 class Lane(NamedTuple):
@@ -26,6 +40,9 @@ class Lane(NamedTuple):
     in_flight: int
     #: Share of its slots' time, since the job began, that it spent on this job's items; 0 to 1.
     busy: float
+    #: Rows of its timeline, and the timeline: a bounded number of blocks, those of one row and kind in order.
+    rows: int = 1
+    blocks: tuple[Block, ...] = ()
 
 
 class Snapshot(NamedTuple):

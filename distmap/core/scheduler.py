@@ -21,10 +21,10 @@ from distmap.core import faults, reports
 from distmap.core.board import Board
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
-from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, Chunk, Job, Slot, Worker
+from distmap.core.progress import Meter, Snapshot
+from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.states import INPUT, JOB, SLOT, WORKER, step
+from distmap.core.states import INPUT, JOB, WORKER, step
 from distmap.errors import InvalidTransition
 
 
@@ -105,6 +105,12 @@ class Scheduler:
         check(job in board.finals, "job {} is not known (any more)", job)
         return board.finals[job]
 
+    def resting(self, worker: int, now: float) -> tuple[int, float]:
+        """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""
+        board = self._board
+        ends = [faults.rest_ends(board, slot) for slot in board.resting if slot.worker.id == worker]
+        return len(ends), max(0.0, min(ends, default=now) - now)
+
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def _worker(self, worker: int) -> Worker | None:
@@ -180,12 +186,12 @@ class Scheduler:
     def _job(self, job: int) -> Job | None:
         """The job; None if it is over."""
         found = self._board.jobs.get(job)
-        check(found is not None or job in self._board.over, "job {} was never submitted", job)
+        check(found is not None or 0 <= job <= self._board.last_job, "job {} was never submitted", job)
         return found
 
     def _job_submitted(self, event: ev.JobSubmitted) -> None:
         board, spec = self._board, event.spec
-        check(event.job not in board.jobs and event.job not in board.over, "job {} was submitted before", event.job)
+        check(event.job not in board.jobs and event.job not in board.finals, "job {} was submitted before", event.job)
         for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
             value = getattr(spec, name)
             fits = value is None or value >= least
@@ -202,14 +208,16 @@ class Scheduler:
             return
         check(job.spec.pushed, "{} pulls its items, none can be added", job)
         check(event.count >= 1, "{}: {} items added, expected at least 1", job, event.count)
+        check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         if job.state == "stopping":
             return
         job.input = step(INPUT, job.input, "ItemsAdded", job)
-        if not job.attempts and not job.queue and not job.is_reading and not job.available:
+        if not job.attempts and not job.queue and not job.available:
             # It asked for nothing for a while; that does not entitle it to all slots now.
             job.served = max(job.served, self._board.clock)
         job.available += event.count
-        job.announced += event.count
+        job.available_bytes += event.nbytes
+        job.item_bytes = max(event.nbytes / event.count, job.item_bytes)
         self._board.conclude(job)
 
     def _input_closed(self, event: ev.InputClosed) -> None:
@@ -220,7 +228,7 @@ class Scheduler:
         if job.state == "stopping":
             return
         job.input = step(INPUT, job.input, "InputClosed", job)
-        self._exhaust(job)
+        self._board.exhaust(job)
         self._board.conclude(job)
 
     def _chunk_read(self, event: ev.ChunkRead) -> None:
@@ -230,26 +238,17 @@ class Scheduler:
         check(job.is_reading and event.chunk == job.asked_chunk, "{}, chunk {} was not asked for", job, event.chunk)
         check(0 <= event.count <= job.asked, "{}: {} items read, expected 0 to {}", job, event.count, job.asked)
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
-        check(event.count > 0 or event.last or job.spec.pushed, "{}: no item was read, yet the input goes on", job)
+        check(event.count > 0 or event.last, "{}: no item was read, yet the input goes on", job)
         job.input = step(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
         del job.group.promises[job.id]
         if job.state == "stopping":
             if event.count:
+                job.spare += event.count
                 board.out.append(ev.Release(job.id, event.chunk))
             return board.conclude(job)
-        if job.spec.pushed:
-            # Nothing was there: items were withdrawn. Only what was announced since is still to come.
-            job.available = max(0, job.available - event.count) if event.count else job.announced
         if event.count:
-            chunk = Chunk(event.chunk, job.read, event.count, event.nbytes, event.count)
-            job.chunks[chunk.id] = chunk
-            job.read += event.count
-            job.input_bytes += event.nbytes
-            job.item_bytes = max(event.nbytes / event.count, job.item_bytes / 2)
-            if job.streaming:
-                job.unconsumed.append(event.count)
-            board.requeue(job, chunk, 0, event.count)
-        self._exhaust(job)
+            board.enter(job, event.chunk, event.count, event.nbytes)
+        board.exhaust(job)
         board.conclude(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:
@@ -261,13 +260,6 @@ class Scheduler:
         job.input = step(INPUT, job.input, "InputFailed", job)
         del job.group.promises[job.id]
         self._board.conclude(job)
-
-    def _exhaust(self, job: Job) -> None:
-        """End the input when nothing more can come."""
-        if job.input in ("open", "closing"):
-            closed = job.input == "closing" and job.available == 0
-            if closed or job.read == job.spec.size:
-                job.input = step(INPUT, job.input, "exhausted", job)
 
     def _consumed(self, event: ev.Consumed) -> None:
         job = self._job(event.job)
@@ -304,6 +296,10 @@ class Scheduler:
     def _resume(self, event: ev.ResumeRequested) -> None:
         job = self._job(event.job)
         if job is not None:
+            if job.state == "paused":
+                # The rate is that of the time in which it may run, or a pause would show as hours to go.
+                job.meter = Meter()
+                job.meter.add(self._board.now, job.peak)
             job.state = step(JOB, job.state, "ResumeRequested", job)
             self._board.conclude(job)
 
@@ -348,19 +344,14 @@ class Scheduler:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _pending(self, what: Job | Slot) -> bool:
+    def _pending(self, job: Job) -> bool:
         """The timer still means something."""
-        return what.state == ("stopping" if isinstance(what, Job) else "resting")
+        return job.state == "stopping"
 
     def _ticked(self, event: ev.Ticked) -> None:
         board = self._board
         while board.timers and board.timers[0][0] <= board.now:
-            what = heapq.heappop(board.timers)[2]
-            if not self._pending(what):
-                continue
-            if isinstance(what, Job):
-                board.abandon(what)
-                board.conclude(what)
-            else:
-                what.state = step(SLOT, what.state, "rested", what)
-                board.fleet.touch(what)
+            job = heapq.heappop(board.timers)[2]
+            if self._pending(job):
+                board.abandon(job)
+                board.conclude(job)

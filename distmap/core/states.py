@@ -42,8 +42,7 @@ JOB: Table = {
     },
 }
 
-#: The input of a job. `closing`: a pushed job that was closed and still has announced items to be read. `failed`: what
-#: is still pushed was on its way when reading failed.
+#: The input of a job. `closing`: a pushed job that was closed and still has items to be taken.
 INPUT: Table = {
     "open": {
         "ItemsAdded": "open",
@@ -52,27 +51,12 @@ INPUT: Table = {
         "exhausted": "ended",
     },
     "reading": {
-        "ItemsAdded": "reading",
-        "InputClosed": "closing_reading",
         "ChunkRead": "open",
         "ChunkRead.last": "ended",
         "InputFailed": "failed",
     },
     "closing": {
-        "read": "closing_reading",
         "exhausted": "ended",
-    },
-    "closing_reading": {
-        "ChunkRead": "closing",
-        "ChunkRead.last": "ended",
-        "InputFailed": "failed",
-    },
-    "ended": {
-        "InputClosed": "ended",
-    },
-    "failed": {
-        "ItemsAdded": "failed",
-        "InputClosed": "failed",
     },
 }
 

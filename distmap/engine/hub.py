@@ -100,6 +100,7 @@ class HubEngine:
     ) -> None:
         #: Why a URL is not connected now: URL -> one sentence. Also why dial-in workers were turned away, under `url`.
         self.errors: dict[str, str] = {}
+        self._causes: dict[str, Exception] = {}
         #: What workers dial: `wss://host:port`; None without `listen`, or before `start`.
         self.url: str | None = None
         self._urls = list(urls)
@@ -204,6 +205,13 @@ class HubEngine:
             return None
         return " ".join(self.errors[key] for key in self._dialling if key in self.errors)
 
+    @property
+    def cause(self) -> Exception | None:
+        """What kept the dialled workers away, if it is of one kind for all of them."""
+        causes = [self._causes.get(key) for key in self._dialling]
+        one_kind = len(set(map(type, causes))) == 1 and not self._members and self._listening is None
+        return causes[0] if one_kind else None
+
     async def _keep(self, url: WorkerURL) -> None:
         """Keep one URL connected."""
         key, pauses = str(url), delays()
@@ -222,6 +230,7 @@ class HubEngine:
                 self._failed(key, error)
             else:
                 self.errors.pop(key, None)
+                self._causes.pop(key, None)
                 self._fatal.discard(key)
                 self._tried[key].set()
                 await member.over.wait()
@@ -235,6 +244,7 @@ class HubEngine:
         if self.errors.get(key) != sentence:  # once, not at each try
             log.info("x %s", sentence)
         self.errors[key] = sentence
+        self._causes[key] = error
 
     def _turned_away(self, sentence: str) -> None:
         log.warning("x a worker was turned away: %s", sentence)

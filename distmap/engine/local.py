@@ -28,10 +28,13 @@ class LocalEngine:
         count: how many slots.
         slots: already made, and perhaps already spawned (from the thread of the loop); else made here.
         name: of the worker.
+        tasks: a process is replaced after so many chunks; None: it stays.
     """
 
-    def __init__(self, count: int, *, slots: Slots | None = None, name: str = "local") -> None:
-        self._slots = Slots(count, name=name) if slots is None else slots
+    def __init__(
+        self, count: int, *, slots: Slots | None = None, name: str = "local", tasks: int | None = None
+    ) -> None:
+        self._slots = Slots(count, name=name, tasks=tasks) if slots is None else slots
         self._spawned = slots is not None
         self._name = name
         self._sink: Sink | None = None
@@ -53,7 +56,7 @@ class LocalEngine:
         self._slots.listener = self
         self.spawn()
         self._slots.attach(self._loop)
-        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket.
         self._worker = sink.joined(self, WorkerInfo(self._name, socket.gethostname(), len(self._slots), python))
 

@@ -71,7 +71,7 @@ class Process:
         self.serial = next(numbers)
         #: Tasks sent and not answered, and tasks sent since the start: together they say which lane is next.
         self.unanswered = 0
-        self._sent = 0
+        self.sent = 0
         #: What it keeps: digests of blobs, numbers of their segments.
         self.known: set[bytes] = set()
         self._arena = Arena(spare, numbers)
@@ -81,8 +81,8 @@ class Process:
 
     def next_lane(self) -> memoryview:
         """The cells of the task that is sent next."""
-        lane = self.lanes[self._sent % LANES]
-        self._sent += 1
+        lane = self.lanes[self.sent % LANES]
+        self.sent += 1
         self.unanswered += 1
         return lane
 

@@ -7,6 +7,7 @@ byte of a frame (`process.py`). On the loop's thread.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -94,8 +95,12 @@ class Held:
 class Slot:
     """One slot, its process if it has one now, and what it holds."""
 
-    def __init__(self, index: int, blobs: dict[bytes, Blob]) -> None:
+    def __init__(self, index: int, blobs: dict[bytes, Blob], tasks: int | None = None) -> None:
         self.index = index
+        #: A process is given so many tasks at most.
+        self._most = sys.maxsize if tasks is None else tasks
+        #: Its process was told to leave because it has had them.
+        self.retiring = False
         self.process: Process | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         #: By attempt, in the order given.
@@ -128,6 +133,8 @@ class Slot:
         process = self.process
         # One lane stays free: the lane of a task is in use until after its answer was sent.
         while self._backlog and process is not None and self.ending is None and process.unanswered < LANES - 1:
+            if process.sent >= self._most:
+                return
             self.push(partial(self._send, process, self._backlog.popleft()))
 
     def _send(self, process: Process, held: Held) -> bool:
@@ -148,6 +155,22 @@ class Slot:
         if process is not None and digest in process.known:
             process.known.discard(digest)
             self.push(partial(blob.withdraw, process, digest))
+
+    def retire(self) -> bool:
+        """If the process has had all its tasks and has answered them, let it leave; True if so."""
+        process = self.process
+        if process is None or self.ending is not None or process.sent < self._most or process.unanswered:
+            return False
+        self.ending, self.retiring = "idle", True
+        process.hang_up()
+        return True
+
+    def renew(self) -> None:
+        """The process that retired has left. What waits here was never given to it."""
+        assert self.process is not None
+        self.process.close()
+        self.process = self.ending = self.at_end = None
+        self.retiring = False
 
     def push(self, send: Callable[[], bool]) -> None:
         """Send something; what does not go now goes when the socket takes it."""
@@ -266,13 +289,17 @@ class Slot:
             attempt = at = -1
         process.close()
         self.process = None
+        self.forget()
+        self.ending = self._overdue = self.at_end = None
+        self.deaf = self.retiring = False
+        self.barren += 1
+        return Died(self.index, attempt, at, reason, text)
+
+    def forget(self) -> None:
+        """All that it held is void."""
         self.held.clear()
         self._backlog.clear()
         self._seen = (-1, -1)
-        self.ending = self._overdue = self.at_end = None
-        self.deaf = False
-        self.barren += 1
-        return Died(self.index, attempt, at, reason, text)
 
     def _verdict(self, process: Process, running: tuple[int, int]) -> tuple[DeathReason, str]:
         if self.ending == "timeout":

@@ -66,6 +66,7 @@ class Slots:
         env: added to the environment of the processes.
         sys_path: their `sys.path`; ours if not given.
         name: for people.
+        tasks: a process is replaced after so many; None: it stays.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Slots:
         env: Mapping[str, str] | None = None,
         sys_path: Sequence[str] | None = None,
         name: str = "local",
+        tasks: int | None = None,
     ) -> None:
         if count < 1:
             raise ValueError(f"a worker has at least one slot, not {count}")
@@ -87,7 +89,7 @@ class Slots:
         self._spare = max(_LEAST_SPARE, _SPARE // count)
         self._numbers = itertools.count(1)
         self._blobs: dict[bytes, Blob] = {}
-        self._slots = [Slot(index, self._blobs) for index in range(count)]
+        self._slots = [Slot(index, self._blobs, tasks) for index in range(count)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
@@ -104,26 +106,34 @@ class Slots:
 
     # --- starting ------------------------------------------------------------------------------------------------
 
-    def spawn(self) -> None:
+    def spawn(self, most: int | None = None) -> None:
         """Start the processes, without waiting for them. In the thread that will run the loop; needs no loop yet.
 
+        Args:
+            most: start no more than so many of them now; `attach` starts the rest.
         Raises:
             OSError: a process could not be started; none is left behind.
         """
         try:
-            for slot in self._slots:
-                slot.process = self._start()
+            for slot in self._slots[:most]:
+                if slot.process is None:
+                    slot.process = self._start()
         except OSError:
             self.stop()
             raise
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen to the processes from now on. In the loop's thread."""
+        """Listen to the processes from now on, and start those that are missing. In the loop's thread.
+
+        Raises:
+            OSError: a process could not be started; none is left behind.
+        """
+        self.spawn()
         self._loop = self._returns.loop = loop
         for slot in self._slots:
             slot.loop = loop
-            if slot.process is not None:
-                self._watch(slot, slot.process)
+            assert slot.process is not None
+            self._watch(slot, slot.process)
 
     def _start(self) -> Process:
         return Process(self._env, self._path, self._spare, self._numbers)
@@ -185,8 +195,8 @@ class Slots:
         process = slot.process
         if process is None:
             return
-        if slot.ending is None:
-            slot.ending = reason
+        if slot.ending is None or slot.retiring:
+            slot.ending, slot.retiring = reason, False
         process.kill()
         if process.pidfd < 0:
             self._collect(slot, process)
@@ -256,7 +266,7 @@ class Slots:
                     self._tell(message, parts)
             elif isinstance(message, Output) and message.attempt in slot.held and self.listener is not None:
                 self.listener.printed(message, parts)
-        return messages is not None
+        return messages is not None and not slot.retire()
 
     def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:
         if self.listener is None:
@@ -293,6 +303,10 @@ class Slots:
                 while self._receive(slot, process):
                     pass
         self._unwatch(process)
+        if slot.retiring and not self._closing:
+            slot.renew()
+            self._revive(slot, silently=True)
+            return
         died = slot.bury()
         if self._closing:
             return
@@ -309,7 +323,7 @@ class Slots:
         rest = min(_FIRST_REST * 2 ** (slot.barren - _FREE_DEATHS - 1), _LONGEST_REST)
         self._rests[slot.index] = self._loop.call_later(rest, self._revive, slot)
 
-    def _revive(self, slot: Slot) -> None:
+    def _revive(self, slot: Slot, *, silently: bool = False) -> None:
         self._rests.pop(slot.index, None)
         if self._closing:
             return
@@ -317,11 +331,14 @@ class Slots:
             slot.process = self._start()
         except OSError:  # no process, memory or descriptor to be had now
             slot.barren = max(slot.barren, _FREE_DEATHS) + 1
+            if silently and self.listener is not None:  # now it must be known
+                slot.forget()
+                self.listener.died(Died(slot.index, -1, -1, "idle", "retired, and no process could be started"))
             self._replace(slot)
             return
         self._watch(slot, slot.process)
         slot.feed()
-        if self.listener is not None:
+        if self.listener is not None and not silently:
             self.listener.ready(Ready(slot.index))
 
     # --- closing -------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ _THREAD_CAPS = (
     "BLIS_NUM_THREADS",
 )
 
-#: glibc gives buffers above its threshold back to the kernel each time, which page-faults them anew (transport.md, H).
+#: glibc gives buffers above its threshold back to the kernel each time, which page-faults them anew.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),

@@ -42,6 +42,8 @@ class SlotBook:
     held: list[int] = field(default_factory=list)
     deaths: list[float] = field(default_factory=list)
     rest_until: float = 0.0
+    #: It may go on before: once in this rest there was a job that had no other slot.
+    roused: bool = False
 
 
 @dataclass
@@ -60,6 +62,7 @@ class JobBook:
     read: int = 0
     ended: bool = False
     added: int = 0
+    added_bytes: int = 0
     closed: bool = False
     #: item index -> "running" (attempt on record) or "done"
     items: dict[int, str] = field(default_factory=dict)
@@ -106,6 +109,27 @@ class Books:
         handler = getattr(self, f"_on_{type(event).__name__}", None)
         if handler is not None:
             handler(event)
+        self._rouse()
+
+    def slots_for(self, job: JobBook) -> list[SlotBook]:
+        """Slots of trusted workers with the job's tags."""
+        return [
+            slot
+            for worker in self.workers.values()
+            if worker.state == "trusted" and job.spec.tags <= worker.tags
+            for slot in worker.slots
+        ]
+
+    def _rouse(self) -> None:
+        early = self.now - self.limits.slot_rest_alone + self.limits.slot_rest
+        tired = [slot for worker in self.workers.values() for slot in worker.slots if slot.rest_until > self.now]
+        if not any(slot.rest_until <= early for slot in tired):
+            return
+        for job in self.jobs.values():
+            slots = self.slots_for(job)
+            if job.finish is None and all(slot.state in ("resting", "dead") and slot in tired for slot in slots):
+                for slot in slots:
+                    slot.roused = slot.roused or slot.rest_until <= early
 
     def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
         self.workers[event.worker] = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
@@ -149,7 +173,7 @@ class Books:
             slot.deaths = [time for time in slot.deaths if self.now - time <= self.limits.slot_deaths_window]
             slot.deaths.append(self.now)
             if len(slot.deaths) >= self.limits.slot_deaths:
-                slot.deaths, slot.rest_until = [], self.now + self.limits.slot_rest
+                slot.deaths, slot.rest_until, slot.roused = [], self.now + self.limits.slot_rest, False
             if head is not None and head.live:
                 self.jobs[head.job].dry += 1
         if event.attempt in slot.held and event.at is not None:
@@ -169,13 +193,15 @@ class Books:
         worker = self.workers[event.worker]
         if worker.state != "lost":
             slot = worker.slots[event.slot]
-            slot.state = "resting" if slot.rest_until > self.now else "ready"
+            slot.state = "resting" if slot.rest_until > self.now and not slot.roused else "ready"
 
     def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
         self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
 
     def _on_ItemsAdded(self, event: ev.ItemsAdded) -> None:
-        self.jobs[event.job].added += event.count
+        job = self.jobs[event.job]
+        job.added += event.count
+        job.added_bytes += event.nbytes
 
     def _on_InputClosed(self, event: ev.InputClosed) -> None:
         self.jobs[event.job].closed = True
@@ -185,12 +211,16 @@ class Books:
         if job.finish is not None:
             return
         job.reading = None
-        job.chunks[event.chunk] = (job.read, event.count, event.nbytes)
-        if event.count and not (job.cancelled or job.final_failure or job.refused):
-            job.open_chunks.append([event.count])
-        job.read += event.count
-        job.bytes += event.nbytes
+        self.enter(job, event.chunk, event.count, event.nbytes)
         job.ended = event.last or job.read == job.spec.size
+
+    def enter(self, job: JobBook, chunk: int, count: int, nbytes: int) -> None:
+        """A chunk is there."""
+        job.chunks[chunk] = (job.read, count, nbytes)
+        if count and not (job.cancelled or job.final_failure or job.refused):
+            job.open_chunks.append([count])
+        job.read += count
+        job.bytes += nbytes
 
     def _on_InputFailed(self, event: ev.InputFailed) -> None:
         job = self.jobs[event.job]

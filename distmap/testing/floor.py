@@ -23,7 +23,7 @@ from distmap.testing.oracle import Broken, Oracle
 FAULTS = (
     *("raises", "fragile", "poison", "hangs", "hostile", "crashloop", "deaths", "losses", "silences", "drains"),
     *("joins", "stalls", "late", "twice", "shuffled", "stubborn", "cancels", "pauses", "slow_consumer", "slow_input"),
-    *("short_input", "input_fails", "refusals", "pressure", "withdrawals", "deaf", "tight"),
+    *("short_input", "input_fails", "refusals", "pressure", "deaf", "tight"),
 )
 #: From then on nothing new goes wrong.
 HEAL = 3.0

@@ -28,32 +28,39 @@ class Oracle(Books):
     def _settling(self, job: JobBook) -> bool:
         return job.cancelled or job.final_failure or job.refused
 
-    def _eligible(self, job: JobBook) -> list[SlotBook]:
-        return [
-            slot
-            for worker in self.workers.values()
-            if worker.state == "trusted" and job.spec.tags <= worker.tags
-            for slot in worker.slots
-        ]
-
     def _takes(self, slot: SlotBook) -> bool:
-        if slot.state == "resting" and slot.rest_until <= self.now:
+        if slot.state == "resting" and (slot.rest_until <= self.now or slot.roused):
             slot.state = "ready"
         return slot.state == "ready"
 
     def _do_Read(self, command: ev.Read) -> None:
-        job, limits = self.jobs[command.job], self.limits
+        job = self.jobs[command.job]
         self.require(job.reading is None, f"{command}: another Read is under way")
+        self.require(not job.spec.pushed, f"{command}: its items are there")
+        self._may_grow(job, command)
+        job.reading = (command.chunk, command.count)
+
+    def _do_Take(self, command: ev.Take) -> None:
+        job = self.jobs[command.job]
+        self.require(job.spec.pushed, f"{command}: its items are to be read")
+        self.require(job.read + command.count <= job.added, f"{command}: more than was added")
+        self._may_grow(job, command)
+        # Nobody says how many bytes each item has: they count as all alike.
+        nbytes = job.added_bytes * command.count // (job.added - job.read)
+        job.added_bytes -= nbytes
+        self.enter(job, command.chunk, command.count, nbytes)
+
+    def _may_grow(self, job: JobBook, command: ev.Read | ev.Take) -> None:
+        """Another chunk of the job may come now."""
+        limits = self.limits
         self.require(not job.ended and not job.paused and not self._settling(job), f"{command}: nothing is wanted")
         self.require(command.chunk > self.last_chunk and command.count >= 1, f"{command}: no new chunk")
         self.last_chunk = command.chunk
         if job.spec.size is not None:
             self.require(job.read + command.count <= job.spec.size, f"{command}: beyond the end")
-        if job.spec.pushed:
-            self.require(job.read + command.count <= job.added, f"{command}: more than was announced")
         if job.spec.chunksize is not None:
             self.require(command.count <= job.spec.chunksize, f"{command}: more than chunksize")
-        slots = self._eligible(job)
+        slots = self.slots_for(job)
         place = any(self._takes(slot) and len(slot.held) < limits.slot_depth for slot in slots)
         other = any(self.attempts[number].job != command.job for slot in slots for number in slot.held)
         self.require(place or other, f"{command}: there is no place for it")
@@ -66,7 +73,6 @@ class Oracle(Books):
             self.require(len(job.open_chunks) < full, f"{command}: over the window of {full} chunks")
         if waiting:
             self.require(job.bytes < limits.job_bytes, f"{command}: {job.bytes} bytes are held")
-        job.reading = (command.chunk, command.count)
 
     def _do_Assign(self, command: ev.Assign) -> None:
         job = self.jobs[command.job]
@@ -194,7 +200,7 @@ class Oracle(Books):
     def _do_Finish(self, command: ev.Finish) -> None:
         job = self.jobs[command.job]
         why = {
-            "done": (job.closed if job.spec.pushed else job.ended) and not job.input_failed,
+            "done": (job.closed and job.read == job.added if job.spec.pushed else job.ended) and not job.input_failed,
             "cancelled": job.cancelled,
             "failed": job.final_failure or job.refused or job.input_failed or command.crashed,
         }

@@ -13,6 +13,7 @@ import sys
 import time
 
 from distmap.core import events as ev
+from distmap.core.timeline import BLOCKS, ROWS
 from distmap.testing.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Work
 from distmap.testing.oracle import Broken
 
@@ -24,6 +25,10 @@ class World(Floor):
         match command:
             case ev.Read():
                 self.read(command)
+            case ev.Take(job=job, chunk=chunk, count=count):
+                work = self.jobs[job]
+                work.chunks[chunk] = work.handed
+                work.handed += count
             case ev.Deliver(job=job, lo=lo, hi=hi):
                 self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
             case ev.DeliverLoss(job=job):
@@ -109,8 +114,7 @@ class World(Floor):
         if not rest:
             return self.post(ev.InputClosed(work.id))
         some = self.rng.randint(1, rest)
-        work.left += some
-        self.post(ev.ItemsAdded(work.id, some))
+        self.post(ev.ItemsAdded(work.id, some, some * ITEM))
         self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
 
     def read(self, command: ev.Read) -> None:
@@ -120,9 +124,7 @@ class World(Floor):
     def answer(self, work: Work, command: ev.Read) -> None:
         if self.on("input_fails") and self.rng.random() < 0.02:
             return self.post(ev.InputFailed(work.id, command.chunk))
-        if work.spec.pushed and self.on("withdrawals") and self.rng.random() < 0.2:
-            work.left -= self.rng.randint(0, work.left)
-        if not work.spec.pushed and self.on("short_input") and self.rng.random() < 0.02:
+        if self.on("short_input") and self.rng.random() < 0.02:
             work.left = 0
         items = min(command.count, work.left)
         if items > 1 and self.rng.random() < 0.05:
@@ -130,9 +132,8 @@ class World(Floor):
         work.left -= items
         work.chunks[command.chunk] = work.handed
         work.handed += items
-        unknown = work.spec.size is None and not work.spec.pushed
-        last = not work.spec.pushed and not items
-        if unknown and not work.left:
+        last = not items
+        if work.spec.size is None and not work.left:
             last = last or self.rng.random() < 0.5
         self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
 
@@ -174,11 +175,16 @@ class World(Floor):
         return self.log
 
     def look(self) -> None:
-        """Progress never goes back."""
+        """Progress never goes back, and timelines are short and lie within the job's time."""
         for job, work in self.jobs.items():
             if work.over and self.shown.get(job, -1) < 0:
                 continue
-            done = self.scheduler.snapshot(job, self.now).done
+            seen = self.scheduler.snapshot(job, self.now)
+            done = seen.done
+            for lane in seen.lanes:
+                inside = all(0.0 <= block.begin <= block.end <= seen.elapsed + 1e-9 for block in lane.blocks)
+                if not inside or len(lane.blocks) > BLOCKS + 2 * ROWS:
+                    raise Broken(f"job {job}: {lane.name} has the timeline {lane.blocks}")
             if done < self.shown.get(job, 0):
                 raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")
             self.shown[job] = -1 if work.over else done

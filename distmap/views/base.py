@@ -1,7 +1,7 @@
-"""The port of everything that shows how far a job is.
+"""The ports between a job and everything that shows how far it is.
 
-Owns the View protocol. A view reads immutable snapshots and knows no pool, scheduler or worker. One thread at a time
-calls it: the calling thread of a blocking call, the job's own watcher otherwise.
+Owns the View and Steering protocols. A view reads immutable snapshots and knows no pool, scheduler or worker; what its
+buttons do is a Steering.
 """
 
 from __future__ import annotations
@@ -9,19 +9,28 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from distmap.core.progress import Snapshot
+from distmap.views.static import Note
 
 
 class View(Protocol):
-    """Shows one job. May be made late; `update` may come often (a view throttles itself) and right before `close`."""
+    """Shows one job. Its methods may be called by different threads, also at the same time."""
+
+    #: True: it draws, which the painter's thread does. False: it runs the user's code, which the job's own thread does.
+    drawn: bool
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show this moment, or leave it out if the last one was shown just before."""
+        """Show this moment. Comes ten times a second at most, and never after `close`."""
 
-    def note(self, text: str) -> None:
+    def note(self, note: Note) -> None:
         """Show one line that stays, such as a failed item. The text may come from a worker: it is escaped here."""
 
-    def close(self, snapshot: Snapshot) -> None:
-        """Show the last moment, in a form that needs nothing alive, and let go of everything. Twice does nothing."""
+    def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
+        """Show the last moment, in a form that needs nothing alive, and let go of everything. Twice does nothing.
+
+        Args:
+            snapshot: The last one.
+            dropped: Lines that were not noted, as there were too many.
+        """
 
 
 @runtime_checkable
@@ -33,3 +42,15 @@ class Above(Protocol):
 
     def write(self, text: str, stream: str) -> None:
         """Write whole lines to "stdout" or "stderr", above what is drawn."""
+
+
+class Steering(Protocol):
+    """What a view may do to its job, from any thread; once the job is over nothing happens."""
+
+    paused: bool
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cancel(self) -> None: ...

@@ -7,15 +7,21 @@ there to which cell its output belongs.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
 from distmap.core.progress import Snapshot
-from distmap.views.base import View
+from distmap.views.base import Steering, View
+from distmap.views.static import Note
+
+log = logging.getLogger("distmap")
 
 
 class CallbackView:
     """Gives every snapshot to a function of the user's, as often as the job reports."""
+
+    drawn = False
 
     def __init__(self, call: Callable[[Snapshot], object]) -> None:
         self._call = call
@@ -25,10 +31,10 @@ class CallbackView:
         if not self._closed:
             self._call(snapshot)
 
-    def note(self, text: str) -> None:
+    def note(self, note: Note) -> None:
         """Nothing: the snapshot counts failures, and the job's exceptions name them."""
 
-    def close(self, snapshot: Snapshot) -> None:
+    def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         if not self._closed:
             self._closed = True
             self._call(snapshot)
@@ -49,22 +55,34 @@ def wanted(progress: bool | Callable[[Snapshot], object] | None) -> bool:
     return in_kernel() if progress is None else progress is not False
 
 
-def choose(progress: bool | Callable[[Snapshot], object] | None, title: str) -> View | None:
-    """Give the view that `progress=` asks for.
+def choose(
+    progress: bool | Callable[[Snapshot], object] | None,
+    title: str,
+    kind: str = "",
+    steering: Steering | None = None,
+) -> View | None:
+    """Give the view that `progress=` asks for: the best that works here, None if nothing does.
 
     Args:
         progress: True or False; a callable, which gets the snapshots; None: True in a notebook, else False.
-        title: What the job is called above its bar, such as "map score".
+        title: What the job is called above its bar: the name of its function, or the user's own words.
+        kind: Name of the call, such as "map"; empty if the title says it all.
+        steering: What the buttons of a panel do; without one there are none.
     """
     if not wanted(progress):
         return None
     if progress is None or progress is True:
         if in_kernel():
-            from distmap.views.notebook import notebook_view
+            try:
+                from distmap.views.notebook import notebook_view
 
-            return notebook_view(title)
-        from distmap.views.terminal import TerminalView
-
+                return notebook_view(title, kind, steering)
+            except Exception:  # a kernel with a broken front end still computes
+                log.exception("! no view in this notebook")
+        try:
+            from distmap.views.terminal import TerminalView
+        except ImportError:  # no tqdm
+            return None
         return TerminalView(title)
     if callable(progress):
         return CallbackView(progress)

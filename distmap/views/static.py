@@ -1,20 +1,76 @@
 """A snapshot as text and as HTML: pure functions from numbers to strings.
 
-Owns how a job looks. Knows no widget, notebook, clock or thread; the notebook view shows these strings live, a saved
-notebook keeps them. Every string that comes from a worker or a user is escaped here, and only here. All class names
-begin with `dm-`, as a style sheet in a notebook is global to its page.
+Owns how a job and a pool look. Knows no widget, notebook, clock or thread; the notebook view shows these strings
+live, a saved notebook keeps them. Every string that comes from a worker or a user is escaped here, and only here. All
+class names begin with `dm-`, as a style sheet in a notebook is global to its page.
+
+A notebook that is not trusted keeps words, tables and `<details>`, and loses the style sheet and all of `<svg>`. So
+every fact is a word in the text, at times one that the style sheet hides (`dm-alt`, which screen readers read too),
+and what only makes sense beside the drawing (legend, axis) is text of the style sheet's (`data-t`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal, NamedTuple
 
-from distmap.core.progress import JobState, Lane, Snapshot, WorkerState
+from distmap.core.progress import JobState, Snapshot
+from distmap.views.lanes import lanes_html as lanes_html
+from distmap.views.style import STYLE as STYLE
+from distmap.views.words import clock, counted, is_live, number, pace, printable, speed, took
+from distmap.views.words import ended as ended
+from distmap.views.words import plain as plain
+from distmap.views.words import troubles as troubles
 
-#: More lanes and notes than this are counted, not shown: a cell is no log.
-LANES = 8
+#: More notes and workers than this are counted, not shown: a cell is no log.
 NOTES = 20
+WORKERS = 20
+
+
+class Note(NamedTuple):
+    """Something that went wrong and is worth a line of its own."""
+
+    #: failed: the item failed for good; retried: it raised and runs again; lost: it was lost with a worker; died: it
+    #: ended its process.
+    kind: Literal["failed", "retried", "lost", "died"]
+    #: None: no single item.
+    item: int | None
+    #: Name of the worker; empty if that is not known.
+    worker: str
+    #: Which try of the item it was, from 1; 0 if that means nothing here.
+    attempt: int
+    #: Last line of the traceback, or a sentence.
+    text: str
+
+
+class WorkerRow(NamedTuple):
+    """One worker of a pool."""
+
+    name: str
+    host: str
+    python: str
+    slots: int
+    #: One word, such as "idle".
+    state: str
+    #: Of the host, 0 to 1; seconds of a round trip, 0 for this machine.
+    cpu: float
+    memory: float
+    latency: float
+
+
+class PoolFacts(NamedTuple):
+    """What the card of a pool tells. Holds no secret."""
+
+    state: Literal["open", "closing", "closed"]
+    workers: tuple[WorkerRow, ...]
+    #: Where workers may dial in; None: nowhere.
+    url: str | None
+    #: Current work in a few words; empty if there is none.
+    work: str
+    #: The command line that starts a worker elsewhere; empty: none can be added so.
+    command: str
+
 
 _JOB_WORDS: dict[JobState, str] = {
     "running": "Running",
@@ -22,148 +78,38 @@ _JOB_WORDS: dict[JobState, str] = {
     "done": "Done",
     "failed": "Failed",
     "cancelled": "Cancelled",
+    "interrupted": "Interrupted",
 }
-_WORKER_WORDS: dict[WorkerState, str] = {
-    "idle": "idle",
-    "busy": "busy",
-    "suspect": "silent",
-    "draining": "leaving",
-    "lost": "lost",
-}
-
-# JupyterLab's variables first, then VS Code's, then fixed colours: the card follows the theme wherever it is shown.
-# `!important` where JupyterLab styles rendered HTML by itself (.jp-RenderedHTMLCommon).
-STYLE = """<style>
-.dm-card{--dm-go:var(--jp-brand-color1,var(--vscode-progressBar-background,#1976d2));
---dm-ok:var(--jp-success-color1,var(--vscode-charts-green,#388e3c));
---dm-warn:var(--jp-warn-color1,var(--vscode-charts-orange,#f57c00));
---dm-bad:var(--jp-error-color1,var(--vscode-errorForeground,#d32f2f));
---dm-ink:var(--jp-ui-font-color1,var(--vscode-foreground,#212121));
---dm-soft:var(--jp-ui-font-color2,var(--vscode-descriptionForeground,#757575));
---dm-line:var(--jp-border-color2,var(--vscode-widget-border,#e0e0e0));
-box-sizing:border-box;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);border-radius:8px;
-color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums}
-.dm-card .widget-html,.dm-card .widget-html-content{line-height:1.5;margin:0;width:100%;min-height:0;height:auto}
-.dm-head b{font-weight:600}
-.dm-pill{display:inline-block;margin-left:8px;padding:1px 10px;border-radius:10px;font-weight:600;font-size:12px}
-.dm-running,.dm-paused{color:var(--dm-go);background:color-mix(in srgb,var(--dm-go) 14%,transparent)}
-.dm-done{color:var(--dm-ok);background:color-mix(in srgb,var(--dm-ok) 14%,transparent)}
-.dm-cancelled{color:var(--dm-warn);background:color-mix(in srgb,var(--dm-warn) 14%,transparent)}
-.dm-failed{color:var(--dm-bad);background:color-mix(in srgb,var(--dm-bad) 14%,transparent)}
-.dm-bar,.dm-track{display:flex;overflow:hidden;border-radius:4px;background:var(--dm-line)}
-.dm-bar{height:8px;margin:8px 0 6px}
-.dm-track{height:12px;border-radius:2px;min-width:120px}
-.dm-part{display:block;height:100%}
-.dm-part-go{background:var(--dm-go)}
-.dm-part-ok{background:var(--dm-ok)}
-.dm-part-bad{background:var(--dm-bad);min-width:2px}
-.dm-part-fly{background:color-mix(in srgb,var(--dm-go) 35%,transparent)}
-.dm-counts{display:flex;justify-content:space-between;gap:16px;flex-wrap:wrap}
-.dm-soft{color:var(--dm-soft)}
-.dm-lanes{width:100% !important;margin:8px 0 0 !important;border-collapse:collapse;
-border-top:1px solid var(--dm-line) !important;table-layout:fixed;font-size:12px !important}
-.dm-lanes th,.dm-lanes td{padding:2px 0 2px 12px !important;text-align:right !important;background:none !important;
-border:0 !important;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;vertical-align:middle}
-.dm-lanes thead,.dm-lanes tr{border:0 !important;background:none !important}
-.dm-lanes td{line-height:1.5 !important}
-.dm-lanes th{color:var(--dm-soft);font-weight:400 !important;font-size:11px;padding-top:6px !important}
-.dm-lanes th:first-child,.dm-lanes td:first-child{padding-left:0 !important;text-align:left !important;width:20%}
-.dm-lanes th:nth-child(2),.dm-lanes td:nth-child(2){text-align:left !important;width:40%}
-.dm-dot{display:inline-block;box-sizing:border-box;width:8px;height:8px;margin-right:6px;border-radius:50%;
-border:2px solid var(--dm-soft)}
-.dm-dot-busy{border-color:var(--dm-go);background:var(--dm-go)}
-.dm-dot-suspect,.dm-dot-draining{border-color:var(--dm-warn);background:var(--dm-warn)}
-.dm-dot-lost{border-color:var(--dm-bad);background:var(--dm-bad)}
-.dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
-.dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:6px 0 0;color:var(--dm-soft);font-size:13px}
-.dm-foot{margin-top:6px;padding-top:6px;border-top:1px solid var(--dm-line);color:var(--dm-soft)}
-.dm-foot b,.dm-alarm{color:var(--dm-bad);font-weight:600}
-.dm-notes{margin:4px 0 0 !important;padding:0 !important;list-style:none;white-space:pre-wrap;overflow-wrap:anywhere;
-font:12px/1.5 var(--jp-code-font-family,ui-monospace,monospace)}
-</style>"""
+_NOTE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
 
 
-def number(n: int) -> str:
-    """Whole number with narrow no-break spaces between thousands."""
-    return f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+def _text(words: str) -> str:
+    """Somebody else's words, made harmless."""
+    return escape(printable(words))
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 0:07, 3:25 or 1:02:03."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+# --- a job ------------------------------------------------------------------------------------------------------------
 
 
-def speed(rate: float) -> str:
-    """Items per second, or seconds per item where that is the readable number; empty while unknown."""
-    if rate <= 0:
-        return ""
-    if rate < 0.5:
-        return f"{1 / rate:.1f} s/item"
-    return f"{number(round(rate))} items/s" if rate >= 10 else f"{rate:.1f} items/s"
+def head_html(title: str, state: JobState, kind: str = "map") -> str:
+    """What runs and its state, in words as well as in colour.
+
+    Args:
+        title: Name of the function; or, if `kind` is empty, whatever the user called the job.
+        state: Of the job.
+        kind: Name of the call, such as "map" or "imap".
+    """
+    name = f"<b>{_text(kind)}</b> <code>{_text(title)}</code>" if kind else f"<b>{_text(title)}</b>"
+    return f'<div class="dm-head">{name} {_pill(state, _JOB_WORDS[state])}</div>'
 
 
-def ended(snapshot: Snapshot) -> Snapshot:
-    """The last snapshot of a job that nobody serves any more: one that still ran was broken off."""
-    if snapshot.state in ("running", "paused"):
-        return snapshot._replace(state="cancelled", in_flight=0, eta=None)
-    return snapshot
+def _pill(state: str, words: str) -> str:
+    return f'<span class="dm-pill dm-{state}"><i></i>{words}</span>'
 
 
-def pace(snapshot: Snapshot) -> float:
-    """Items per second: of late while the job runs, on the whole once it has ended."""
-    s = snapshot
-    if s.state in ("running", "paused") or s.elapsed <= 0:
-        return s.rate
-    return s.done / s.elapsed
-
-
-def printable(text: str) -> str:
-    """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
-
-
-def counted(n: int, one: str, many: str | None = None) -> str:
-    """ "1 retry", "3 retries"."""
-    return f"{number(n)} {one if n == 1 else many or one + 's'}"
-
-
-def troubles(snapshot: Snapshot) -> list[str]:
-    """What went not as planned, each as a few words; empty if nothing did."""
-    s = snapshot
-    parts = [
-        (s.failed, f"{number(s.failed)} failed"),
-        (s.retried, counted(s.retried, "retry", "retries")),
-        (s.requeued, f"{number(s.requeued)} requeued"),
-        (s.deaths, counted(s.deaths, "process died", "processes died")),
-        (s.losses, counted(s.losses, "worker lost", "workers lost")),
-        (s.duplicates, counted(s.duplicates, "late result refused", "late results refused")),
-    ]
-    return [words for n, words in parts if n]
-
-
-def working(snapshot: Snapshot) -> int:
-    """How many workers the job has that are not lost."""
-    return sum(lane.state != "lost" for lane in snapshot.lanes)
-
-
-def plain(title: str, snapshot: Snapshot) -> str:
-    """The whole job in one line of text."""
-    s = snapshot
-    of = "" if s.total is None else f" of {number(s.total)}"
-    facts = [f"{number(s.done)}{of} items in {clock(s.elapsed)}", speed(pace(s))]
-    facts.append(counted(len(s.lanes), "worker") if s.lanes else "")
-    facts += troubles(s)
-    return f"{printable(title)}: {s.state}, " + ", ".join(filter(None, facts))
-
-
-def head_html(title: str, state: JobState) -> str:
-    """Name of the job and its state, in words as well as in colour."""
-    return (
-        f'<div class="dm-head"><b>{escape(printable(title))}</b> '
-        f'<span class="dm-pill dm-{state}">\N{BLACK CIRCLE} {_JOB_WORDS[state]}</span></div>'
-    )
+def hint_html() -> str:
+    """How to cancel where no button can."""
+    return '<span class="dm-hint">Interrupt the kernel (\N{BLACK SQUARE}) to cancel</span>'
 
 
 def _part(kind: str, share: float) -> str:
@@ -173,52 +119,29 @@ def _part(kind: str, share: float) -> str:
 def bar_html(snapshot: Snapshot) -> str:
     """The bar (done, failed, in flight) and the line of counts below it."""
     s = snapshot
-    whole = s.total if s.total is not None else s.done + s.in_flight
+    whole = s.total if s.total is not None else s.done
     share = 1 / whole if whole else 0.0
-    kind = "ok" if s.state == "done" else "go"
-    parts = _part(kind, (s.done - s.failed) * share) + _part("bad", s.failed * share)
-    if s.state in ("running", "paused"):
-        parts += _part("fly", min(s.in_flight, max(0, whole - s.done)) * share)
+    if s.total is None and is_live(s):
+        parts = '<span class="dm-part dm-part-some"></span>'
+    else:
+        parts = _part("ok" if s.state == "done" else "go", (s.done - s.failed) * share) + _part("bad", s.failed * share)
+        if is_live(s):
+            parts += _part("fly", min(s.in_flight, max(0, whole - s.done)) * share)
+    # While the length is not known the bar has no value: readers say "busy" then.
     aria = f' aria-valuenow="{s.done}" aria-valuemax="{s.total}"' if s.total is not None else ""
     left = f"<b>{number(s.done)}</b>"
     if s.total is None:
-        left += ' <span class="dm-soft">items, length not known</span>' if s.state == "running" else " items"
+        left += ' <span class="dm-soft">items, length not known</span>' if is_live(s) else " items"
     else:
         percent = int(100 * s.done / s.total) if s.total else 100
         left += f' <span class="dm-soft">of {number(s.total)} · {percent}%</span>'
-    right = [speed(pace(s)), f"{clock(s.elapsed)} elapsed"]
+    right = [speed(pace(s)), f"{took(s)} elapsed"]
     if s.eta is not None and s.state == "running":
         right.append(f"<b>{clock(s.eta)}</b> left")
     return (
-        f'<div class="dm-bar" role="progressbar" aria-valuemin="0"{aria}>{parts}</div>'
-        f'<div class="dm-counts"><span>{left}</span> '
+        f'<div class="dm-bar" role="progressbar" aria-label="items done" aria-valuemin="0"{aria}>{parts}</div>'
+        f'<div class="dm-counts"><span>{left}</span><span class="dm-alt"> · </span>'
         f'<span class="dm-soft">{" · ".join(filter(None, right))}</span></div>'
-    )
-
-
-def _lane_html(lane: Lane, most: int) -> str:
-    name, state = escape(printable(lane.name)), _WORKER_WORDS[lane.state]
-    flight = number(lane.in_flight) if lane.state in ("idle", "busy") else state
-    return (
-        f'<tr><td title="{name}, {counted(lane.slots, "slot")}, {state}">'
-        f'<span class="dm-dot dm-dot-{lane.state}"></span> {name}</td>'
-        f'<td><span class="dm-track">{_part("go", lane.items / most if most else 0.0)}</span></td>'
-        f"<td>{number(lane.items)}</td><td>{number(lane.chunks)}</td><td>{lane.busy:.0%}</td><td>{flight}</td></tr>"
-    )
-
-
-def lanes_html(snapshot: Snapshot) -> str:
-    """A row for each worker: its share of the items, chunks, how busy it was."""
-    lanes = snapshot.lanes
-    if not lanes:
-        return '<div class="dm-foot">Waiting for a worker</div>' if snapshot.state == "running" else ""
-    most = max(lane.items for lane in lanes)
-    rows = "".join(_lane_html(lane, most) for lane in lanes[:LANES])
-    more = len(lanes) - LANES
-    rest = f'<div class="dm-soft">and {counted(more, "more worker")}</div>' if more > 0 else ""
-    return (
-        '<table class="dm-lanes"><thead><tr><th>Worker</th><th>Share</th><th>Items</th><th>Chunks</th><th>Busy</th>'
-        f"<th>In flight</th></tr></thead><tbody>{rows}</tbody></table>{rest}"
     )
 
 
@@ -230,19 +153,36 @@ def troubles_html(snapshot: Snapshot) -> str:
     return " · ".join(words)
 
 
-def notes_html(notes: Sequence[str], dropped: int = 0) -> str:
-    """The lines that were noted, and how many were left out."""
-    lines = "".join(f"<li>{escape(printable(note))}</li>" for note in notes)
-    more = f"<li>and {counted(dropped, 'more line')}</li>" if dropped else ""
-    return f'<ul class="dm-notes">{lines}{more}</ul>' if lines or more else ""
+def _row(cells: Iterable[str], tag: str = "td") -> str:
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
-def begun_html(title: str) -> str:
+def notes_html(notes: Sequence[Note], dropped: int = 0) -> str:
+    """A table of what went wrong, and how many lines were left out; empty if there are none."""
+    rows = "".join(
+        _row(
+            (
+                ("" if note.item is None else f"item {number(note.item)} ") + _NOTE_WORDS[note.kind],
+                _text(note.worker),
+                str(note.attempt or ""),
+                f"<code>{_text(note.text)}</code>",
+            )
+        )
+        for note in notes
+    )
+    more = f'<div class="dm-soft">and {counted(dropped, "more line")}</div>' if dropped else ""
+    if not rows:
+        return more
+    head = _row(("Item", "Worker", "Attempt", "Error"), "th")
+    return f'<table class="dm-table dm-notes"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
+
+
+def begun_html(title: str, kind: str = "map") -> str:
     """The card before its first snapshot."""
-    return f'{STYLE}<div class="dm-card">{head_html(title, "running")}</div>'
+    return f'{STYLE}<div class="dm-card"><div class="dm-top">{head_html(title, "running", kind)}</div></div>'
 
 
-def card_html(title: str, snapshot: Snapshot, notes: Sequence[str] = (), dropped: int = 0) -> str:
+def card_html(title: str, snapshot: Snapshot, notes: Sequence[Note] = (), dropped: int = 0, kind: str = "map") -> str:
     """The whole job as one piece of HTML that needs neither a kernel nor a script."""
     trouble, lines = troubles_html(snapshot), notes_html(notes, dropped)
     foot = ""
@@ -251,6 +191,46 @@ def card_html(title: str, snapshot: Snapshot, notes: Sequence[str] = (), dropped
     elif trouble:
         foot = f'<div class="dm-foot">{trouble}</div>'
     return (
-        f'{STYLE}<div class="dm-card">{head_html(title, snapshot.state)}{bar_html(snapshot)}{lanes_html(snapshot)}'
-        f"{foot}</div>"
+        f'{STYLE}<div class="dm-card"><div class="dm-top">{head_html(title, snapshot.state, kind)}</div>'
+        f"{bar_html(snapshot)}{lanes_html(snapshot)}{foot}</div>"
     )
+
+
+# --- a pool -----------------------------------------------------------------------------------------------------------
+
+
+def pool_html(facts: PoolFacts) -> str:
+    """The card of a pool: state, workers, and how to add one."""
+    slots = sum(worker.slots for worker in facts.workers)
+    pairs = [("Workers", f"{number(len(facts.workers))} connected · {counted(slots, 'slot')}")]
+    if facts.url is not None:
+        pairs.append(("Listening", f"<code>{_text(facts.url)}</code>"))
+    pairs.append(("Current work", _text(facts.work) or "none"))
+    rows = "".join(_row((f'<span class="dm-soft">{key}</span>', value)) for key, value in pairs)
+    html = f'<table class="dm-table dm-facts"><tbody>{rows}</tbody></table>'
+    if facts.workers:
+        head = _row(("Name", "Host", "Python", "Slots", "State", "Load"), "th")
+        lines = "".join(_worker_html(worker) for worker in facts.workers[:WORKERS])
+        more = len(facts.workers) - WORKERS
+        rest = f'<div class="dm-soft">and {counted(more, "more worker")}</div>' if more > 0 else ""
+        html += (
+            '<details class="dm-foot" open><summary>Workers</summary><table class="dm-table dm-workers">'
+            f"<thead>{head}</thead><tbody>{lines}</tbody></table>{rest}</details>"
+        )
+    if facts.command:
+        html += (
+            '<details class="dm-foot"><summary>Add a worker from another machine</summary>'
+            f'<code class="dm-command">{_text(facts.command)}</code></details>'
+        )
+    words = facts.state.capitalize()
+    return f'{STYLE}<div class="dm-card"><div class="dm-head"><b>Pool</b> {_pill(facts.state, words)}</div>{html}</div>'
+
+
+def _worker_html(worker: WorkerRow) -> str:
+    # Nothing at all is in no use: nothing is known before the first heartbeat.
+    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
+    if worker.latency > 0:
+        load.append(f"{1000 * worker.latency:.1f} ms")
+    dot = f'<span class="dm-dot dm-dot-{_text(worker.state)}"></span>'
+    cells = (f"{dot}{_text(worker.name)}", _text(worker.host), _text(worker.python), number(worker.slots))
+    return _row((*cells, _text(worker.state), " · ".join(load)))

@@ -17,13 +17,15 @@ from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
 from distmap.views.outlet import plain
-from distmap.views.static import clock, ended, pace, printable, troubles, working
+from distmap.views.static import Note
+from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
 
-_KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
-_UNKNOWN = "{desc}: {n_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+_KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
+_UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
 
-#: Seconds between two drawings: smooth in a terminal, seldom in a log file, where each one is a line that stays.
-_TERMINAL_EVERY = 0.1
+#: Seconds between two drawings: in a terminal whenever the painter comes, seldom in a log file, where each one is a
+#: line that stays.
+_TERMINAL_EVERY = 0.09
 _FILE_EVERY = 10.0
 
 
@@ -36,25 +38,23 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     def __init__(self, snapshot: Snapshot, **options: Any) -> None:
         # Before tqdm's own, which draws at once.
         self.snapshot = snapshot
-        super().__init__(total=snapshot.total, initial=snapshot.done, postfix=postfix(snapshot), **options)
+        super().__init__(total=snapshot.total, initial=snapshot.done, **options)
 
     def show(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.total = snapshot.total
         self.n = snapshot.done
-        self.set_postfix_str(postfix(snapshot), refresh=False)
         self.refresh()
 
     @property
     def format_dict(self) -> Any:
         s = self.snapshot
-        rate = pace(s)
-        left = "?" if s.eta is None else clock(s.eta)
+        left = 0.0 if s.state == "done" else s.eta
         return {
             **super().format_dict,
-            "elapsed": s.elapsed,
-            "rate": rate if rate > 0 else None,
-            "left": left if s.state == "running" else clock(0),
+            "took": self.format_interval(s.elapsed),
+            "left": "?" if left is None else self.format_interval(left),
+            "facts": "".join(f", {fact}" for fact in facts(s)),
             "bar_format": _UNKNOWN if s.total is None else _KNOWN,
         }
 
@@ -73,17 +73,30 @@ def _size(file: TextIO) -> dict[str, Any]:
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
-def postfix(snapshot: Snapshot) -> str:
-    """Workers, and what went not as planned, after the rate."""
-    n = working(snapshot)
-    words = [f"{n} worker{'' if n == 1 else 's'}", *troubles(snapshot)]
-    if snapshot.state in ("paused", "cancelled", "failed"):
+def facts(snapshot: Snapshot) -> list[str]:
+    """What stands behind the times: pace, workers, and what went not as planned."""
+    words = [speed(pace(snapshot)), counted(working(snapshot), "worker"), *troubles(snapshot)]
+    if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
-    return ", ".join(words)
+    return [word for word in words if word]
+
+
+_VERBS = {"failed": "failed", "retried": "is run again", "died": "ended its process", "lost": "was lost"}
+
+
+def line(note: Note) -> str:
+    """A noted line."""
+    if note.item is None:
+        return f"worker {note.worker} {_VERBS[note.kind]}: {note.text}"
+    where = f" on {note.worker}" if note.worker else ""
+    attempt = f", attempt {note.attempt}" if note.attempt else ""
+    return f"item {note.item} {_VERBS[note.kind]}{where}{attempt}: {note.text}"
 
 
 class TerminalView:
     """A tqdm bar on stderr; noted lines stand above it."""
+
+    drawn = True
 
     def __init__(
         self,
@@ -102,36 +115,45 @@ class TerminalView:
         self._shown = -float("inf")
         self._bar: _Bar | None = None
         self._closed = False
+        self._lock = threading.Lock()
 
     def update(self, snapshot: Snapshot) -> None:
         now = self._now()
-        if self._closed or now - self._shown < self._every:
-            return
-        self._shown = now
-        self._draw(snapshot)
+        with self._lock:
+            if not self._closed and now - self._shown >= self._every:
+                self._shown = now
+                self._draw(snapshot)
 
-    def note(self, text: str) -> None:
-        if not self._closed:
-            _Bar.write(printable(text), file=self._file)
+    def note(self, note: Note) -> None:
+        with self._lock:
+            if not self._closed:
+                self._write(line(note))
 
     def write(self, text: str, stream: str) -> None:
-        # Away and drawn again only in a terminal: in a file each drawing is a line that stays.
-        if self._bar is not None and self._file.isatty():
-            with _Bar.external_write_mode(file=getattr(sys, stream)):
+        with self._lock:
+            # Away and drawn again only in a terminal: in a file each drawing is a line that stays.
+            if self._bar is not None and self._file.isatty():
+                with _Bar.external_write_mode(file=getattr(sys, stream)):
+                    plain(text, stream)
+            else:
                 plain(text, stream)
-        else:
-            plain(text, stream)
 
-    def close(self, snapshot: Snapshot) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._draw(ended(snapshot)).close()
-        self._bar = None
+    def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if dropped:
+                self._write(f"and {counted(dropped, 'more line')}")
+            self._draw(ended(snapshot)).close()
+            self._bar = None
+
+    def _write(self, text: str) -> None:
+        _Bar.write(printable(text).replace("\n", " "), file=self._file)
 
     def _draw(self, snapshot: Snapshot) -> _Bar:
         if self._bar is None:
-            self._bar = _Bar(snapshot, desc=self._title, file=self._file, unit=" items", **_size(self._file))
+            self._bar = _Bar(snapshot, desc=self._title, file=self._file, **_size(self._file))
         else:
             self._bar.show(snapshot)
         return self._bar

@@ -98,17 +98,76 @@ def test_a_dead_slot_takes_nothing(desk: Any, pick: Any) -> None:
 
 def test_a_slot_that_dies_too_often_rests(desk: Any, pick: Any) -> None:
     """Five deaths in 30 s: a minute without work, then it goes on. Deaths far apart do not count together."""
-    desk.tell(ev.WorkerJoined(1, 1))
+    desk.tell(ev.WorkerJoined(1, 1), ev.WorkerJoined(2, 1))
     desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
     desk.now += 31.0
     for _ in range(4):
         desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
     assert desk.scheduler.deadline() is None
     desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
-    assert desk.job(size=1) == []
+    assert [assign.worker for assign in desk.job(size=3, chunksize=1)] == [2, 2]
     assert desk.scheduler.deadline() == 91.0
-    assert desk.tell(ev.Ticked(), after=59.0) == []
-    assert pick(desk.tell(ev.Ticked(), after=1.0), ev.Read)
+    assert desk.scheduler.resting(1, desk.now) == (1, 60.0)
+    assert desk.scheduler.resting(2, desk.now) == (0, 0.0)
+    assert desk.feed(desk.tell(ev.Ticked(), after=59.0)) == []
+    assert [assign.worker for assign in desk.feed(desk.tell(ev.Ticked(), after=1.0))] == [1]
+    assert desk.scheduler.resting(1, desk.now) == (0, 0.0)
+
+
+def tire(desk: Any, worker: int, slot: int) -> None:
+    """Five deaths, and it is back."""
+    for _ in range(5):
+        desk.tell(ev.SlotDied(worker, slot, None, None, "idle"), ev.SlotReady(worker, slot))
+
+
+def test_the_last_slot_of_a_job_rests_for_a_moment_only(desk: Any, pick: Any) -> None:
+    """Where every slot rests one goes on after five seconds, the others rest out their minute."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    tire(desk, 1, 0)
+    assert desk.scheduler.deadline() == 60.0
+    desk.job(size=9, chunksize=1)
+    desk.tell(after=1.0)
+    tire(desk, 1, 1)
+    assert desk.scheduler.deadline() == 5.0
+    assert desk.scheduler.resting(1, desk.now) == (2, 4.0)
+    assert desk.tell(ev.Ticked(), after=3.9) == []
+    assigns = desk.feed(desk.tell(ev.Ticked(), after=0.1))
+    assert [assign.slot for assign in assigns] == [0, 0]
+    desk.feed(desk.report(assigns[0]))
+    assert desk.scheduler.resting(1, desk.now) == (1, 56.0)
+    # While the one that works is away for a moment, the other need not go on.
+    desk.tell(ev.SlotDied(1, 0, None, None, "idle"), after=5.0)
+    assert desk.scheduler.deadline() == 61.0
+    desk.tell(ev.SlotReady(1, 0))
+    for _ in range(3):
+        desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    # It dies once too often: the other has rested for more than a moment by now.
+    out = desk.tell(ev.SlotDied(1, 0, None, None, "idle"))
+    assert {assign.slot for assign in pick(out, ev.Assign)} == {1}
+
+
+def test_a_rest_is_short_for_whoever_has_no_other_slot(desk: Any, pick: Any) -> None:
+    """What counts are the slots with a job's tags, on workers that are there and trusted."""
+    gpu = frozenset(["gpu"])
+    desk.tell(ev.WorkerJoined(1, 1, tags=gpu), ev.WorkerJoined(2, 1), ev.WorkerJoined(3, 1, tags=gpu))
+    tire(desk, 1, 0)
+    desk.job(1, size=9, chunksize=1)
+    desk.job(2, size=9, chunksize=1, tags=gpu)
+    assert desk.scheduler.deadline() == 60.0
+    desk.tell(ev.WorkerSuspected(3), after=1.0)
+    assert desk.scheduler.deadline() == 5.0
+    desk.tell(ev.WorkerTrusted(3))
+    assert desk.scheduler.deadline() == 60.0
+    (assign,) = pick(desk.tell(ev.WorkerLost(3), after=5.0), ev.Assign)[:1]
+    assert (assign.job, assign.worker) == (2, 1)
+
+
+def test_a_lost_worker_takes_its_resting_slots_along(desk: Any) -> None:
+    """Nothing is due for them any more."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    tire(desk, 1, 0)
+    desk.tell(ev.WorkerLost(1))
+    assert desk.scheduler.deadline() is None
 
 
 def test_a_death_while_resting(desk: Any) -> None:

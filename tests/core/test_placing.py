@@ -88,9 +88,9 @@ def test_an_interactive_submit_need_not_wait_for_a_batch(desk: Any, pick: Any) -
     desk.tell(ev.WorkerJoined(1, 1))
     _running, waiting = measured(desk)
     desk.job(2, pushed=True)
-    (read,) = desk.tell(ev.ItemsAdded(2, 1))
-    assert isinstance(read, ev.Read)
-    assert desk.tell(ev.ChunkRead(2, read.chunk, 1, 8, False)) == [ev.Revoke(1, 0, waiting.attempt, waiting.lo)]
+    take, revoke = desk.tell(ev.ItemsAdded(2, 1))
+    assert isinstance(take, ev.Take)
+    assert revoke == ev.Revoke(1, 0, waiting.attempt, waiting.lo)
     (assign,) = pick(desk.report(waiting, hi=waiting.lo, seconds=0.0), ev.Assign)
     assert assign.job == 2
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
+from distmap.core.limits import LIMITS
 from distmap.errors import InvalidTransition
 
 
@@ -54,11 +55,13 @@ def test_failed_input_lets_what_was_read_complete(desk: Any, pick: Any) -> None:
     assert desk.tell(ev.InputFailed(1, 7)) == []
 
 
-def test_pushed_items_are_read_when_announced(desk: Any, pick: Any) -> None:
-    """No Read without an item; closing ends the job when all are delivered."""
+def test_pushed_items_are_sent_when_added(desk: Any) -> None:
+    """One step from the item to its slot, nothing to wait for; closing ends the job when all are delivered."""
     desk.tell(ev.WorkerJoined(1, 2))
     assert desk.job(pushed=True) == []
-    (assign,) = desk.feed(desk.tell(ev.ItemsAdded(1, 1)))
+    take, assign = desk.tell(ev.ItemsAdded(1, 1, 80))
+    assert take == ev.Take(1, assign.chunk, 1)
+    assert assign == ev.Assign(1, 0, assign.attempt, 1, take.chunk, 0, 1)
     assert desk.tell(ev.InputClosed(1)) == []
     assert desk.report(assign)[-1] == ev.Finish(1, "done")
 
@@ -69,16 +72,27 @@ def test_an_idle_pushed_job_ends_when_closed(desk: Any) -> None:
     assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
 
 
-def test_withdrawn_items_are_not_waited_for(desk: Any, pick: Any) -> None:
-    """A Read that finds nothing means that nothing is there, but for what was announced since."""
+def test_a_closed_pushed_job_runs_what_it_has(desk: Any, pick: Any) -> None:
+    """What waits for a place when the input is closed is run first."""
     desk.tell(ev.WorkerJoined(1, 1))
     desk.job(pushed=True)
-    (read,) = desk.tell(ev.ItemsAdded(1, 3))
-    assert desk.tell(ev.ItemsAdded(1, 1)) == []
-    (again,) = desk.tell(ev.ChunkRead(1, read.chunk, 0, 0, False))
-    assert again.count == 1
-    assert desk.tell(ev.ChunkRead(1, again.chunk, 0, 0, False)) == []
-    assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
+    todo = pick(desk.tell(ev.ItemsAdded(1, 4), ev.InputClosed(1)), ev.Assign)
+    while todo:
+        todo += pick(desk.report(todo.pop(0), seconds=1.0), ev.Assign)
+    assert sum(take.count for take in pick(desk.said, ev.Take)) == 4
+    assert desk.said[-1] == ev.Finish(1, "done")
+
+
+def test_large_pushed_items_wait_for_room(make_desk: Any, pick: Any) -> None:
+    """No more is taken than the limits on bytes allow; with nothing under way one item always is."""
+    desk = make_desk(LIMITS._replace(job_bytes=100, chunk_bytes=50))
+    desk.tell(ev.WorkerJoined(1, 2))
+    desk.job(pushed=True)
+    todo = pick(desk.tell(ev.ItemsAdded(1, 3, 180)), ev.Assign)
+    assert len(todo) == 2
+    while todo:
+        todo += pick(desk.report(todo.pop(0), seconds=1e-6), ev.Assign)
+    assert [take.count for take in pick(desk.said, ev.Take)] == [1, 1, 1]
 
 
 def test_pause_takes_back_what_waits(desk: Any, pick: Any) -> None:
@@ -248,6 +262,16 @@ def test_late_news_of_a_job_that_is_over(desk: Any) -> None:
     assert desk.tell(*late) == []
 
 
+def test_jobs_that_are_over_leave_nothing_behind(desk: Any) -> None:
+    """However many there were, what is remembered is bounded; late news even of the first is still legal."""
+    for job in range(400):
+        desk.tell(ev.JobSubmitted(job, ev.JobSpec(size=0)))
+    board = desk.scheduler._board
+    sizes = {name: len(value) for name, value in vars(board).items() if hasattr(value, "__len__")}
+    assert max(sizes.values()) == sizes["finals"] == 256
+    assert desk.tell(ev.CancelRequested(0), ev.Consumed(3, 1, 8)) == []
+
+
 def test_items_pushed_while_stopping_are_ignored(desk: Any, pick: Any) -> None:
     """The owner may not know yet that the job was cancelled."""
     desk.tell(ev.WorkerJoined(1, 1))
@@ -284,6 +308,7 @@ ILLEGAL = [
     ev.JobSubmitted(9, ev.JobSpec(size=3, pushed=True)),
     ev.ItemsAdded(1, 1),
     ev.ItemsAdded(2, 0),
+    ev.ItemsAdded(2, 1, -1),
     ev.ItemsAdded(3, 1),
     ev.ItemsAdded(9, 1),
     ev.InputClosed(1),
@@ -292,6 +317,7 @@ ILLEGAL = [
     ev.ChunkRead(1, 2, 99, 8, False),
     ev.ChunkRead(1, 2, 1, -8, False),
     ev.ChunkRead(1, 2, 0, 0, False),
+    ev.ChunkRead(2, 3, 1, 8, False),
     ev.InputFailed(1, 99),
     ev.Consumed(1, 1, 8),
     ev.Consumed(1, -1, 8),
@@ -347,13 +373,3 @@ def test_time_does_not_go_back(desk: Any) -> None:
     desk.tell(ev.Ticked(), after=5.0)
     with pytest.raises(InvalidTransition, match="time went back"):
         desk.tell(ev.Ticked(), after=-1.0)
-
-
-def test_a_second_chance_for_a_pushed_close(desk: Any) -> None:
-    """Closing an input that has ended by itself is no error."""
-    desk.tell(ev.WorkerJoined(1, 1))
-    desk.job(pushed=True)
-    (read,) = desk.tell(ev.ItemsAdded(1, 2))
-    (assign,) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, True))
-    assert desk.tell(ev.InputClosed(1)) == []
-    assert desk.report(assign)[-1] == ev.Finish(1, "done")

@@ -8,8 +8,8 @@ from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, WORKER, step
 from distmap.errors import InvalidTransition
 
 TABLES = {"job": JOB, "input": INPUT, "attempt": ATTEMPT, "slot": SLOT, "worker": WORKER}
-#: States in which a machine is forgotten.
-FINAL = {"over", "lost"}
+#: States in which a machine is forgotten, or an input has no more to give.
+FINAL = {"over", "lost", "ended", "failed"}
 
 
 def test_a_listed_transition_is_taken() -> None:

@@ -103,6 +103,31 @@ def test_map_batches_of_a_frame(pool2):
     pd.testing.assert_series_equal(series, frame["a"] + 1)
 
 
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_map_batches_without_rows(pool2, on_error):
+    """What fn would have made of them nobody knows: the result is of the data's kind, and fn is never called."""
+    pd = pytest.importorskip("pandas")
+
+    def fail(part):
+        raise ValueError("never called")
+
+    empty = pool2.map_batches(fail, np.zeros((0, 3), np.float32), on_error=on_error)
+    assert isinstance(empty, np.ndarray)
+    assert (empty.shape, empty.dtype) == ((0, 3), np.float32)
+    frame = pool2.map_batches(fail, pd.DataFrame({"a": [1]})[:0], on_error=on_error)
+    assert (list(frame.columns), len(frame)) == (["a"], 0)
+    assert len(pool2.map_batches(fail, pd.Series([], dtype=float), on_error=on_error)) == 0
+    for data in ([], (), range(0), iter([])):
+        assert pool2.map_batches(fail, data, on_error=on_error) == []
+
+
+def test_map_batches_of_which_none_is_left(pool2):
+    """When every batch was skipped the result has no rows either."""
+    pd = pytest.importorskip("pandas")
+    data = pd.DataFrame({"a": range(10)})
+    assert len(pool2.map_batches(lambda part: part.nothing, data, on_error="skip")) == 0
+
+
 def test_map_reduce_folds_arrays_in_place(pool2):
     """A reducer that works in place folds into `initial` itself: one array is held, however many land."""
     total = np.zeros(1000)

@@ -267,3 +267,19 @@ def test_every_item_crashing_ends(pool2):
     """A job of which every item kills its process ends with an error instead of going on for ever."""
     with pytest.raises((distmap.PoisonItemError, distmap.CrashLoopError)):
         pool2.map_async(lambda x: __import__("os")._exit(1), range(5)).get(18)
+
+
+def test_a_slot_that_rests_is_shown_and_does_not_stop_the_pool(until):
+    """After five crashes the worker says that it rests, and for how long; alone it goes on after seconds."""
+    with distmap.Pool(1) as pool:
+        errors = pool.map(lambda x: leave_hard() if x else x, [0, 1, 0], on_error="return", chunksize=1)
+        assert [type(error) for error in errors] == [int, distmap.PoisonItemError, int]
+        job = pool.map_async(lambda x: leave_hard() if x else x, [1, 0], on_error="return", chunksize=1)
+        until(lambda: pool.workers[0].state == "resting")
+        (worker,) = pool.workers
+        assert worker.resting == 1
+        assert 0 < worker.rest <= 5
+        assert "1 slot, 1 of them resting " in repr(worker)
+        assert [lane.state for lane in job.progress.lanes] == ["resting"]
+        assert isinstance(job.result(12)[0], distmap.PoisonItemError)
+        assert pool.workers[0].state == "ready"

@@ -50,8 +50,13 @@ began = time.monotonic()
 told["after"] = pool.map(abs, range(-50, 0))
 told["took"] = time.monotonic() - began
 told["state"] = pool.last.progress.state
-told["stopped"] = sorted(path.name[8:] for path in pathlib.Path(folder).glob("stopped-*"))
 told["began"] = sorted(path.name[6:] for path in pathlib.Path(folder).glob("began-*"))
+deadline = time.monotonic() + 6
+while True:  # the prompt of a stream is back before its items have stopped
+    told["stopped"] = sorted(path.name[8:] for path in pathlib.Path(folder).glob("stopped-*"))
+    if len(told["stopped"]) >= len(told["began"]) or time.monotonic() > deadline:
+        break
+    time.sleep(0.005)
 pool.terminate()
 print(json.dumps(told))
 """

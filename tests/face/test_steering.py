@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -104,6 +106,38 @@ def test_broadcast_of_a_large_array_is_shared(pool2):
     got = pool2.map(lambda i: (int(handle.value[i]), bool(handle.value.flags.writeable)), range(10), chunksize=1)
     assert got == [(i, False) for i in range(10)]
     assert handle.value[3] == 3
+
+
+def test_a_released_broadcast_is_freed_at_once(until):
+    """`release` frees the value here and in the slots; a function that still uses the handle fails and says why."""
+    np = pytest.importorskip("numpy")
+    value = np.arange(1_000_000)
+    gone = weakref.ref(value)
+
+    def look(i):
+        return int(handle.value[i])
+
+    def mapped(_):
+        with open("/proc/self/maps") as maps:
+            ranges = [line.split()[0].split("-") for line in maps if "distmap" in line]
+        return sum(int(end, 16) - int(start, 16) >= 8_000_000 for start, end in ranges)
+
+    with distmap.Pool(1) as pool:
+        handle = pool.broadcast(value)
+        del value
+        assert pool.map(look, range(6), chunksize=1) == list(range(6))
+        assert pool.submit(look, 3).result(10) == 3
+        if sys.platform == "linux":
+            assert pool.map(mapped, [0]) == [1]
+        handle.release()
+        # The job of submits ends when nobody has submitted for a while, and then nothing uses the value any more.
+        until(lambda: gone() is None)
+        if sys.platform == "linux":
+            assert pool.map(mapped, [0]) == [0]
+        for call in (lambda: pool.map(look, [1]), lambda: pool.submit(look, 1).result(10), lambda: handle.value):
+            with pytest.raises(distmap.PayloadError, match="released"):
+                call()
+        handle.release()
 
 
 def test_run_reaches_every_worker(pool2):

@@ -105,6 +105,20 @@ class Bench:
                     if isinstance(message, Refused) or message.ended:
                         return found
 
+    async def all_values(self, attempts: list[int]) -> list[list[Any]]:
+        """What several attempts report, in whatever order they end. No process may die meanwhile."""
+        found: dict[int, list[Any]] = {attempt: [] for attempt in attempts}
+        left = set(attempts)
+        async with asyncio.timeout(DEADLINE):
+            while left:
+                message, parts = await self.heard.get()
+                assert isinstance(message, Report), message
+                if message.hi > message.lo:
+                    found[message.attempt] += load_results(parts, message.lo, message.hi, message.failed)
+                if message.ended:
+                    left.discard(message.attempt)
+        return list(found.values())
+
     async def started(self, attempt: int, at: int = 0, slot: int = 0) -> None:
         """Until the attempt runs the item."""
         async with asyncio.timeout(DEADLINE):

@@ -265,6 +265,63 @@ def test_processes_that_cannot_start_are_tried_ever_more_rarely(bench: Bench, ca
     assert "No module named" in capfd.readouterr().err
 
 
+def test_a_process_is_replaced_after_its_tasks(bench: Bench) -> None:
+    """With `tasks` each process runs so many and leaves; nothing is lost and nobody died."""
+
+    async def main() -> None:
+        async with bench(2, tasks=2) as b:
+            attempts = [b.send(pid, [n], slot=n % 2) for n in range(12)]
+            found = await b.all_values(attempts)
+            for slot in range(2):
+                pids = [one for (one,) in found[slot::2]]
+                assert pids[0::2] == pids[1::2]
+                assert len(set(pids)) == 3
+            attempts = [b.send(nap, [0.02]) for _ in range(6)]
+            b.slots.revoke(0, attempts[4], 0)
+            b.slots.interrupt(0, attempts[5])
+            assert await b.all_values(attempts) == [[0.02]] * 4 + [[], []]
+
+    run(main())
+
+
+def test_a_process_that_retires_can_be_killed(bench: Bench) -> None:
+    """A Kill while the process leaves is answered as any other."""
+
+    async def main() -> None:
+        async with bench(1, tasks=1) as b:
+            await b.values(b.send(square, [3]))
+            b.slots.kill(0)
+            died = await b.hear(Died)
+            assert (died.attempt, died.reason) == (-1, "killed")
+            await b.hear(Ready)
+            assert await b.values(b.send(square, [4])) == [16]
+
+    run(main())
+
+
+def test_a_process_that_cannot_be_replaced_when_it_retires(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is told as a death that charges nobody, and the slot comes back once the system gives a process."""
+    real = subprocess.Popen
+
+    async def main() -> None:
+        async with bench(1, tasks=1) as b:
+
+            def popen(*args: Any, **kwargs: Any) -> Any:
+                monkeypatch.setattr(subprocess, "Popen", real)
+                raise OSError(11, "Resource temporarily unavailable")
+
+            first = b.send(square, [3])
+            b.send(square, [4])
+            monkeypatch.setattr(subprocess, "Popen", popen)
+            assert await b.values(first) == [9]
+            died = await b.hear(Died)
+            assert (died.attempt, died.reason) == (-1, "idle")
+            await b.hear(Ready)
+            assert await b.values(b.send(square, [5])) == [25]
+
+    run(main())
+
+
 # --- time limits -----------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +413,22 @@ def test_slots_end_without_a_loop() -> None:
     assert not task_processes()
     with pytest.raises(ValueError, match="at least one slot"):
         Slots(0)
+
+
+def test_what_was_not_spawned_starts_with_the_loop() -> None:
+    """A pool holds back what would take its own core; `attach` starts it, and only that."""
+
+    async def main() -> None:
+        slots = Slots(3)
+        slots.spawn(1)
+        (first,) = task_processes()
+        slots.attach(asyncio.get_running_loop())
+        now = task_processes()
+        await slots.close(now=True)
+        assert len(now) == 3
+        assert first in now
+
+    run(main())
 
 
 def test_a_failed_spawn_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

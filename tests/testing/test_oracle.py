@@ -80,3 +80,23 @@ def test_what_never_ended() -> None:
     """At the end all jobs are over and no result was forgotten."""
     with pytest.raises(Broken, match="never ended"):
         oracle_of().done()
+
+
+def test_a_resting_slot_may_go_on_early_where_nothing_else_can() -> None:
+    """After a minute as every slot, after five seconds if its job has no other, and not before that."""
+    for workers, seconds, may in ((1, 4.0, False), (1, 6.0, True), (2, 6.0, False), (2, 61.0, True)):
+        oracle = Oracle(LIMITS)
+        for worker in range(1, workers + 1):
+            oracle.hear(ev.WorkerJoined(worker, 1), 0.0)
+        oracle.hear(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
+        oracle.check(ev.Read(1, 0, 3))
+        oracle.hear(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
+        for _ in range(5):
+            oracle.hear(ev.SlotDied(1, 0, None, None, "idle"), 0.0)
+            oracle.hear(ev.SlotReady(1, 0), 0.0)
+        oracle.hear(ev.Ticked(), seconds)
+        if may:
+            oracle.check(ASSIGN)
+        else:
+            with pytest.raises(Broken, match="the slot is resting"):
+                oracle.check(ASSIGN)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.own_leaks("threads", "descriptors"), pytest.mark.timeo
 SET_UP = """
 import threading
 from distmap.core.progress import Lane, Snapshot
-from distmap.views import notebook
+from distmap.views import notebook, static
 from distmap.views.choose import choose
 S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 0.1, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
 """
@@ -25,9 +25,8 @@ RUN = """
 view = choose(None, "score")
 print(type(view).__name__)
 for done in range(1, 100):
-    view._shown = -1.0  # every update counts
     view.update(S._replace(done=done))
-view.note("item 7 failed: ValueError('<b>')")
+view.note(static.Note("failed", 7, "local", 1, "ValueError('<b>')"))
 view.update(S._replace(done=99, failed=1))
 view.close(S._replace(state="done", done=100, failed=1, elapsed=2.0, rate=50.0))
 view.close(S)
@@ -88,8 +87,8 @@ def test_the_panel_ends_as_static_html(outputs: list[list[dict[str, Any]]]) -> N
     assert outputs[1][1]["text"] == "PanelView\n"
     shown = data(outputs[1])
     assert set(shown) == {"text/html", "text/plain"}
-    assert shown["text/plain"] == "score: done, 100 of 100 items in 0:02, 50 items/s, 1 worker, 1 failed"
-    assert "item 7 failed: ValueError(&#x27;&lt;b&gt;&#x27;)" in shown["text/html"]
+    assert shown["text/plain"] == "score: done, 100 of 100 items in 2.0 s, 50 items/s, 1 worker, 1 failed"
+    assert "ValueError(&#x27;&lt;b&gt;&#x27;)" in shown["text/html"]
 
 
 def test_no_widget_stays_in_the_kernel(outputs: list[list[dict[str, Any]]]) -> None:

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from distmap.core.progress import Lane, Snapshot
+from distmap.views.static import Note
 from distmap.views.terminal import TerminalView
 
 START = Snapshot(
@@ -50,10 +51,10 @@ def test_the_numbers_are_the_snapshots() -> None:
     view.update(START)
     view.update(START._replace(done=250, elapsed=10.0, rate=25.0, eta=30.0, retried=2, requeued=1))
     assert "score:  25%|" in shown(file)[-1]
-    assert "250/1000 [00:10<0:30, 25.00 items/s, 1 worker, 2 retries, 1 requeued]" in shown(file)[-1]
+    assert "250/1000 [00:10<00:30, 25 items/s, 1 worker, 2 retries, 1 requeued]" in shown(file)[-1]
     view.close(START._replace(state="done", done=1000, elapsed=40.0, rate=25.0, eta=0.0))
     assert "score: 100%|" in shown(file)[-1]
-    assert "1000/1000 [00:40<0:00" in shown(file)[-1]
+    assert "1000/1000 [00:40<00:00, 25 items/s, 1 worker]" in shown(file)[-1]
     assert file.getvalue().endswith("\n")
 
 
@@ -85,11 +86,24 @@ def test_noted_lines_stand_above_the_bar() -> None:
     file = io.StringIO()
     view = TerminalView("t", file=file, every=0.0)
     view.update(START)
-    view.note("item 3 failed: ValueError('\x1b[2J')")
+    view.note(Note("failed", 3, "gpu1", 2, "ValueError: '\x1b[2J\n'"))
+    view.note(Note("lost", None, "gpu2", 0, "3 chunks that it held will be run elsewhere"))
     lines = shown(file)
-    assert "item 3 failed: ValueError('\\x1b[2J')" in lines
+    assert "item 3 failed on gpu1, attempt 2: ValueError: '\\x1b[2J '" in lines
+    assert "worker gpu2 was lost: 3 chunks that it held will be run elsewhere" in lines
     assert lines[-1].startswith("t:   0%|")
     view.close(START)
+
+
+def test_slow_items_are_told_in_seconds() -> None:
+    """Below one item in two seconds the pace is seconds per item, with a space where it belongs."""
+    file = io.StringIO()
+    view = TerminalView("t", file=file, every=0.0)
+    view.update(START._replace(rate=1 / 3, done=3, elapsed=9.0))
+    assert "[00:09<?, 3.0 s/item, 1 worker]" in shown(file)[-1]
+    view.close(START._replace(done=3, elapsed=9.0, state="interrupted"), dropped=7)
+    assert "[00:09<?, interrupted, 3.0 s/item, 1 worker]" in shown(file)[-1]
+    assert "and 7 more lines" in shown(file)
 
 
 def test_a_view_may_be_closed_at_once() -> None:
@@ -101,7 +115,7 @@ def test_a_view_may_be_closed_at_once() -> None:
     assert "3/1000" in text
     assert "cancelled" in text
     view.update(START)
-    view.note("too late")
+    view.note(Note("failed", 1, "w", 1, "too late"))
     view.close(START)
     assert file.getvalue() == text
 

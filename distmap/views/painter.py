@@ -1,0 +1,90 @@
+"""One thread that paints all there is to see.
+
+Owns when views are drawn. A tenth of a second, one view: a single one is drawn ten times a second, of five each twice.
+So a kernel sends the same few messages a second however many jobs it runs, and what is shown stays live while the
+calling thread unpickles, folds or waits for a slow input.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from distmap.core.progress import Snapshot
+from distmap.views.base import View
+
+log = logging.getLogger("distmap")
+
+#: Seconds between two drawings: eyes follow ten a second.
+EVERY = 0.1
+
+
+class _Shown:
+    __slots__ = ("look", "seen", "view")
+
+    def __init__(self, view: View, look: Callable[[], Snapshot | None]) -> None:
+        self.view = view
+        self.look = look
+        self.seen: Snapshot | None = None
+
+
+class Painter:
+    """Draws views in turn, in a thread that is there as long as there are any."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._turns: deque[_Shown] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, view: View, look: Callable[[], Snapshot | None]) -> None:
+        """Draw the view from now on, whenever `look()` has a new snapshot."""
+        with self._changed:
+            self._turns.append(_Shown(view, look))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name="distmap-painter", daemon=True)
+                self._thread.start()
+
+    def remove(self, view: View) -> None:
+        """Draw it no more; a drawing that has begun may still end."""
+        with self._changed:
+            for shown in self._turns:
+                if shown.view is view:
+                    self._turns.remove(shown)
+                    break
+            self._changed.notify()
+
+    def _main(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._turns, self._every)
+                if not self._turns:
+                    self._thread = None
+                    return
+            self._paint_one()
+
+    def _paint_one(self) -> None:
+        """Draw the next view that has something new."""
+        with self._changed:
+            waiting = list(self._turns)
+        for shown in waiting:
+            snapshot = shown.look()
+            if snapshot is None or snapshot is shown.seen:
+                continue
+            shown.seen = snapshot
+            with self._changed:
+                if shown in self._turns:  # to the end of the queue
+                    self._turns.remove(shown)
+                    self._turns.append(shown)
+            try:
+                shown.view.update(snapshot)
+            except Exception:  # a front end that fails must cost nobody his results
+                log.exception("! a view failed; it is drawn no more")
+                self.remove(shown.view)
+            return
+
+
+#: The one of this process.
+PAINTER = Painter()

@@ -1,0 +1,129 @@
+"""What is told of one job: its title, how it goes, what went wrong; and who is shown it.
+
+Owns the notes and the views of a job, from its first view to its card. A job keeps its story for as long as it lives
+itself, so that it can be shown again in any cell; the story holds no reference to the job, its results or its function.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from distmap.core.progress import JobState, Snapshot
+from distmap.views import static
+from distmap.views.base import Steering, View
+from distmap.views.choose import choose
+from distmap.views.painter import PAINTER
+from distmap.views.static import Note
+
+log = logging.getLogger("distmap")
+
+Progress = bool | Callable[[Snapshot], object] | None
+#: One job is shown at so many places at once; the oldest of those beyond stands still.
+PLACES = 4
+
+
+class Story:
+    """Notes and views of one job; for use from any thread.
+
+    Args:
+        title: The name of the function, or what the user called the job.
+        kind: Name of the call, such as "map"; empty if the title is the user's.
+        steering: What buttons do.
+        look: Gives the newest snapshot, None before the first; must not block.
+    """
+
+    def __init__(self, title: str, kind: str, steering: Steering, look: Callable[[], Snapshot | None]) -> None:
+        self.title = title
+        self.kind = kind
+        self.steering = steering
+        self.notes: list[Note] = []
+        self.dropped = 0
+        #: The job was ended by the user's interrupt, which its card says instead of "cancelled".
+        self.interrupted = False
+        self.last: Snapshot | None = None
+        self._look = look
+        self._views: list[View] = []
+        self._lock = threading.Lock()
+
+    def show(self, progress: Progress) -> View | None:
+        """Show it, here and now and until its end, as `progress` says; None if there is nothing to see."""
+        view = choose(progress, self.title, self.kind, self.steering)
+        if view is None:
+            return None
+        with self._lock:
+            for note in self.notes:
+                view.note(note)
+            if self.last is None:
+                self._views.append(view)
+                if view.drawn:
+                    PAINTER.add(view, self._look)
+                if len(self._views) > PLACES:
+                    PAINTER.remove(self._views[-PLACES])  # it becomes a card with the others, but moves no more
+                return view
+        view.close(self.last, self.dropped)
+        return view
+
+    def report(self) -> None:
+        """Give a user's callable the newest snapshot, in this thread."""
+        if (snapshot := self._look()) is not None:
+            for view in self._views:
+                if not view.drawn:
+                    view.update(snapshot)
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether somebody must call `report` now and then."""
+        return any(not view.drawn for view in self._views)
+
+    @property
+    def full(self) -> bool:
+        """No further note is kept; they are counted."""
+        return len(self.notes) >= static.NOTES
+
+    def note(self, note: Note) -> None:
+        """Keep a line and show it wherever the job is shown."""
+        with self._lock:
+            if self.full:
+                self.dropped += 1
+                return
+            self.notes.append(note)
+            views = list(self._views)
+        for view in views:
+            view.note(note)
+
+    def drop(self) -> None:
+        """Count a line without making it."""
+        with self._lock:
+            self.dropped += 1
+
+    def end(self, snapshot: Snapshot, state: JobState) -> None:
+        """The job is over: the last moment stays wherever it was shown."""
+        with self._lock:
+            self.last = static.ended(snapshot._replace(state=state))
+        for view in self._views:
+            PAINTER.remove(view)
+        # One that is cut short by an interrupt stays on the list, for the next try.
+        while self._views:
+            view = self._views[0]
+            try:
+                view.close(self.last, self.dropped)
+            except Exception:
+                self._views.remove(view)
+                if not view.drawn:
+                    raise  # the user's own code
+                log.exception("! a view failed at its end")
+            else:
+                self._views.remove(view)
+
+    @property
+    def now(self) -> Snapshot | None:
+        """The newest snapshot, None before the first."""
+        return self.last or self._look()
+
+    def html(self, snapshot: Snapshot | None) -> str:
+        """The card, at this moment."""
+        if snapshot is None:
+            return static.begun_html(self.title, self.kind)
+        return static.card_html(self.title, snapshot, self.notes, self.dropped, self.kind)
