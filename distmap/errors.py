@@ -6,11 +6,12 @@ raise them and any process may unpickle them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # `typing` is not for task processes (see light.py)
 
 if TYPE_CHECKING:
     import concurrent.futures
     import multiprocessing
+    from typing import Any
 
 
 class DistmapError(Exception):

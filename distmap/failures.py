@@ -7,17 +7,18 @@ everything that costs at import (traceback, reprlib, linecache) is imported when
 
 from __future__ import annotations
 
+import _pickle
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from distmap.errors import PayloadError, RemoteError
+from distmap.light import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from traceback import TracebackException
+    from typing import NoReturn
 
 #: Frames of files in this folder are distmap's own and are not shown to users.
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -87,7 +88,7 @@ def describe(
         try:
             pickled = dumps(exc)
             # An exception whose __init__ takes other arguments than its `args` pickles but does not unpickle.
-            if type(pickle.loads(pickled)) is not type(exc):
+            if type(_pickle.loads(pickled)) is not type(exc):
                 pickled = None
         except Exception:
             pickled = None
@@ -154,7 +155,7 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     exc: BaseException | None = None
     if failure.pickled is not None:
         try:
-            exc = pickle.loads(failure.pickled)
+            exc = _pickle.loads(failure.pickled)
         except Exception:
             exc = None
     said = f"{failure.type}: {failure.message}" if failure.message else failure.type

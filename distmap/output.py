@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, MutableSequence
 from time import monotonic, sleep
 from types import FrameType
-from typing import Any
 
+from distmap.light import Any
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
 #: Outputs at once, and Outputs a second from then on; reports take theirs along beyond these.

@@ -525,3 +525,29 @@ def test_a_result_that_does_not_unpickle_is_an_error(pool2):
 
     with pytest.raises(distmap.PayloadError):
         pool2.map(lambda x: Bad(x) if x == 2 else x, range(4))
+
+
+def test_what_was_printed_is_shown_when_a_call_is_interrupted(pool2, gate, capsys):
+    """An interrupt in the caller's own code loses nothing that items had printed by then."""
+    wait = gate.wait
+
+    def talk(x):
+        print("item", x)
+        return wait(x)
+
+    def items():
+        yield "first"
+        until(lambda: gate.waiting())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool2.map(talk, items())
+    assert capsys.readouterr().out == "[local] item first\n"
+
+
+def test_what_was_printed_is_there_before_the_callback(pool2, capsys):
+    """Callbacks, as results, come after the output of their items."""
+    seen = []
+    job = pool2.map_async(lambda x: print("item", x), [1], callback=lambda _: seen.append(capsys.readouterr().out))
+    job.wait(10)
+    assert seen == ["[local] item 1\n"]

@@ -12,7 +12,7 @@ from math import frexp
 
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
 from distmap.core.timeline import thin
-from distmap.views.words import clock, counted, is_live, number, printable
+from distmap.views.words import counted, is_live, number, printable, took
 
 #: More lanes than this are counted, not shown: a cell is no log.
 LANES = 8
@@ -129,16 +129,17 @@ def _rest_html(lanes: Sequence[Lane], live: bool) -> str:
 
 
 def _legend(snapshot: Snapshot, lanes: Sequence[Lane]) -> str:
-    """What the colours mean. That something was lost is said only if it was."""
+    """What the colours mean: those that the job has, as a narrow notebook has no room for more."""
     live = is_live(snapshot)
-    shown: list[tuple[BlockKind, str]] = [("done", "done"), ("retried", "retried"), ("failed", "failed")]
-    if live:
-        shown.insert(1, ("running", "running"))
-    elif any(block.kind == "running" for lane in lanes for block in lane.blocks):
-        shown.append(("running", "broken off"))
-    if snapshot.deaths or snapshot.losses:
-        shown.append(("lost", "lost"))
-    return " ".join(f'<i class="dm-{_COLOURS[kind]}" data-t="{word}"></i>' for kind, word in shown)
+    left = not live and any(block.kind == "running" for lane in lanes for block in lane.blocks)
+    words: list[tuple[BlockKind, str, bool | int]] = [
+        ("done", "done", True),
+        ("running", "running" if live else "broken off", live or left),
+        ("retried", "retried", snapshot.retried),
+        ("failed", "failed", snapshot.failed),
+        ("lost", "lost", snapshot.deaths or snapshot.losses),
+    ]
+    return "".join(f'<i class="dm-{_COLOURS[kind]}" data-t="{word}"></i>' for kind, word, there in words if there)
 
 
 def lanes_html(snapshot: Snapshot) -> str:
@@ -153,7 +154,8 @@ def lanes_html(snapshot: Snapshot) -> str:
     rows = "".join(_lane_html(lane, snapshot) for lane in lanes)
     if others:
         rows += _rest_html(others, live)
-    ends = (f"\N{MINUS SIGN}{clock(snapshot.elapsed)}", "now") if live else ("0:00", clock(snapshot.elapsed))
+    whole = took(snapshot)
+    ends = (f"\N{MINUS SIGN}{whole}", "now") if live else ("0:00" if ":" in whole else "0 s", whole)
     axis = (
         f'<span class="dm-axis"><i data-t="{ends[0]}"></i><span class="dm-key">{_legend(snapshot, lanes)}</span>'
         f'<i data-t="{ends[1]}"></i></span>'

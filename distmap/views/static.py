@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from distmap.core.progress import JobState, Snapshot
 from distmap.views.lanes import lanes_html as lanes_html
 from distmap.views.style import STYLE as STYLE
-from distmap.views.words import clock, counted, is_live, number, pace, printable, speed
+from distmap.views.words import clock, counted, is_live, number, pace, printable, speed, took
 from distmap.views.words import ended as ended
 from distmap.views.words import plain as plain
 from distmap.views.words import troubles as troubles
@@ -135,12 +135,12 @@ def bar_html(snapshot: Snapshot) -> str:
     else:
         percent = int(100 * s.done / s.total) if s.total else 100
         left += f' <span class="dm-soft">of {number(s.total)} · {percent}%</span>'
-    right = [speed(pace(s)), f"{clock(s.elapsed)} elapsed"]
+    right = [speed(pace(s)), f"{took(s)} elapsed"]
     if s.eta is not None and s.state == "running":
         right.append(f"<b>{clock(s.eta)}</b> left")
     return (
         f'<div class="dm-bar" role="progressbar" aria-label="items done" aria-valuemin="0"{aria}>{parts}</div>'
-        f'<div class="dm-counts"><span>{left}</span> '
+        f'<div class="dm-counts"><span>{left}</span><span class="dm-alt"> · </span>'
         f'<span class="dm-soft">{" · ".join(filter(None, right))}</span></div>'
     )
 
@@ -227,7 +227,8 @@ def pool_html(facts: PoolFacts) -> str:
 
 
 def _worker_html(worker: WorkerRow) -> str:
-    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"]
+    # Nothing at all is in no use: nothing is known before the first heartbeat.
+    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
     if worker.latency > 0:
         load.append(f"{1000 * worker.latency:.1f} ms")
     dot = f'<span class="dm-dot dm-dot-{_text(worker.state)}"></span>'

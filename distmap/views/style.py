@@ -18,8 +18,10 @@ STYLE = """<style>
 --dm-ground:color-mix(in srgb,var(--dm-ink) 9%,transparent);
 --dm-fly:color-mix(in srgb,var(--dm-go) 42%,transparent);
 --dm-gone:color-mix(in srgb,var(--dm-bad) 42%,transparent);
-box-sizing:border-box;width:100%;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);border-radius:8px;
-color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums}
+position:relative;box-sizing:border-box;width:100%;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);
+border-radius:8px;color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);
+font-variant-numeric:tabular-nums}
+.jp-OutputArea-output .widget-box.dm-card{width:calc(100% - 20px)}
 .dm-card .widget-html,.dm-card .widget-html-content{line-height:1.5;margin:0;width:100%;min-height:0;height:auto}
 .dm-card b{font-weight:600}
 .dm-card code{padding:0 !important;background:none !important;color:inherit !important;
@@ -56,19 +58,21 @@ vertical-align:1px}
 table-layout:fixed !important;font-size:12px !important;color:inherit}
 .dm-lanes{border-top:1px solid var(--dm-line) !important}
 .dm-card thead,.dm-card tr{border:0 !important;background:none !important}
-.dm-card th,.dm-card td{padding:1px 0 1px 14px !important;border:0 !important;background:none !important;
+.dm-card th,.dm-card td{padding:1px 0 1px 12px !important;border:0 !important;background:none !important;
 text-align:left !important;vertical-align:middle !important;line-height:18px !important;white-space:nowrap;
 overflow:hidden;text-overflow:ellipsis;max-width:none}
 .dm-card th{padding-top:6px !important;color:var(--dm-soft);font-weight:400 !important;font-size:11px}
 .dm-card tr>:first-child{padding-left:0 !important}
-.dm-lanes tr>:nth-child(1){width:104px}
-.dm-lanes tr>:nth-child(n+3){width:58px;text-align:right !important}
+.dm-lanes tr>:nth-child(1){width:98px}
+.dm-lanes tr>:nth-child(n+3){width:50px;text-align:right !important}
 .dm-rest,tr.dm-gone{color:var(--dm-soft)}
 .dm-rest>:first-child{overflow:visible !important}
 .dm-axis{display:flex;justify-content:space-between}
 .dm-axis i,.dm-key{font-style:normal}
-.dm-key i{margin:0 7px}
-.dm-key i::before{content:"";display:inline-block;width:9px;height:9px;margin-right:5px;border-radius:2px;
+.dm-axis>i{flex:none}
+.dm-key{overflow:hidden;text-align:center}
+.dm-key i{margin:0 4px}
+.dm-key i::before{content:"";display:inline-block;width:9px;height:9px;margin-right:4px;border-radius:2px;
 background:var(--dm-tone);vertical-align:-1px}
 .dm-key i::after{content:attr(data-t)}
 .dm-hint{display:block;color:var(--dm-soft);text-align:right}
@@ -94,9 +98,9 @@ border:2px solid var(--dm-soft);vertical-align:1px}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
 .dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:0;color:var(--dm-soft);font-size:13px;
 line-height:1.5}
-.dm-card .jupyter-widget-accordion{margin:6px 0 0;padding:6px 0 0;border-top:1px solid var(--dm-line)}
+.dm-card .jupyter-widget-Accordion{margin:6px 0 0;padding:6px 0 0;border-top:1px solid var(--dm-line)}
 .dm-foot{margin-top:6px;padding-top:6px;border-top:1px solid var(--dm-line);color:var(--dm-soft)}
-.dm-foot>b{color:var(--dm-bad)}
+.dm-foot b{color:var(--dm-bad)}
 .dm-card summary{cursor:pointer}
 .dm-notes td{white-space:pre-wrap !important;overflow-wrap:anywhere;vertical-align:top !important;
 color:var(--dm-ink)}

@@ -20,6 +20,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def took(snapshot: Snapshot) -> str:
+    """How long it took: of a job that was over soon 0.35 s or 4.2 s, else a clock."""
+    seconds = snapshot.elapsed
+    if is_live(snapshot) or seconds >= 9.95:
+        return clock(seconds)
+    return f"{seconds:.1f} s" if seconds >= 0.995 else f"{seconds:.2f} s"
+
+
 def speed(rate: float) -> str:
     """Items per second, or seconds per item where that is the readable number; empty while unknown."""
     if rate <= 0:
@@ -53,7 +61,7 @@ def pace(snapshot: Snapshot) -> float:
 
 def printable(text: str) -> str:
     """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t\N{NARROW NO-BREAK SPACE}" else repr(c)[1:-1] for c in text)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
@@ -84,7 +92,7 @@ def plain(title: str, snapshot: Snapshot) -> str:
     """The whole job in one line of text."""
     s = snapshot
     of = "" if s.total is None else f" of {number(s.total)}"
-    facts = [f"{number(s.done)}{of} items in {clock(s.elapsed)}", speed(pace(s))]
+    facts = [f"{number(s.done)}{of} items in {took(s)}", speed(pace(s))]
     facts.append(counted(len(s.lanes), "worker") if s.lanes else "")
     facts += troubles(s)
     return f"{printable(title)}: {s.state}, " + ", ".join(filter(None, facts))

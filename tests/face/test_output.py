@@ -37,6 +37,13 @@ def tracker():
     resource_tracker.ensure_running()
 
 
+@pytest.fixture(scope="module")
+def pool2(pool2):
+    """The thread that runs callbacks, and shows what submitted items print, stays as long as the pool."""
+    pool2.apply_async(abs, (1,), callback=lambda value: None).get(10)
+    return pool2
+
+
 def in_cell(name, function, *args, **options):
     """Call it as the cell of that name would."""
 

@@ -86,13 +86,20 @@ def test_nothing_is_text_inside_the_drawing() -> None:
     """It would stay where the drawing is taken away; so legend and axis are the style sheet's."""
     html = lanes_html(snapshot(lane("w", "busy", 5, Block(0, 0.0, 1.0, "done"))))
     assert re.sub(r"<[^>]*>", "", re.search(r"<svg.*</svg>", html).group()) == ""  # type: ignore[union-attr]
-    for word in ("−0:10", "now", "done", "running", "retried", "failed"):
+    for word in ("−0:10", "now", "done", "running"):
         assert f'data-t="{word}"' in html
-    assert 'data-t="lost"' not in html
+    for word in ("retried", "failed", "lost"):
+        assert f'data-t="{word}"' not in html
+    html = lanes_html(snapshot(lane())._replace(failed=1, retried=1))
+    for word in ("retried", "failed"):
+        assert f'data-t="{word}"' in html
     over = lanes_html(snapshot(lane("w", "idle", 5, Block(0, 0.0, 1.0, "running")), state="cancelled", deaths=1))
     for word in ("0:00", "0:10", "done", "broken off", "lost"):
         assert f'data-t="{word}"' in over
-    assert "broken off" not in lanes_html(snapshot(lane(), state="done"))
+    soon = lanes_html(snapshot(lane(), state="done", elapsed=0.25))
+    assert "broken off" not in soon
+    assert 'data-t="0 s"' in soon
+    assert 'data-t="0.25 s"' in soon
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])

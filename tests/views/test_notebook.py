@@ -152,7 +152,7 @@ def test_the_panel_ends_as_static_html(outputs: list[list[dict[str, Any]]]) -> N
     assert outputs[1][1]["text"] == "PanelView\n"
     shown = data(outputs[1])
     assert set(shown) == {"text/html", "text/plain"}
-    assert shown["text/plain"] == "score: done, 100 of 100 items in 0:02, 50 items/s, 1 worker, 1 failed"
+    assert shown["text/plain"] == "score: done, 100 of 100 items in 2.0 s, 50 items/s, 1 worker, 1 failed"
     assert "ValueError(&#x27;&lt;b&gt;&#x27;)" in shown["text/html"]
 
 

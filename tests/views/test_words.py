@@ -49,6 +49,13 @@ def test_the_line_of_text_tells_everything() -> None:
     assert words.plain("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0.00 s"), (0.352, "0.35 s"), (4.21, "4.2 s"), (9.96, "0:10")])
+def test_a_job_that_was_over_soon_took_parts_of_a_second(seconds: float, text: str) -> None:
+    """While it runs the clock goes by the second."""
+    assert words.took(RUNNING._replace(state="done", elapsed=seconds)) == text
+    assert words.took(RUNNING._replace(elapsed=seconds)) == words.clock(seconds)
+
+
 def test_nothing_wrong_is_not_mentioned() -> None:
     """Counters at zero are left out."""
     assert words.troubles(RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)) == []
@@ -71,3 +78,8 @@ def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
     assert words.pace(RUNNING) == RUNNING.rate
     assert words.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
     assert words.pace(RUNNING._replace(state="done", elapsed=0.0)) == RUNNING.rate
+
+
+def test_numbers_stay_readable() -> None:
+    """The narrow space between thousands is no control character."""
+    assert words.printable(words.number(2000)) == words.number(2000)
