@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import Lab
+from jupyterlab_page import Lab
 
 Open = Callable[..., Lab]
 
