@@ -251,6 +251,8 @@ class Job:
         """Its panel, live, in this cell too; its card once it is over."""
         if not in_kernel():
             raise NotImplementedError  # IPython then takes the repr
+        if self._story.is_here:
+            return  # the call that made it is the last line of the cell
         self._seat.portal.call(self._seat.driver.watch, self._record.id, True)
         self._story.show(True)
 

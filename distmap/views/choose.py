@@ -50,6 +50,15 @@ def in_kernel() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
+def this_cell() -> str | None:
+    """Which run of which cell this is; None outside a notebook."""
+    if not in_kernel():
+        return None
+    parent = sys.modules["IPython"].get_ipython().kernel.get_parent()
+    name = parent.get("header", {}).get("msg_id")
+    return name if isinstance(name, str) else None
+
+
 def wanted(progress: bool | Callable[[Snapshot], object] | None) -> bool:
     """Whether `choose` would give a view; so that nobody counts for nobody."""
     return in_kernel() if progress is None else progress is not False

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from distmap.core.progress import JobState, Snapshot
 from distmap.views import static
 from distmap.views.base import Steering, View
-from distmap.views.choose import choose
+from distmap.views.choose import choose, this_cell
 from distmap.views.painter import PAINTER
 from distmap.views.static import Note
 
@@ -44,6 +44,7 @@ class Story:
         self.interrupted = False
         self.last: Snapshot | None = None
         self._look = look
+        self._cells: set[str | None] = set()
         self._views: list[View] = []
         self._lock = threading.Lock()
 
@@ -52,6 +53,7 @@ class Story:
         view = choose(progress, self.title, self.kind, self.steering)
         if view is None:
             return None
+        self._cells.add(this_cell())
         with self._lock:
             for note in self.notes:
                 view.note(note)
@@ -64,6 +66,12 @@ class Story:
                 return view
         view.close(self.last, self.dropped)
         return view
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the cell that runs shows it already."""
+        cell = this_cell()
+        return cell is not None and cell in self._cells
 
     def report(self) -> None:
         """Give a user's callable the newest snapshot, in this thread."""

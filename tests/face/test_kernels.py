@@ -417,6 +417,14 @@ def test_a_job_is_shown_live_in_another_cell_too(kernel: Kernel) -> None:
     assert kernel.card == kernel.displays[first]
 
 
+def test_a_job_as_the_last_line_of_its_cell_has_one_panel(kernel: Kernel) -> None:
+    """The panel that the call made is enough, whether the job runs or is over."""
+    kernel.run("pool.map_async(abs, [-1])")
+    assert len(kernel.shown) == 1
+    kernel.run("pool.map(abs, [-1])\npool.last")
+    assert len(kernel.shown) == 1
+
+
 ERRORS = """
     def inner(x):
         # why
@@ -459,6 +467,17 @@ def test_an_error_reads_as_if_it_had_happened_here(kernel: Kernel, code: str) ->
     assert "----> 6     y = inner(x)" in local
     assert "----> 3     return 1 // x" in local
     assert re.search(r"item \d \(.*\) on worker local, attempt 1", local)
+
+
+def test_errors_of_distmap_show_the_cell_only(kernel: Kernel) -> None:
+    """JobCancelled and its like end with the user's own line."""
+    kernel.run(
+        "def call():\n    job = pool.map_async(held, range(9))\n    job.cancel()\n    return job.result()\ncall()"
+    )
+    assert kernel.raised == "JobCancelled"
+    assert "----> 4     return job.result()" in kernel.traceback
+    assert "distmap" not in kernel.traceback
+    assert kernel.traceback.endswith("JobCancelled: held was cancelled")
 
 
 def test_an_error_of_a_reducer_shows_the_reducer(kernel: Kernel) -> None:

@@ -9,7 +9,7 @@ import types
 import pytest
 
 from distmap.core.progress import Snapshot
-from distmap.views.choose import CallbackView, choose, in_kernel, wanted
+from distmap.views.choose import CallbackView, choose, in_kernel, this_cell, wanted
 from distmap.views.static import Note
 from distmap.views.terminal import TerminalView
 
@@ -54,6 +54,20 @@ def test_a_shell_in_a_terminal_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> 
         module.get_ipython = lambda shell=shell: shell  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "IPython", module)
         assert not in_kernel()
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_each_run_of_a_cell_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook names each run of a cell; elsewhere there is none."""
+    assert this_cell() is None
+    parent: dict[str, object] = {"header": {"msg_id": "abc"}}
+    module = types.ModuleType("IPython")
+    kernel = types.SimpleNamespace(get_parent=lambda: parent)
+    module.get_ipython = lambda: types.SimpleNamespace(kernel=kernel)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    assert this_cell() == "abc"
+    parent.clear()
+    assert this_cell() is None
 
 
 def test_a_callable_gets_every_snapshot() -> None:

@@ -198,7 +198,7 @@ def test_broken_widgets_cost_the_buttons_only(outputs: list[list[dict[str, Any]]
 
 def test_what_is_the_same_is_not_sent(outputs: list[list[dict[str, Any]]]) -> None:
     """Parts are sent when they change, the lanes at a third of the turns, the fold when there is something to tell."""
-    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 6, 'notes': 1} ('1 retry',) None"]
+    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 7, 'notes': 1} ('1 retry',) None"]
 
 
 def test_nothing_of_the_machine_is_shown(outputs: list[list[dict[str, Any]]]) -> None:
