@@ -5,9 +5,8 @@ Public names, nothing else. They load on first use, so `import distmap` costs ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from distmap._version import __version__
+from distmap.light import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distmap.core.progress import Lane, Snapshot

@@ -152,7 +152,7 @@ JobMessage = ReadRequest | Landed | Lost | Printed | Setback | Finished
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "start", "values", "worker")
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "start", "values", "worker")
 
     def __init__(
         self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
@@ -170,6 +170,8 @@ class ReportData:
         #: For each failed offset, which try of that item it was (1 = the first).
         self.attempts: dict[int, int] = {}
         self.values: Any = None
+        #: Known once it is decoded: there is nothing among the values that has to be looked for.
+        self.plain = False
 
 
 @dataclass(slots=True)
@@ -230,6 +232,8 @@ class Member:
     rtt: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+    #: Something runs or waits there; filled in for whoever asks.
+    busy: bool = False
     #: Slots that rest after too many deaths, and seconds until the first of them goes on.
     resting: int = 0
     rest: float = 0.0
@@ -385,10 +389,11 @@ class Driver:
 
     def members(self) -> list[Member]:
         now = self._loop.time()
+        busy = {held[2] for held in self._attempts.values()}
         found = []
         for member in self._members.values():
             resting, rest = self._scheduler.resting(member.id, now)
-            found.append(replace(member, blobs=set(), resting=resting, rest=rest))
+            found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest))
         return found
 
     @property

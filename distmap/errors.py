@@ -6,11 +6,12 @@ raise them and any process may unpickle them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # `typing` is not for task processes (see light.py)
 
 if TYPE_CHECKING:
     import concurrent.futures
     import multiprocessing
+    from typing import Any
 
 
 class DistmapError(Exception):
@@ -47,6 +48,9 @@ class RemoteError(DistmapError):
 
     It is raised itself when the original exception could not be pickled or unpickled.
     """
+
+    #: The traceback as it was there, without what this process knows of it.
+    _text: str = ""
 
 
 class PayloadError(DistmapError):

@@ -10,10 +10,10 @@ from _thread import _local
 from collections.abc import Callable, Iterable, MutableSequence
 from time import perf_counter
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from distmap.errors import PayloadError
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.light import TYPE_CHECKING, Any
 from distmap.modules import Shelf, is_own
 from distmap.payload import Items, encode, fold, load_results, show_call
 from distmap.pickling import (

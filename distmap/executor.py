@@ -99,6 +99,7 @@ class PoolExecutor(concurrent.futures.Executor):
 
 
 def _timed(results: Any, end: float | None) -> Iterator[Any]:
+    __tracebackhide__ = True
     try:
         while True:
             try:

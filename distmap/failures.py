@@ -7,16 +7,18 @@ everything that costs at import (traceback, reprlib, linecache) is imported when
 
 from __future__ import annotations
 
+import _pickle
 import os
-import pickle
+import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.errors import PayloadError, RemoteError
+from distmap.light import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from traceback import TracebackException
+    from typing import NoReturn
 
 #: Frames of files in this folder are distmap's own and are not shown to users.
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -86,7 +88,7 @@ def describe(
         try:
             pickled = dumps(exc)
             # An exception whose __init__ takes other arguments than its `args` pickles but does not unpickle.
-            if type(pickle.loads(pickled)) is not type(exc):
+            if type(_pickle.loads(pickled)) is not type(exc):
                 pickled = None
         except Exception:
             pickled = None
@@ -153,14 +155,16 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     exc: BaseException | None = None
     if failure.pickled is not None:
         try:
-            exc = pickle.loads(failure.pickled)
+            exc = _pickle.loads(failure.pickled)
         except Exception:
             exc = None
     said = f"{failure.type}: {failure.message}" if failure.message else failure.type
     if not isinstance(exc, Exception) or isinstance(exc, _NEVER_RAISED):
-        exc = RemoteError(f"{said}\n\n{text}")
+        exc = remote = RemoteError(f"{said}\n\n{text}")
+        remote._text = failure.text
     elif failure.sent:
-        exc.__cause__ = RemoteError(f"\n{text}")
+        exc.__cause__ = remote = RemoteError(f"\n{text}")
+        remote._text = failure.text
     where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
     try:
         exc.add_note(f"item {index} ({failure.item}) {where}")
@@ -170,22 +174,105 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
 
 
 def _with_source(text: str) -> str:
-    """Add the source lines that only the kernel knows: those of functions defined in notebook cells."""
+    """Add what only the kernel knows of functions defined in its cells: their source, and the number of the cell."""
     import linecache
 
     lines = text.split("\n")
     out = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        out.append(line)
-        head, _, rest = line.lstrip().partition(", line ")
-        number, _, name = rest.partition(", in ")
-        if not (head.startswith('File "') and number.isdecimal() and name) or following.startswith("    "):
+        frame = _frame_in(line)
+        if frame is None:
+            out.append(line)
             continue
-        source = linecache.getline(head[6:-1], int(number)).strip()
+        file, number, name = frame
+        indent = line[: len(line) - len(line.lstrip())]
+        cell = _cell(file)
+        out.append(line if cell is None else f"{indent}{cell}, line {number}, in {name}")
+        try:
+            source = "" if following.startswith("    ") else linecache.getline(file, number).strip()
+        except ValueError:  # a stranger's idea of a file name
+            source = ""
         if source:
-            indent = line[: len(line) - len(line.lstrip())]
             out.append(f"{indent}  {source}")
     return "\n".join(out)
+
+
+def _frame_in(line: str) -> tuple[str, int, str] | None:
+    """File, line and function, if this is such a line of a traceback."""
+    head, _, rest = line.lstrip().partition(", line ")
+    number, _, name = rest.partition(", in ")
+    if head.startswith('File "') and head.endswith('"') and number.isdecimal() and name:
+        return head[6:-1], int(number), name
+    return None
+
+
+def _cell(file: str) -> str | None:
+    """ "Cell In[3]", if that is what the file name of some code means in this notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    try:
+        found = ipython.get_ipython().compile.format_code_name(file)
+        return None if found is None else f"{found[0]} {found[1]}"
+    except AttributeError:  # no IPython, no shell, or an older one
+        return None
+
+
+#: So many frames of the other side are shown as if they had been called here.
+_MOST_FRAMES = 30
+
+
+def throw(error: BaseException, frames: TracebackType | None = None) -> NoReturn:
+    """Raise what an item raised, as if its function had been called here.
+
+    The frames that it had there stand at the end of the traceback: a reader finds the line that failed before anything
+    of distmap's, and a notebook shows it with the lines around it.
+
+    Args:
+        error: To be raised.
+        frames: Where it was raised, if that was in this process.
+    """
+    __tracebackhide__ = True
+    remote = error if isinstance(error, RemoteError) else error.__cause__
+    if isinstance(remote, RemoteError):
+        try:
+            frames = _frames(remote._text)
+        except Exception:  # the text comes from elsewhere
+            pass
+    raise error.with_traceback(frames)
+
+
+def _frames(text: str) -> TracebackType | None:
+    """The frames of the last traceback in the text, as a traceback of this process."""
+    import ast
+
+    _, _, last = ("\n" + text).rpartition("\nTraceback (most recent call last):\n")
+    found = [frame for line in last.split("\n") if line.startswith('  File "') and (frame := _frame_in(line))]
+    tb = None
+    for file, number, name in reversed(found[-_MOST_FRAMES:]):
+        first = _head(file, number)
+        # There is no other way to a frame than to run something in it.
+        tree = ast.parse("here = look()")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.stmt | ast.expr):
+                node.lineno = node.end_lineno = number - first + 1
+                node.col_offset = node.end_col_offset = -1  # none, or the wrong columns would be underlined
+        space: dict[str, Any] = {"look": lambda: sys._getframe(1)}
+        code = compile(tree, file, "exec").replace(co_name=name, co_qualname=name, co_firstlineno=first)
+        exec(code, space)
+        frame = space["here"]
+        space.clear()
+        tb = TracebackType(tb, frame, frame.f_lasti, number)
+    return tb
+
+
+def _head(file: str, number: int) -> int:
+    """The line on which the function begins that has this line: what shows source counts from there."""
+    import linecache
+    import re
+
+    lines = linecache.getlines(file)
+    # As `inspect` of Python 3.11 looks for it.
+    head = re.compile(r"^(\s*def\s)|(\s*async\s+def\s)|(.*(?<!\w)lambda(:|\s))|^(\s*@)")
+    return next((at for at in range(min(number, len(lines)), 0, -1) if head.match(lines[at - 1])), 1)
 
 
 def shorten(error: BaseException) -> BaseException:

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Literal, NamedTuple
 
 from distmap.errors import PayloadError
 from distmap.failures import short_repr
+from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, place, stamps, unchanged
 from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, digest_of, dump_value, size
 

@@ -22,9 +22,9 @@ from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import PoolClosed
-from distmap.failures import Failure
+from distmap.failures import Failure, throw
 from distmap.functions import Code
-from distmap.job import Seat, end_of, quietly
+from distmap.job import Seat, end_of, quietly, tick
 from distmap.payload import DumpedItem, dump_item, join_items
 from distmap.views.outlet import Outlet
 
@@ -97,17 +97,21 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
+        __tracebackhide__ = True
+        error: BaseException | None = None
         try:
             value = super().result(timeout)
+            if type(value) is _Raw:
+                value, error = value.get()
+        except Exception as raised:
+            error = raised
         finally:
             # What it printed came before its result.
             if (outlet := self.outlet) is not None and self.done():
                 self.outlet = None
                 outlet.show()
-        if type(value) is _Raw:
-            value, error = value.get()
-            if error is not None:
-                raise error
+        if error is not None:
+            throw(error)
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -126,6 +130,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
+        __tracebackhide__ = True
         try:
             return self.result(timeout)
         except TimeoutError:
@@ -154,7 +159,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return self.exception() is None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
+        __tracebackhide__ = True
+        return self._wait_for_it().__await__()
+
+    async def _wait_for_it(self) -> Any:
+        __tracebackhide__ = True
+        # It is resolved as for any callback, and in ticks: a cell that awaits it can be interrupted.
+        return await tick(asyncio.wrap_future(self), lambda interrupted: self.cancel())
 
 
 class Submissions:

@@ -15,13 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from distmap.consume import SKIP, Consumer, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.failures import Failure, headline, revive, shorten
+from distmap.failures import Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
@@ -93,6 +94,7 @@ class Job:
         *,
         progress: Progress = False,
         call: str = "map",
+        titled: bool = False,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         keep: Any = None,
@@ -102,6 +104,8 @@ class Job:
         self._source = source
         self._consumer = consumer
         self._progress = progress
+        #: Name of the call that made it, such as "map".
+        self.call = call
         self._callback = callback
         self._error_callback = error_callback
         self._keep = keep
@@ -109,6 +113,8 @@ class Job:
         self._over = threading.Event()
         self._news = threading.Condition()
         self._error: BaseException | None = None
+        #: Where it was raised, if that was in this process: raising it again and again must not add to that.
+        self._frames: TracebackType | None = None
         #: What had come when the job was broken off and was not taken apart yet; `partial` does that.
         self._left: deque[Landed | Lost] = deque()
         self._lock = threading.Lock()
@@ -119,7 +125,7 @@ class Job:
         # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
         record.id = seat.driver.new_id()
         self._steering = Steering(seat, record.id)
-        self._story = Story(record.spec.name, call, self._steering, lambda: record.latest)
+        self._story = Story(record.spec.name, "" if titled else call, self._steering, lambda: record.latest)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class Job:
 
             raise Late(f"{self!r} was not over within {timeout} s; it goes on")
         if self._error is not None:
-            raise self._error
+            throw(self._error, self._frames)
         return self._consumer.result()
 
     get = result
@@ -203,6 +209,13 @@ class Job:
         seat = self._seat
         now = seat.portal.ask(seat.driver.snapshot, self._record.id)
         return now or self._record.latest
+
+    def glance(self) -> Snapshot | None:
+        """As `progress`, for whoever must not wait: None if the pool does not answer at once."""
+        try:
+            return self._story.last or self._seat.portal.ask(self._seat.driver.snapshot, self._record.id, timeout=0.5)
+        except TimeoutError:
+            return None
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -231,7 +244,8 @@ class Job:
         return f"<Job {self.name}: {self.state}, {snapshot.done}{of} items{failed}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": repr(self), "text/html": self._story.html()}
+        """Its card, as it is at this moment."""
+        return {"text/plain": repr(self), "text/html": self._story.html(self.glance())}
 
     def _ipython_display_(self) -> None:
         """Its panel, live, in this cell too; its card once it is over."""
@@ -278,6 +292,7 @@ class Job:
 
     def __iter__(self) -> Iterator[Any]:
         """Results in input order, each as soon as it and all before it are there."""
+        __tracebackhide__ = True
         index = 0
         while True:
             with self._news:
@@ -289,7 +304,7 @@ class Job:
                         raise
             if run is None:
                 if self._error is not None:
-                    raise self._error
+                    throw(self._error, self._frames)
                 return
             count, values = run
             failures = self._consumer.failures
@@ -297,11 +312,12 @@ class Job:
                 failed = next((at for at in range(index, index + count) if at in failures), None)
                 if failed is not None:
                     yield from values[: failed - index]
-                    raise failures[failed]
+                    throw(failures[failed])
             yield from values
             index += count
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         source = iter(self)
         end = object()
@@ -309,9 +325,11 @@ class Job:
             yield value
 
     def __await__(self) -> Generator[Any, None, Any]:
+        __tracebackhide__ = True
         return self._wait_for_it().__await__()
 
     async def _wait_for_it(self) -> Any:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
 
@@ -407,7 +425,8 @@ class Job:
         assert isinstance(message, Landed | Lost)
         count, nbytes = self._absorb(message)
         box.drop()
-        seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
+        if record.spec.gather != "list":  # a list keeps all that lands: nothing is consumed, no window waits for it
+            seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
         with self._news:
             self._news.notify_all()
 
@@ -455,6 +474,7 @@ class Job:
     def _conclude(self, error: BaseException | None) -> None:
         with self._news:
             self._error = error
+            self._frames = None if error is None else shorten(error).__traceback__
             self._over.set()
             told, self._when_done = self._when_done, []
             self._news.notify_all()
@@ -619,6 +639,7 @@ async def tick(waited: asyncio.Future[Any], stop: Callable[[bool], object]) -> A
 
     A cancellation calls `stop(interrupted)`: whether it was the user who interrupted the cell.
     """
+    __tracebackhide__ = True
     try:
         while not waited.done():
             await asyncio.wait([waited], timeout=AWAIT_EVERY)
@@ -626,4 +647,6 @@ async def tick(waited: asyncio.Future[Any], stop: Callable[[bool], object]) -> A
         stop(_cell_was_cancelled())
         waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
         raise
+    if (error := waited.exception()) is not None:
+        throw(error)
     return waited.result()

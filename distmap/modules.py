@@ -9,13 +9,14 @@ A bundle is a plain dict, `{name: Source}`. Imported by task processes: `ast` an
 
 from __future__ import annotations
 
+import _pickle
 import operator
 import os
-import pickle
 import sys
 from collections.abc import Iterable, Sequence
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from distmap.light import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -206,7 +207,7 @@ def pack(names: frozenset[str]) -> tuple[bytes, bytes] | None:
         return None
     from hashlib import blake2b
 
-    packed = pickle.dumps(sources, 5)
+    packed = _pickle.dumps(sources, 5)
     digest = blake2b(packed, digest_size=16).digest()
     _own.add(digest)
     checks = imported(names)

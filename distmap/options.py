@@ -33,10 +33,10 @@ class MapOptions:
         priority: larger goes first; jobs of equal priority share the slots fairly.
         seed: makes `distmap.rng()` inside the function reproducible: the same for an item whatever the chunks
             and workers.
-        output: what the function prints, warns and logs is written here, in the notebook to the cell of this call,
-            each line with its worker in front; too much of it (200 kB/s) is dropped and counted. "item" names the
-            item, too; False throws it away. Text only: `display(...)` inside the function is not shown, and what a
-            process that it starts writes goes to the worker's own streams.
+        output: True (default) writes what the function prints, warns and logs here, in a notebook into the cell of
+            this call, each line with its worker in front; beyond 200 kB/s lines are dropped and counted. "item" names
+            the item too, False throws it away. Text only: `display(...)` inside the function is not shown. What a
+            process that it starts, a fork or C code writes goes to the worker's own streams.
     """
 
     chunksize: int | None = None

@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, MutableSequence
 from time import monotonic, sleep
 from types import FrameType
-from typing import Any
 
+from distmap.light import Any
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
 #: Outputs at once, and Outputs a second from then on; reports take theirs along beyond these.
@@ -96,10 +96,12 @@ class Spout:
         self._task: Task | None = None
         self._cells: MutableSequence[int] | memoryview = []
         self._used = False
-        #: What was written and not looked at yet: stream, item, text (None: flush); about how much, and lines too many.
+        #: What was written and not looked at yet: stream, item, text (None: flush, empty: what follows is missing);
+        #: about how much, and how many lines were too many.
         self._queue: deque[tuple[int, int, str | None]] = deque()
         self._queued = 0
         self._refused = 0
+        self._torn = False
         # all below under the lock
         self._lines = (_Line(), _Line())
         #: Item, stream, texts.
@@ -154,18 +156,23 @@ class Spout:
     def write(self, stream: int, text: str | None) -> None:
         """Text for standard output (0) or error (1); None asks for a line that is not complete. From any thread."""
         task = self._task
-        if task is None or not task.output:
+        if task is None or not task.output or text == "":
             return
         self._used = True
-        if self._queued > _MUCH:  # whoever passes it on is far behind
-            if text is not None:
-                self._refused += text.count("\n")  # `print` writes a line and its end one after the other
-            return
+        if self._queued > _MUCH:
+            if self._queue:  # whoever passes it on is far behind
+                # `print` writes a line and its end one after the other: what was taken of a line ends here.
+                self._refused += 0 if text is None else text.count("\n")
+                if not self._torn:
+                    self._torn = True
+                    self._queue.append((stream, self._cells[_AT], ""))
+                return
+            self._queued = 0  # another thread was counting when it was reset
         self._queued += 1 if text is None else len(text)
         self._queue.append((stream, self._cells[_AT], text))
         lock = self.lock
-        if lock._is_owned():  # type: ignore[attr-defined]
-            return  # we are in the middle of passing on: it goes with what comes next
+        if self._flushing or lock._is_owned():  # type: ignore[attr-defined]
+            return  # it is being passed on by another thread, or by ourselves further up: it goes with what comes next
         try:
             if lock.acquire(False):
                 self._assemble()
@@ -220,6 +227,10 @@ class Spout:
                 if line.bits and self._refilled - line.shown >= _PARTIAL:
                     line.shown = self._refilled
                     self._finish(stream)
+                continue
+            if not text:
+                self._torn = False
+                self._finish(stream)
                 continue
             whole, newline, rest = text.rpartition("\n")
             if newline:

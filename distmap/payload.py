@@ -10,17 +10,17 @@ A folded result: b"f", then a head of one value, then its failures.
 
 from __future__ import annotations
 
-import pickle
+import _pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
 
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.functions import Code as Code
 from distmap.functions import CodeCache as CodeCache
 from distmap.functions import Style as Style
 from distmap.functions import dump_code as dump_code
+from distmap.light import Any, NamedTuple
 from distmap.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, dump_small, dump_value, loading
 from distmap.pickling import Blob as Blob
 from distmap.pickling import Broadcast as Broadcast
@@ -47,7 +47,7 @@ def encode(
     are the items, and one that does not pickle fails before it is sent.
     """
     if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
-        return Payload(pickle.dumps(values, 5)), []
+        return Payload(_pickle.dumps(values, 5)), []
     array = _as_array(values)
     if array is not None:
         return dump_value(array, needs, what=what), []
@@ -124,7 +124,7 @@ def _encode_singly(
         used[count] = writer.used
         ends.append(file.tell())
     start = file.tell()
-    file.write(pickle.dumps((count, ends, used), 5))
+    file.write(_pickle.dumps((count, ends, used), 5))
     file.write(start.to_bytes(8, "little"))
     return Payload(file.getvalue(), tuple(writer.buffers)), failed
 
@@ -138,12 +138,12 @@ class Items:
         view = memoryview(parts[0])
         self.whole: Any = None
         if view[0] != ord("i"):
-            self.whole = pickle.loads(view, buffers=parts[1:])
+            self.whole = _pickle.loads(view, buffers=parts[1:])
             self.count = len(self.whole)
             return
         self._view, self._buffers = view, parts[1:]
         start = int.from_bytes(view[-8:], "little")
-        self.count, self._ends, self._used = pickle.loads(view[start:-8])
+        self.count, self._ends, self._used = _pickle.loads(view[start:-8])
         self._definitions: Any = None
         if len(self._ends) > self.count:
             self._definitions = _load_definitions(self)
@@ -159,7 +159,7 @@ class Items:
     def _load(self, at: int) -> Any:
         pickled = self.pickled(at)
         used = self._used.get(at)
-        return pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
+        return _pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
 
     def pickled(self, at: int) -> memoryview:
         return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
@@ -202,7 +202,7 @@ def dump_item(item: Any) -> DumpedItem:
     """
     args, kwargs = item
     if not kwargs and _is_plain(args):
-        return DumpedItem(pickle.dumps(item, 5))
+        return DumpedItem(_pickle.dumps(item, 5))
     needs = Needs()
     writer = Writer(needs)
     try:
@@ -236,7 +236,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
         if item.needs is not None:
             needs.modules |= item.needs.modules
             needs.values.update(item.needs.values)
-    head = b"".join([b"i", *pickles, pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
+    head = b"".join([b"i", *pickles, _pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
     return Payload(head, tuple(buffers)), needs.blobs()
 
 
@@ -254,6 +254,11 @@ def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
 def fold(payload: Payload) -> Payload:
     """Mark a payload of one value as what `combine` made of a whole report."""
     return Payload(b"f" + bytes(payload.head), payload.buffers)
+
+
+def is_plain(parts: Sequence[Buffer]) -> bool:
+    """True if the results of a report are one pickle of plain values or an array: no Failure can be among them."""
+    return memoryview(parts[0])[0] not in b"if"
 
 
 def load_results(parts: Sequence[Buffer], lo: int, hi: int, failed: Sequence[int] = ()) -> list[Any]:

@@ -8,19 +8,19 @@ cloudpickle. Imported by task processes: cloudpickle and hashlib only when neede
 
 from __future__ import annotations
 
+import _pickle
 import io
 import os
-import pickle
 import sys
 from _thread import _local, allocate_lock
 from _weakref import ref
 from collections.abc import Callable
 from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
 
 from distmap.errors import PayloadError
 from distmap.failures import failed_to_travel
+from distmap.light import Any, NamedTuple
 from distmap.modules import any_registered, imports_of_code, pack, place, registered
 from distmap.wire.messages import BlobKind
 
@@ -183,7 +183,7 @@ def digest_of(*chunks: Buffer) -> bytes:
 
 # --- picklers ---------------------------------------------------------------------------------------------------------
 
-Keep = Callable[[pickle.PickleBuffer], Any]
+Keep = Callable[[_pickle.PickleBuffer], Any]
 
 
 #: What functools.lru_cache makes pickles by name even in `__main__`, with cloudpickle too.
@@ -198,7 +198,7 @@ class _ByValue(Exception):
     """The C pickler met something that the other side cannot import."""
 
 
-class _Guard(pickle.Pickler):
+class _Guard(_pickle.Pickler):
     """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
 
     def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs) -> None:
@@ -256,18 +256,18 @@ _cloud_type: Any = None
 
 def warm_up(busy: Callable[[], bool]) -> None:
     """Import what most functions will need, piece by piece, until there is something better to do."""
-    for name in ("inspect", "dataclasses", "logging", "platform", "cloudpickle"):  # the first ones for the last
+    for name in ("typing", "inspect", "logging", "cloudpickle"):  # the last one imports the others
         if busy():
             return
         __import__(name)
 
 
-def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> pickle.Pickler:
+def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> _pickle.Pickler:
     """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
     global _cloud_type
     if _cloud_type is None:
         _cloud_type = _make_cloud_type()
-    pickler: pickle.Pickler = _cloud_type(file, keep, needs, definitions)
+    pickler: _pickle.Pickler = _cloud_type(file, keep, needs, definitions)
     return pickler
 
 
@@ -364,7 +364,7 @@ class _Aside:
         self._known: dict[tuple[int, int], int] = {}
         self._least = least
 
-    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+    def __call__(self, buffer: _pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < self._least:
             return True
@@ -435,7 +435,7 @@ def dump_value(value: object, needs: Needs, *, what: str) -> Payload:
 
 
 def load_value(payload: Payload) -> Any:
-    return pickle.loads(payload[0], buffers=payload[1])
+    return _pickle.loads(payload[0], buffers=payload[1])
 
 
 def dump_small(value: object) -> bytes:

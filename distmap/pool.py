@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.arguments import (
     Workers,
@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from distmap.security import Secret
     from distmap.slots.slots import Slots
     from distmap.stream import StreamJob
+    from distmap.views.static import WorkerRow
 
 
 #: Making a pool waits so long, at most, for workers that are dialled.
 FIRST_LOOK = 2.0
+#: A repr waits so long, at most, for the loop.
+LOOK = 0.5
 #: A pool that was closed asks its loop so long for an answer, then asks again.
 ANSWER = 5.0
 #: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
@@ -448,6 +451,7 @@ class Pool:
 
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
         """Call `fn()` once on every worker (set-up, inspection); results by the worker's name."""
+        __tracebackhide__ = True
         from distmap.consume import Collect
         from distmap.driver import worker_tag
         from distmap.inputs import Sliced
@@ -461,8 +465,12 @@ class Pool:
             tags = frozenset([worker_tag(member.id)])
             job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, "run", tags=tags)
             jobs[member.info.name] = job.run_aside()
+        results = {}
         try:
-            return {name: (job.result() or [None])[0] for name, job in jobs.items()}
+            # No comprehension: its frame would stand in the traceback.
+            for name, job in jobs.items():
+                results[name] = (job.result() or [None])[0]
+            return results
         except BaseException:
             for job in jobs.values():
                 job.cancel()
@@ -509,6 +517,7 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
+        __tracebackhide__ = True
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
@@ -557,7 +566,9 @@ class Pool:
     def __repr__(self) -> str:
         if self._gone:
             return "<Pool: closed>"
-        members = self._members()
+        members = self._members_now()
+        if members is None:
+            return "<Pool: does not answer now>"
         slots = sum(member.info.slots for member in members)
         listening = f" listening on {self.url}," if self.url else ""
         state = "closing, " if self._closed else ""
@@ -567,6 +578,56 @@ class Pool:
         work = ", ".join(doing) or "idle"
         workers = f"{len(members)} worker{'s' * (len(members) != 1)}"
         return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """The card that a notebook shows: state, workers, work, and how to add a worker. The token is never in it."""
+        from distmap.views.static import PoolFacts, pool_html
+
+        state: Literal["open", "closing", "closed"] = "closed" if self._gone else "closing" if self._closed else "open"
+        members = [] if self._gone else self._members_now()
+        if self._gone:
+            work = ""
+        elif members is None:
+            work = "not known: the pool does not answer now"
+        else:
+            work = self._work()
+        workers = tuple(map(_row, members or ()))
+        facts = PoolFacts(state, workers, self.url, work, "" if self._closed else self._how_to_add())
+        return {"text/plain": repr(self), "text/html": pool_html(facts)}
+
+    def _members_now(self) -> list[Member] | None:
+        """As `_members`, for whoever must not wait; None if the loop does not answer at once."""
+        if os.getpid() != self._pid:
+            return None
+        try:
+            return self._portal.ask(self._driver.members, timeout=LOOK)
+        except TimeoutError:
+            return None
+
+    def _work(self) -> str:
+        """What is going on, in a few words."""
+        from collections import Counter
+
+        from distmap.views.words import counted, number
+
+        jobs = self.jobs
+        calls = [f"{number(n)} {call}{'s' * (n != 1)}" for call, n in Counter(job.call for job in jobs).items()]
+        moments = [moment for job in jobs if (moment := job.glance()) is not None]
+        done, totals = sum(moment.done for moment in moments), [moment.total for moment in moments]
+        of = "" if None in totals else f" of {number(sum(filter(None, totals)))}"
+        parts = [", ".join(calls), f"{number(done)}{of} items"] if jobs else []
+        if submitted := self._submissions.outstanding:
+            parts.append(counted(submitted, "submitted item"))
+        return " · ".join(parts)
+
+    def _how_to_add(self) -> str:
+        """The command that starts a worker for this pool elsewhere."""
+        if self.url is not None:
+            return f"distmap-worker {self.url}"
+        return (
+            "distmap-worker --host 0.0.0.0     # there; it prints its address: wss://THAT-HOST:8786\n"
+            'pool.add("wss://THAT-HOST:8786")  # here'
+        )
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -644,6 +705,7 @@ class Pool:
         return self._portal.ask(self._driver.members)
 
     def _check_open(self) -> None:
+        __tracebackhide__ = True
         from distmap.errors import PoolClosed
 
         if os.getpid() != self._pid:
@@ -652,6 +714,7 @@ class Pool:
             raise PoolClosed("Pool not running: it was closed; make a new one")
 
     def _ensure_workers(self) -> None:
+        __tracebackhide__ = True
         self._check_open()
         if self._hub is not None:
             self.wait_for_workers(1)
@@ -795,8 +858,8 @@ class Pool:
             record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
-            self._seat, record, source, consumer, progress=chosen.progress, call="" if chosen.desc else call, keep=self,
-            **callbacks,
+            self._seat, record, source, consumer,
+            progress=chosen.progress, call=call, titled=bool(chosen.desc), keep=self, **callbacks,
         )  # fmt: skip
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._last = weakref.ref(job) if kind is not None else lambda: job
@@ -817,6 +880,27 @@ def _worker(member: Member) -> Worker:
         info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
         info.address, info.tags, member.resting, member.rest,
     )  # fmt: skip
+
+
+def _row(member: Member) -> WorkerRow:
+    from distmap.views.static import WorkerRow
+
+    info = member.info
+    state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
+    host, cpu, memory = info.host, member.cpu, member.memory
+    if info.address == "local":
+        host, cpu, memory = "this machine", *_load()
+    return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
+
+
+def _load() -> tuple[float, float]:
+    """Processor and memory in use on this machine, 0 to 1: nobody sends heartbeats for it."""
+    from distmap.worker.load import Load
+
+    cpu = 0.0
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
+        cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return cpu, Load().read()[1]
 
 
 def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:

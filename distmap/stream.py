@@ -20,6 +20,7 @@ from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.errors import JobCancelled
+from distmap.failures import throw
 from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
 from distmap.views.story import Story
@@ -115,6 +116,7 @@ class StreamJob(Job):
         return self
 
     def __next__(self) -> Any:
+        __tracebackhide__ = True
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
@@ -124,6 +126,7 @@ class StreamJob(Job):
             multiprocessing.TimeoutError: none came within `timeout` seconds.
             StopIteration: that was all.
         """
+        __tracebackhide__ = True
         while True:
             for index, value in self._values:
                 if value is SKIP:
@@ -135,6 +138,7 @@ class StreamJob(Job):
 
     def _fetch(self, timeout: float | None) -> None:
         """Wait for the next run of results; pay for the last one, which is consumed now."""
+        __tracebackhide__ = True
         seat, record, box = self._seat, self._record, self._box
         count, nbytes = self._unpaid
         if count and not self._paid:
@@ -161,7 +165,7 @@ class StreamJob(Job):
                 error = JobCancelled(f"{self.name} was interrupted")
             self._conclude(error)
             if error is not None:
-                raise error
+                throw(error, self._frames)
         elif isinstance(message, Landed):
             values, failed = results_of(message)
             self._show_printed()  # what they printed came before them
@@ -179,6 +183,7 @@ class StreamJob(Job):
         self._box.drop()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        __tracebackhide__ = True
         loop = asyncio.get_running_loop()
         end = object()
         while (value := await tick(loop.run_in_executor(None, next, self, end), self._interrupt)) is not end:

@@ -22,6 +22,7 @@ PACKAGE = ROOT / "distmap"
 RINGS = {
     "_version": 0,
     "errors": 0,
+    "light": 0,
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core": 1,
     "wire": 1,
@@ -62,6 +63,8 @@ GROUPS = [
 
 #: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.
 IMPURE = {
+    "_pickle",
+    "_signal",
     "_thread",
     "asyncio",
     "concurrent",
@@ -92,7 +95,7 @@ IMPORTERS = {
     "cloudpickle": {"pickling", "modules"},
     "cryptography": {"security"},
     "ipywidgets": {"views.notebook"},
-    "psutil": {"worker.load"},
+    "psutil": {"pool", "worker.load"},  # load of this machine, and of a worker's
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
 }

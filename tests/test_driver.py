@@ -8,14 +8,18 @@ import weakref
 import numpy as np
 import pytest
 
-from distmap.consume import results_of
-from distmap.core.events import JobSpec, SlotReady
-from distmap.driver import Driver, Finished, Landed, Lost, ReadRequest, Record
+from distmap.consume import failure_of, results_of
+from distmap.core.events import JobSpec, SlotReady, WorkerLost
+from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record, Setback
+from distmap.engine.base import WorkerInfo
 from distmap.engine.inline import InlineEngine
+from distmap.failures import Failure
 from distmap.functions import dump_code
 from distmap.payload import dump_items
 from distmap.pickling import Broadcast
 from distmap.portal import Portal
+from distmap.views.outlet import Outlet
+from distmap.wire.messages import Output, Report
 
 DEADLINE = 10
 
@@ -246,3 +250,132 @@ def test_a_broken_driver_takes_no_more_jobs(seat):
     seat.portal.call(seat.driver.post, "no event")
     _, box = seat.open(lambda x: x, 5)
     assert "bug of distmap" in str(box.get(timeout=DEADLINE).error)
+
+
+class Quiet:
+    """An engine that notes the tasks it is given and does nothing."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def assign(self, worker, task, parts):
+        self.tasks.append(task)
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+@pytest.fixture
+def talk():
+    """Opens a job of five items in one chunk on two quiet workers; gives seat, workers, tasks, messages and outlet."""
+    seat = Seat(workers=0)
+    engine = Quiet()
+    workers = [
+        seat.portal.ask(seat.driver.joined, engine, WorkerInfo(name, "here", 1, "3.11")) for name in ("ann", "bob")
+    ]
+
+    def open_job(outlet, **spec):
+        box = queue.SimpleQueue()
+        record = Record(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
+        job = seat.portal.ask(seat.driver.open, record)
+        request = box.get(timeout=DEADLINE)
+        payload, blobs = dump_items(range(5))
+        seat.portal.ask(seat.driver.chunk_read, job, request.chunk, payload, blobs, 5, True)
+        return job, box
+
+    yield seat, workers, engine.tasks, open_job
+    seat.close()
+
+
+def test_setbacks_are_told(talk):
+    """A job hears of items that are run again, of processes that died, and of workers that were lost with its items."""
+    seat, (ann, bob), tasks, open_job = talk
+    _, box = open_job(None, retries=1)
+    (task,) = tasks
+
+    def told():
+        setback = box.get(timeout=DEADLINE)
+        assert isinstance(setback, Setback)
+        return setback[:4]
+
+    payload, _ = dump_items([1, Failure("ValueError", "bad", "", None, "")])
+    report = Report(0, task.attempt, 0, 2, 0.1, False, (1,))
+    seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
+    landed = box.get(timeout=DEADLINE)
+    assert isinstance(landed, Landed)
+    setback = box.get(timeout=DEADLINE)
+    assert setback[:4] == ("retried", 1, "ann", 1)
+    assert failure_of(setback.report, setback.at) == "ValueError: bad"
+    seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
+    assert box.get(timeout=DEADLINE) == Setback("died", 2, "ann", 1, "killed by SIGSEGV")
+    seat.portal.ask(seat.driver.post, WorkerLost(bob))
+    assert told() == ("lost", None, "bob", 0)
+    # Nobody's fault, or nobody's work: nothing to tell.
+    seat.portal.ask(seat.driver.post, SlotReady(ann, 0))
+    seat.portal.ask(seat.driver.died, ann, 0, None, None, "idle", "out of memory")
+    seat.portal.ask(seat.driver.post, WorkerLost(ann, charged=False))
+    assert box.empty()
+
+
+def test_what_tasks_print_is_shown_until_they_end(talk):
+    """Output of the attempt that runs rings once and is tagged; that of another worker or after its end is dropped."""
+    seat, (ann, bob), tasks, open_job = talk
+    outlet = Outlet(item=True)
+    shown = []
+    outlet._write = lambda text, stream: shown.append((stream, text))
+    _, box = open_job(outlet)
+    (task,) = tasks
+    assert task.output
+
+    def printed(worker, text, *, attempt=task.attempt, stream=0):
+        pieces = ((3, stream, len(text)),) if text else ()
+        seat.portal.ask(seat.driver.printed, worker, Output(0, attempt, 0, pieces), [text] if text else [])
+
+    printed(ann, b"one\n")
+    printed(ann, b"two\n", stream=1)
+    assert box.get(timeout=DEADLINE) == Printed()
+    outlet.show()
+    assert shown == [("stdout", "[ann #3] one\n"), ("stderr", "[ann #3] two\n")]
+    printed(bob, b"not mine\n")
+    printed(ann, b"unknown\n", attempt=99)
+    printed(77, b"nobody\n")
+    printed(ann, b"")
+    seat.portal.ask(seat.driver.reported, ann, Report(0, task.attempt, 0, 0, 0.0, True, ()), [])
+    printed(ann, b"late\n")
+    assert not outlet.waiting
+
+
+def test_dropped_lines_are_told_of_a_little_later(talk):
+    """A worker that dropped lines and then is silent does not keep that to itself until the end of the job."""
+    seat, (ann, _), tasks, open_job = talk
+    outlet = Outlet()
+    shown = []
+    outlet._write = lambda text, stream: shown.append(text)
+    _, box = open_job(outlet)
+    for _ in range(2):
+        seat.portal.ask(seat.driver.printed, ann, Output(0, tasks[0].attempt, 7, ()), [])
+    assert box.get(timeout=DEADLINE) == Printed()
+    outlet.show()
+    assert [text.split(" of ")[0] for text in shown] == ["[distmap] \u2026 14 lines"]
+
+
+def test_a_job_without_an_outlet_has_its_tasks_be_silent(talk):
+    """Tasks are told to print to nobody; what comes all the same is not heard."""
+    seat, (ann, _), tasks, open_job = talk
+    _, box = open_job(None)
+    assert not tasks[0].output
+    seat.portal.ask(seat.driver.printed, ann, Output(0, tasks[0].attempt, 0, ((0, 0, 2),)), [b"x\n"])
+    assert box.empty()
+
+
+def test_sizes_that_lie_cut_nothing_but_their_text(talk):
+    """Pieces that announce more than there is give what is there."""
+    seat, (ann, _), tasks, open_job = talk
+    outlet = Outlet()
+    shown = []
+    outlet._write = lambda text, stream: shown.append(text)
+    open_job(outlet)
+    output = Output(0, tasks[0].attempt, 0, ((0, 0, 2), (1, 7, 10**9), (2, 0, 5)))
+    seat.portal.ask(seat.driver.printed, ann, output, [b"a\nb\n"])
+    outlet.show()
+    assert shown == ["[ann] a\n", "[ann] b\n"]

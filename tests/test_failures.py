@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import linecache
 import pickle
+import sys
+import traceback
+import types
 from pathlib import Path
 
 import pytest
 
 from distmap.errors import PayloadError, RemoteError
-from distmap.failures import Failure, describe, failed_to_travel, revive, short_repr
+from distmap.failures import Failure, describe, failed_to_travel, headline, revive, short_repr, shorten, throw
+from distmap.options import MapOptions
 from distmap.pickling import dump_small
 
 
@@ -177,6 +181,75 @@ def test_lines_of_cells_are_added_here() -> None:
     error = revive(Failure("ZeroDivisionError", "m", known, None, ""), index=0, worker="w", attempt=1)
     assert "return 1" not in str(error)
     del linecache.cache["<cell 7>"]
+
+
+def test_a_cell_is_named_as_the_notebook_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook the file of a cell is "Cell In[n]"; other files stay what they are."""
+    shell = types.SimpleNamespace(
+        compile=types.SimpleNamespace(format_code_name=lambda name: ("Cell", "In[3]") if "ipykernel" in name else None)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    text = 'Traceback (most recent call last):\n  File "/tmp/ipykernel_7/8.py", line 2, in f'
+    text += '\n  File "/lib/x.py", line 1, in g'
+    error = revive(Failure("E", "m", text, None, ""), index=0, worker="w", attempt=1)
+    assert str(error).endswith('  Cell In[3], line 2, in f\n  File "/lib/x.py", line 1, in g')
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert "ipykernel_7" in str(revive(Failure("E", "m", text, None, ""), index=0, worker="w", attempt=1))
+
+
+def outer_most(error: BaseException) -> list[tuple[str, int]]:
+    """(function, line) of the traceback that somebody who catches it sees."""
+    try:
+        throw(error)
+    except BaseException as seen:
+        return [(frame.name, frame.lineno or 0) for frame in traceback.extract_tb(seen.__traceback__)]
+
+
+def test_the_frames_of_the_other_side_end_the_traceback() -> None:
+    """What an item raised is raised with the frames that it had there, each time the same ones."""
+    raised = caught(bad)
+    failure = describe(raised, "'it'", dump_small)
+    line = traceback.extract_tb(raised.__traceback__)[-1].lineno
+    error = revive(failure, index=5, worker="gpu1", attempt=2)
+    first = outer_most(error)
+    assert first[-1] == ("bad", line)
+    assert [name for name, _ in first[:2]] == ["outer_most", "throw"]
+    assert outer_most(error) == first
+    # No columns: those of the line that made the frame would be underlined.
+    assert "^" not in "".join(traceback.format_tb(error.__traceback__)[-1:])
+    # Also of an exception that did not travel.
+    assert outer_most(revive(failure._replace(pickled=None), index=5, worker="w", attempt=1))[-1] == ("bad", line)
+
+
+def test_a_text_without_frames_is_thrown_as_it_is() -> None:
+    """A worker may send any text; long recursion is cut."""
+    odd = 'Traceback (most recent call last):\n  File "\0", line 99999999999999999999, in x'
+    for text in ("", "no traceback", odd):
+        assert outer_most(revive(Failure("E", "m", text, None, ""), index=0, worker="w", attempt=1))[-1][0] == "throw"
+    deep = "Traceback (most recent call last):\n" + '  File "f.py", line 1, in f\n' * 100
+    assert len(outer_most(revive(Failure("E", "m", deep, None, ""), index=0, worker="w", attempt=1))) == 2 + 30
+
+
+def test_frames_of_this_process_are_given() -> None:
+    """What was raised here keeps its own frames, without distmap's, however often it is raised."""
+    error = caught(lambda: MapOptions.of({"nope": 1}))
+    frames = shorten(error).__traceback__
+    assert [frame.name for frame in traceback.extract_tb(frames)] == ["caught", "<lambda>"]
+    for _ in range(2):
+        with pytest.raises(type(error)) as again:
+            throw(error, frames)
+        assert len(traceback.extract_tb(again.value.__traceback__)) == 4
+
+
+def test_a_headline_is_one_short_line() -> None:
+    """Type and message, as the last line of a traceback."""
+    assert headline(ValueError("why\nnot")) == "ValueError: why"
+    assert headline(KeyError()) == "KeyError"
+    assert headline(Failure("a.B", "c", "", None, "")) == "a.B: c"
+    assert headline(Failure("a.B", "", "", None, "")) == "a.B"
+    assert headline(RemoteError("x.Y: odd\n\ntext")) == "x.Y: odd"
+    assert headline(Mute()).endswith("Mute")
+    assert len(headline(ValueError("x" * 999))) == 200
 
 
 def test_failed_to_travel_keeps_the_reason() -> None:

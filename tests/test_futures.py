@@ -201,3 +201,31 @@ def test_terminate_resolves_what_is_left():
         waiting = [pool.submit(time.sleep, 60) for _ in range(5)]
     for one in [future, *waiting]:
         assert isinstance(one.exception(10), JobCancelled)
+
+
+def test_what_an_item_prints_comes_before_its_result(pool, capsys):
+    """Of a value as of an error."""
+
+    def talk(x):
+        print("item", x)
+        return 1 // x
+
+    assert pool.submit(talk, 1).result(10) == 1
+    assert capsys.readouterr().out == "[local] item 1\n"
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(talk, 0).result(10)
+    assert capsys.readouterr().out == "[local] item 0\n"
+
+
+def test_lines_that_an_item_dropped_are_told_of(capsys):
+    """The count comes with the end of the job, though nobody asks for it."""
+
+    def flood(x):
+        for number in range(100_000):
+            print("line", number)
+
+    with Pool(1) as pool:
+        pool.submit(flood, 1).result(10)
+        pool.close()
+        pool.join()
+    assert "lines of output dropped" in capsys.readouterr().err

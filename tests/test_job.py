@@ -385,6 +385,101 @@ def test_failures_are_lines_above_the_bar(pool2, capsys):
     assert "item 1 failed on local, attempt 1: ZeroDivisionError: integer division" in capsys.readouterr().err
 
 
+def notes_of(job):
+    return [note[:4] for note in job._story.notes]
+
+
+def test_setbacks_and_failures_are_noted(pool2, tmp_path):
+    """Also of a job that nobody looks at: who displays it later finds item, worker, attempt and reason."""
+    flag = tmp_path / "once"
+
+    def moody(x):
+        if x == 1:
+            raise ValueError("always")
+        if x == 2 and not flag.exists():
+            flag.touch()
+            raise KeyError("once")
+        return x
+
+    for call in (pool2.map, lambda *args, **options: list(pool2.imap(*args, **options))):
+        flag.unlink(missing_ok=True)
+        made = []
+        made.append(call(moody, range(4), chunksize=1, retries=1, on_error="skip"))
+        job = pool2.last
+        if job is None:  # a stream that was dropped
+            continue
+        until(lambda: len(job._story.notes) == 3)
+        assert set(notes_of(job)) == {
+            ("retried", 1, "local", 1),
+            ("retried", 2, "local", 1),
+            ("failed", 1, "local", 2),
+        }
+        html = job._repr_mimebundle_()["text/html"]
+        assert "ValueError: always" in html
+        assert "KeyError: &#x27;once&#x27;" in html
+
+
+def test_a_process_that_died_is_noted(pool2):
+    """Each death of an item, and the end of it."""
+
+    def deadly(x):
+        if x == 3:
+            import os
+
+            os._exit(7)
+        return x
+
+    assert len(pool2.map(deadly, range(6), chunksize=1, on_error="skip")) == 5
+    died = [note for note in pool2.last._story.notes if note.kind == "died"]
+    assert [(note.item, note.worker, note.attempt) for note in died] == [(3, "local", n) for n in (1, 2, 3)]
+    assert "exited with code 7" in died[0].text
+    [failed] = [note for note in pool2.last._story.notes if note.kind == "failed"]
+    assert (failed.item, failed.attempt) == (3, 3)
+
+
+def test_jobs_in_the_order_of_their_beginning(pool2, gate):
+    """`pool.jobs` lists what runs; each has its number and the name of its call."""
+    jobs = [pool2.map_async(gate.wait, [n]) for n in range(3)]
+    stream = pool2.imap_unordered(abs, iter([1]), desc="mine")
+    assert pool2.jobs[:3] == jobs
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+    assert (jobs[0].call, stream.call, stream.name) == ("map", "imap_unordered", "mine")
+    gate.open()
+    for job in jobs:
+        job.result(10)
+    assert list(stream) == [1]
+    assert pool2.jobs == []
+
+
+def test_steering_from_a_view(pool2, gate):
+    """What a panel's buttons do is what the job's own methods do; when it is over they do nothing."""
+    job = pool2.map_async(gate.wait, range(4), chunksize=1)
+    until(gate.waiting)
+    steering = job._story.steering
+    steering.pause()
+    assert job.state == "paused"
+    until(lambda: job.progress.state == "paused")
+    job.resume()
+    assert not steering.paused
+    steering.cancel()
+    with pytest.raises(distmap.JobCancelled, match="was cancelled"):
+        job.result(10)
+    for late in (steering.cancel, steering.pause, steering.resume):
+        late()
+    assert job.state == job.progress.state == "cancelled"
+    assert pool2.map(abs, [-1]) == [1]
+
+
+def test_a_job_shows_its_card_anywhere(pool2):
+    """Outside a notebook IPython is told to take the text; the card is there for whoever asks."""
+    pool2.map(abs, range(3), progress=False)
+    with pytest.raises(NotImplementedError):
+        pool2.last._ipython_display_()
+    bundle = pool2.last._repr_mimebundle_()
+    assert bundle["text/plain"] == "<Job abs: done, 3 of 3 items>"
+    assert "<b>map</b> <code>abs</code>" in bundle["text/html"]
+
+
 def test_a_job_can_be_cancelled_before_the_loop_has_heard_of_it(pool2):
     """cancel right after map_async is never lost."""
     for _ in range(20):
@@ -430,3 +525,29 @@ def test_a_result_that_does_not_unpickle_is_an_error(pool2):
 
     with pytest.raises(distmap.PayloadError):
         pool2.map(lambda x: Bad(x) if x == 2 else x, range(4))
+
+
+def test_what_was_printed_is_shown_when_a_call_is_interrupted(pool2, gate, capsys):
+    """An interrupt in the caller's own code loses nothing that items had printed by then."""
+    wait = gate.wait
+
+    def talk(x):
+        print("item", x)
+        return wait(x)
+
+    def items():
+        yield "first"
+        until(lambda: gate.waiting())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool2.map(talk, items())
+    assert capsys.readouterr().out == "[local] item first\n"
+
+
+def test_what_was_printed_is_there_before_the_callback(pool2, capsys):
+    """Callbacks, as results, come after the output of their items."""
+    seen = []
+    job = pool2.map_async(lambda x: print("item", x), [1], callback=lambda _: seen.append(capsys.readouterr().out))
+    job.wait(10)
+    assert seen == ["[local] item 1\n"]

@@ -46,7 +46,6 @@ def test_it_was_kept_as_it_ran(path: Path) -> None:
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
             assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-    assert "widgets" not in json.loads(path.read_text(encoding="utf-8"))["metadata"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

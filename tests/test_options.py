@@ -30,3 +30,16 @@ def test_good_options_pass():
     """Options keep what they were given; the rest has its default."""
     chosen = MapOptions.of({"chunksize": 5, "on_error": "skip", "progress": print})
     assert (chosen.chunksize, chosen.on_error, chosen.retries) == (5, "skip", 0)
+
+
+@pytest.mark.parametrize("output", [True, False, "item"])
+def test_output_takes_three_values(output):
+    """True, False and "item" are taken."""
+    assert MapOptions(output=output).output == output
+
+
+@pytest.mark.parametrize("output", ["worker", None, 2])
+def test_other_outputs_are_refused(output):
+    """Anything else is refused, with what there is."""
+    with pytest.raises(ValueError, match='output must be True, False or "item"'):
+        MapOptions(output=output)

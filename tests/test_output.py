@@ -158,7 +158,7 @@ def test_many_lines_are_gathered(far: Far) -> None:
 def test_too_much_is_dropped_and_counted(far: Far) -> None:
     """Beyond the bound of bytes lines are left out, each of them counted; time makes room again."""
     for number in range(100_000):
-        print(number, "x" * 20, file=far.out)
+        far.out.write(f"{number} {'x' * 20}\n")
     far.end()
     shown = far.text.count("\n")
     assert MUCH - 50 < len(far.text) <= MUCH

@@ -183,7 +183,7 @@ def test_warming_up_gives_way(script: Callable[..., str]) -> None:
         from distmap.pickling import warm_up
         looks = iter([False, False, True])
         warm_up(lambda: next(looks))
-        print("dataclasses" in sys.modules, "cloudpickle" in sys.modules)
+        print("inspect" in sys.modules, "cloudpickle" in sys.modules)
         warm_up(lambda: False)
         print("cloudpickle" in sys.modules)
         """

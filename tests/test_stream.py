@@ -208,3 +208,22 @@ def test_a_stream_is_iterated_not_awaited(pool):
     assert list(results) == [1]
     assert results.wait(10)
     assert results.state == "done"
+
+
+def test_what_items_print_comes_before_their_results(pool, capsys):
+    """Also where the reader thread waits for an input that takes its time."""
+    go_on = threading.Event()
+
+    def items():
+        yield 1
+        go_on.wait(10)
+
+    def talk(x):
+        print("item", x)
+        return x
+
+    results = pool.imap(talk, items(), chunksize=1)
+    assert next(results) == 1
+    assert capsys.readouterr().out == "[local] item 1\n"
+    go_on.set()
+    assert list(results) == []

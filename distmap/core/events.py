@@ -10,7 +10,9 @@ inside a chunk, from 0; item index = start of the chunk + offset. Times are seco
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from distmap.light import NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
 #: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.
@@ -185,7 +187,7 @@ class AttemptRefused(NamedTuple):
 class Consumed(NamedTuple):
     """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window.
 
-    Not for pushed jobs: what is delivered of them is consumed.
+    Not for jobs that gather a list, pushed ones among them: no window holds them up.
     """
 
     job: int

@@ -23,6 +23,8 @@ def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
     board.fleet.touch(slot)
     if event.reason != "killed":
         board.deaths += 1
+    if head is not None and head in held and event.reason != "idle":
+        board.draw(head, "failed" if event.reason == "timeout" else "lost")
     for attempt in held:
         named = attempt.id == event.attempt and event.reason in ("died", "timeout")
         if named and event.at is not None and attempt.next <= event.at < attempt.hi:
@@ -46,6 +48,8 @@ def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
     held = []
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
+        if head is not None and head.state != "void":
+            board.draw(head, "lost")
         held += [(attempt, charged and attempt is head) for attempt in board.withdraw(slot)]
     board.fleet.leave(worker)
     for attempt, ran in held:

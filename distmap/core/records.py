@@ -13,7 +13,8 @@ from distmap.core.chunks import Pace
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.gather import AsLanded, InOrder
 from distmap.core.limits import Limits
-from distmap.core.progress import Meter
+from distmap.core.progress import BlockKind, Meter
+from distmap.core.timeline import Track
 
 #: Whose turn it is; the smallest first: (-priority, nothing owed, served time, id).
 Turn = tuple[int, bool, float, int]
@@ -124,6 +125,8 @@ class Attempt:
     #: Slot-seconds put on the job's account ahead, and those truly spent.
     charge: float
     spent: float = 0.0
+    #: Since when it is at the head of its slot, or reported last: where the next block of the timeline begins.
+    since: float = 0.0
     #: A Revoke is under way on behalf of an idle slot; of this other job.
     stolen: bool = False
     claimant: Job | None = None
@@ -145,6 +148,18 @@ class Share:
     #: Items of the largest chunk that it finished.
     largest: int = 0
     pace: Pace = field(default_factory=Pace)
+    #: What its time went to; empty for pushed jobs, which nobody looks at.
+    tracks: list[Track] = field(default_factory=list)
+
+    def draw(self, attempt: Attempt, seconds: float, now: float, kind: BlockKind) -> None:
+        """Enter in the timeline that the last so many seconds, since it was last heard of, went to the attempt."""
+        since, attempt.since = attempt.since, now
+        if self.tracks:
+            begin = now - seconds
+            if begin < since:
+                begin = since
+            began = attempt.job.began
+            self.tracks[attempt.slot.index % len(self.tracks)].add(attempt.id, begin - began, now - began, kind)
 
 
 @dataclass(slots=True, eq=False)
@@ -187,6 +202,8 @@ class Job:
     owed: int = 0
 
     read: int = 0
+    #: Items of the input that came when the job was ending, and that nobody runs.
+    spare: int = 0
     queued: int = 0
     settled: int = 0
     delivered: int = 0

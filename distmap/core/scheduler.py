@@ -21,7 +21,7 @@ from distmap.core import faults, reports
 from distmap.core.board import Board
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
-from distmap.core.progress import Snapshot
+from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
 from distmap.core.states import INPUT, JOB, WORKER, step
@@ -243,6 +243,7 @@ class Scheduler:
         del job.group.promises[job.id]
         if job.state == "stopping":
             if event.count:
+                job.spare += event.count
                 board.out.append(ev.Release(job.id, event.chunk))
             return board.conclude(job)
         if event.count:
@@ -295,6 +296,10 @@ class Scheduler:
     def _resume(self, event: ev.ResumeRequested) -> None:
         job = self._job(event.job)
         if job is not None:
+            if job.state == "paused":
+                # The rate is that of the time in which it may run, or a pause would show as hours to go.
+                job.meter = Meter()
+                job.meter.add(self._board.now, job.peak)
             job.state = step(JOB, job.state, "ResumeRequested", job)
             self._board.conclude(job)
 

@@ -6,12 +6,14 @@ is remembered, so that a bar never goes back when items have to be run again.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from distmap.core.fleet import Fleet
-from distmap.core.progress import JobState, Lane, Snapshot, WorkerState, time_left
-from distmap.core.records import Job, Worker
+from distmap.core.progress import Block, JobState, Lane, Snapshot, WorkerState, time_left
+from distmap.core.records import Attempt, Job, Worker
+from distmap.core.timeline import ROWS
 
 
 def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Snapshot:
@@ -24,15 +26,22 @@ def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Sn
         deaths: Task processes that died so far, in all.
         losses: Workers lost so far, in all.
     """
-    in_flight: Counter[int] = Counter()
+    in_flight: defaultdict[int, int] = defaultdict(int)
+    heads: defaultdict[int, list[Attempt]] = defaultdict(list)
     hints = 0
     for attempt in job.attempts.values():
-        in_flight[attempt.slot.worker.id] += attempt.hi - attempt.next
-        hints += max(0, attempt.at - attempt.next)
+        worker = attempt.slot.worker.id
+        reported = attempt.next
+        in_flight[worker] += attempt.hi - reported
+        if attempt.at > reported:
+            hints += attempt.at - reported
+        if attempt.state != "waiting":
+            heads[worker].append(attempt)
     job.peak = max(job.peak, min(job.settled + hints, job.read))
     total = _total(job)
     rate = job.meter.rate(now, job.peak)
     state = job.outcome if job.state in ("stopping", "over") else job.state
+    left = time_left(total, job.peak, rate) if state in ("running", "paused", "done") else None
     return Snapshot(
         name=job.spec.name,
         state=cast("JobState", state),
@@ -47,47 +56,78 @@ def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Sn
         losses=losses - job.losses_before,
         elapsed=now - job.began,
         rate=rate,
-        eta=time_left(total, job.peak, rate),
-        lanes=_lanes(job, fleet, now, in_flight),
+        eta=left,
+        lanes=_lanes(job, fleet, now, in_flight, heads),
     )
 
 
 def _total(job: Job) -> int | None:
     if job.input == "ended":
-        return job.read
+        return job.read + job.spare
     if job.input == "closing":
         return job.read + job.available
     return job.spec.size
 
 
-def _lanes(job: Job, fleet: Fleet, now: float, in_flight: Counter[int]) -> tuple[Lane, ...]:
-    """Live workers that may run the job, and lost ones that did something for it."""
+def _lanes(
+    job: Job, fleet: Fleet, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
+) -> tuple[Lane, ...]:
+    """Live workers that may run the job, and lost ones that did something for it, in the order of their joining."""
+    tags = job.spec.tags
+    ids = {worker.id for worker in fleet.workers.values() if tags <= worker.tags}
     lanes = []
-    for worker in fleet.workers.values():
-        if worker.id in job.shares or not job.spec.tags <= worker.tags:
-            continue
-        lanes.append(Lane(worker.name, len(worker.slots), _state(worker, in_flight), 0, 0, in_flight[worker.id], 0.0))
-    for worker_id, share in job.shares.items():
-        live = fleet.workers.get(worker_id)
-        span = (now - share.since) * share.slots
-        busy = min(1.0, share.seconds / span) if span > 0 else 0.0
-        lanes.append(
-            Lane(
-                share.name,
-                share.slots,
-                "lost" if live is None else _state(live, in_flight),
-                share.items,
-                share.chunks,
-                in_flight[worker_id],
-                busy,
-            )
-        )
+    for number in sorted(ids | job.shares.keys()):
+        worker, share, held = fleet.workers.get(number), job.shares.get(number), in_flight.get(number, 0)
+        if worker is None:
+            state = "lost"
+        elif job.state == "over":
+            state = "idle"
+        else:
+            state = _state(worker, held)
+        running = heads.get(number, ())
+        if share is not None:
+            name, slots, since, items, chunks = share.name, share.slots, share.since, share.items, share.chunks
+            seconds = share.seconds
+        else:
+            assert worker is not None, "a lane of a worker that is lost and did nothing"
+            name, slots, since, items, chunks = worker.name, len(worker.slots), max(job.began, worker.joined), 0, 0
+            seconds = 0.0
+        for attempt in running:
+            # A chunk of one long item reports nothing until it is done.
+            seconds += now - attempt.since
+        span = (now - since) * slots
+        busy = min(1.0, seconds / span) if span > 0 else 0.0
+        rows = min(slots, ROWS)
+        blocks: list[Block] = []
+        if not job.spec.pushed:
+            _running(blocks, job, running, rows, now)
+        if share is not None:
+            for track in share.tracks:
+                track.show(blocks)
+        lanes.append(Lane(name, slots, cast("WorkerState", state), items, chunks, held, busy, rows, tuple(blocks)))
     return tuple(lanes)
 
 
-def _state(worker: Worker, in_flight: Counter[int]) -> WorkerState:
+def _running(out: list[Block], job: Job, heads: Iterable[Attempt], rows: int, now: float) -> None:
+    """Add what runs, as one block for each row."""
+    begins: dict[int, float] = {}
+    for attempt in heads:
+        row, since = attempt.slot.index % rows, attempt.since
+        if begins.get(row, now) >= since:
+            begins[row] = since
+    began = job.began
+    for row, since in begins.items():
+        out.append(Block(row, since - began, now - began, "running"))
+
+
+def undrawn(snapshot: Snapshot) -> Snapshot:
+    """Without its timelines."""
+    return snapshot._replace(lanes=tuple(lane._replace(blocks=()) for lane in snapshot.lanes))
+
+
+def _state(worker: Worker, held: int) -> str:
     if worker.state != "trusted":
-        return cast("WorkerState", worker.state)
+        return worker.state
     if all(slot.state == "resting" for slot in worker.slots):
         return "resting"
-    return "busy" if in_flight[worker.id] else "idle"
+    return "busy" if held else "idle"

@@ -38,7 +38,7 @@ class InlineEngine:
 
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        python = ".".join(map(str, sys.version_info[:3]))
         self._worker = sink.joined(self, WorkerInfo(NAME, socket.gethostname(), 1, python, address=NAME))
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:

@@ -56,7 +56,7 @@ class LocalEngine:
         self._slots.listener = self
         self.spawn()
         self._slots.attach(self._loop)
-        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket.
         self._worker = sink.joined(self, WorkerInfo(self._name, socket.gethostname(), len(self._slots), python))
 

@@ -7,15 +7,15 @@ its first task is paid by every first result.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # it is not in typeshed
 import _socket
 import faulthandler
 import gc
 import itertools
 import os
-import signal
 import sys
-import weakref
 from _thread import get_ident
+from _weakref import ref
 from types import FrameType
 
 from distmap.execution import Runner, interruptible
@@ -71,7 +71,7 @@ def die_with(parent: int) -> None:
 
             _ctypes.call_cdeclfunction(
                 _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl"),  # type: ignore[arg-type]
-                (_PDEATHSIG, int(signal.SIGKILL)),
+                (_PDEATHSIG, _signal.SIGKILL),
             )
         except (ImportError, AttributeError, OSError):
             pass  # the end of the socket remains
@@ -128,7 +128,7 @@ class Child:
         self._ended = False
         self._main = get_ident()
         self._on_interrupt = self._interrupt
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        _signal.signal(_signal.SIGINT, self._on_interrupt)
         self._spout = Spout(self._print)
         install(self._spout.current)
         if os.name == "posix":
@@ -239,15 +239,15 @@ class Child:
     def _interrupt_again(self, frame: FrameType) -> None:
         if get_ident() == self._main:
             self._spout.again = None
-            self._interrupt(signal.SIGINT, frame)
+            self._interrupt(_signal.SIGINT, frame)
 
     def _print(self, output: Output, text: bytes, wait: bool) -> bool:
         frame = pack(encode(output), [text] if text else [])
         return self._outbox.send(frame) if wait else self._outbox.send_at_once(frame)
 
     def _tidy(self) -> None:
-        if signal.getsignal(signal.SIGINT) is not self._on_interrupt:
-            signal.signal(signal.SIGINT, self._on_interrupt)
+        if _signal.getsignal(_signal.SIGINT) is not self._on_interrupt:
+            _signal.signal(_signal.SIGINT, self._on_interrupt)
         for fd, stream in enumerate(self._streams, 1):
             try:
                 os.fstat(fd)
@@ -278,7 +278,7 @@ class Child:
     def _forget(self, number: int) -> None:
         mapping = self._mapped.pop(number, None)
         if mapping is not None:
-            gone = weakref.ref(mapping)
+            gone = ref(mapping)
             del mapping
             if gone() is not None:
                 # Functions of a notebook that refer to each other by their globals are a circle that holds its arrays.

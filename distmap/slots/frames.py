@@ -16,9 +16,9 @@ import select
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from distmap.errors import ProtocolError
+from distmap.light import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 

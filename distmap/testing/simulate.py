@@ -13,6 +13,7 @@ import sys
 import time
 
 from distmap.core import events as ev
+from distmap.core.timeline import BLOCKS, ROWS
 from distmap.testing.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Work
 from distmap.testing.oracle import Broken
 
@@ -174,11 +175,16 @@ class World(Floor):
         return self.log
 
     def look(self) -> None:
-        """Progress never goes back."""
+        """Progress never goes back, and timelines are short and lie within the job's time."""
         for job, work in self.jobs.items():
             if work.over and self.shown.get(job, -1) < 0:
                 continue
-            done = self.scheduler.snapshot(job, self.now).done
+            seen = self.scheduler.snapshot(job, self.now)
+            done = seen.done
+            for lane in seen.lanes:
+                inside = all(0.0 <= block.begin <= block.end <= seen.elapsed + 1e-9 for block in lane.blocks)
+                if not inside or len(lane.blocks) > BLOCKS + 2 * ROWS:
+                    raise Broken(f"job {job}: {lane.name} has the timeline {lane.blocks}")
             if done < self.shown.get(job, 0):
                 raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")
             self.shown[job] = -1 if work.over else done

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from distmap._version import __version__
 from distmap.errors import ProtocolError
 
-#: Pickled functions hold bytecode, which only the same minor version can run.
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: Shown in full; the handshake compares the first two numbers: pickled functions hold bytecode, which only the same
+#: minor version can run.
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 NAME_CHARS = 80
 MAX_TAGS = 16
 TAG_CHARS = 40

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
+from _weakref import ref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+
+from distmap.light import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ctypes
@@ -71,7 +72,7 @@ class Mapping:
         self._writable = writable
         self._unmap: Callable[[int, int], object] = _load().munmap
         self._address = 0
-        self._lent: weakref.ref[Any] | None = None
+        self._lent: ref[Any] | None = None
         address = _load().mmap(None, size, _PROT_READ | (_PROT_WRITE if writable else 0), _MAP_SHARED, fd, 0)
         if address in (None, ctypes.c_void_p(-1).value):
             raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
@@ -90,7 +91,7 @@ class Mapping:
         owner: Any = (ctypes.c_ubyte * length).from_address(self._address)
         owner.mapping = self
         if gone is not None:
-            self._lent = weakref.ref(owner, lambda _: gone())
+            self._lent = ref(owner, lambda _: gone())
         view = memoryview(owner).cast("B")
         return view if self._writable else view.toreadonly()
 

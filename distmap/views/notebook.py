@@ -11,7 +11,6 @@ import contextvars
 import importlib.util
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,11 +24,11 @@ from distmap.views.static import Note, ended
 
 log = logging.getLogger("distmap")
 
-#: Seconds between two updates of the lanes, which are ten times the size of the bar. Of the painter's tenths of a
-#: second every third is the first one later than this.
-_LANES_EVERY = 0.25
+#: The lanes are ten times the size of the bar: drawn at every third turn of their panel. Counted in turns, which the
+#: painter shares out, so that many panels together cost no more than one.
+_LANES_TURNS = 3
 #: Without widgets each update is the whole card.
-_CARD_EVERY = 0.45
+_CARD_TURNS = 5
 
 
 def notebook_view(title: str, kind: str = "", steering: Steering | None = None) -> View:
@@ -46,18 +45,17 @@ def has_subshells() -> bool:
 
 
 class CardView:
-    """The static card, shown under one display id and replaced twice a second. Needs no ipywidgets.
+    """The static card, shown under one display id and replaced as it goes. Needs no ipywidgets.
 
     Made in the thread of the cell, which is where its display stays.
     """
 
     drawn = True
 
-    def __init__(self, title: str, kind: str = "", *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, title: str, kind: str = "") -> None:
         self._title = title
         self._kind = kind
-        self._now = now
-        self._shown = -float("inf")
+        self._turns = 0
         self._notes: list[Note] = []
         self._dropped = 0
         self._closed = False
@@ -70,6 +68,7 @@ class CardView:
         with self._lock:
             if not self._closed:
                 self._run(self._show, snapshot)
+                self._turns += 1
 
     def note(self, note: Note) -> None:
         self._notes.append(note)
@@ -102,8 +101,7 @@ class CardView:
         self._handle.update(bundle, raw=True)
 
     def _show(self, snapshot: Snapshot) -> None:
-        if (now := self._now()) - self._shown >= _CARD_EVERY:
-            self._shown = now
+        if self._turns % _CARD_TURNS == 0:
             self._replace(snapshot)
 
     def _finish(self, snapshot: Snapshot) -> None:
@@ -113,14 +111,7 @@ class CardView:
 class PanelView(CardView):
     """Widgets: head with buttons, bar, lanes, and a fold of noted lines. Unchanged parts are not sent again."""
 
-    def __init__(
-        self,
-        title: str,
-        kind: str = "",
-        steering: Steering | None = None,
-        *,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, title: str, kind: str = "", steering: Steering | None = None) -> None:
         self._steering = steering
         self._parts: dict[str, Any] = {}
         self._pause: Any = None
@@ -131,7 +122,9 @@ class PanelView(CardView):
         #: Everything that was made, to be closed at the end.
         self._widgets: list[Any] = []
         self._broken = False
-        super().__init__(title, kind, now=now)
+        #: Notes that are in the fold already.
+        self._noted = 0
+        super().__init__(title, kind)
 
     def _show(self, snapshot: Snapshot) -> None:
         if self._broken:
@@ -149,8 +142,7 @@ class PanelView(CardView):
                 return super()._show(snapshot)
         self._set("head", static.head_html(self._title, snapshot.state, self._kind))
         self._set("bar", static.bar_html(snapshot))
-        if (now := self._now()) - self._shown >= _LANES_EVERY:
-            self._shown = now
+        if self._turns % _LANES_TURNS == 0:
             self._set("lanes", static.lanes_html(snapshot))
         self._show_buttons()
         self._show_notes(snapshot)
@@ -199,7 +191,9 @@ class PanelView(CardView):
         words = ", ".join(static.troubles(snapshot))
         if not words and not self._notes:
             return
-        self._set("notes", static.notes_html(self._notes, self._dropped))
+        if len(self._notes) > self._noted:
+            self._noted = len(self._notes)
+            self._set("notes", static.notes_html(self._notes[: self._noted]))
         # Unlike values, these are sent even if nothing changed.
         if self._fold.titles != (words,):
             self._fold.titles = (words,)

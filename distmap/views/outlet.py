@@ -152,7 +152,7 @@ class Outlet:
             dropped, self._dropped = self._dropped, 0
             if not dropped:
                 return False
-            from distmap.views.static import counted
+            from distmap.views.words import counted
 
             text = f"{counted(dropped, 'line')} of output dropped (more than {RATE // 1000} kB/s)\n"
             self._entries.append(_Entry(None, 1, "[distmap] \N{HORIZONTAL ELLIPSIS} ", text.encode(), 0))

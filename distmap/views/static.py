@@ -15,11 +15,15 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
-from distmap.core.progress import JobState, Lane, Snapshot, WorkerState
+from distmap.core.progress import JobState, Snapshot
+from distmap.views.lanes import lanes_html as lanes_html
 from distmap.views.style import STYLE as STYLE
+from distmap.views.words import clock, counted, is_live, number, pace, printable, speed, took
+from distmap.views.words import ended as ended
+from distmap.views.words import plain as plain
+from distmap.views.words import troubles as troubles
 
-#: More lanes, notes and workers than this are counted, not shown: a cell is no log.
-LANES = 8
+#: More notes and workers than this are counted, not shown: a cell is no log.
 NOTES = 20
 WORKERS = 20
 
@@ -76,102 +80,7 @@ _JOB_WORDS: dict[JobState, str] = {
     "cancelled": "Cancelled",
     "interrupted": "Interrupted",
 }
-_WORKER_WORDS: dict[WorkerState, str] = {
-    "idle": "idle",
-    "busy": "busy",
-    "resting": "resting after crashes",
-    "suspect": "silent",
-    "draining": "leaving",
-    "lost": "lost",
-}
 _NOTE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
-
-
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
-def number(n: int) -> str:
-    """Whole number with narrow no-break spaces between thousands."""
-    return f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 0:07, 3:25 or 1:02:03."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def speed(rate: float) -> str:
-    """Items per second, or seconds per item where that is the readable number; empty while unknown."""
-    if rate <= 0:
-        return ""
-    if rate < 0.5:
-        return f"{1 / rate:.1f} s/item"
-    return f"{number(round(rate))} items/s" if rate >= 10 else f"{rate:.1f} items/s"
-
-
-def is_live(snapshot: Snapshot) -> bool:
-    """Whether the job goes on."""
-    return snapshot.state in ("running", "paused")
-
-
-def ended(snapshot: Snapshot) -> Snapshot:
-    """The last snapshot of a job that nobody serves any more: one that still ran was broken off."""
-    state: JobState = "cancelled" if is_live(snapshot) else snapshot.state
-    lanes = tuple(lane._replace(in_flight=0, state=_rested(lane.state)) for lane in snapshot.lanes)
-    return snapshot._replace(state=state, in_flight=0, eta=None, lanes=lanes)
-
-
-def _rested(state: WorkerState) -> WorkerState:
-    return "idle" if state == "busy" else state
-
-
-def pace(snapshot: Snapshot) -> float:
-    """Items per second: of late while the job runs, on the whole once it has ended."""
-    s = snapshot
-    if is_live(s) or s.elapsed <= 0:
-        return s.rate
-    return s.done / s.elapsed
-
-
-def printable(text: str) -> str:
-    """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
-
-
-def counted(n: int, one: str, many: str | None = None) -> str:
-    """ "1 retry", "3 retries"."""
-    return f"{number(n)} {one if n == 1 else many or one + 's'}"
-
-
-def troubles(snapshot: Snapshot) -> list[str]:
-    """What went not as planned, each as a few words; empty if nothing did."""
-    s = snapshot
-    parts = [
-        (s.failed, f"{number(s.failed)} failed"),
-        (s.retried, counted(s.retried, "retry", "retries")),
-        (s.requeued, f"{number(s.requeued)} requeued"),
-        (s.deaths, counted(s.deaths, "process died", "processes died")),
-        (s.losses, counted(s.losses, "worker lost", "workers lost")),
-        (s.duplicates, counted(s.duplicates, "late result refused", "late results refused")),
-    ]
-    return [words for n, words in parts if n]
-
-
-def working(snapshot: Snapshot) -> int:
-    """How many workers the job has that are not lost."""
-    return sum(lane.state != "lost" for lane in snapshot.lanes)
-
-
-def plain(title: str, snapshot: Snapshot) -> str:
-    """The whole job in one line of text."""
-    s = snapshot
-    of = "" if s.total is None else f" of {number(s.total)}"
-    facts = [f"{number(s.done)}{of} items in {clock(s.elapsed)}", speed(pace(s))]
-    facts.append(counted(len(s.lanes), "worker") if s.lanes else "")
-    facts += troubles(s)
-    return f"{printable(title)}: {s.state}, " + ", ".join(filter(None, facts))
 
 
 def _text(words: str) -> str:
@@ -200,7 +109,7 @@ def _pill(state: str, words: str) -> str:
 
 def hint_html() -> str:
     """How to cancel where no button can."""
-    return '<span class="dm-soft">Interrupt the kernel (\N{BLACK SQUARE}) to cancel</span>'
+    return '<span class="dm-hint">Interrupt the kernel (\N{BLACK SQUARE}) to cancel</span>'
 
 
 def _part(kind: str, share: float) -> str:
@@ -218,6 +127,7 @@ def bar_html(snapshot: Snapshot) -> str:
         parts = _part("ok" if s.state == "done" else "go", (s.done - s.failed) * share) + _part("bad", s.failed * share)
         if is_live(s):
             parts += _part("fly", min(s.in_flight, max(0, whole - s.done)) * share)
+    # While the length is not known the bar has no value: readers say "busy" then.
     aria = f' aria-valuenow="{s.done}" aria-valuemax="{s.total}"' if s.total is not None else ""
     left = f"<b>{number(s.done)}</b>"
     if s.total is None:
@@ -225,73 +135,13 @@ def bar_html(snapshot: Snapshot) -> str:
     else:
         percent = int(100 * s.done / s.total) if s.total else 100
         left += f' <span class="dm-soft">of {number(s.total)} · {percent}%</span>'
-    right = [speed(pace(s)), f"{clock(s.elapsed)} elapsed"]
+    right = [speed(pace(s)), f"{took(s)} elapsed"]
     if s.eta is not None and s.state == "running":
         right.append(f"<b>{clock(s.eta)}</b> left")
     return (
-        f'<div class="dm-bar" role="progressbar" aria-valuemin="0"{aria}>{parts}</div>'
-        f'<div class="dm-counts"><span>{left}</span> '
+        f'<div class="dm-bar" role="progressbar" aria-label="items done" aria-valuemin="0"{aria}>{parts}</div>'
+        f'<div class="dm-counts"><span>{left}</span><span class="dm-alt"> · </span>'
         f'<span class="dm-soft">{" · ".join(filter(None, right))}</span></div>'
-    )
-
-
-#: Kind of block -> class of its colour and word of the legend, in the order of drawing.
-_KINDS = {
-    "done": ("go", "done"),
-    "running": ("fly", "running"),
-    "retried": ("again", "retried"),
-    "failed": ("bad", "failed"),
-    "lost": ("gone", "lost"),
-}
-
-
-def _drawing(lane: Lane, elapsed: float) -> str:
-    scale = 1000 / elapsed if elapsed > 0 else 0.0
-    height = 24 // lane.rows
-    paths = []
-    for kind, (colour, _) in _KINDS.items():
-        moves = "".join(
-            f"M{round(block.begin * scale)} {height * block.row + height // 2}"
-            f"h{max(2, round((block.end - block.begin) * scale) - 1)}"
-            for block in lane.blocks
-            if block.kind == kind
-        )
-        if moves:
-            paths.append(f'<path class="dm-{colour}" stroke-width="{height - 2 * (lane.rows > 1)}" d="{moves}"/>')
-    return f'<svg class="dm-time" viewBox="0 0 1000 24" preserveAspectRatio="none">{"".join(paths)}</svg>'
-
-
-def _lane_html(lane: Lane, snapshot: Snapshot) -> str:
-    name, state = _text(lane.name), _WORKER_WORDS[lane.state]
-    lost = lane.state == "lost"
-    busy = "\N{EN DASH}" if lost and is_live(snapshot) else "lost" if lost else f"{lane.busy:.0%}"
-    flight = number(lane.in_flight) if lane.in_flight else "\N{EN DASH}"
-    flight = flight if lane.state in ("idle", "busy") else state
-    return (
-        f'<tr class="dm-lane-{lane.state}"><td title="{name}, {counted(lane.slots, "slot")}, {state}">'
-        f'<span class="dm-dot dm-dot-{lane.state}"></span>{name}<span class="dm-alt"> {state}</span></td>'
-        f'<td><span class="dm-alt">{number(lane.items)}</span>{_drawing(lane, snapshot.elapsed)}</td>'
-        f"<td>{busy}</td><td>{number(lane.chunks)}</td>" + (f"<td>{flight}</td>" if is_live(snapshot) else "") + "</tr>"
-    )
-
-
-def lanes_html(snapshot: Snapshot) -> str:
-    """A row for each worker: what its time went to, how busy it was, chunks, and what it has in flight."""
-    lanes, live = snapshot.lanes, is_live(snapshot)
-    if not lanes:
-        return '<div class="dm-foot">Waiting for a worker</div>' if live else ""
-    rows = "".join(_lane_html(lane, snapshot) for lane in lanes[:LANES])
-    more = len(lanes) - LANES
-    rest = (
-        f'<tr><td class="dm-rest" colspan="{4 + live}">and {counted(more, "more worker")}</td></tr>' if more > 0 else ""
-    )
-    ends = (f"\N{MINUS SIGN}{clock(snapshot.elapsed)}", "now") if live else ("0:00", clock(snapshot.elapsed))
-    key = "".join(f'<i class="dm-{colour}" data-k="{word}"></i>' for colour, word in _KINDS.values())
-    last = "<th>In flight</th>" if live else ""
-    return (
-        '<table class="dm-lanes"><thead><tr><th>Worker</th><th><span class="dm-alt">Items</span><span class="dm-axis">'
-        f'<i data-t="{ends[0]}"></i><span class="dm-key">{key}</span><i data-t="{ends[1]}"></i></span></th>'
-        f"<th>Busy</th><th>Chunks</th>{last}</tr></thead><tbody>{rows}{rest}</tbody></table>"
     )
 
 
@@ -377,7 +227,8 @@ def pool_html(facts: PoolFacts) -> str:
 
 
 def _worker_html(worker: WorkerRow) -> str:
-    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"]
+    # Nothing at all is in no use: nothing is known before the first heartbeat.
+    load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
     if worker.latency > 0:
         load.append(f"{1000 * worker.latency:.1f} ms")
     dot = f'<span class="dm-dot dm-dot-{_text(worker.state)}"></span>'

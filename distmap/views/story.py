@@ -6,6 +6,7 @@ itself, so that it can be shown again in any cell; the story holds no reference 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from distmap.views.base import Steering, View
 from distmap.views.choose import choose
 from distmap.views.painter import PAINTER
 from distmap.views.static import Note
+
+log = logging.getLogger("distmap")
 
 Progress = bool | Callable[[Snapshot], object] | None
 #: One job is shown at so many places at once; the oldest of those beyond stands still.
@@ -52,17 +55,14 @@ class Story:
         with self._lock:
             for note in self.notes:
                 view.note(note)
-            over = self.last
-            if over is None:
+            if self.last is None:
                 self._views.append(view)
-                crowded = self._views.pop(1) if len(self._views) > PLACES else None
-        if over is not None:
-            view.close(over, self.dropped)
-            return view
-        if crowded is not None:
-            PAINTER.remove(crowded)
-        if view.drawn:
-            PAINTER.add(view, self._look)
+                if view.drawn:
+                    PAINTER.add(view, self._look)
+                if len(self._views) > PLACES:
+                    PAINTER.remove(self._views[-PLACES])  # it becomes a card with the others, but moves no more
+                return view
+        view.close(self.last, self.dropped)
         return view
 
     def report(self) -> None:
@@ -102,23 +102,28 @@ class Story:
         """The job is over: the last moment stays wherever it was shown."""
         with self._lock:
             self.last = static.ended(snapshot._replace(state=state))
-            views, self._views = self._views, []
-        try:
-            for view in views:
-                PAINTER.remove(view)
+        for view in self._views:
+            PAINTER.remove(view)
+        # One that is cut short by an interrupt stays on the list, for the next try.
+        while self._views:
+            view = self._views[0]
+            try:
                 view.close(self.last, self.dropped)
-        finally:
-            for view in views:
-                PAINTER.remove(view)
+            except Exception:
+                self._views.remove(view)
+                if not view.drawn:
+                    raise  # the user's own code
+                log.exception("! a view failed at its end")
+            else:
+                self._views.remove(view)
 
     @property
     def now(self) -> Snapshot | None:
         """The newest snapshot, None before the first."""
         return self.last or self._look()
 
-    def html(self) -> str:
-        """The card."""
-        snapshot = self.now
+    def html(self, snapshot: Snapshot | None) -> str:
+        """The card, at this moment."""
         if snapshot is None:
             return static.begun_html(self.title, self.kind)
         return static.card_html(self.title, snapshot, self.notes, self.dropped, self.kind)

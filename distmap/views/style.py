@@ -18,15 +18,17 @@ STYLE = """<style>
 --dm-ground:color-mix(in srgb,var(--dm-ink) 9%,transparent);
 --dm-fly:color-mix(in srgb,var(--dm-go) 42%,transparent);
 --dm-gone:color-mix(in srgb,var(--dm-bad) 42%,transparent);
-box-sizing:border-box;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);border-radius:8px;
-color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);font-variant-numeric:tabular-nums}
+position:relative;box-sizing:border-box;width:100%;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);
+border-radius:8px;color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);
+font-variant-numeric:tabular-nums}
+.jp-OutputArea-output .widget-box.dm-card{width:calc(100% - 20px)}
 .dm-card .widget-html,.dm-card .widget-html-content{line-height:1.5;margin:0;width:100%;min-height:0;height:auto}
 .dm-card b{font-weight:600}
 .dm-card code{padding:0 !important;background:none !important;color:inherit !important;
 font:12px/1.5 var(--jp-code-font-family,ui-monospace,monospace) !important}
 .dm-alt{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 .dm-soft{color:var(--dm-soft)}
-[data-t]::before{content:attr(data-t)}
+.dm-axis>[data-t]::before{content:attr(data-t)}
 .dm-card .dm-top{display:flex;align-items:center;gap:8px;min-height:26px}
 .dm-card .dm-top>.widget-html{flex:1}
 .dm-head code{font-weight:600 !important}
@@ -56,43 +58,63 @@ vertical-align:1px}
 table-layout:fixed !important;font-size:12px !important;color:inherit}
 .dm-lanes{border-top:1px solid var(--dm-line) !important}
 .dm-card thead,.dm-card tr{border:0 !important;background:none !important}
-.dm-card th,.dm-card td{padding:1px 0 1px 14px !important;border:0 !important;background:none !important;
+.dm-card th,.dm-card td{padding:1px 0 1px 12px !important;border:0 !important;background:none !important;
 text-align:left !important;vertical-align:middle !important;line-height:18px !important;white-space:nowrap;
 overflow:hidden;text-overflow:ellipsis;max-width:none}
 .dm-card th{padding-top:6px !important;color:var(--dm-soft);font-weight:400 !important;font-size:11px}
 .dm-card tr>:first-child{padding-left:0 !important}
-.dm-lanes tr>:nth-child(1){width:104px}
-.dm-lanes tr>:nth-child(n+3){width:58px;text-align:right !important}
-.dm-lanes .dm-rest{text-align:right !important}
-.dm-lane-lost{color:var(--dm-soft)}
+.dm-lanes tr>:nth-child(1){width:98px}
+.dm-lanes tr>:nth-child(n+3){width:50px;text-align:right !important}
+.dm-rest,tr.dm-gone{color:var(--dm-soft)}
+.dm-rest>:first-child{overflow:visible !important}
 .dm-axis{display:flex;justify-content:space-between}
 .dm-axis i,.dm-key{font-style:normal}
-.dm-key i{margin:0 7px}
-.dm-key i::before{content:"";display:inline-block;width:9px;height:9px;margin-right:5px;border-radius:2px;
+.dm-axis>i{flex:none}
+.dm-key{overflow:hidden;text-align:center}
+.dm-key i{margin:0 4px}
+.dm-key i::before{content:"";display:inline-block;width:9px;height:9px;margin-right:4px;border-radius:2px;
 background:var(--dm-tone);vertical-align:-1px}
-.dm-key i::after{content:attr(data-k)}
-.dm-time{display:block;width:100%;height:14px;border-radius:2px;background:var(--dm-ground)}
+.dm-key i::after{content:attr(data-t)}
+.dm-hint{display:block;color:var(--dm-soft);text-align:right}
+.dm-time{display:block;width:100%;height:14px !important;border-radius:2px;
+background:var(--dm-ground)}
 .dm-go{--dm-tone:var(--dm-go)}
 .dm-fly{--dm-tone:var(--dm-fly)}
 .dm-again{--dm-tone:var(--dm-warn)}
 .dm-bad{--dm-tone:var(--dm-bad)}
 .dm-gone{--dm-tone:var(--dm-gone)}
-.dm-time path{stroke:var(--dm-tone)}
+.dm-time path{stroke:var(--dm-tone);stroke-width:24}
+.dm-rows-2{height:16px !important}
+.dm-rows-2 path{stroke-width:10.5}
+.dm-rows-3{height:19px !important}
+.dm-rows-3 path{stroke-width:6.7}
+.dm-rows-4{height:22px !important}
+.dm-rows-4 path{stroke-width:4.8}
 .dm-dot{display:inline-block;box-sizing:border-box;width:7px;height:7px;margin-right:7px;border-radius:50%;
 border:2px solid var(--dm-soft);vertical-align:1px}
 .dm-dot-busy{border-color:var(--dm-go);background:var(--dm-go)}
 .dm-dot-suspect,.dm-dot-draining,.dm-dot-resting{border-color:var(--dm-warn)}
 .dm-dot-lost{border-color:var(--dm-bad);background:var(--dm-bad)}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
-.dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:6px 0 0;color:var(--dm-soft);font-size:13px}
+.dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:0;color:var(--dm-soft);font-size:13px;
+line-height:1.5}
+.dm-card .jupyter-widget-Accordion{margin:6px 0 0;padding:6px 0 0;border-top:1px solid var(--dm-line)}
 .dm-foot{margin-top:6px;padding-top:6px;border-top:1px solid var(--dm-line);color:var(--dm-soft)}
-.dm-foot>b{color:var(--dm-bad)}
+.dm-foot b{color:var(--dm-bad)}
 .dm-card summary{cursor:pointer}
 .dm-notes td{white-space:pre-wrap !important;overflow-wrap:anywhere;vertical-align:top !important;
 color:var(--dm-ink)}
-.dm-notes tr>:nth-child(1){width:96px}
+.dm-notes tr>:nth-child(1){width:132px}
 .dm-notes tr>:nth-child(2){width:104px}
 .dm-notes tr>:nth-child(3){width:52px}
-.dm-facts{display:grid;grid-template-columns:auto 1fr;gap:2px 18px;margin:6px 0 0}
-.dm-command{display:block;margin-top:4px;user-select:all;white-space:pre-wrap;overflow-wrap:anywhere}
+.dm-facts{margin:4px 0 0 !important}
+.dm-facts tr>:nth-child(1){width:104px}
+.dm-workers,.dm-notes{margin:0 !important}
+.dm-workers tr>:nth-child(3){width:9%}
+.dm-workers tr>:nth-child(4){width:7%}
+.dm-workers tr>:nth-child(5){width:9%}
+.dm-workers tr>:nth-child(6){width:34%}
+.dm-card .dm-command{display:block;margin:6px 0 2px;padding:5px 10px !important;border-radius:4px;
+color:var(--dm-ink) !important;background:var(--dm-ground) !important;user-select:all;white-space:pre-wrap;
+overflow-wrap:anywhere}
 </style>"""

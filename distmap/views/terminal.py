@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
 from distmap.views.outlet import plain
-from distmap.views.static import Note, counted, ended, is_live, pace, printable, speed, troubles, working
+from distmap.views.static import Note
+from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
@@ -48,11 +49,11 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     @property
     def format_dict(self) -> Any:
         s = self.snapshot
-        left = self.format_interval(s.eta or 0.0) if s.eta is not None or not is_live(s) else "?"
+        left = 0.0 if s.state == "done" else s.eta
         return {
             **super().format_dict,
             "took": self.format_interval(s.elapsed),
-            "left": left,
+            "left": "?" if left is None else self.format_interval(left),
             "facts": "".join(f", {fact}" for fact in facts(s)),
             "bar_format": _UNKNOWN if s.total is None else _KNOWN,
         }

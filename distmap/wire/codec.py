@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import cast
 
 from distmap.errors import ProtocolError
+from distmap.light import cast
 from distmap.wire.messages import (
     Beat,
     BlobKind,

@@ -2,14 +2,14 @@
 
 Owns the message types. A message travels with zero or more *parts* (opaque buffers: pickles and raw data) that are
 never looked into here. `codec.py` turns messages into header bytes and back, without pickle. Imported by task
-processes, so it stays light: only `typing` of the standard library.
+processes, so it stays light.
 
 `attempt`, `lo`, `hi`, `at`, `slot` mean what they mean in `core/events.py`. A digest is 16 bytes.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from distmap.light import Literal, NamedTuple
 
 #: Bytes of text in one Output at most, and pieces of it.
 OUTPUT_BYTES = 1 << 20

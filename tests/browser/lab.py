@@ -367,6 +367,8 @@ class Lab:
         """ "JupyterLab Dark" or "JupyterLab Light"."""
         self.command("apputils:change-theme", theme=name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+        # It fades away over the page.
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def reload(self) -> None:
         """Load the page again; the kernel goes on."""

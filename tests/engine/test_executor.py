@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from distmap.core.events import SlotReady, WorkerLost
 from distmap.engine import executor as module
 from distmap.engine.executor import ExecutorEngine, run_attempt
 from distmap.payload import dump_code, dump_items, load_results
-from distmap.wire.messages import Report, Task
+from distmap.wire.messages import Output, Report, Task
 
 Ears = Callable[[], Any]
 
@@ -263,3 +264,80 @@ def test_a_worker_keeps_a_bounded_number_of_payloads() -> None:
     for code in codes:
         attempt(code, with_code=True)
     assert codes[0].digest in attempt(codes[0], with_code=False).missing
+
+
+def talk(x: int) -> int:
+    print("out", x)
+    print("err", x, file=sys.stderr)
+    if x == 2:
+        child = os.fork()
+        if not child:
+            print("forked")
+            os._exit(0)
+        os.waitpid(child, 0)
+    return x
+
+
+def streams(_: object) -> tuple[str, str]:
+    return type(sys.stdout).__name__, type(sys.stderr).__name__
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears, processes: ProcessPoolExecutor) -> None:
+    """Text of items comes before the report; the executor's own streams are back afterwards."""
+
+    async def main() -> None:
+        engine, listener = ExecutorEngine(processes), ear()
+        await engine.start(listener)
+        attempt = listener.send(talk, [1, 2])
+        what, (output, (text,)) = await listener.heard.get()
+        assert what == "printed"
+        assert (output.attempt, output.dropped) == (attempt, 0)
+        assert [piece[:2] for piece in output.pieces] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert bytes(text) == b"out 1\nerr 1\nout 2\nerr 2\n"
+        assert await listener.values(attempt) == [1, 2]
+        assert await listener.values(listener.send(talk, [3], output=False)) == [3]
+        assert listener.heard.empty()
+        await engine.close(now=True)
+
+    asyncio.run(main())
+    assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")
+
+
+def test_attempts_of_several_threads_print_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a foreign process with threads each attempt has what its own thread printed; others print as ever."""
+    gate = threading.Barrier(3)
+    monkeypatch.setattr(module, "gate", gate, raising=False)
+
+    def meet(x: object) -> None:
+        from distmap.engine import executor
+
+        executor.gate.wait(10)  # type: ignore[attr-defined]
+        print("in", threading.current_thread().name)
+        executor.gate.wait(10)  # type: ignore[attr-defined]
+
+    code, (items, _) = dump_code(meet), dump_items(["a"])
+    blobs = [module.BlobParts(blob.digest, blob.kind, tuple(blob.payload.parts)) for blob in code.blobs]
+    blobs.append(module.BlobParts(code.digest, "code", tuple(code.payload.parts)))
+    needs = tuple(blob.digest for blob in code.blobs)
+    answers: dict[str, Any] = {}
+
+    def attempt(number: int) -> None:
+        task = Task(0, number, code.digest, needs, 0, 1, 0, 0.0)
+        answers[threading.current_thread().name] = run_attempt(task, blobs, items.parts, None)
+
+    threads = [threading.Thread(target=attempt, args=(n,), name=f"thread {n}") for n in (1, 2)]
+    before = sys.stdout
+    for thread in threads:
+        thread.start()
+    gate.wait(10)
+    assert sys.stdout is not before
+    gate.wait(10)
+    for thread in threads:
+        thread.join(10)
+    assert sys.stdout is before
+    for name, answer in answers.items():
+        (output, (text,)), (report, _) = answer.said
+        assert isinstance(output, Output)
+        assert isinstance(report, Report)
+        assert text == f"in {name}\n".encode()

@@ -11,6 +11,7 @@ from typing import Any
 from distmap.core.events import AttemptProgressed, SlotReady
 from distmap.engine.local import LocalEngine
 from distmap.slots.slots import Slots
+from distmap.wire.messages import Output
 
 Ears = Callable[[], Any]
 DEADLINE = 15.0
@@ -154,5 +155,21 @@ def test_code_that_does_not_load_is_refused(ear: Ears) -> None:
             assert parts
         finally:
             await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_what_tasks_print_reaches_the_driver(ear: Ears) -> None:
+    """Text comes with the worker's number, before the report of its item."""
+
+    async def main() -> None:
+        engine, listener = LocalEngine(1), ear()
+        await engine.start(listener)
+        attempt = listener.send(print, ["hello"])
+        what, (output, parts) = await listener.heard.get()
+        assert what == "printed"
+        assert (output, bytes(parts[0])) == (Output(0, attempt, 0, ((0, 0, 6),)), b"hello\n")
+        assert await listener.values(attempt) == [None]
+        await engine.close(now=True)
 
     asyncio.run(main())

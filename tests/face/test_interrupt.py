@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 
@@ -135,3 +142,52 @@ def test_interrupt_of_a_blocked_input(script):
     )
     assert told["prompt"] < 6
     assert told["after"] == [1]
+
+
+#: As INTERRUPTED, in a terminal, with a bar.
+IN_A_TERMINAL = """
+import os, signal, sys, time
+import distmap
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def slow(x):
+    import time
+    if x == 2:
+        raise ValueError("two")
+    time.sleep(60 * (x > 4))
+    return x
+
+with distmap.Pool(2) as pool:
+    pool.map(slow, range(50), chunksize=1, progress=True, on_error="skip")
+"""
+
+
+def test_the_bar_of_an_interrupted_call_leaves_one_line():
+    """In a terminal the bar is closed before the traceback begins: one line, which says interrupted, and no remains."""
+    ours, theirs = os.openpty()
+    environ = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
+    )
+    os.close(theirs)
+    said, interrupted = b"", False
+    try:
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while piece := os.read(ours, 65536):
+                said += piece
+                # Four of the first five are finished and one failed: what runs now takes a minute.
+                if not interrupted and b" 5/50 " in said:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait(10)
+        os.close(ours)
+    lines = [line.rpartition("\r")[2] for line in said.decode().replace("\r\n", "\n").split("\n")]
+    assert lines[0].strip() == "item 2 failed on local, attempt 1: ValueError: two"
+    assert lines[1].startswith("slow:  10%|")
+    assert "interrupted" in lines[1]
+    assert lines[2] == "Traceback (most recent call last):"
+    assert lines[-2] == "KeyboardInterrupt"
+    assert "5/50" not in "".join(lines[2:])

@@ -44,7 +44,14 @@ class Bench:
         self.heard.put_nowait((ready, []))
 
     def send(
-        self, fn: Callable[..., Any] | Code, items: Iterable[Any], *, slot: int = 0, lo: int = 0, timeout: float = 0.0
+        self,
+        fn: Callable[..., Any] | Code,
+        items: Iterable[Any],
+        *,
+        slot: int = 0,
+        lo: int = 0,
+        timeout: float = 0.0,
+        output: bool = True,
     ) -> int:
         """Put the code, assign the items; gives the attempt."""
         code = fn if isinstance(fn, Code) else dump_code(fn)
@@ -56,7 +63,7 @@ class Bench:
         attempt = next(self._attempts)
         size = len(items)  # type: ignore[arg-type]
         needs = tuple(blob.digest for blob in blobs)
-        self.slots.assign(Task(slot, attempt, code.digest, needs, lo, size, 0, timeout), payload.parts)
+        self.slots.assign(Task(slot, attempt, code.digest, needs, lo, size, 0, timeout, output), payload.parts)
         return attempt
 
     async def hear(self, kind: type) -> Any:

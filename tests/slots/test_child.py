@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from distmap.payload import load_results
-from distmap.wire.messages import Report
+from distmap.wire.messages import Died, Output, Ready, Report
 
 Bench = Callable[..., Any]
 
@@ -79,6 +79,210 @@ def test_what_tasks_print_comes_before_their_report(bench: Bench) -> None:
             assert b.heard.empty()
 
     run(main())
+
+    run(main())
+
+
+def test_what_was_printed_before_a_crash_has_arrived(bench: Bench) -> None:
+    """The last line before the process ends without a word is told of before its death."""
+
+    def leave(x: int) -> None:
+        print("last words", x)
+        os._exit(3)
+
+    def crash(x: int) -> None:
+        import ctypes
+
+        print("to be or", flush=True)
+        ctypes.string_at(0)
+
+    async def main() -> None:
+        async with bench(1) as b:
+            for fn, text, how in ((leave, "last words 1\n", "exited with code 3"), (crash, "to be or\n", "SIGSEGV")):
+                attempt = b.send(fn, [1])
+                message, parts = await b.heard.get()
+                assert isinstance(message, Output), message
+                assert (message.attempt, bytes(parts[0])) == (attempt, text.encode())
+                died = await b.hear(Died)
+                assert died.attempt == attempt
+                assert how in died.text
+                await b.hear(Ready)
+
+    run(main())
+
+
+def test_processes_that_a_task_starts_print_to_the_real_streams(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a fork and of a command nothing comes by here, and neither harms the task's own output."""
+
+    def start(x: int) -> int:
+        import subprocess
+
+        sys.stdout.write("part ")
+        child = os.fork()
+        if not child:
+            print("forked", flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        subprocess.run(["echo", "command"], stdout=sys.stdout, check=True)
+        print("own")
+        return x
+
+    async def main() -> None:
+        async with bench(1) as b:
+            assert await b.said(b.send(start, [1, 2])) == [(0, 0, "part own\n"), (1, 0, "part own\n")]
+
+    run(main())
+    assert sorted(capfd.readouterr().out.split()) == ["command"] * 2 + ["forked"] * 2
+
+
+def test_what_user_code_does_to_standard_output(bench: Bench) -> None:
+    """Closing, redirecting, wrapping and replacing it harm neither this task nor the next one."""
+
+    def close(_: object) -> None:
+        sys.stdout.close()
+        print("after close")
+
+    def redirect(_: object) -> None:
+        import contextlib
+        import io
+
+        with contextlib.redirect_stdout(io.StringIO()) as aside:
+            print("aside")
+        print("not", aside.getvalue().strip())
+
+    def wrap(_: object) -> None:
+        import io
+
+        before, sys.stdout = sys.stdout, io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("wrapped", flush=True)
+        sys.stdout = before
+
+    def lose(_: object) -> None:
+        sys.stdout = None  # type: ignore[assignment]
+        print("to nobody")
+
+    async def main() -> None:
+        async with bench(1) as b:
+            assert await b.said(b.send(close, [0])) == [(0, 0, "after close\n")]
+            assert await b.said(b.send(redirect, [0])) == [(0, 0, "not aside\n")]
+            assert await b.said(b.send(wrap, [0])) == [(0, 0, "wrapped\n")]
+            assert await b.said(b.send(print, ["still there"])) == [(0, 0, "still there\n")]
+            assert await b.said(b.send(lose, [0])) == []
+            assert await b.values(b.send(square, [3])) == [9]
+
+    run(main())
+
+
+def test_threads_and_imports_of_a_task_print_too(bench: Bench) -> None:
+    """What threads print belongs to the item that runs; what is printed while the code loads to none."""
+
+    class Loud:
+        def __reduce__(self) -> Any:
+            return (print, ("loading",))
+
+    loud = Loud()
+
+    def talk(x: int) -> object:
+        import threading
+
+        threads = [threading.Thread(target=print, args=("thread",)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return loud
+
+    async def main() -> None:
+        async with bench(1) as b:
+            said = await b.said(b.send(talk, [0]))
+            assert said[0] == (-1, 0, "loading\n")
+            # Threads that print at a time may have their line ends apart from their lines, as anywhere.
+            assert "".join(text for at, _, text in said[1:] if at == 0).split() == ["thread"] * 4
+
+    run(main())
+
+
+def test_a_flood_is_bounded_and_counted(bench: Bench) -> None:
+    """Of a million lines as many arrive as a cell could take; the number of all others comes, too."""
+
+    def flood(x: int) -> int:
+        for number in range(x):
+            print("line", number)
+        return x
+
+    async def main() -> None:
+        async with bench(1) as b:
+            said = await b.said(b.send(flood, [200_000]))
+            lines = "".join(text for _, _, text in said).splitlines()
+            assert lines[0] == "line 0"
+            # A line whose end was too much is shown and counted.
+            assert 200_000 <= len(lines) + b.dropped <= 200_100
+            assert b.dropped > 0
+            assert not [line for line in lines if line.count("line") > 1]
+            assert await b.values(b.send(square, [3])) == [9]
+
+    run(main())
+
+
+def test_output_that_is_not_wanted_stays_there(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """A task that was told to print to nobody does."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            assert await b.said(b.send(print, ["x"], output=False)) == []
+            assert await b.said(b.send(print, ["y"])) == [(0, 0, "y\n")]
+
+    run(main())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_item_that_does_nothing_but_print_is_interrupted(bench: Bench) -> None:
+    """The interrupt that falls into the middle of a print is not lost."""
+
+    def chatter(_: object) -> None:
+        while True:
+            print("x")
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (process,) = await b.values(b.send(pid, [0]))
+            for _ in range(5):
+                attempt = b.send(chatter, [0])
+                await b.started(attempt)
+                await b.hear(Output)
+                b.slots.interrupt(0, attempt)
+                assert await b.values(attempt) == []
+            assert await b.values(b.send(pid, [0])) == [process]
+
+    run(main())
+
+
+@pytest.mark.timeout(60)
+def test_alarms_in_the_middle_of_prints(bench: Bench) -> None:
+    """A signal handler that raises, at any point of a print, leaves the connection whole."""
+
+    def alarmed(rounds: int) -> int:
+        def ring(*_: object) -> None:
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, ring)
+        seen = 0
+        for _ in range(rounds):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                while True:
+                    print("x")
+            except TimeoutError:
+                seen += 1
+        return seen
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (process,) = await b.values(b.send(pid, [0]))
+            assert await b.values(b.send(alarmed, [400])) == [400]
+            assert await b.values(b.send(pid, [0])) == [process]
 
     run(main())
 

@@ -142,3 +142,39 @@ def test_noise_is_refused(pair: tuple[socket.socket, socket.socket], noise: byte
     inbox.fill()
     with pytest.raises(ProtocolError, match="noise"):
         inbox.pop()
+
+
+def test_a_small_frame_goes_at_once_or_not_at_all(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Where a frame would wait, is large or has nowhere to go nothing of it is written."""
+    a, b = pair
+    outbox, inbox = Outbox(a), Inbox(b)
+    assert outbox.send_at_once(pack(b"h", [b"text"]))
+    inbox.fill()
+    assert inbox.pop() == (b"h", [bytearray(b"text")])
+    assert not outbox.send_at_once(pack(b"h", [bytes(100_000)]))
+    sent = 0
+    while outbox.send_at_once(pack(b"h", [bytes(10_000)])):
+        sent += 1
+    assert sent > 2
+    b.setblocking(False)
+    found = 0
+    while inbox.waiting():
+        inbox.fill()
+        while inbox.pop() is not None:
+            found += 1
+    assert found == sent
+    a.close()
+    assert not outbox.send_at_once(pack(b"h", [b"text"]))
+
+
+def test_what_a_signal_handler_raises_is_not_taken_for_the_sockets(pair: tuple[socket.socket, socket.socket]) -> None:
+    """TimeoutError out of a handler is an OSError too; it passes through."""
+    outbox = Outbox(pair[0])
+
+    class Socket:
+        def fileno(self) -> int:
+            raise TimeoutError  # as a handler would, in a frame of its own
+
+    outbox._sock = Socket()  # type: ignore[assignment]
+    with pytest.raises(TimeoutError):
+        outbox.send_at_once(pack(b"h"))

@@ -63,6 +63,67 @@ view.update(S)
 view.close(S._replace(state="failed", done=3))
 """
 
+STEERED = """
+class Wheel:
+    paused = False
+    done = []
+    def pause(self): self.paused = True; self.done.append("pause")
+    def resume(self): self.paused = False; self.done.append("resume")
+    def cancel(self): self.done.append("cancel")
+
+view = choose(True, "steered", "map", Wheel())
+view.update(S)
+def buttons(): return [(b.description, b.disabled) for b in (view._pause, view._cancel)]
+print(buttons())
+view._press_pause(None)
+view.update(S._replace(state="paused"))
+print(buttons())
+view._press_pause(None)
+view._press_cancel(None)
+view._press_cancel(None)
+view._press_pause(None)
+view.update(S)
+print(buttons(), Wheel.done)
+print(set(type(c).__name__ for c in view._fold.children), view._fold.layout.display)
+view.close(S._replace(state="cancelled"), 7)
+view._press_cancel(None)
+view._press_pause(None)
+print(Wheel.done[4:])
+"""
+
+# An ipywidgets that does not import, such as one of another Python.
+BROKEN = """
+import sys
+kept = sys.modules["ipywidgets"]
+sys.modules["ipywidgets"], found = None, notebook.importlib.util.find_spec
+notebook.importlib.util.find_spec = lambda name: object()
+view = choose(True, "broken")
+print(type(view).__name__)
+for done in range(6):
+    view.update(S._replace(done=done))
+view.close(S._replace(state="done", done=100))
+sys.modules["ipywidgets"] = kept
+notebook.importlib.util.find_spec = found
+"""
+
+# What is not changed is not sent again; the lanes come at every third turn.
+SENT = """
+from ipywidgets import HTML
+sent = []
+view = choose(True, "sent")
+view.update(S)
+for part, widget in view._parts.items():
+    widget.observe(lambda change, part=part: sent.append(part), "value")
+for done in range(1, 10):
+    view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
+    view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
+view.note(static.Note("retried", 1, "w", 1, "once"))
+for _ in range(3):
+    view.update(S._replace(done=9, retried=1, lanes=(S.lanes[0]._replace(items=9, chunks=9),)))
+print({part: sent.count(part) for part in view._parts}, view._fold.titles, view._fold.layout.display)
+view.close(S._replace(state="done"))
+"""
+
 
 def execute(*cells: str) -> list[list[dict[str, Any]]]:
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
@@ -74,7 +135,7 @@ def execute(*cells: str) -> list[list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def outputs() -> list[list[dict[str, Any]]]:
     """One kernel for all: its start is nearly all the time."""
-    return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT)
+    return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT, STEERED, BROKEN, SENT)
 
 
 def data(outputs: list[dict[str, Any]]) -> dict[str, str]:
@@ -82,12 +143,16 @@ def data(outputs: list[dict[str, Any]]) -> dict[str, str]:
     return shown["data"]
 
 
+def text(outputs: list[dict[str, Any]]) -> list[str]:
+    return "".join(o["text"] for o in outputs if o.get("name") == "stdout").splitlines()
+
+
 def test_the_panel_ends_as_static_html(outputs: list[list[dict[str, Any]]]) -> None:
     """What stays in the notebook is one display of HTML and text, no widget, with names escaped."""
     assert outputs[1][1]["text"] == "PanelView\n"
     shown = data(outputs[1])
     assert set(shown) == {"text/html", "text/plain"}
-    assert shown["text/plain"] == "score: done, 100 of 100 items in 0:02, 50 items/s, 1 worker, 1 failed"
+    assert shown["text/plain"] == "score: done, 100 of 100 items in 2.0 s, 50 items/s, 1 worker, 1 failed"
     assert "ValueError(&#x27;&lt;b&gt;&#x27;)" in shown["text/html"]
 
 
@@ -111,6 +176,29 @@ def test_a_short_job_makes_no_widget(outputs: list[list[dict[str, Any]]]) -> Non
     """A view that is closed before its first update shows the summary only."""
     assert data(outputs[6])["text/plain"].startswith("short: done, 100 of 100 items")
     assert outputs[6][1]["text"] == "0\n"
+
+
+def test_the_buttons_steer(outputs: list[list[dict[str, Any]]]) -> None:
+    """Pause toggles, Cancel is pressed once, and after the end neither does anything."""
+    assert text(outputs[7]) == [
+        "[('Pause', False), ('Cancel', False)]",
+        "[('Resume', False), ('Cancel', False)]",
+        "[('Pause', True), ('Cancel', True)] ['pause', 'resume', 'cancel', 'cancel']",
+        "{'HTML'} none",
+        "[]",
+    ]
+    assert "steered: cancelled" in data(outputs[7])["text/plain"]
+
+
+def test_broken_widgets_cost_the_buttons_only(outputs: list[list[dict[str, Any]]]) -> None:
+    """If ipywidgets is there but does not work, the card is shown in its place."""
+    assert text(outputs[8]) == ["PanelView"]
+    assert data(outputs[8])["text/plain"].startswith("broken: done, 100 of 100 items")
+
+
+def test_what_is_the_same_is_not_sent(outputs: list[list[dict[str, Any]]]) -> None:
+    """Parts are sent when they change, the lanes at a third of the turns, the fold when there is something to tell."""
+    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 6, 'notes': 1} ('1 retry',) None"]
 
 
 def test_nothing_of_the_machine_is_shown(outputs: list[list[dict[str, Any]]]) -> None:

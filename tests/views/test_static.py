@@ -1,21 +1,22 @@
-"""Snapshots as text and HTML."""
+"""Jobs and pools as HTML."""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
 
-from distmap.core.progress import Lane, Snapshot
+from distmap.core.progress import Block, Lane, Snapshot
 from distmap.views import static
-from distmap.views.static import Note
+from distmap.views.static import Note, PoolFacts, WorkerRow
 
 LANES = (
-    Lane("local", 2, "busy", 700, 20, 12, 0.95),
+    Lane("local", 2, "busy", 700, 20, 12, 0.95, 2, (Block(0, 0.0, 3.0, "done"),)),
     Lane("gpu1", 4, "lost", 70, 3, 0, 0.5),
 )
 RUNNING = Snapshot(
-    name="map score",
+    name="score",
     state="running",
     total=20_000,
     done=7_770,
@@ -31,10 +32,22 @@ RUNNING = Snapshot(
     eta=23.0,
     lanes=LANES,
 )
+NOTE = Note("failed", 3, "gpu1", 2, "ValueError: no")
+FACTS = PoolFacts(
+    "open",
+    (
+        WorkerRow("local", "this machine", "3.11.7", 4, "idle", 0.12, 0.41, 0.0),
+        WorkerRow("gpu1", "10.0.0.12", "3.11.9", 16, "busy", 0.97, 0.63, 0.0031),
+    ),
+    "wss://127.0.0.1:40213",
+    "1 map · 412 of 2 000 items",
+    "distmap-worker wss://host:40213",
+)
+EVIL = "<script>alert(1)</script>\"'\x1b[2J"
 
 
 class Balanced(HTMLParser):
-    """Fails on tags that do not close in order; gathers the text outside the style sheet."""
+    """Fails on tags that do not close in order; gathers the text outside style sheet and drawings."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,58 +59,52 @@ class Balanced(HTMLParser):
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if "style" not in self.open and "svg" not in self.open:
             self.text += data
 
 
-def test_numbers_read_well() -> None:
-    """Thousands are spaced, times are clocks, slow rates are told per item."""
-    assert static.number(1234567) == "1\u202f234\u202f567"
-    assert [static.clock(s) for s in (0, 59.6, 205, 3723)] == ["0:00", "1:00", "3:25", "1:02:03"]
-    assert [static.speed(r) for r in (0, 0.1, 3.14, 527.4)] == ["", "10.0 s/item", "3.1 items/s", "527 items/s"]
-
-
-def test_the_line_of_text_tells_everything() -> None:
-    """The text has state, counts, time, rate, workers and what went wrong."""
-    assert static.plain("map score", RUNNING) == (
-        "map score: running, 7\u202f770 of 20\u202f000 items in 0:14, 527 items/s, 2 workers, 1 failed, 2 retries, "
-        "3 requeued, 1 process died, 1 worker lost"
-    )
-
-
 def test_nothing_wrong_is_not_mentioned() -> None:
-    """Counters at zero are left out."""
+    """A job without troubles has no foot."""
     calm = RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)
-    assert static.troubles(calm) == []
     assert static.troubles_html(calm) == ""
     assert "dm-foot" not in static.card_html("t", calm).split("</style>")[1]
+    assert "<b>1 failed</b> · 2 retries" in static.card_html("t", RUNNING)
+
+
+def test_the_head_names_call_function_and_state() -> None:
+    """A job that the user named shows that name only."""
+    assert Balanced(static.head_html("score(x)", "running", "imap")).text == "imap score(x) Running"
+    assert "<code>score(x)</code>" in static.head_html("score(x)", "running")
+    assert Balanced(static.head_html("Night run", "interrupted", "")).text == "Night run Interrupted"
+    assert "code" not in static.head_html("Night run", "done", "")
 
 
 def test_the_card_is_whole_and_readable_without_its_style() -> None:
     """The card's tags balance, and its words alone tell the story (a notebook that is not trusted shows only them)."""
-    text = Balanced(
-        static.card_html("map score", RUNNING, [Note("failed", 3, "gpu1", 1, "ValueError: no")], dropped=2)
-    ).text
-    for words in ("map score", "Running", "of 20\u202f000 · 38%", "0:14 elapsed", "0:23 left", "local", "gpu1", "lost"):
+    text = Balanced(static.card_html("score", RUNNING, [NOTE], dropped=2)).text
+    for words in ("map score Running", "of 20\u202f000 · 38%", "0:14 elapsed", "0:23 left", "local (busy)", "lost"):
         assert words in text
     assert "item 3 failed" in text
     assert "ValueError: no" in text
     assert "and 2 more lines" in text
+    assert Balanced(static.begun_html("score", "imap")).text == "imap score Running"
 
 
 def test_strings_of_others_are_escaped() -> None:
     """Names of jobs and workers and noted lines cannot add tags, attributes or control characters."""
-    evil = "<script>alert(1)</script>\"'\x1b[2J"
-    hostile = RUNNING._replace(lanes=(Lane(evil, 1, "busy", 1, 1, 1, 0.1),))
-    html = static.card_html(evil, hostile, [Note("died", None, evil, 2, evil)])
+    hostile = RUNNING._replace(lanes=(Lane(EVIL, 1, "busy", 1, 1, 1, 0.1),))
+    html = static.card_html(EVIL, hostile, [Note("died", 1, EVIL, 2, EVIL)], kind=EVIL)
+    html += static.begun_html(EVIL, EVIL)
     assert "<script" not in html
     assert 'title="&lt;script&gt;alert(1)&lt;/script&gt;&quot;' in html
     assert "\x1b" not in html
-    assert "\x1b" not in static.plain(evil, hostile)
     Balanced(html)
 
 
@@ -109,33 +116,80 @@ def test_every_state_and_length_has_a_look(state: str, total: int | None) -> Non
     snapshot = RUNNING._replace(state=state, total=total, done=done, failed=min(1, done), eta=None)  # type: ignore[arg-type]
     html = static.card_html("t", snapshot)
     Balanced(html)
+    assert f"dm-pill dm-{state}" in html
+    assert f".dm-{state}" in static.STYLE
     widths = [float(w.split("%")[0]) for w in static.bar_html(snapshot).split("width:")[1:]]
     assert sum(widths) <= 100.02
 
 
-def test_many_lanes_are_counted() -> None:
-    """Past the limit lanes are counted, not shown."""
-    many = RUNNING._replace(lanes=tuple(Lane(f"w{i}", 1, "idle", 0, 0, 0, 0.0) for i in range(static.LANES + 24)))
-    html = static.lanes_html(many)
-    assert html.count("<tr") == static.LANES + 2
-    assert "and 24 more workers" in html
+def test_the_bar_can_be_read_aloud() -> None:
+    """It has its role and its numbers; none while the length is not known, as nobody knows how far it is."""
+    bar = static.bar_html(RUNNING)
+    assert 'role="progressbar"' in bar
+    assert 'aria-valuemin="0" aria-valuenow="7770" aria-valuemax="20000"' in bar
+    unknown = static.bar_html(RUNNING._replace(total=None))
+    assert "aria-valuenow" not in unknown
+    assert "length not known" in unknown
+    assert "dm-part-some" in unknown
+    assert "width:100" in static.bar_html(RUNNING._replace(total=None, failed=0, state="cancelled"))
 
 
-def test_no_worker_yet_is_said() -> None:
-    """A job without workers says what it waits for, and says nothing when it is over."""
-    assert "Waiting for a worker" in static.lanes_html(RUNNING._replace(lanes=()))
-    assert static.lanes_html(RUNNING._replace(lanes=(), state="cancelled")) == ""
+def test_notes_are_a_table() -> None:
+    """Item, worker, attempt and line; what is not known is left empty."""
+    html = static.notes_html(
+        [NOTE, Note("lost", None, "gpu2", 0, "silent for 30 s"), Note("retried", 12_000, "", 1, "E")]
+    )
+    rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in html.split("<tr>")[1:]]
+    assert rows == [
+        ["Item", "Worker", "Attempt", "Error"],
+        ["item 3 failed", "gpu1", "2", "<code>ValueError: no</code>"],
+        ["lost", "gpu2", "", "<code>silent for 30 s</code>"],
+        ["item 12\u202f000 retried", "", "1", "<code>E</code>"],
+    ]
+    assert static.notes_html([]) == ""
+    assert Balanced(static.notes_html([], 3)).text == "and 3 more lines"
 
 
-def test_a_job_that_nobody_serves_is_over() -> None:
-    """The last snapshot of a job that was broken off reads "Cancelled"; an ended one stays as it is."""
-    assert static.ended(RUNNING).state == "cancelled"
-    assert static.ended(RUNNING).in_flight == 0
-    assert [lane.state for lane in static.ended(RUNNING).lanes] == ["idle", "lost"]
-    assert static.ended(RUNNING._replace(state="done")).state == "done"
+def test_the_hint_says_how_to_cancel() -> None:
+    """Where no button can."""
+    assert Balanced(static.hint_html()).text == "Interrupt the kernel (■) to cancel"
 
 
-def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
-    """While a job runs its pace is that of late, afterwards items by seconds."""
-    assert static.pace(RUNNING) == RUNNING.rate
-    assert static.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
+def test_the_card_of_a_pool() -> None:
+    """Workers, where it listens, what it does, and how to add a worker: in words, in two folds."""
+    html = static.pool_html(FACTS)
+    text = Balanced(html).text
+    for words in ("Pool Open", "2 connected · 20 slots", "wss://127.0.0.1:40213", "1 map · 412 of 2 000 items"):
+        assert words in text
+    assert "gpu1 10.0.0.12 3.11.9 16 busy cpu 97% · memory 63% · 3.1 ms".replace(" ", "") in text.replace(" ", "")
+    assert "cpu 12% · memory 41%<" in html
+    assert html.count("<details") == 2
+    assert html.count("<details open") + html.count('<details class="dm-foot" open>') == 1
+    assert '<code class="dm-command">distmap-worker wss://host:40213</code>' in html
+
+
+def test_the_card_of_an_empty_pool() -> None:
+    """Nothing to fold, nothing to paste."""
+    html = static.pool_html(PoolFacts("closed", (), None, "", ""))
+    text = Balanced(html).text
+    assert "Pool Closed" in text
+    assert "none" in text
+    assert "Listening" not in text
+    assert "<details" not in html
+
+
+def test_a_large_pool_is_counted() -> None:
+    """Past the limit workers are counted, not shown."""
+    html = static.pool_html(FACTS._replace(workers=FACTS.workers * 20))
+    assert "40 connected · 400 slots" in html
+    assert "and 20 more workers" in html
+
+
+def test_strings_of_a_pool_are_escaped() -> None:
+    """Whatever a worker calls itself."""
+    row = WorkerRow(EVIL, EVIL, EVIL, 1, EVIL, 0.0, 0.0, 0.0)
+    html = static.pool_html(PoolFacts("open", (row,), EVIL, EVIL, EVIL))
+    assert "<script" not in html
+    assert "\x1b" not in html
+    assert "\"'" not in html
+    Balanced(html)

@@ -102,7 +102,7 @@ def test_slow_items_are_told_in_seconds() -> None:
     view.update(START._replace(rate=1 / 3, done=3, elapsed=9.0))
     assert "[00:09<?, 3.0 s/item, 1 worker]" in shown(file)[-1]
     view.close(START._replace(done=3, elapsed=9.0, state="interrupted"), dropped=7)
-    assert "[00:09<00:00, interrupted, 3.0 s/item, 1 worker]" in shown(file)[-1]
+    assert "[00:09<?, interrupted, 3.0 s/item, 1 worker]" in shown(file)[-1]
     assert "and 7 more lines" in shown(file)
 
 

@@ -18,7 +18,21 @@ from distmap.core.limits import Limits
 from distmap.payload import dump_code, dump_items, load_results
 from distmap.transport.conversation import Conversation
 from distmap.transport.memory import connect
-from distmap.wire.messages import Beat, Bye, Died, Drop, Interrupt, Kill, Message, Put, Ready, Report, Revoke, Task
+from distmap.wire.messages import (
+    Beat,
+    Bye,
+    Died,
+    Drop,
+    Interrupt,
+    Kill,
+    Message,
+    Output,
+    Put,
+    Ready,
+    Report,
+    Revoke,
+    Task,
+)
 from distmap.worker.load import Load
 from distmap.worker.stay import Stay
 
@@ -278,5 +292,47 @@ def test_beats_carry_the_load_and_each_slot() -> None:
             assert 0 < beat.memory <= 1
             assert beat.slots[0][0] == IDLE
             assert beat.slots[1][:2] == (4, 1)
+
+    run(main)
+
+
+def test_what_tasks_print_goes_to_the_pool_before_their_report() -> None:
+    """Output keeps its place among the reports of its slot."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(print, ["one", "two"])
+            await line.ended()
+            kinds = [type(message) for message, _ in line.heard if isinstance(message, Output | Report)]
+            assert kinds[0] is Output
+            assert kinds[-1] is Report
+            texts = [bytes(parts[0]) for message, parts in line.heard if isinstance(message, Output) and parts]
+            assert b"".join(texts) == b"one\ntwo\n"
+
+    run(main)
+
+
+def test_output_does_not_pile_up_before_a_slow_connection() -> None:
+    """While much of it waits to be written its text is dropped, its lines are counted, and reports go on."""
+
+    async def main() -> None:
+        async with staying() as line:
+            # Not begun at the pool's end: nothing is acknowledged, so the worker's window fills up.
+            line.stay.begin(line.to_pool, "me")
+            stay, text = line.stay, b"x" * 99_999 + b"\n"
+            for _ in range(1000):
+                stay.printed(Output(0, 1, 2, ((0, 0, len(text)),)), [text])
+            assert stay._conversation is not None
+            assert stay._conversation.printed < 1_000_000
+            stay.reported(Report(0, 1, 0, 1, 0.0, True, ()), [b"result"])
+            line.conversation.start()
+            await line.until(lambda: line.count(Report) == 1)
+            outputs = [(message, parts) for message, parts in line.heard if isinstance(message, Output)]
+            assert len(outputs) == 1000
+            kept = sum(1 for _, parts in outputs if parts)
+            assert 0 < kept < 1000
+            assert sum(message.dropped for message, _ in outputs) == 2 * 1000 + (1000 - kept)
+            assert all(message.spells(sum(map(len, parts))) for message, parts in outputs)
 
     run(main)

@@ -1,0 +1,91 @@
+"""Snapshots in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from distmap.core.progress import Block, Lane, Snapshot
+from distmap.views import words
+
+LANES = (
+    Lane("local", 2, "busy", 700, 20, 12, 0.95, 2, (Block(0, 0.0, 3.0, "done"), Block(0, 3.0, 14.2, "running"))),
+    Lane("gpu1", 4, "lost", 70, 3, 0, 0.5),
+)
+RUNNING = Snapshot(
+    name="map score",
+    state="running",
+    total=20_000,
+    done=7_770,
+    failed=1,
+    in_flight=12,
+    retried=2,
+    requeued=3,
+    duplicates=0,
+    deaths=1,
+    losses=1,
+    elapsed=14.2,
+    rate=527.4,
+    eta=23.0,
+    lanes=LANES,
+)
+
+
+def test_numbers_read_well() -> None:
+    """Thousands are spaced, times are clocks, slow rates are told per item."""
+    assert words.number(1234567) == "1\u202f234\u202f567"
+    assert [words.clock(s) for s in (0, 59.6, 205, 3723)] == ["0:00", "1:00", "3:25", "1:02:03"]
+    assert [words.speed(r) for r in (0, 0.1, 3.14, 527.4)] == ["", "10.0 s/item", "3.1 items/s", "527 items/s"]
+    assert words.counted(1, "retry", "retries") == "1 retry"
+    assert words.counted(2000, "slot") == "2\u202f000 slots"
+
+
+def test_control_characters_are_shown() -> None:
+    """Text of others cannot steer a terminal or turn the writing round; spaces of any width, lines and tabs stay."""
+    assert words.printable("a\x1b[2J\u202eb\r") == "a\\x1b[2J\\u202eb\\r"
+    assert words.printable("2\u202f000\xa0items\n\tand more") == "2\u202f000\xa0items\n\tand more"
+
+
+def test_the_line_of_text_tells_everything() -> None:
+    """The text has state, counts, time, rate, workers and what went wrong."""
+    assert words.plain("map score", RUNNING) == (
+        "map score: running, 7\u202f770 of 20\u202f000 items in 0:14, 527 items/s, 2 workers, 1 failed, 2 retries, "
+        "3 requeued, 1 process died, 1 worker lost"
+    )
+    unknown = RUNNING._replace(total=None, lanes=(), rate=0.0, failed=0, retried=0, requeued=0, deaths=0, losses=0)
+    assert words.plain("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0.00 s"), (0.352, "0.35 s"), (4.21, "4.2 s"), (9.96, "0:10")])
+def test_a_job_that_was_over_soon_took_parts_of_a_second(seconds: float, text: str) -> None:
+    """While it runs the clock goes by the second."""
+    assert words.took(RUNNING._replace(state="done", elapsed=seconds)) == text
+    assert words.took(RUNNING._replace(elapsed=seconds)) == words.clock(seconds)
+
+
+def test_nothing_wrong_is_not_mentioned() -> None:
+    """Counters at zero are left out."""
+    assert words.troubles(RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)) == []
+    assert words.working(RUNNING) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "after"), [("running", "cancelled"), ("paused", "cancelled"), ("interrupted", "interrupted")]
+)
+def test_a_job_that_nobody_serves_is_over(state: str, after: str) -> None:
+    """Its last snapshot has nothing in flight and no busy worker; one that was broken off reads "cancelled"."""
+    over = words.ended(RUNNING._replace(state=state))  # type: ignore[arg-type]
+    assert (over.state, over.in_flight, over.eta) == (after, 0, None)
+    assert [(lane.state, lane.in_flight) for lane in over.lanes] == [("idle", 0), ("lost", 0)]
+    assert over.lanes[0].blocks == LANES[0].blocks
+
+
+def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
+    """While a job runs its pace is that of late, afterwards items by seconds."""
+    assert words.pace(RUNNING) == RUNNING.rate
+    assert words.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
+    assert words.pace(RUNNING._replace(state="done", elapsed=0.0)) == RUNNING.rate
+
+
+def test_numbers_stay_readable() -> None:
+    """The narrow space between thousands is no control character."""
+    assert words.printable(words.number(2000)) == words.number(2000)
