@@ -578,7 +578,8 @@ class Driver:
             if digest not in member.blobs:
                 blob = self._blobs[digest]
                 member.blobs.add(digest)
-                member.engine.put(command.worker, digest, blob.kind, blob.payload.parts)
+                name = record.spec.name if blob.kind == "code" else ""
+                member.engine.put(command.worker, digest, blob.kind, blob.payload.parts, name)
         self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,

@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     async def start(self, sink: Sink) -> None: ...
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         """Keep a payload on the worker; once per worker, before any task that names the digest."""
 
     def drop(self, worker: int, digest: bytes) -> None: ...

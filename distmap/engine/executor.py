@@ -184,7 +184,7 @@ class ExecutorEngine:
         info = WorkerInfo(self._name, socket.gethostname(), self._slots, python, address="executor")
         self._worker = sink.joined(self, info)
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._blobs[digest] = BlobParts(digest, kind, tuple(parts if self._threads else _portable(parts)))
 
     def drop(self, worker: int, digest: bytes) -> None:

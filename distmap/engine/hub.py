@@ -140,9 +140,9 @@ class HubEngine:
         for url in self._urls:
             self.add(url)
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         """See Engine."""
-        self._say(worker, Put(digest, kind), parts)
+        self._say(worker, Put(digest, kind, name), parts)
 
     def drop(self, worker: int, digest: bytes) -> None:
         """See Engine."""

@@ -41,7 +41,7 @@ class InlineEngine:
         python = ".".join(map(str, sys.version_info[:3]))
         self._worker = sink.joined(self, WorkerInfo(NAME, socket.gethostname(), 1, python, address=NAME))
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._runner.put(digest, kind, Payload(parts[0], tuple(parts[1:])))
 
     def drop(self, worker: int, digest: bytes) -> None:

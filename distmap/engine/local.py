@@ -60,7 +60,7 @@ class LocalEngine:
         # At once: what is sent to a process that still starts waits in its socket.
         self._worker = sink.joined(self, WorkerInfo(self._name, socket.gethostname(), len(self._slots), python))
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts) -> None:
+    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._slots.put(digest, kind, parts)
 
     def drop(self, worker: int, digest: bytes) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from distmap.errors import ProtocolError
 from distmap.light import cast
 from distmap.wire.messages import (
+    NAME,
     Beat,
     BlobKind,
     Bye,
@@ -43,7 +44,7 @@ _REASONS: tuple[DeathReason, ...] = ("died", "timeout", "killed", "idle")
 _PUT, _DROP, _TASK, _REPORT, _REFUSED, _REVOKE, _INTERRUPT, _KILL = 1, 2, 3, 4, 5, 6, 7, 8
 _DIED, _READY, _SEGMENT, _FREE, _BEAT, _DRAINING, _BYE, _OUTPUT = 9, 10, 11, 12, 13, 14, 15, 16
 
-_put = struct.Struct("<B16sB")
+_put = struct.Struct("<B16sBH")
 _drop = struct.Struct("<B16s")
 _task = struct.Struct("<BIQIIQd16sHB")
 _report = struct.Struct("<BIQIIdBI")
@@ -106,12 +107,17 @@ def _text(text: str) -> bytes:
 
 
 def _encode_put(m: Put) -> bytes:
-    return _put.pack(_PUT, _digest(m.digest), _KINDS.index(m.kind))
+    name = _text(m.name[:NAME])
+    return _put.pack(_PUT, _digest(m.digest), _KINDS.index(m.kind), len(name)) + name
 
 
 def _decode_put(data: bytes) -> Put:
-    _, digest, kind = _put.unpack(data)
-    return Put(digest, _KINDS[kind])
+    _, digest, kind, size = _put.unpack_from(data)
+    _exact(data, _put.size + size)
+    name = str(data[_put.size :], "utf-8")
+    if len(name) > NAME:
+        raise ValueError(f"a name of {len(name)} characters where {NAME} are the most")
+    return Put(digest, _KINDS[kind], name)
 
 
 def _encode_drop(m: Drop) -> bytes:

@@ -24,6 +24,12 @@ class Put(NamedTuple):
 
     digest: bytes
     kind: BlobKind
+    #: What a function is called, for the log of the worker. Anything may stand in it; what is long is cut.
+    name: str = ""
+
+
+#: Characters of a name that travel.
+NAME = 80
 
 
 class Drop(NamedTuple):

@@ -93,6 +93,8 @@ class Stay:
         # Slots without a process, as the pool has been or will be told.
         self._dead: dict[int, Died] = {}
         self._jobs: dict[bytes, _Tally] = {}
+        #: Functions by digest, for the log.
+        self._names: dict[bytes, str] = {}
         self._total = _Tally()
         self._slots = Slots(count, self, name=name)
         self._slots.spawn()
@@ -144,14 +146,16 @@ class Stay:
         match message:
             case Task():
                 self._take(message, parts)
-            case Put(digest, kind):
+            case Put(digest, kind, name):
                 if kind == "code":
-                    log.info("job %s: function received (%s)", digest.hex()[:8], _size(parts))
+                    self._names[digest] = f"{digest.hex()[:8]} {_printable(name)}".rstrip()
+                    log.info("job %s: function received (%s)", self._names[digest], _size(parts))
                 self._slots.put(digest, kind, parts)
             case Drop(digest):
                 tally = self._jobs.pop(digest, None)
+                name = self._names.pop(digest, digest.hex()[:8])
                 if tally is not None:
-                    log.info("job %s over: %s", digest.hex()[:8], tally)
+                    log.info("job %s over: %s", name, tally)
                 self._slots.drop(digest)
             case Revoke(slot, attempt, stop):
                 # Of an attempt that has ended meanwhile there is nothing to take back.
@@ -254,6 +258,11 @@ class Stay:
     def _settle(self) -> None:
         if not any(self._given):
             self.quiet.set()
+
+
+def _printable(name: str) -> str:
+    """Nothing that steers whoever reads the log in a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in name)
 
 
 def _size(parts: Sequence[Buffer]) -> str:

@@ -32,6 +32,7 @@ def test_workers_that_listen(worker):
         k = 3
         assert pool.map(lambda x: k * x, range(1000)) == [3 * x for x in range(1000)]
         assert sorted(pool.run(os.getpid)) == ["ann", "bob"]
+        second.expect("job [0-9a-f]{8} getpid: function received")
         with pytest.raises(ZeroDivisionError) as caught:
             pool.map(lambda x: 1 // (x - 5), range(20))
         assert any(name in "".join(caught.value.__notes__) for name in ("ann", "bob"))

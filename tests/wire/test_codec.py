@@ -39,6 +39,8 @@ SAMPLES: list[Message] = [
     Put(D, "code"),
     Put(D, "value"),
     Put(D, "modules"),
+    Put(D, "code", "schätze\n\x1b[2J"),
+    Put(D, "code", "ä" * 80),
     Drop(D),
     Task(0, 0, D, (), 0, 1, 0, 0.0),
     Task(2**32 - 1, BIG, D, (D[::-1], D), 7, 2**32 - 1, BIG, 1.5),
@@ -130,6 +132,16 @@ def test_what_does_not_fit_is_refused(message: Message) -> None:
     """A field that has no place on the wire raises ProtocolError that names the message."""
     with pytest.raises(ProtocolError, match=type(message).__name__):
         encode(message)
+
+
+def test_a_long_name_is_cut() -> None:
+    """Where it is sent; one that comes too long all the same is refused."""
+    header = encode(Put(D, "code", "x" * 5000))
+    assert decode(header) == Put(D, "code", "x" * 80)
+    longer = header[:-82] + (81).to_bytes(2, "little") + b"x" * 81
+    assert len(longer) == len(header) + 1
+    with pytest.raises(ProtocolError, match="a name of 81 characters"):
+        decode(longer)
 
 
 def test_only_messages_are_encoded() -> None:

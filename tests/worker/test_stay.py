@@ -128,6 +128,24 @@ def test_tasks_go_in_and_reports_come_out(caplog: pytest.LogCaptureFixture) -> N
     assert "over: 3 items in 1 task, 0 failed, 0 task process deaths" in caplog.text
 
 
+def test_the_log_names_the_function(caplog: pytest.LogCaptureFixture) -> None:
+    """As the pool calls it, but nothing of it can steer the terminal of whoever reads the log."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.conversation.send(Put(b"d" * 16, "code", "score\n\x1b[2J"), [b""])
+            line.conversation.send(Drop(b"d" * 16))
+            digest = line.give(operator.neg, [1, 2, 3])
+            assert await line.ended() == [-1, -2, -3]
+            line.conversation.send(Drop(digest))
+            await line.conversation.flushed()
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "job 64646464 score??[2J: function received" in caplog.text
+
+
 def test_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Items that raise are results for the pool, and counted for the log."""
 
