@@ -14,7 +14,7 @@ from distmap.core.events import OnError
 from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.failures import Failure, headline, revive, short_repr, throw
-from distmap.payload import Folded, Items, load_results
+from distmap.payload import Folded, Items, is_plain, load_results
 from distmap.pickling import Payload
 
 
@@ -57,11 +57,12 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
     """
     report = landed.report
     if report.values is None:
+        report.plain = is_plain(report.parts)
         report.values = load_results(report.parts, report.lo, report.hi, report.failed)
         report.parts = ()
     values: list[Any] = report.values
     failed: dict[int, BaseException] = {}
-    kinds = set(map(type, values))
+    kinds = set() if report.plain else set(map(type, values))
     if Folded in kinds:
         # A report may be accepted in pieces; what was folded of all of it comes with the first.
         own = [pair for pair in zip(report.failed, values[1:], strict=False) if landed.lo <= pair[0] < landed.hi]

@@ -152,7 +152,7 @@ JobMessage = ReadRequest | Landed | Lost | Printed | Setback | Finished
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "start", "values", "worker")
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "start", "values", "worker")
 
     def __init__(
         self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
@@ -170,6 +170,8 @@ class ReportData:
         #: For each failed offset, which try of that item it was (1 = the first).
         self.attempts: dict[int, int] = {}
         self.values: Any = None
+        #: Known once it is decoded: there is nothing among the values that has to be looked for.
+        self.plain = False
 
 
 @dataclass(slots=True)

@@ -427,7 +427,8 @@ class Job:
         assert isinstance(message, Landed | Lost)
         count, nbytes = self._absorb(message)
         box.drop()
-        seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
+        if record.spec.gather != "list":  # a list keeps all that lands: nothing is consumed, no window waits for it
+            seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
         with self._news:
             self._news.notify_all()
 

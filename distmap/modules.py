@@ -53,10 +53,27 @@ class _Record(NamedTuple):
     def holds(self, module: ModuleType) -> bool:
         """Whether the imported module is still what was read.
 
-        IPython's autoreload may put new code into the functions of a module without importing it again. A file that
-        was edited and nothing more changes no code: then the workers go on with what this process runs.
+        IPython's autoreload may put new code into the functions of a module, and new values under its names, without
+        importing it again. A file that was edited and nothing more changes neither: then the workers go on with what
+        this process runs.
         """
-        return _stamp(self.source.filename) == self.stamp or _same(_codes(module), self.codes)
+        if _stamp(self.source.filename) == self.stamp:
+            return True
+        return _same(_codes(module), self.codes) and not _autoreloaded(module.__name__, self.source.filename)
+
+
+def _autoreloaded(name: str, filename: str | None) -> bool:
+    """Whether IPython's autoreload has taken up the file as it is now; for a changed constant nothing else tells."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    magics = getattr(getattr(shell, "magics_manager", None), "registry", {}).get("AutoreloadMagics")
+    reloader = getattr(magics, "_reloader", None)
+    if reloader is None or filename is None:
+        return False
+    try:
+        saved = os.stat(filename).st_mtime
+    except OSError:
+        return False
+    return bool(reloader.modules_mtimes.get(name) == saved != reloader.failed.get(filename))
 
 
 _records: dict[str, _Record] = {}

@@ -256,6 +256,11 @@ def fold(payload: Payload) -> Payload:
     return Payload(b"f" + bytes(payload.head), payload.buffers)
 
 
+def is_plain(parts: Sequence[Buffer]) -> bool:
+    """True if the results of a report are one pickle of plain values or an array: no Failure can be among them."""
+    return memoryview(parts[0])[0] not in b"if"
+
+
 def load_results(parts: Sequence[Buffer], lo: int, hi: int, failed: Sequence[int] = ()) -> list[Any]:
     """The results of a report, in order, with a Failure in the place of each that failed, also of one that does not
     unpickle here.

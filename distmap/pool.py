@@ -299,10 +299,14 @@ class Pool:
 
     @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
-        """A lazy iterator of results in input order. The input may be infinite.
+        """A lazy iterator of results in input order. The input may be infinite; it is read ahead, in another thread.
 
         Args:
-            buffer: at most so many items are read but not yet taken; default: two chunks for each slot.
+            buffer: at most so many items are read from the input and not yet taken from the iterator; default: as many
+                as two chunks for each slot, however large the chunks have grown (and 256 MB of them at most).
+
+        Items of a chunk are read before any of them is run. Where the input waits for results (the next item depends
+        on an earlier one), give `chunksize=1`: each item is then sent as soon as it is read.
         """
         return self._stream("ordered", fn, iterables, buffer, options)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "browser")]
 
-from lab import Lab, Server, chromium, until  # noqa: E402  (found by the line above)
+from jupyterlab_page import Lab, Server, chromium, until  # noqa: E402  (found by the line above)
 
 #: Pixels around a card that are kept, and pixels of the file for one of CSS.
 MARGIN = 4

@@ -220,9 +220,13 @@ def test_results_are_reported_as_they_come() -> None:
 
 
 def test_a_slow_item_after_fast_ones_holds_up_nothing_but_itself() -> None:
-    """What was finished before a slow item is reported before the item after it."""
-    outcome = run(lambda x: time.sleep(0.06) if x >= 1000 else x, range(1003))
-    assert [lo for lo, _, _ in outcome.reports] == [0, 1001, 1002]
+    """What was finished before a slow item is reported before the item after it, or, where items took less than a
+    microsecond, a few items later; what is slow from then on is reported one by one."""
+    outcome = run(lambda x: time.sleep(0.06) if x >= 1000 else x, range(1012))
+    first, second, *others = [lo for lo, _, _ in outcome.reports]
+    assert first == 0
+    assert 1001 <= second <= 1008
+    assert others == list(range(second + 1, 1012))
 
 
 class Told(list[int]):

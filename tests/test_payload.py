@@ -20,6 +20,7 @@ from distmap.payload import (
     dump_items,
     encode,
     fold,
+    is_plain,
     join_items,
     load_results,
 )
@@ -257,3 +258,11 @@ def test_blobs_of_items() -> None:
     _, blobs = dump_items([{"h": handle}, [handle]])
     assert [(blob.digest, blob.kind) for blob in blobs] == [(handle.digest, "value")]
     handle.release()
+
+
+@pytest.mark.parametrize(("results", "plain"), [([1, "a"], True), ([], True), ([1, {}], False), (np.arange(3), True)])
+def test_plain_results_are_known_as_such(results: Any, plain: bool) -> None:
+    """Where no result can be a Failure nobody looks for one; a folded report is looked into."""
+    payload, _ = encode(results, Needs(), what="the result")
+    assert is_plain(payload.parts) is plain
+    assert not is_plain(fold(payload).parts)

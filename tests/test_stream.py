@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import multiprocessing
+import queue
 import threading
 import time
 import weakref
@@ -58,6 +59,24 @@ def test_buffer_bounds_items(pool):
     assert list(results) == list(range(1, 100))
     with pytest.raises(ValueError, match="buffer must be at least 1"):
         pool.imap(abs, [1], buffer=0)
+
+
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_an_input_that_waits_for_results(pool, name):
+    """With chunksize=1 a generator may make each item of the result before it."""
+    found = queue.SimpleQueue()
+
+    def feedback():
+        item = 1
+        while item < 1000:
+            yield item
+            item = found.get(timeout=10)
+
+    seen = []
+    for result in getattr(pool, name)(lambda x: 2 * x, feedback(), chunksize=1):
+        seen.append(result)
+        found.put(result)
+    assert seen == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 def test_an_error_is_raised_at_its_place_and_the_rest_follows(pool):

@@ -187,7 +187,7 @@ class AttemptRefused(NamedTuple):
 class Consumed(NamedTuple):
     """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window.
 
-    Not for pushed jobs: what is delivered of them is consumed.
+    Not for jobs that gather a list, pushed ones among them: no window holds them up.
     """
 
     job: int

@@ -37,6 +37,8 @@ _GIVE_UP = 5.0
 _LOOK_AGAIN, _LOOK_SELDOM = 0.002, 0.1
 #: Deaths in a row without a report before the next start is put off, and by how much at first and at most.
 _FREE_DEATHS, _FIRST_REST, _LONGEST_REST = 2, 0.1, 5.0
+#: What was interrupted and has not ended is interrupted again so often.
+_INSIST = 0.1
 #: All processes leave by themselves within this, or are killed.
 _CLOSING = 1.0
 #: Shared memory kept warm for the next parts: so much in all, and at least so much per slot and direction.
@@ -181,6 +183,13 @@ class Slots:
     def interrupt(self, slot: int, attempt: int) -> None:
         """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
         self._answer(self._slots[slot].interrupt(attempt))
+        if attempt in self._slots[slot].held and self._loop is not None and not self._closing:
+            # It is not raised while an item is opened or results are written, and the item behind that may be long.
+            self._loop.call_later(_INSIST, self._insist, slot, attempt)
+
+    def _insist(self, slot: int, attempt: int) -> None:
+        if attempt in self._slots[slot].held:
+            self.interrupt(slot, attempt)
 
     def _answer(self, report: Report | None) -> None:
         if report is not None and self._loop is not None:

@@ -293,7 +293,10 @@ def _hop(url: WorkerURL, error: Exception, secured: bool, timeout: float) -> str
             return "it speaks TLS, but ended the connection: too many are waiting there, or it is no distmap at all"
         return f"{elsewhere}: it speaks TLS, but no WebSocket ({error})"
     if _refused(error):
-        return f"nothing listens on port {url.port} of {url.host} (connection refused)"
+        return (
+            f"nothing listens on port {url.port} of {url.host} (connection refused); start distmap-worker there, with "
+            f"--host 0.0.0.0 if it is another machine and --port {url.port}"
+        )
     if isinstance(error, ConnectionAbortedError | ConnectionResetError) or not isinstance(error, OSError):
         return f"{elsewhere}: it ended the connection instead of speaking TLS, or kept silent"
     if isinstance(error, TimeoutError):

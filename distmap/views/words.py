@@ -59,9 +59,13 @@ def pace(snapshot: Snapshot) -> float:
     return s.done / s.elapsed
 
 
+#: Not printable to Python, and wanted: line ends, tabs, and the spaces inside of our own numbers.
+_HARMLESS = "\n\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
+
+
 def printable(text: str) -> str:
     """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t\N{NARROW NO-BREAK SPACE}" else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in _HARMLESS else repr(c)[1:-1] for c in text)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lab import Lab
+from jupyterlab_page import Lab
 
 Open = Callable[..., Lab]
 
@@ -75,12 +76,22 @@ def test_a_traceback_begins_with_the_users_frames(lab: Open) -> None:
 
 
 def test_a_pool_shows_itself(lab: Open) -> None:
-    """The card of a pool lists its workers and tells how to add one; the token is nowhere."""
-    book = lab("from distmap import Pool\npool = Pool([2], listen='wss://127.0.0.1:0')", "pool", "print(pool.url)")
+    """The card of a pool lists its workers, tells what it works at and how to add one; the token is nowhere."""
+    book = lab(
+        """
+        import time
+        from distmap import Pool
+        pool = Pool([2], listen="wss://127.0.0.1:0")
+        job = pool.map_async(time.sleep, [60] * 2_000, progress=False)
+        """,
+        "pool",
+        "job.cancel()\nprint(pool.url)",
+    )
     book.run_through(0, 1, 2)
     url = book.text(2).strip()
     card = book.panel(1)
     book.see(card, "Open")
+    book.see(card, re.compile(r"1 map · \d+ of 2\s000 items"))
     row = card.get_by_role("row").filter(has_text="local")
     book.see(row, "2")
     more = card.locator("details", has_text="Add a worker")

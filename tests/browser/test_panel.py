@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from lab import Lab, contrast, until
+from jupyterlab_page import Lab, contrast, until
 
 Open = Callable[..., Lab]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lab import Lab, until
+from jupyterlab_page import Lab, until
 
 Open = Callable[..., Lab]
 

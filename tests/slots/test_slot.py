@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,41 @@ def test_interrupt_ends_the_attempt_and_spares_the_process(bench: Bench) -> None
             assert await b.values(after) == [before]
 
     run(main())
+
+
+def test_an_interrupt_while_an_item_is_opened_is_not_lost(bench: Bench, tmp_path: Path) -> None:
+    """It cannot be raised there, so it is raised in the item, however long that one would run."""
+    mark = tmp_path / "opening"
+
+    async def main() -> None:
+        async with bench(1) as b:
+            attempt = b.send(time.sleep, [Slow(str(mark))])
+            async with asyncio.timeout(10):
+                while True:
+                    if mark.exists():
+                        break
+                    await asyncio.sleep(0.002)
+            b.slots.interrupt(0, attempt)
+            assert await b.values(attempt) == []
+            assert await b.values(b.send(abs, [-1])) == [1]
+
+    run(main())
+
+
+class Slow:
+    """Takes its time to unpickle, and is then the number 30."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return slowly, (self.mark,)
+
+
+def slowly(mark: str) -> int:
+    Path(mark).touch()
+    time.sleep(0.05)
+    return 30
 
 
 def test_interrupting_a_waiting_attempt_leaves_the_running_one_alone(bench: Bench) -> None:

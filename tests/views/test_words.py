@@ -39,6 +39,12 @@ def test_numbers_read_well() -> None:
     assert words.counted(2000, "slot") == "2\u202f000 slots"
 
 
+def test_control_characters_are_shown() -> None:
+    """Text of others cannot steer a terminal or turn the writing round; spaces of any width, lines and tabs stay."""
+    assert words.printable("a\x1b[2J\u202eb\r") == "a\\x1b[2J\\u202eb\\r"
+    assert words.printable("2\u202f000\xa0items\n\tand more") == "2\u202f000\xa0items\n\tand more"
+
+
 def test_the_line_of_text_tells_everything() -> None:
     """The text has state, counts, time, rate, workers and what went wrong."""
     assert words.plain("map score", RUNNING) == (
