@@ -232,6 +232,8 @@ class Member:
     rtt: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
+    #: Why it was lost.
+    why: str = ""
     #: Something runs or waits there; filled in for whoever asks.
     busy: bool = False
     #: Slots that rest after too many deaths, and seconds until the first of them goes on.
@@ -489,6 +491,11 @@ class Driver:
             held[0].refusal = (parts, member.info.name if member else "?")
         self.post(AttemptRefused(attempt))
 
+    def lost(self, worker: int, charged: bool, reason: str) -> None:
+        if (member := self._members.get(worker)) is not None:
+            member.why = reason
+        self.post(WorkerLost(worker, charged))
+
     def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: Any, text: str) -> None:
         member = self._members.get(worker)
         if member is None:
@@ -675,7 +682,9 @@ class Driver:
                 held.setdefault(record.id, []).append(chunk)
             for job, chunks in held.items():
                 if event.charged and job in self._records:
-                    text = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)} that it held will be run elsewhere"
+                    one = len(chunks) == 1
+                    text = f"{len(chunks)} chunk{'' if one else 's'} that it held {'is' if one else 'are'} run again"
+                    text = f"{member.why}; {text}" if member.why else text
                     self._tell(self._records[job], Setback("lost", None, member.info.name, 0, text))
             self._watch_hunger()
             self.on_members()

@@ -692,7 +692,9 @@ class Pool:
     ) -> None:
         import asyncio
 
-        await asyncio.get_running_loop().run_in_executor(None, self.terminate)
+        from distmap.job import tick
+
+        await tick(asyncio.get_running_loop().run_in_executor(None, self.terminate), lambda interrupted: None)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -293,11 +293,6 @@ def test_setbacks_are_told(talk):
     _, box = open_job(None, retries=1)
     (task,) = tasks
 
-    def told():
-        setback = box.get(timeout=DEADLINE)
-        assert isinstance(setback, Setback)
-        return setback[:4]
-
     payload, _ = dump_items([1, Failure("ValueError", "bad", "", None, "")])
     report = Report(0, task.attempt, 0, 2, 0.1, False, (1,))
     seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
@@ -308,8 +303,9 @@ def test_setbacks_are_told(talk):
     assert failure_of(setback.report, setback.at) == "ValueError: bad"
     seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
     assert box.get(timeout=DEADLINE) == Setback("died", 2, "ann", 1, "killed by SIGSEGV")
-    seat.portal.ask(seat.driver.post, WorkerLost(bob))
-    assert told() == ("lost", None, "bob", 0)
+    seat.portal.ask(seat.driver.lost, bob, True, "silent for 30 s")
+    lost = box.get(timeout=DEADLINE)
+    assert lost[:5] == ("lost", None, "bob", 0, "silent for 30 s; 2 chunks that it held are run again")
     # Nobody's fault, or nobody's work: nothing to tell.
     seat.portal.ask(seat.driver.post, SlotReady(ann, 0))
     seat.portal.ask(seat.driver.died, ann, 0, None, None, "idle", "out of memory")

@@ -36,7 +36,7 @@ class Sink(Protocol):
         """A worker can take work from now on; returns the id to use for it (unique for each incarnation)."""
 
     def post(self, event: Event) -> None:
-        """Anything that carries no bytes: WorkerLost, WorkerMeasured, SlotReady, AttemptProgressed, ..."""
+        """Anything that carries no bytes: WorkerMeasured, SlotReady, AttemptProgressed, ..."""
 
     def reported(self, worker: int, report: Report, parts: Parts) -> None:
         """A slot reported; the driver owns the parts from now on."""
@@ -46,6 +46,9 @@ class Sink(Protocol):
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         """An attempt could not be run at all; the part says why."""
+
+    def lost(self, worker: int, charged: bool, reason: str) -> None:
+        """A worker is gone, as WorkerLost; `reason` is for people."""
 
     def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
         """A slot's process ended; `text` is for people."""

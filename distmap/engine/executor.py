@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from distmap.core.events import SlotReady, WorkerLost
+from distmap.core.events import SlotReady
 from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
 from distmap.execution import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT, Runner
 from distmap.failures import describe
@@ -252,7 +252,7 @@ class ExecutorEngine:
         if self._sink is not None:
             sink, self._sink = self._sink, None
             self._given.clear()
-            sink.post(WorkerLost(self._worker))
+            sink.lost(self._worker, True, why)
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         given = self._given.get(attempt)

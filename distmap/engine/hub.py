@@ -19,7 +19,6 @@ from distmap.core.events import (
     AttemptProgressed,
     SlotReady,
     WorkerDraining,
-    WorkerLost,
     WorkerMeasured,
     WorkerSuspected,
     WorkerTrusted,
@@ -387,7 +386,7 @@ class HubEngine:
         if self._members.pop(member.worker, None) is None or self._sink is None or self._closing:
             return
         log.log(logging.WARNING if charged else logging.INFO, "x worker %s gone: %s", member.info.name, reason)
-        self._sink.post(WorkerLost(member.worker, charged=charged))
+        self._sink.lost(member.worker, charged, reason)
 
     # --- what workers are told ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distmap.core.events import Event
+from distmap.core.events import Event, WorkerLost
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.payload import Code, dump_code, dump_items, load_results
 from distmap.wire.messages import Output, Report, Task
@@ -43,6 +43,10 @@ class Ear:
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         self.heard.put_nowait(("refused", (attempt, parts)))
+
+    def lost(self, worker: int, charged: bool, reason: str) -> None:
+        assert reason
+        self.post(WorkerLost(worker, charged))
 
     def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
         self.heard.put_nowait(("died", (slot, attempt, at, reason, text)))

@@ -78,6 +78,10 @@ class Ear:
         self.refusals.append((worker, attempt))
         self._news.set()
 
+    def lost(self, worker: int, charged: bool, reason: str) -> None:
+        assert reason
+        self.post(WorkerLost(worker, charged))
+
     def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
         self.deaths.append((worker, slot, attempt, at, reason, text))
         self._news.set()

@@ -165,7 +165,11 @@ with distmap.Pool(2) as pool:
 def test_the_bar_of_an_interrupted_call_leaves_one_line():
     """In a terminal the bar is closed before the traceback begins: one line, which says interrupted, and no remains."""
     ours, theirs = os.openpty()
-    environ = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
+    environ = dict(
+        os.environ,
+        NO_COLOR="1",
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", IN_A_TERMINAL], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
     )
