@@ -592,7 +592,8 @@ class Pool:
         else:
             work = self._work()
         workers = tuple(map(_row, members or ()))
-        facts = PoolFacts(state, workers, self.url, work, "" if self._closed else self._how_to_add())
+        url = None if self._gone else self.url
+        facts = PoolFacts(state, workers, url, work, "" if self._closed else self._how_to_add())
         return {"text/plain": repr(self), "text/html": pool_html(facts)}
 
     def _members_now(self) -> list[Member] | None:

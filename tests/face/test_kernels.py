@@ -509,3 +509,4 @@ def test_a_pool_is_shown_as_a_card(kernel: Kernel) -> None:
     assert re.search(r"distmap-worker wss://127\.0\.0\.1:\d+<", kernel.card["text/html"])
     kernel.run("display(other, display_id='closed')")
     assert "Closed" in kernel.card["text/html"]
+    assert "wss:" not in kernel.card["text/html"]
