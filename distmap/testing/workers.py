@@ -26,9 +26,16 @@ class WorkerProcess:
         args: the command line, for example `"--port", "0"`.
         token_file: what DISTMAP_TOKEN_FILE is set to.
         env: more environment variables.
+        cwd: the folder it runs in; this process's own by default.
     """
 
-    def __init__(self, *args: str, token_file: str | Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *args: str,
+        token_file: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+    ) -> None:
         environment = {**os.environ, **(env or {})}
         if token_file is not None:
             environment["DISTMAP_TOKEN_FILE"] = str(token_file)
@@ -44,6 +51,7 @@ class WorkerProcess:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=cwd,
         )
         pipes = (self.process.stdout, self.stdout), (self.process.stderr, self.stderr)
         self._readers = [threading.Thread(target=self._read, args=pair, daemon=True) for pair in pipes]

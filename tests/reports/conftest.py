@@ -1,0 +1,49 @@
+"""Fixtures of the report tests: what users of libraries of this kind report elsewhere, one file for each kind of fault.
+
+Each file is a table: an input, what plain Python gives for it (`[fn(x) for x in data]`), what distmap must give. Rows
+have ids that name the kind. `pool` runs every row on slots of this machine and on two real workers over TLS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import distmap
+from distmap.testing.workers import WorkerProcess
+
+
+@pytest.fixture(scope="module")
+def local_pool() -> Iterator[distmap.Pool]:
+    """Two slots of this machine, shared by the tests of a file."""
+    with distmap.Pool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def remote_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[distmap.Pool]:
+    """Two workers of one slot over TLS, shared by the tests of a file; each runs in an empty folder of its own."""
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                WorkerProcess("--port", "0", "--slots", "1", "--name", name, cwd=_empty(tmp_path_factory, name))
+            )
+            for name in ("ann", "bob")
+        ]
+        pool = stack.enter_context(distmap.Pool([worker.url for worker in workers]))
+        pool.wait_for_workers(2, 15)
+        yield pool
+
+
+def _empty(factory: pytest.TempPathFactory, name: str) -> Path:
+    return factory.mktemp(name)
+
+
+@pytest.fixture(scope="module", params=["local", "remote"])
+def pool(request: pytest.FixtureRequest) -> distmap.Pool:
+    """The same test on slots of this machine and on workers elsewhere."""
+    found: distmap.Pool = request.getfixturevalue(f"{request.param}_pool")
+    return found
