@@ -14,6 +14,7 @@ from distmap.core.events import OnError
 from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.failures import Failure, headline, revive, short_repr, throw
+from distmap.modules import loaded
 from distmap.payload import Folded, Items, is_plain, load_results
 from distmap.pickling import Payload
 
@@ -262,7 +263,7 @@ def _in_place(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     Fresh memory costs more than adding, page by page: a sum of large arrays then needs one array, not one for
     each step. The user's `initial` and the first result are never written to.
     """
-    numpy = sys.modules.get("numpy")
+    numpy = loaded("numpy")
     if numpy is None:
         return reduce
     known = {operator.add: numpy.add, operator.mul: numpy.multiply, operator.or_: numpy.bitwise_or}

@@ -136,5 +136,7 @@ def __getattr__(name: str) -> Any:
     # than double the start-up of a task process (16 ms of 30).
     if name not in ("NoWorkers", "ItemTimeout", "JobCancelled"):
         raise AttributeError(f"module 'distmap.errors' has no attribute {name!r}")
-    globals().update(_also_foreign())
+    for made, kind in _also_foreign().items():
+        # Another thread may have been quicker, and there must be one class of each.
+        globals().setdefault(made, kind)
     return globals()[name]

@@ -314,9 +314,10 @@ def rng() -> numpy.random.Generator:
         )
     index = run.task.start + run.cells[CELL_AT]
     if run.generator is None or run.generator[0] != index:
-        from numpy.random import SeedSequence, default_rng
+        # Not `from numpy.random`: with a thread that imports numpy meanwhile, the two could wait for each other.
+        import numpy
 
-        seed = run.code.seed
-        source = default_rng() if seed is None else default_rng(SeedSequence(seed, spawn_key=(index,)))
+        random, seed = numpy.random, run.code.seed
+        source = random.default_rng(None if seed is None else random.SeedSequence(seed, spawn_key=(index,)))
         run.generator = (index, source)
     return run.generator[1]

@@ -128,6 +128,15 @@ def _is_local_path(path: str) -> bool:
     return not (any(part in path for part in _INSTALLED) or path.startswith(_STDLIB))
 
 
+def loaded(name: str) -> Any:
+    """The imported module of that name; None if there is none, or if a thread is importing it just now.
+
+    A module is in `sys.modules` before it has run, so that what another thread finds there may lack anything.
+    """
+    module = sys.modules.get(name)
+    return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
+
+
 def registered(name: str) -> bool:
     """True if the user told cloudpickle to send this module, or a package that it is in, by value."""
     names = _registry()
@@ -143,7 +152,8 @@ def any_registered() -> bool:
 
 
 def _registry() -> set[str]:
-    cloudpickle = sys.modules.get("cloudpickle")
+    # Nobody can have registered anything while it is being imported.
+    cloudpickle = loaded("cloudpickle")
     return cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else set()
 
 

@@ -11,7 +11,6 @@ A folded result: b"f", then a head of one value, then its failures.
 from __future__ import annotations
 
 import _pickle
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 
@@ -21,6 +20,7 @@ from distmap.functions import CodeCache as CodeCache
 from distmap.functions import Style as Style
 from distmap.functions import dump_code as dump_code
 from distmap.light import Any, NamedTuple
+from distmap.modules import loaded
 from distmap.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, dump_small, dump_value, loading
 from distmap.pickling import Blob as Blob
 from distmap.pickling import Broadcast as Broadcast
@@ -72,8 +72,8 @@ def _is_plain(values: Sequence[object]) -> bool:
 
 def _as_array(values: Any) -> Any:
     """The values as one array if they are one, or NumPy numbers or small arrays of one kind; else None."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not hasattr(numpy, "ndarray"):  # absent, or just being imported
+    numpy = loaded("numpy")
+    if numpy is None:
         return None
     if type(values) is numpy.ndarray:
         return None if values.dtype.hasobject or values.ndim == 0 else numpy.ascontiguousarray(values)
@@ -243,7 +243,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
 def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
     """Encode the items of a chunk: a list, tuple or range, or a NumPy array (its items: along the first axis)."""
     needs = Needs()
-    numpy = sys.modules.get("numpy")
+    numpy = loaded("numpy")
     if numpy is not None and isinstance(items, numpy.ndarray):
         if type(items) is not numpy.ndarray or items.dtype.hasobject:
             items = list(items)

@@ -14,6 +14,7 @@ import os
 import sys
 from _thread import _local, allocate_lock
 from _weakref import ref
+from _weakrefset import WeakSet
 from collections.abc import Callable
 from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
@@ -315,8 +316,8 @@ def _make_cloud_type() -> Any:
 
 
 #: Classes that were defined in this process and travelled from it; a copy that comes back must not change them.
-_classes: Any = None
-_foreign: Any = None
+_classes: WeakSet[type] = WeakSet()
+_foreign: WeakSet[type] = WeakSet()
 
 
 def _protect(cls: type, reduced: Any) -> Any:
@@ -332,11 +333,6 @@ def _protect(cls: type, reduced: Any) -> Any:
 
 
 def _remember_class(cls: type, *, home: bool) -> None:
-    global _classes, _foreign
-    if _classes is None:
-        from weakref import WeakSet
-
-        _classes, _foreign = WeakSet(), WeakSet()
     if not home:
         _foreign.add(cls)
     elif cls not in _foreign:
@@ -344,7 +340,7 @@ def _remember_class(cls: type, *, home: bool) -> None:
 
 
 def _update_class(cls: type, state: tuple[Callable[[type, object], object], object]) -> type:
-    if _classes is not None and cls in _classes:
+    if cls in _classes:
         return cls
     setter, attributes = state
     setter(cls, attributes)

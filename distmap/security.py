@@ -21,6 +21,7 @@ import ssl
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -98,6 +99,7 @@ class Secret:
 
 #: What DISTMAP_TOKEN held. The variable is taken out of the environment, so that tasks do not inherit it.
 _from_environment: Secret | None = None
+_taking = threading.Lock()
 
 
 def load_token(token: Secret | str | None = None, *, token_file: str | Path | None = None) -> Secret:
@@ -114,9 +116,10 @@ def load_token(token: Secret | str | None = None, *, token_file: str | Path | No
     path = token_file or os.environ.get("DISTMAP_TOKEN_FILE")
     if path:
         return _read_token(Path(path))
-    text = os.environ.pop("DISTMAP_TOKEN", None)
-    if text:
-        _from_environment = Secret.parse(text, source="the variable DISTMAP_TOKEN")
+    with _taking:  # a thread that comes second must find it in one of the two places
+        text = os.environ.pop("DISTMAP_TOKEN", None)
+        if text:
+            _from_environment = Secret.parse(text, source="the variable DISTMAP_TOKEN")
     if _from_environment is not None:
         return _from_environment
     path = token_path()

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
+from distmap.modules import loaded
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
 from distmap.wire.messages import Beat, Bye, Message
 from distmap.wire.session import Session, State
@@ -278,7 +279,7 @@ class Conversation:
 
 def _allocate(size: int) -> Buffer:
     """Memory for a part: from NumPy if the process uses it anyway, which does not write zeros first."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and size >= 64 << 10 and hasattr(numpy, "empty"):
+    numpy = loaded("numpy")
+    if numpy is not None and size >= 64 << 10:
         return memoryview(numpy.empty(size, "u1"))
     return bytearray(size)
