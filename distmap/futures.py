@@ -24,8 +24,9 @@ from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequ
 from distmap.errors import PoolClosed
 from distmap.failures import Failure, throw
 from distmap.functions import Code
-from distmap.job import Seat, end_of, quietly, tick
+from distmap.job import Seat, end_of, tick
 from distmap.payload import DumpedItem, dump_item, join_items
+from distmap.views.aside import quietly
 from distmap.views.outlet import Outlet
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.
@@ -207,12 +208,13 @@ class Submissions:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
         self.aside(_resolve, future, outcome)
 
-    def call_back(self, fn: Callable[[Any], object], future: concurrent.futures.Future[Any]) -> None:
+    def call_back(self, fn: Callable[[Any], object], future: TaskFuture) -> None:
         """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
+        call = partial(quietly, fn, future, what="add_done_callback of a future", context=future.context)
         if self._seat.portal.inside():
-            self.aside(fn, future)
+            self.aside(call)
         else:
-            fn(future)
+            call()
 
     def aside(self, function: Callable[..., object], *args: Any) -> None:
         """Call what may block in that thread, after what it was given before."""
@@ -256,7 +258,7 @@ _Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 def _settle(box: queue.SimpleQueue[_Call | None]) -> None:
     while (call := box.get()) is not None:
-        quietly(call[0], *call[1])
+        quietly(call[0], *call[1], what="the thread of a pool's callbacks")
         call = None  # not kept until the next one comes
 
 
@@ -281,7 +283,12 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
         else:
             failed = isinstance(outcome, BaseException)
         if future.before is not None:
-            quietly(future.before, *((None, outcome) if failed else (outcome, None)))
+            quietly(
+                future.before,
+                *((None, outcome) if failed else (outcome, None)),
+                what=f"{'error_' * failed}callback= of apply_async",
+                context=future.context,
+            )
         if failed:
             future.set_exception(outcome)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import queue
 import threading
@@ -26,7 +27,10 @@ from distmap.failures import Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
+from distmap.views.aside import quietly
+from distmap.views.base import Above
 from distmap.views.choose import in_kernel
+from distmap.views.outlet import plain
 from distmap.views.static import Note
 from distmap.views.story import Progress, Story
 
@@ -120,7 +124,10 @@ class Job:
         self._lock = threading.Lock()
         #: The thread that serves it, if it is not the caller's.
         self.thread: threading.Thread | None = None
-        self._when_done: list[Callable[[], object]] = []
+        self._when_done: list[Callable[[Job], object]] = []
+        #: Of the cell that made it: what its callbacks raise is shown there, by way of the view that draws there.
+        self._home = contextvars.copy_context()
+        self._write = plain
         record.sink = self._box.put
         # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
         record.id = seat.driver.new_id()
@@ -282,13 +289,20 @@ class Job:
         """Go on after `pause`."""
         self._steering.resume()
 
-    def add_done_callback(self, function: Callable[[], object]) -> None:
-        """Call `function()` once the job is over, in the thread that finds out."""
+    def add_done_callback(self, function: Callable[[Job], object]) -> None:
+        """Call `function(job)` once the job is over, in the thread that finds out; at once if it is over already.
+
+        What it raises is shown and changes nothing, as in `concurrent.futures`.
+        """
         with self._news:
             if not self.ready():
                 self._when_done.append(function)
                 return
-        function()
+        self._call_back("add_done_callback", function, self)
+
+    def _call_back(self, what: str, function: Callable[..., object], *args: Any) -> None:
+        """Call a function that the user hooked on."""
+        quietly(function, *args, what=f"{what} of {self.name}", context=self._home, write=self._write)
 
     # --- iterating and awaiting -------------------------------------------------------------------------------------
 
@@ -335,7 +349,7 @@ class Job:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
 
-        def tell() -> None:
+        def tell(_: Job) -> None:
             with contextlib.suppress(RuntimeError):  # the awaiting loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_finish, over)
 
@@ -401,6 +415,8 @@ class Job:
     def _show(self) -> None:
         """Show it in the calling thread, whose cell it belongs to; what tasks print goes by way of that view."""
         view = self._story.show(self._progress)
+        if isinstance(view, Above):
+            self._write = view.write
         if self._record.outlet is not None:
             self._record.outlet.through(view)
 
@@ -466,9 +482,9 @@ class Job:
             # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did. The card too:
             # a notebook that is run without a browser takes no output of a cell that has ended.
             if error is None and self._callback is not None:
-                quietly(self._callback, self._consumer.result())
+                self._call_back("callback=", self._callback, self._consumer.result())
             elif error is not None and self._error_callback is not None:
-                quietly(self._error_callback, error)
+                self._call_back("error_callback=", self._error_callback, error)
             self._story.end(snapshot, state_of(error, self._story))
         finally:
             self._conclude(error)
@@ -480,14 +496,17 @@ class Job:
             self._over.set()
             told, self._when_done = self._when_done, []
             self._news.notify_all()
-        for function in told:
-            quietly(function)
-        self._let_go()
+        try:
+            for function in told:
+                self._call_back("add_done_callback", function, self)
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         """Over and told: `pool.last` keeps results and figures, not the pool, the input or what functions captured."""
         self._keep = self._source = self._callback = self._error_callback = None
         self._progress = False  # a callable of the user's
+        self._write = plain
         self._consumer.let_go()
 
     def _abort(self, error: BaseException) -> None:
@@ -539,14 +558,6 @@ class Mailbox:
     def drop(self) -> None:
         """Take the first message off."""
         self._messages.popleft()
-
-
-def quietly(function: Callable[..., object], *args: Any) -> None:
-    """Call a user's callback; what it raises is logged and changes nothing else."""
-    try:
-        function(*args)
-    except BaseException:
-        log.exception("! a callback raised")
 
 
 def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest) -> None:

@@ -7,11 +7,13 @@ there to which cell its output belongs.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sys
 from collections.abc import Callable
 
 from distmap.core.progress import Snapshot
+from distmap.views.aside import quietly
 from distmap.views.base import Steering, View
 from distmap.views.static import Note
 
@@ -19,25 +21,28 @@ log = logging.getLogger("distmap")
 
 
 class CallbackView:
-    """Gives every snapshot to a function of the user's, as often as the job reports."""
+    """Gives every snapshot to a function of the user's, as often as the job reports, until it raises."""
 
     drawn = False
 
-    def __init__(self, call: Callable[[Snapshot], object]) -> None:
+    def __init__(self, call: Callable[[Snapshot], object], title: str = "a job") -> None:
         self._call = call
+        self._title = title
+        self._context = contextvars.copy_context()
         self._closed = False
 
     def update(self, snapshot: Snapshot) -> None:
-        if not self._closed:
-            self._call(snapshot)
+        if not self._closed and not quietly(
+            self._call, snapshot, what=f"progress= of {self._title}, which is called no more", context=self._context
+        ):
+            self._closed = True
 
     def note(self, note: Note) -> None:
         """Nothing: the snapshot counts failures, and the job's exceptions name them."""
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
-        if not self._closed:
-            self._closed = True
-            self._call(snapshot)
+        self.update(snapshot)
+        self._closed = True
 
 
 def in_kernel() -> bool:
@@ -92,9 +97,11 @@ def choose(
             from distmap.views.terminal import TerminalView
         except ImportError:  # no tqdm
             return None
-        return TerminalView(title)
+        # A program without a terminal, such as a service or one of pythonw, has none, or a closed one.
+        gone = sys.stderr is None or getattr(sys.stderr, "closed", False)
+        return None if gone else TerminalView(title)
     if callable(progress):
-        return CallbackView(progress)
+        return CallbackView(progress, title)
     raise TypeError(
         f"progress= takes True, False, None or a callable that is given snapshots, not {type(progress).__name__}"
     )

@@ -99,7 +99,10 @@ class Story:
             self.notes.append(note)
             views = list(self._views)
         for view in views:
-            view.note(note)
+            try:
+                view.note(note)
+            except Exception:  # its terminal is gone, which must cost nobody his results
+                log.exception("! a view failed at a line")
 
     def drop(self) -> None:
         """Count a line without making it."""
@@ -118,12 +121,8 @@ class Story:
             try:
                 view.close(self.last, self.dropped)
             except Exception:
-                self._views.remove(view)
-                if not view.drawn:
-                    raise  # the user's own code
                 log.exception("! a view failed at its end")
-            else:
-                self._views.remove(view)
+            self._views.remove(view)
 
     @property
     def now(self) -> Snapshot | None:

@@ -1,0 +1,68 @@
+"""Exceptions of the user's callbacks: nobody waits for them, so they are shown, once, where the call was made.
+
+Owns `quietly`, which fences a callback, and `show_error`. Every callable of the user's that is called beside the
+results (`callback=`, `error_callback=`, `add_done_callback`, `progress=`) goes through `quietly`. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+from distmap.failures import shorten
+from distmap.views.outlet import plain
+
+log = logging.getLogger("distmap")
+
+
+def quietly(
+    function: Callable[..., object],
+    *args: Any,
+    what: str,
+    context: Context | None = None,
+    write: Callable[[str, str], None] = plain,
+) -> bool:
+    """Call a user's callback; what it raises is shown and changes nothing else. Gives whether it returned.
+
+    Only the user's interrupt passes, which is not the callback's: Python raises it in the main thread.
+
+    Args:
+        what: names the callback, such as "callback= of score".
+        context, write: as for `show_error`.
+    """
+    try:
+        function(*args)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        show_error(error, what, context, write)
+        return False
+    return True
+
+
+def show_error(
+    error: BaseException,
+    what: str,
+    context: Context | None = None,
+    write: Callable[[str, str], None] = plain,
+) -> None:
+    """Write an exception that nobody waits for to `sys.stderr`, as `threading.excepthook` does.
+
+    Args:
+        error: is shown without distmap's frames.
+        what: says where it was raised.
+        context: of the cell whose output it belongs to; None: the one that runs.
+        write: takes text and "stderr"; a view that draws where text is written gives its own.
+    """
+    from traceback import format_exception
+
+    text = f"Exception in {what}; everything else goes on:\n{''.join(format_exception(shorten(error)))}"
+    try:
+        # A copy, as a context cannot be entered twice.
+        (context or contextvars.copy_context()).copy().run(write, text, "stderr")
+    except Exception as failed:  # standard error is closed: there is no place to show it
+        log.error("! %s; and standard error: %s: %s", text, type(failed).__name__, failed)
