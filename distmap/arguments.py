@@ -6,11 +6,11 @@ Owns the forms that arguments may take, those of `multiprocessing.Pool` among th
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
+
+from distmap.nesting import cores as cores
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -83,13 +83,6 @@ def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> No
             f'context="{method}" is not there: a slot is always a fresh process, as with "spawn" (a fork would inherit '
             "the locks of the kernel's threads); leave context= out"
         )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    with contextlib.suppress(AttributeError):  # macOS and Windows have no affinity
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:

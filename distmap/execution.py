@@ -15,6 +15,7 @@ from distmap.errors import PayloadError
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.light import TYPE_CHECKING, Any
 from distmap.modules import Shelf, is_own
+from distmap.nesting import runners
 from distmap.payload import Items, encode, fold, load_results, show_call
 from distmap.pickling import (
     UNPICKLABLE,
@@ -77,6 +78,8 @@ class Runner:
         self._inline = inline
         self._payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
         self._codes: dict[bytes, _Code] = {}
+        #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
+        self._unloadable: dict[bytes, Failure] = {}
         self._shelf = Shelf()
         self._installed: set[bytes] = set()
 
@@ -89,12 +92,16 @@ class Runner:
     def drop(self, digest: bytes) -> None:
         self._payloads.pop(digest, None)
         self._codes.pop(digest, None)
+        self._unloadable.pop(digest, None)
         forget_value(digest)
 
     def run(self, task: Task, payload: Payload, cells: Cells, emit: Emit) -> None:
         """Run the task's items and emit reports; the last one has `ended`. Emits Refused if nothing can be run."""
         # CELL_AT is left alone until the first item runs: a death while code loads is no item's.
         cells[CELL_ATTEMPT] = task.attempt
+        if (failure := self._unloadable.get(task.code)) is not None:
+            emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
+            return
         try:
             code = self._load(task)
             items = Items([payload[0], *payload[1]])
@@ -128,7 +135,12 @@ class Runner:
                 self._installed.add(digest)
         code = self._codes.get(task.code)
         if code is None:
-            code = self._codes[task.code] = _Code(self._get(task.code)[1])
+            payload = self._get(task.code)[1]
+            try:
+                code = self._codes[task.code] = _Code(payload)
+            except Exception as exc:
+                self._unloadable[task.code] = describe(exc, "", dump_small)
+                raise
         return code
 
     def _get(self, digest: bytes) -> tuple[BlobKind, Payload]:
@@ -136,6 +148,9 @@ class Runner:
             return self._payloads[digest]
         except KeyError:
             raise PayloadError(f"digest {digest.hex()} is needed by a task but was not put here before it") from None
+
+
+runners.add(Runner.run.__code__)
 
 
 class _Run:

@@ -25,6 +25,7 @@ from distmap.arguments import (
     positional_chunksize,
     sort_out,
 )
+from distmap.nesting import depth, importing
 from distmap.portal import Portal
 
 if TYPE_CHECKING:
@@ -142,11 +143,49 @@ class Pool:
         self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
         self._members_changed = threading.Condition()
         self._lock = threading.Lock()
+        self._beginning = threading.RLock()
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._last: Callable[[], Job | None] = lambda: None
         self._closing: threading.Thread | None = None
-        started: list[Slots] = []
 
+        def begin() -> None:
+            self._begin(wanted, listen, (tls_cert, tls_key))
+
+        if importing() is None:
+            begin()
+        else:
+            # A global of a module that a task process imports: nothing is started before a task uses it.
+            self._late: Callable[[], None] = begin
+            self._closed = False
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What a pool that has not begun lacks: begin, and give that."""
+            begin = self.__dict__.get("_late")
+            if begin is None or (name.startswith("__") and name.endswith("__")):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            if (module := importing()) is not None:
+                raise RuntimeError(
+                    f"module {module!r} uses a Pool at its top level, and a worker imports that module to run one of "
+                    "its functions: this would start pools inside pools without end. Put the call into a function and "
+                    'call that from the notebook, or under `if __name__ == "__main__":` in a script'
+                )
+            with self._beginning:
+                if "_late" in self.__dict__:  # else another thread was quicker
+                    begin()
+                    del self._late
+            return object.__getattribute__(self, name)
+
+    def _begin(self, wanted: Wanted, listen: str | None, tls: tuple[str | None, str | None]) -> None:
+        from distmap.core.limits import LIMITS
+
+        if depth >= LIMITS.pool_depth:
+            raise RuntimeError(
+                f"a Pool inside a Pool inside a Pool: {depth} deep, and {LIMITS.pool_depth} is the limit; give the "
+                "inner work to one of the outer pools, or run it in the task itself"
+            )
+        started: list[Slots] = []
         spawned = threading.Event()
 
         def first() -> None:
@@ -154,7 +193,7 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None, tasks=maxtasksperchild)
+                    slots = Processes(wanted.local, None, tasks=self._tasks)
                     # One core is left to this process, which has much to import now: its slot starts after that.
                     slots.spawn(max(1, cores() - 1))
                     started.append(slots)
@@ -167,7 +206,7 @@ class Pool:
         # Two threads that import take turns: the task processes first, so that they boot while the rest is imported.
         spawned.wait()
         try:
-            self._assemble(started, wanted, listen, token, (tls_cert, tls_key))
+            self._assemble(started, wanted, listen, tls)
         except BaseException:
             for slots in started:
                 self._portal.ask(slots.stop)
@@ -183,7 +222,6 @@ class Pool:
         started: list[Slots],
         wanted: Wanted,
         listen: str | None,
-        token: str | Secret | None,
         tls: tuple[str | None, str | None],
     ) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
@@ -210,7 +248,7 @@ class Pool:
             self._hub = HubEngine(
                 [parse_url(url) for url in wanted.urls],
                 listen=None if listen is None else parse_url(listen, listening=True),
-                token=load_token(token),
+                token=load_token(self._token),
                 connect_timeout=min(10.0, self._connect_timeout),
                 tls_cert=tls[0],
                 tls_key=tls[1],
@@ -566,6 +604,8 @@ class Pool:
     def __repr__(self) -> str:
         if self._gone:
             return "<Pool: closed>"
+        if "_late" in self.__dict__:
+            return "<Pool: not started, nothing has used it yet>"
         members = self._members_now()
         if members is None:
             return "<Pool: does not answer now>"
@@ -639,6 +679,8 @@ class Pool:
 
     def close(self) -> None:
         """Take no new work; what was given goes on. Then `join`."""
+        if self._never_begun():
+            self._closed = True
         if not self._closed:
             self._closed = True
             self._submissions.close()
@@ -651,7 +693,12 @@ class Pool:
     def terminate(self) -> None:
         """Stop everything now: running items are killed, workers are let go."""
         self._closed = True
-        self._end()
+        if not self._never_begun():
+            self._end()
+
+    def _never_begun(self) -> bool:
+        """Whether the pool ends before anything has used it; then it never begins."""
+        return self.__dict__.pop("_late", None) is not None
 
     def join(self) -> None:
         """Wait until all work is done, then let the workers go.
@@ -701,8 +748,8 @@ class Pool:
 
     @property
     def _gone(self) -> bool:
-        end = getattr(self, "_end", None)
-        return end is None or not end.alive
+        end = self.__dict__.get("_end")
+        return "_late" not in self.__dict__ if end is None else not end.alive
 
     def _members(self) -> list[Member]:
         return self._portal.ask(self._driver.members)
@@ -744,7 +791,7 @@ class Pool:
             self._members_changed.notify_all()
 
     def _crashed(self, error: BaseException) -> None:
-        driver = getattr(self, "_driver", None)
+        driver = self.__dict__.get("_driver")
         if driver is not None:
             driver.crashed(error)
 

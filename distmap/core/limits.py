@@ -53,6 +53,10 @@ class Limits(NamedTuple):
     crash_loop_deaths: int = 10
     crash_loop_deaths_per_slot: int = 3
 
+    # pools inside pools
+    #: So many, one inside the other: a task process at that depth starts no pool of its own.
+    pool_depth: int = 3
+
     # cancelling
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5

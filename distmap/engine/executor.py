@@ -34,6 +34,9 @@ _ALWAYS = 64 << 10
 _KEPT = 16
 
 
+Said = list[tuple[Report | Output | Refused, list[Buffer]]]
+
+
 class BlobParts(NamedTuple):
     """A payload as it travels to an executor's worker."""
 
@@ -45,7 +48,7 @@ class BlobParts(NamedTuple):
 class Answer(NamedTuple):
     """What an attempt said there, in order; or the digests that it lacks, and then nothing was run."""
 
-    said: list[tuple[Report | Output | Refused, list[Buffer]]]
+    said: Said
     missing: tuple[bytes, ...] = ()
 
 
@@ -113,11 +116,20 @@ def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer],
     for digest in list(place.known)[: -max(_KEPT, len(needed))]:
         del place.known[digest]
         place.runner.drop(digest)
-    said: list[tuple[Report | Output | Refused, list[Buffer]]] = []
+    said: Said = []
+    _run(place, task, parts, cells, said)
+    if any(isinstance(message, Refused) for message, _ in said):
+        # It may load in the next call: what it lacked has perhaps been installed by then.
+        del place.known[task.code]
+        place.runner.drop(task.code)
+    return Answer(said)
+
+
+def _run(place: _Place, task: Task, parts: Sequence[Buffer], cells: list[int] | None, said: Said) -> None:
     payload = Payload(parts[0], tuple(parts[1:]))
     if cells is not None:
         place.runner.run(task, payload, cells, lambda message, result: said.append((message, result.parts)))
-        return Answer(said)
+        return
 
     def emit(message: Report | Refused, result: Payload) -> None:
         with spout.lock:
@@ -135,7 +147,6 @@ def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer],
         place.runner.run(task, payload, own, emit)
     finally:
         _prints.end()
-    return Answer(said)
 
 
 def _portable(parts: Sequence[Buffer]) -> list[Buffer]:

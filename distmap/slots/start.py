@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from distmap.nesting import cores
+from distmap.nesting import environment as nested
 from distmap.slots.cells import anonymous_cells, clear, lanes
 
 #: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.
@@ -41,10 +43,8 @@ _MALLOC = {
 
 def environment(slots: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of task processes: ours without the token, libraries held to their share of the cores."""
-    affinity = getattr(os, "sched_getaffinity", None)  # the cores that this process may use, as for the number of slots
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    share = str(max(1, cores // slots))
-    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **os.environ, **(extra or {})}
+    share = str(max(1, cores() // slots))
+    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **os.environ, **(extra or {}), **nested(slots)}
     env.pop("DISTMAP_TOKEN", None)
     return env
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import DistmapError
+from distmap.nesting import cores
 from distmap.security import WorkerURL, load_token, parse_url, token_path
 from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
@@ -41,13 +42,6 @@ class _NoToken(argparse.Action):
             "history. Put the token into a file that only you can read and give --token-file FILE, or set "
             "DISTMAP_TOKEN_FILE or DISTMAP_TOKEN. If that token is in use, make a new one"
         )
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def build_parser() -> argparse.ArgumentParser:

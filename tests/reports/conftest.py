@@ -6,7 +6,10 @@ have ids that name the kind. `pool` runs every row on slots of this machine and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,3 +50,27 @@ def pool(request: pytest.FixtureRequest) -> distmap.Pool:
     """The same test on slots of this machine and on workers elsewhere."""
     found: distmap.Pool = request.getfixturevalue(f"{request.param}_pool")
     return found
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Writes files into a folder that is on the path, like that of a notebook: `beside({"pkg/mod.py": text})`.
+
+    What was imported from it is forgotten afterwards.
+    """
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(files: Mapping[str, str | bytes]) -> Path:
+        for name, content in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else textwrap.dedent(content).encode())
+        importlib.invalidate_caches()
+        return tmp_path
+
+    yield write
+    for name in set(sys.modules) - before:
+        where = getattr(sys.modules[name], "__file__", None) or getattr(sys.modules[name], "__path__", None) or ""
+        if str(tmp_path) in str(where):
+            del sys.modules[name]
