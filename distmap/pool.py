@@ -186,14 +186,14 @@ class Pool:
                 "inner work to one of the outer pools, or run it in the task itself"
             )
         started: list[Slots] = []
-        spawned = threading.Event()
+        spawned, tasks = threading.Event(), self._tasks
 
         def first() -> None:
             try:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None, tasks=self._tasks)
+                    slots = Processes(wanted.local, None, tasks=tasks)
                     # One core is left to this process, which has much to import now: its slot starts after that.
                     slots.spawn(max(1, cores() - 1))
                     started.append(slots)
