@@ -115,7 +115,7 @@ class Runner:
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
             return
         before = getattr(_context, "run", None)
-        run = _context.run = _Run(task, code, items, cells, emit, self._inline)
+        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task))
         try:
             interrupted = run.loop()
         finally:
@@ -143,6 +143,11 @@ class Runner:
                 raise
         return code
 
+    def _shares(self, task: Task) -> bool:
+        """Whether something that the task was sent lies in memory that other slots read too."""
+        sent = (self._payloads[digest][1].buffers for digest in (*task.needs, task.code))
+        return any(type(buffer) is memoryview and buffer.readonly for buffers in sent for buffer in buffers)
+
     def _get(self, digest: bytes) -> tuple[BlobKind, Payload]:
         try:
             return self._payloads[digest]
@@ -156,8 +161,12 @@ runners.add(Runner.run.__code__)
 class _Run:
     """One attempt while it runs."""
 
-    def __init__(self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool) -> None:
+    def __init__(
+        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, shared: bool
+    ) -> None:
         self.task, self.code, self.items, self.cells, self.emit, self.inline = task, code, items, cells, emit, inline
+        #: Something that the function was sent is shared with other slots, and read-only.
+        self.shared = shared
         self.generator: tuple[int, numpy.random.Generator] | None = None
         self._item: Any = _MISSING
 
@@ -244,6 +253,8 @@ class _Run:
     def _failure(self, exc: BaseException, x: Any) -> Failure:
         if isinstance(exc, _Carried):
             return exc.failure
+        if self.shared and isinstance(exc, ValueError | TypeError | BufferError) and _is_read_only(exc):
+            exc.add_note(_READ_ONLY)
         item = x if self.items.whole is not None else self._item
         if item is _MISSING:
             return describe(exc, f"pickle of {len(self.items.pickled(x))} bytes", dump_small)
@@ -292,6 +303,20 @@ class _Run:
                 bad.setdefault(at, failure._replace(item=self._item_at(at)))
             payload, _ = encode([bad[at] for at in sorted(bad)], Needs(), what="")
         return fold(payload), sorted(bad)
+
+
+#: What NumPy, pandas and Python say of memory that must not be written to.
+_WORDS = ("read-only", "readonly", "not writable", "not writeable", "writeable flag")
+_READ_ONLY = (
+    "Captured arrays of 1 MB or more, and such arrays in broadcast values, are shared by all slots of a host and "
+    "therefore read-only. To change one, copy it in the function (x = x.copy()), or send it with "
+    "pool.broadcast(value, writable=True): each slot then writes to a copy of its own."
+)
+
+
+def _is_read_only(exc: BaseException) -> bool:
+    text = str(exc).lower()
+    return any(words in text for words in _WORDS)
 
 
 _MISSING = object()

@@ -234,8 +234,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
             used[at] = list(range(len(buffers), len(buffers) + len(item.buffers)))
             buffers += item.buffers
         if item.needs is not None:
-            needs.modules |= item.needs.modules
-            needs.values.update(item.needs.values)
+            needs.add(item.needs)
     head = b"".join([b"i", *pickles, _pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
     return Payload(head, tuple(buffers)), needs.blobs()
 

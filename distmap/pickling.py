@@ -12,7 +12,7 @@ import _pickle
 import io
 import os
 import sys
-from _thread import _local, allocate_lock
+from _thread import _local, allocate_lock, get_ident
 from _weakref import ref
 from _weakrefset import WeakSet
 from collections.abc import Callable
@@ -65,7 +65,12 @@ def size(buffer: Buffer) -> int:
 #: What this process was sent, and what it loaded of that.
 _sent: dict[bytes, Payload] = {}
 _loaded: dict[bytes, Any] = {}
-_loading_lock = allocate_lock()
+#: One thread loads a value, others that want it wait for it.
+_locks: dict[bytes, Any] = {}
+#: What each thread is just loading.
+_here = _local()
+#: Gives a shared buffer as one that this process may write to.
+_private: Callable[[Buffer], Buffer] = bytearray
 #: Handles whose value was given here, while they live.
 _own: dict[bytes, ref[Broadcast]] = {}
 _MISSING = object()
@@ -75,14 +80,17 @@ class Broadcast:
     """A value that is sent once to each worker; `.value` inside the function gives it.
 
     Make one with `pool.broadcast(value)`, then use the handle in functions and items. On a worker the value is loaded
-    once per slot and large arrays in it are shared by all slots of the host, read-only.
+    once per slot and large arrays in it are shared by all slots of the host, read-only unless it was made `writable`.
     """
 
-    def __init__(self, value: object = _MISSING, *, digest: bytes | None = None) -> None:
+    def __init__(self, value: object = _MISSING, *, digest: bytes | None = None, writable: bool = False) -> None:
         self.digest = digest or os.urandom(16)
+        self.writable = writable
         self._value = value
         self._blob: Blob | None = None
         self._needs = Needs()
+        #: Threads that are just pickling the value.
+        self._pickling: set[int] = set()
         #: Tells the pool that the workers' copies are not needed any more.
         self.on_release: Callable[[], object] = lambda: None
         if digest is None:
@@ -93,18 +101,18 @@ class Broadcast:
     def value(self) -> Any:
         if self._value is not _MISSING:
             return self._value
-        with _loading_lock:
-            if self.digest not in _loaded:
-                payload = _sent.get(self.digest)
-                if payload is None:
-                    raise PayloadError("this broadcast is not available here: it was released, or its pool is closed")
-                _loaded[self.digest] = load_value(payload)
-            return _loaded[self.digest]
+        found = _loaded.get(self.digest, _MISSING)
+        return _load(self.digest, self.writable) if found is _MISSING else found
 
     def blob(self) -> Blob:
         """The value as it is sent; pickled on first use."""
         if self._blob is None:
-            payload = dump_value(self._value, self._needs, what="the broadcast value")
+            thread = get_ident()
+            self._pickling.add(thread)
+            try:
+                payload = dump_value(self._value, self._needs, what="the broadcast value")
+            finally:
+                self._pickling.discard(thread)
             self._blob = Blob(self.digest, "value", payload)
         return self._blob
 
@@ -117,13 +125,14 @@ class Broadcast:
         self._value, self._blob, self._needs = _MISSING, None, Needs()
         self.on_release()
 
-    def mention(self, needs: Needs) -> tuple[Callable[[bytes], Broadcast], tuple[bytes]]:
+    def mention(self, needs: Needs) -> tuple[Callable[..., Broadcast], tuple[bytes, bool]]:
         """For picklers: note that the value is needed, and reduce the handle to its digest."""
-        if self._value is not _MISSING:
+        if get_ident() in self._pickling:
+            needs.circular[self.digest] = self  # its blob is not there yet; `Needs.blobs` asks again
+        elif self._value is not _MISSING:
             needs.values[self.digest] = self.blob()
-            needs.modules |= self._needs.modules
-            needs.values.update(self._needs.values)
-        return _handle, (self.digest,)
+            needs.add(self._needs)
+        return _handle, (self.digest, self.writable)
 
     def __reduce__(self) -> Any:
         raise PayloadError("a broadcast handle travels only inside functions, items and results of a pool")
@@ -132,10 +141,42 @@ class Broadcast:
         return f"<Broadcast {self.digest.hex()[:8]}>"
 
 
-def _handle(digest: bytes) -> Broadcast:
+def _load(digest: bytes, writable: bool) -> Any:
+    """Load a value that was sent. That runs the user's code, which may read other values, or this one in a thread."""
+    loading: list[bytes] = _here.__dict__.setdefault("loading", [])
+    if digest in loading:
+        raise PayloadError(
+            "the value of this broadcast is being loaded just now, and its unpickling reads the value of a broadcast "
+            "that refers back to it; keep the handle, and read its .value in the function"
+        )
+    if loading:
+        # Whoever is in the middle of a load waits for no other thread, which may be waiting for this one.
+        return _load_now(digest, writable, loading)
+    with _locks.setdefault(digest, allocate_lock()):
+        return _load_now(digest, writable, loading)
+
+
+def _load_now(digest: bytes, writable: bool, loading: list[bytes]) -> Any:
+    found = _loaded.get(digest, _MISSING)
+    if found is not _MISSING:
+        return found
+    payload = _sent.get(digest)
+    if payload is None:
+        raise PayloadError("this broadcast is not available here: it was released, or its pool is closed")
+    if writable:
+        payload = payload._replace(buffers=tuple(map(_private, payload.buffers)))
+    loading.append(digest)
+    try:
+        value = load_value(payload)
+    finally:
+        loading.pop()
+    return _loaded.setdefault(digest, value)
+
+
+def _handle(digest: bytes, writable: bool = False) -> Broadcast:
     known = _own.get(digest)
     handle = known() if known is not None else None
-    return handle if handle is not None else Broadcast(digest=digest)
+    return handle if handle is not None else Broadcast(digest=digest, writable=writable)
 
 
 def keep_value(digest: bytes, payload: Payload) -> None:
@@ -147,6 +188,13 @@ def forget_value(digest: bytes) -> None:
     """Task process: the value is no longer needed."""
     _sent.pop(digest, None)
     _loaded.pop(digest, None)
+    _locks.pop(digest, None)
+
+
+def copy_with(private: Callable[[Buffer], Buffer]) -> None:
+    """Task process: there is a way to make a shared buffer writable that copies less than all of it."""
+    global _private
+    _private = private
 
 
 def reload_values() -> None:
@@ -160,13 +208,24 @@ def reload_values() -> None:
 class Needs:
     """Collects the local modules and the broadcast values that are mentioned while something is pickled."""
 
-    __slots__ = ("modules", "values")
+    __slots__ = ("circular", "modules", "values")
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
         self.values: dict[bytes, Blob] = {}
+        #: Handles that were mentioned in the middle of their own pickling.
+        self.circular: dict[bytes, Broadcast] = {}
+
+    def add(self, other: Needs) -> None:
+        """Need what the other needs too."""
+        self.modules |= other.modules
+        self.values.update(other.values)
+        self.circular.update(other.circular)
 
     def blobs(self) -> tuple[Blob, ...]:
+        for digest, handle in list(self.circular.items()):
+            if digest not in self.values:
+                handle.mention(self)
         values = tuple(self.values.values())
         packed = pack(frozenset(self.modules)) if self.modules else None
         return values if packed is None else (Blob(packed[0], "modules", Payload(packed[1])), *values)

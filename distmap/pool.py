@@ -462,16 +462,20 @@ class Pool:
         self._check_open()
         return PoolExecutor(self)
 
-    def broadcast(self, value: Any) -> Broadcast:
+    def broadcast(self, value: Any, *, writable: bool = False) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
         It stays there as long as the handle lives, or until `handle.release()`. Do not change the value in place: who
         has it keeps the old one.
+
+        Args:
+            writable: False: arrays of 1 MB or more in it are shared by the slots of a host, and read-only there. True:
+                functions may write to them; what is written to is copied then, and only its slot sees the change.
         """
         from distmap.pickling import Broadcast
 
         self._check_open()
-        handle = Broadcast(value)
+        handle = Broadcast(value, writable=writable)
         driver, portal = self._driver, self._portal
         portal.call(driver.pin, handle.digest)
         unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)

@@ -150,8 +150,8 @@ def _run(place: _Place, task: Task, parts: Sequence[Buffer], cells: list[int] | 
 
 
 def _portable(parts: Sequence[Buffer]) -> list[Buffer]:
-    """Views do not pickle; the executor will pickle."""
-    return [bytes(part) if isinstance(part, memoryview) else part for part in parts]
+    """Views do not pickle; the executor will pickle. Not as bytes, or arrays would arrive read-only."""
+    return [bytearray(part) if isinstance(part, memoryview) else part for part in parts]
 
 
 class _Given:

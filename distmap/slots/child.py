@@ -21,7 +21,7 @@ from types import FrameType
 from distmap.execution import Runner, interruptible
 from distmap.output import Spout, install
 from distmap.payload import Payload
-from distmap.pickling import warm_up
+from distmap.pickling import copy_with, warm_up
 from distmap.slots.cells import (
     CELL_AT,
     CELL_ATTEMPT,
@@ -35,7 +35,7 @@ from distmap.slots.cells import (
     through_with,
 )
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 
@@ -127,6 +127,7 @@ class Child:
         self._reported = 0
         self._ended = False
         self._main = get_ident()
+        copy_with(private)
         self._on_interrupt = self._interrupt
         _signal.signal(_signal.SIGINT, self._on_interrupt)
         self._spout = Spout(self._print)

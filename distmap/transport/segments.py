@@ -33,7 +33,7 @@ LARGE = 1 << 20
 #: A free segment serves a part down to this share of its size; below, it would pin memory for nothing.
 _LEAST_USE = 4
 
-_PROT_READ, _PROT_WRITE, _MAP_SHARED = 1, 2, 1  # the same numbers on Linux, macOS and the BSDs
+_PROT_READ, _PROT_WRITE, _MAP_SHARED, _MAP_PRIVATE = 1, 2, 1, 2  # the same numbers on Linux, macOS and the BSDs
 
 _libc: ctypes.CDLL | None = None
 
@@ -47,6 +47,7 @@ def _load() -> ctypes.CDLL:
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
         libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         _libc = libc
     return _libc
 
@@ -73,7 +74,8 @@ class Mapping:
         self._unmap: Callable[[int, int], object] = _load().munmap
         self._address = 0
         self._lent: ref[Any] | None = None
-        address = _load().mmap(None, size, _PROT_READ | (_PROT_WRITE if writable else 0), _MAP_SHARED, fd, 0)
+        how = (_PROT_READ | _PROT_WRITE, _MAP_SHARED) if writable else (_PROT_READ, _MAP_PRIVATE)
+        address = _load().mmap(None, size, *how, fd, 0)
         if address in (None, ctypes.c_void_p(-1).value):
             raise OSError(ctypes.get_errno(), f"cannot map {size} bytes of shared memory")
         self._address = address
@@ -95,10 +97,25 @@ class Mapping:
         view = memoryview(owner).cast("B")
         return view if self._writable else view.toreadonly()
 
+    def unlock(self) -> bool:
+        """Make one that was mapped to be read writable: a page that is written to becomes this process's own."""
+        return bool(_load().mprotect(self._address, self.size, _PROT_READ | _PROT_WRITE) == 0)
+
     def __del__(self) -> None:
         if self._address:
             self._unmap(self._address, self.size)
             self._address = 0
+
+
+def private(buffer: Buffer) -> Buffer:
+    """The same bytes, to be written to: what was lent to be read is copied page by page, when a page is written to."""
+    view = memoryview(buffer)
+    if not view.readonly:
+        return buffer
+    mapping = getattr(view.obj, "mapping", None)
+    if isinstance(mapping, Mapping) and mapping.unlock():
+        return memoryview(view.obj).cast("B")
+    return bytearray(view)
 
 
 class Segment:

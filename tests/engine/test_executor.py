@@ -89,6 +89,25 @@ def test_processes_do_the_work(ear: Ears, processes: ProcessPoolExecutor) -> Non
     asyncio.run(main())
 
 
+def test_arrays_in_foreign_processes_can_be_written_to(ear: Ears, processes: ProcessPoolExecutor) -> None:
+    """Large items there, and large results here, are as writable as small ones."""
+    numpy = pytest.importorskip("numpy")
+
+    def fill(array):
+        array[0] = 7
+        return array
+
+    async def main() -> None:
+        engine, listener = ExecutorEngine(processes), ear()
+        await engine.start(listener)
+        (back,) = await listener.values(listener.send(fill, [numpy.zeros(20_000)]))
+        back[1] = 8
+        assert back[:2].tolist() == [7, 8]
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
 def test_what_waits_is_taken_back_what_runs_is_stopped_between_items(ear: Ears) -> None:
     """A future that has not started is cancelled; threads see the stop of a running attempt."""
     started, go_on = threading.Event(), threading.Event()

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from distmap.transport.segments import Arena, Mapping, Segment, anonymous_file
+from distmap.transport.segments import Arena, Mapping, Segment, anonymous_file, private
 
 
 def mapped(fd: int, size: int, *, writable: bool = True) -> Mapping:
@@ -72,6 +72,27 @@ def test_a_read_only_mapping_refuses_writes() -> None:
     with pytest.raises(TypeError):
         view[0] = 1
     segment.close()
+
+
+def test_what_was_lent_to_be_read_can_be_made_ones_own() -> None:
+    """Writes to a private view stay in this mapping: another one of the segment does not see them."""
+    segment = Segment(1, 8192)
+    segment.write(b"shared")
+    mine, other = (mapped(os.dup(segment.fd), 8192, writable=False).lend(6) for _ in range(2))
+    own = private(mine)
+    assert isinstance(own, memoryview)
+    own[0] = ord("S")
+    assert (bytes(own), bytes(mine), bytes(other)) == (b"Shared", b"Shared", b"shared")
+    segment.close()
+
+
+@pytest.mark.parametrize("buffer", [b"abc", bytearray(b"abc"), memoryview(b"abc")], ids=["bytes", "bytearray", "view"])
+def test_any_buffer_becomes_ones_own(buffer: bytes | bytearray | memoryview) -> None:
+    """What is not in shared memory is copied if it must not be written to."""
+    own = private(buffer)
+    assert (own is buffer) == isinstance(buffer, bytearray)
+    memoryview(own)[0] = ord("A")
+    assert bytes(own) == b"Abc"
 
 
 @pytest.mark.parametrize("length", [0, 4097])
