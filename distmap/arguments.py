@@ -105,7 +105,6 @@ def mp_keywords(*names: str) -> Callable[[F], F]:
     def decorate(method: F) -> F:
         @functools.wraps(method)
         def call(self: Any, *args: Any, **options: Any) -> Any:
-            __tracebackhide__ = True  # IPython shows the user's frames only
             for place, name in enumerate(names):
                 if name in options:
                     if len(args) > place:

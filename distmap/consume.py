@@ -221,7 +221,6 @@ class Stream(_Failing):
 
     def place(self, error: BaseException) -> Any:
         """What stands in the place of an item that failed: raises, or gives the error, or SKIP."""
-        __tracebackhide__ = True
         if self._on_error == "raise":
             throw(error)
         return error if self._on_error == "return" else SKIP

@@ -17,23 +17,6 @@ if TYPE_CHECKING:
 class DistmapError(Exception):
     """The root: everything that distmap itself raises, other than the exceptions of your own function."""
 
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows of it: the user's frames. It would show the last one, too, which is always distmap's."""
-        import os
-        import sys
-        from types import TracebackType
-
-        here, kept, tb = os.path.dirname(os.path.abspath(__file__)) + os.sep, [], self.__traceback__
-        while tb is not None:
-            kept += [tb] if not tb.tb_frame.f_code.co_filename.startswith(here) else []
-            tb = tb.tb_next
-        # A copy: whoever debugs it finds all frames.
-        for one in reversed(kept):
-            tb = TracebackType(tb, one.tb_frame, one.tb_lasti, one.tb_lineno)
-        shell: Any = sys.modules["IPython"].get_ipython()
-        lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, tb)
-        return lines
-
 
 class InvalidTransition(DistmapError):
     """The scheduler was told something that cannot follow from its state; nothing was changed.
@@ -68,6 +51,12 @@ class RemoteError(DistmapError):
 
     #: The traceback as it was there, without what this process knows of it.
     _text: str = ""
+    #: The exception that it is the cause of shows the same frames as its own: nothing is left to be told.
+    _shown: bool = False
+
+    def __bool__(self) -> bool:
+        # IPython leaves out a cause that is false (`TBTools`); in a script distmap's own hook does (`traces.py`).
+        return not self._shown
 
 
 class PayloadError(DistmapError):

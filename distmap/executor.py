@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from distmap.failures import HIDDEN
+
 
 class _Pool(Protocol):
     """What is needed of a pool."""
@@ -99,7 +101,7 @@ class PoolExecutor(concurrent.futures.Executor):
 
 
 def _timed(results: Any, end: float | None) -> Iterator[Any]:
-    __tracebackhide__ = True
+    __tracebackhide__ = HIDDEN
     try:
         while True:
             try:

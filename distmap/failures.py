@@ -30,6 +30,17 @@ _TEXT = 32_000
 _NEVER_RAISED = (StopIteration, StopAsyncIteration)
 
 
+class _Hidden:
+    """Whether debuggers and test runners pass over a frame: asked when a traceback is shown, not when it is made."""
+
+    def __bool__(self) -> bool:
+        return os.environ.get("DISTMAP_DEBUG", "") in ("", "0")
+
+
+#: What `__tracebackhide__` is in distmap's functions: IPython and pytest then leave their frames out.
+HIDDEN = _Hidden()
+
+
 class Failure(NamedTuple):
     """Why an item has no result; it stands in the result's place."""
 
@@ -121,9 +132,29 @@ def _drop_own_frames(report: TracebackException) -> None:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_HERE)]
+        wanted = _users([frame.filename for frame in part.stack])
+        part.stack[:] = [frame for frame, users in zip(part.stack, wanted, strict=True) if users]
         queue += [linked for linked in (part.__cause__, part.__context__) if linked is not None]
         queue += part.exceptions or ()
+
+
+#: Where the standard library is; what is installed beside it is not of it.
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = ("site-packages", "dist-packages")
+_PICKLER = os.sep + "cloudpickle" + os.sep
+
+
+def _users(files: list[str]) -> list[bool]:
+    """Which frames of a traceback, by their files, are the user's: not distmap's, nor what distmap called for itself.
+
+    That is the standard library (a wait that was interrupted) and the pickler; what these call may be the user's again.
+    """
+    wanted, own = [], False
+    for file in files:
+        helps = _PICKLER in file or (file.startswith(_LIBRARY) and not any(part in file for part in _INSTALLED))
+        own = file.startswith(_HERE) or (own and helps)
+        wanted.append(not own)
+    return wanted
 
 
 def headline(failed: Failure | BaseException) -> str:
@@ -224,19 +255,23 @@ def throw(error: BaseException, frames: TracebackType | None = None) -> NoReturn
     """Raise what an item raised, as if its function had been called here.
 
     The frames that it had there stand at the end of the traceback: a reader finds the line that failed before anything
-    of distmap's, and a notebook shows it with the lines around it.
+    of distmap's, and a notebook shows it with the lines around it. The cause, which tells the same as text, is then
+    kept, but not printed a second time.
 
     Args:
         error: To be raised.
         frames: Where it was raised, if that was in this process.
     """
-    __tracebackhide__ = True
+    __tracebackhide__ = HIDDEN
     remote = error if isinstance(error, RemoteError) else error.__cause__
     if isinstance(remote, RemoteError):
         try:
             frames = _frames(remote._text)
         except Exception:  # the text comes from elsewhere
             pass
+        else:
+            # Of a chain or a group only the last traceback is shown here: the text tells more.
+            remote._shown = remote is not error and remote._text.count("Traceback (most recent call last):") < 2
     raise error.with_traceback(frames)
 
 
@@ -275,15 +310,20 @@ def _head(file: str, number: int) -> int:
     return next((at for at in range(min(number, len(lines)), 0, -1) if head.match(lines[at - 1])), 1)
 
 
-def shorten(error: BaseException) -> BaseException:
-    """Take distmap's own frames out of the traceback so far, and leave those of the user's code."""
+def users_frames(error: BaseException) -> list[TracebackType]:
+    """The traceback so far without what is distmap's own."""
     frames, tb = [], error.__traceback__
     while tb is not None:
-        if not tb.tb_frame.f_code.co_filename.startswith(_HERE):
-            frames.append(tb)
+        frames.append(tb)
         tb = tb.tb_next
+    wanted = _users([tb.tb_frame.f_code.co_filename for tb in frames])
+    return [tb for tb, users in zip(frames, wanted, strict=True) if users]
+
+
+def shorten(error: BaseException) -> BaseException:
+    """Take distmap's own frames out of the traceback so far, and leave those of the user's code."""
     users = None
-    for tb in reversed(frames):
+    for tb in reversed(users_frames(error)):
         tb.tb_next, users = users, tb
     return error.with_traceback(users)
 

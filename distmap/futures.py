@@ -22,10 +22,11 @@ from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import PoolClosed
-from distmap.failures import Failure, throw
+from distmap.failures import HIDDEN, Failure, throw
 from distmap.functions import Code
 from distmap.job import Seat, end_of, tick
 from distmap.payload import DumpedItem, dump_item, join_items
+from distmap.traces import gate
 from distmap.views.aside import quietly
 from distmap.views.outlet import Outlet
 
@@ -96,9 +97,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.context = contextvars.copy_context()
         self.outlet: Outlet | None = None
 
+    @gate
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
-        __tracebackhide__ = True
         error: BaseException | None = None
         try:
             value = super().result(timeout)
@@ -131,7 +132,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         try:
             return self.result(timeout)
         except TimeoutError:
@@ -160,11 +161,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
         return self.exception() is None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         return self._wait_for_it().__await__()
 
     async def _wait_for_it(self) -> Any:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         # It is resolved as for any callback, and in ticks: a cell that awaits it can be interrupted.
         return await tick(asyncio.wrap_future(self), lambda interrupted: self.cancel())
 

@@ -23,10 +23,11 @@ from distmap.consume import SKIP, Consumer, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.failures import Failure, headline, revive, shorten, throw
+from distmap.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
+from distmap.traces import clean, gate
 from distmap.views.aside import quietly
 from distmap.views.base import Above
 from distmap.views.choose import in_kernel
@@ -166,6 +167,7 @@ class Job:
         """Wait until it is over, at most `timeout` seconds; returns whether it is."""
         return self._over.wait(timeout)
 
+    @gate
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result and return it.
 
@@ -177,7 +179,6 @@ class Job:
             KeyboardInterrupt: the wait was interrupted; the job is then cancelled.
             Exception: the first item's own exception, as `map` raises it.
         """
-        __tracebackhide__ = True
         try:
             over = self._over.wait(timeout)
         except KeyboardInterrupt:
@@ -308,32 +309,35 @@ class Job:
 
     def __iter__(self) -> Iterator[Any]:
         """Results in input order, each as soon as it and all before it are there."""
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         index = 0
-        while True:
-            with self._news:
-                while (run := self._consumer.run_at(index)) is None and not self.ready():
-                    try:
-                        self._news.wait()
-                    except KeyboardInterrupt:
-                        self._interrupt()
-                        raise
-            if run is None:
-                if self._error is not None:
-                    throw(self._error, self._frames)
-                return
-            count, values = run
-            failures = self._consumer.failures
-            if failures and self._record.spec.stop_on_failure:
-                failed = next((at for at in range(index, index + count) if at in failures), None)
-                if failed is not None:
-                    yield from values[: failed - index]
-                    throw(failures[failed])
-            yield from values
-            index += count
+        try:
+            while True:
+                with self._news:
+                    while (run := self._consumer.run_at(index)) is None and not self.ready():
+                        try:
+                            self._news.wait()
+                        except KeyboardInterrupt:
+                            self._interrupt()
+                            raise KeyboardInterrupt from None
+                if run is None:
+                    if self._error is not None:
+                        throw(self._error, self._frames)
+                    return
+                count, values = run
+                failures = self._consumer.failures
+                if failures and self._record.spec.stop_on_failure:
+                    failed = next((at for at in range(index, index + count) if at in failures), None)
+                    if failed is not None:
+                        yield from values[: failed - index]
+                        throw(failures[failed])
+                yield from values
+                index += count
+        except (Exception, KeyboardInterrupt) as error:  # not the end of a generator
+            raise clean(error)  # noqa: B904  (it is the one that was caught)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         loop = asyncio.get_running_loop()
         source = iter(self)
         end = object()
@@ -341,11 +345,11 @@ class Job:
             yield value
 
     def __await__(self) -> Generator[Any, None, Any]:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         return self._wait_for_it().__await__()
 
     async def _wait_for_it(self) -> Any:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
 
@@ -370,14 +374,13 @@ class Job:
         KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most INTERRUPT_WAIT
         seconds; a second interrupt returns at once.
         """
-        __tracebackhide__ = True
         try:
             self.start()
             self._show()
             self._serve()
         except BaseException as error:
             self._abort(error)
-            raise shorten(error) from error.__cause__
+            raise
         return self.result()
 
     def run_aside(self) -> Job:
@@ -652,14 +655,15 @@ async def tick(waited: asyncio.Future[Any], stop: Callable[[bool], object]) -> A
 
     A cancellation calls `stop(interrupted)`: whether it was the user who interrupted the cell.
     """
-    __tracebackhide__ = True
+    __tracebackhide__ = HIDDEN
     try:
         while not waited.done():
             await asyncio.wait([waited], timeout=AWAIT_EVERY)
-    except asyncio.CancelledError:
-        stop(_cell_was_cancelled())
-        waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
-        raise
-    if (error := waited.exception()) is not None:
-        throw(error)
-    return waited.result()
+        if (error := waited.exception()) is not None:
+            throw(error)
+        return waited.result()
+    except BaseException as raised:
+        if isinstance(raised, asyncio.CancelledError) and not waited.done():
+            stop(_cell_was_cancelled())
+            waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
+        raise clean(raised)  # noqa: B904  (it is the one that was caught)

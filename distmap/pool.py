@@ -27,6 +27,7 @@ from distmap.arguments import (
 )
 from distmap.nesting import depth, importing
 from distmap.portal import Portal
+from distmap.traces import gate
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -118,6 +119,7 @@ class Pool:
         [0, 1, 4, 9, 16]
     """
 
+    @gate
     def __init__(
         self,
         workers: Workers = None,
@@ -277,6 +279,7 @@ class Pool:
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 
+    @gate
     @mp_keywords("func", "iterable")
     def map(self, fn: Callable[..., Any], *iterables: Any, **options: Any) -> list[Any]:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
@@ -291,21 +294,21 @@ class Pool:
             NoWorkers: no worker came in time.
             KeyboardInterrupt: after the remote items were stopped; the pool stays usable.
         """
-        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         result: list[Any] = self._collect("map", "one", fn, iterables, options).run_here()
         return result
 
+    @gate
     @mp_keywords("func", "iterable")
     def starmap(
         self, fn: Callable[..., Any], iterable: Iterable[Sequence[Any]], *rest: Any, **options: Any
     ) -> list[Any]:
         """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
-        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         result: list[Any] = self._collect("starmap", "star", fn, (iterable, *rest), options).run_here()
         return result
 
+    @gate
     @mp_keywords("func", "iterable")
     def map_async(
         self,
@@ -319,6 +322,7 @@ class Pool:
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
         return self._collect("map", "one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
 
+    @gate
     @mp_keywords("func", "iterable")
     def starmap_async(
         self,
@@ -335,6 +339,7 @@ class Pool:
             "starmap", "star", fn, iterables, options, callback, error_callback, aside=True
         ).run_aside()
 
+    @gate
     @mp_keywords("func", "iterable")
     def imap(self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any) -> StreamJob:
         """A lazy iterator of results in input order. The input may be infinite; it is read ahead, in another thread.
@@ -348,6 +353,7 @@ class Pool:
         """
         return self._stream("ordered", fn, iterables, buffer, options)
 
+    @gate
     @mp_keywords("func", "iterable")
     def imap_unordered(
         self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
@@ -355,6 +361,7 @@ class Pool:
         """As `imap`, but each result as soon as it is there."""
         return self._stream("unordered", fn, iterables, buffer, options)
 
+    @gate
     def map_reduce(
         self,
         fn: Callable[[Any], Any],
@@ -371,7 +378,6 @@ class Pool:
             initial: the first value; without one, the first result is.
             combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
         """
-        __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import EMPTY, Fold
         from distmap.options import MapOptions
 
@@ -383,6 +389,7 @@ class Pool:
         source = self._source((data,))
         return self._job(code, source, consumer, chosen, "fold", fn, "map_reduce").run_here()
 
+    @gate
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
         """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
         the returned ones are concatenated. Of data without rows `fn` is given nothing, and the result is `data[:0]` for
@@ -391,7 +398,6 @@ class Pool:
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
-        __tracebackhide__ = True  # IPython shows the user's frames only
         from distmap.consume import Collect, concatenate
         from distmap.inputs import from_batches, nothing_of
         from distmap.options import MapOptions
@@ -407,10 +413,10 @@ class Pool:
         code = self._code(fn, "one", seed=chosen.seed)
         return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
 
+    @gate
     @mp_keywords("func")
     def apply(self, fn: Callable[..., Any], args: Iterable[Any] = (), kwds: dict[str, Any] | None = None) -> Any:
         """`fn(*args, **kwds)` on some worker; waits for the result."""
-        __tracebackhide__ = True  # IPython shows the user's frames only
         self._ensure_workers()
         args, kwds = mp_arguments("apply", args, kwds)
         future = self.submit(fn, *args, **kwds)
@@ -421,6 +427,7 @@ class Pool:
                 self._submissions.cancel_if_alone(future)
             raise
 
+    @gate
     @mp_keywords("func")
     def apply_async(
         self,
@@ -445,6 +452,7 @@ class Pool:
         code, name = self._submission(fn)
         return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before)
 
+    @gate
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on some worker; returns a `concurrent.futures.Future`.
 
@@ -462,6 +470,7 @@ class Pool:
         self._check_open()
         return PoolExecutor(self)
 
+    @gate
     def broadcast(self, value: Any, *, writable: bool = False) -> Broadcast:
         """A handle whose `.value` is usable inside functions; the value is sent once to each worker.
 
@@ -491,9 +500,9 @@ class Pool:
         handle.on_release = released
         return handle
 
+    @gate
     def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
         """Call `fn()` once on every worker (set-up, inspection); results by the worker's name."""
-        __tracebackhide__ = True
         from distmap.consume import Collect
         from distmap.driver import worker_tag
         from distmap.inputs import Sliced
@@ -551,6 +560,7 @@ class Pool:
     def last(self, job: Job | None) -> None:
         self._last = lambda: job
 
+    @gate
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> list[Worker]:
         """Wait until there are `n` workers, and return them.
 
@@ -559,7 +569,6 @@ class Pool:
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """
-        __tracebackhide__ = True
         self._check_open()
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
@@ -575,6 +584,7 @@ class Pool:
             self._check_open()
         return found
 
+    @gate
     def add(self, workers: int | str) -> None:
         """Add local slots (a number) or a worker ("wss://host:port") while the pool runs."""
         self._check_open()
@@ -759,7 +769,6 @@ class Pool:
         return self._portal.ask(self._driver.members)
 
     def _check_open(self) -> None:
-        __tracebackhide__ = True
         from distmap.errors import PoolClosed
 
         if os.getpid() != self._pid:
@@ -768,7 +777,6 @@ class Pool:
             raise PoolClosed("Pool not running: it was closed; make a new one")
 
     def _ensure_workers(self) -> None:
-        __tracebackhide__ = True
         self._check_open()
         if self._hub is not None:
             self.wait_for_workers(1)

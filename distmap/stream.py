@@ -20,9 +20,10 @@ from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
 from distmap.errors import JobCancelled
-from distmap.failures import throw
+from distmap.failures import HIDDEN, throw
 from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
+from distmap.traces import clean
 from distmap.views.story import Story
 
 
@@ -116,7 +117,7 @@ class StreamJob(Job):
         return self
 
     def __next__(self) -> Any:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
@@ -126,19 +127,23 @@ class StreamJob(Job):
             multiprocessing.TimeoutError: none came within `timeout` seconds.
             StopIteration: that was all.
         """
-        __tracebackhide__ = True
-        while True:
-            for index, value in self._values:
-                if value is SKIP:
-                    value = self._stream.place(self._failed[index])
+        __tracebackhide__ = HIDDEN
+        try:
+            while True:
+                for index, value in self._values:
                     if value is SKIP:
-                        continue
-                return value
-            self._fetch(timeout)
+                        value = self._stream.place(self._failed[index])
+                        if value is SKIP:
+                            continue
+                    return value
+                self._fetch(timeout)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            raise clean(error)  # noqa: B904  (it is the one that was caught)
 
     def _fetch(self, timeout: float | None) -> None:
         """Wait for the next run of results; pay for the last one, which is consumed now."""
-        __tracebackhide__ = True
         seat, record, box = self._seat, self._record, self._box
         count, nbytes = self._unpaid
         if count and not self._paid:
@@ -183,7 +188,7 @@ class StreamJob(Job):
         self._box.drop()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        __tracebackhide__ = True
+        __tracebackhide__ = HIDDEN
         loop = asyncio.get_running_loop()
         end = object()
         while (value := await tick(loop.run_in_executor(None, next, self, end), self._interrupt)) is not end:

@@ -39,6 +39,7 @@ RINGS = {
     "pickling": 2,
     "security": 2,
     "portal": 3,
+    "traces": 3,
     "transport": 3,
     "slots": 4,
     "engine": 5,
