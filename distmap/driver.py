@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from distmap.blobs import Blobs, Holder
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
     AttemptRefused,
@@ -30,6 +31,7 @@ from distmap.core.events import (
     Finish,
     InputClosed,
     InputFailed,
+    InputGrew,
     Interrupt,
     ItemsAdded,
     JobSpec,
@@ -212,7 +214,6 @@ class Record:
     refusal: tuple[Parts, str] | None = None
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
-    digests: set[bytes] = field(default_factory=set)
     setbacks: int = 0
 
     def let_go(self) -> None:
@@ -262,8 +263,9 @@ class Driver:
         self._scheduler = Scheduler(limits)
         self._records: dict[int, Record] = {}
         self._members: dict[int, Member] = {}
-        self._blobs: dict[bytes, Blob] = {}
+        #: Broadcast values whose handle lives.
         self._pinned: set[bytes] = set()
+        self._blobs = Blobs(self._pinned)
         #: attempt -> (record, chunk, worker, slot)
         self._attempts: dict[int, tuple[Record, int, int, int]] = {}
         self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
@@ -315,8 +317,7 @@ class Driver:
             record.sink(Finished("failed", False, self._broken, None, nothing(record.spec.name)))
             return record.id
         self._records[record.id] = record
-        self._keep(record, record.code.blobs)
-        self._keep(record, [Blob(record.code.digest, "code", record.code.payload)])
+        self._blobs.keep(Holder(record.id), (*record.code.blobs, Blob(record.code.digest, "code", record.code.payload)))
         self.post(JobSubmitted(record.id, record.spec))
         self._watch_hunger()
         if record.watched:
@@ -337,8 +338,9 @@ class Driver:
         self._enter(self._records[job], chunk, payload, blobs, count)
 
     def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
-        if blobs:
-            self._keep(record, blobs)
+        for blob in blobs:
+            # A module bundle comes with chunk after chunk; a value may be one item's alone.
+            self._blobs.keep(Holder(record.id, chunk) if blob.kind == "value" else Holder(record.id), [blob])
         record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
         record.next_start += count
 
@@ -559,6 +561,7 @@ class Driver:
         held = record.chunks.get(command.chunk)
         if held is not None and not held.deaths:
             held.payload = None
+        self._forget(self._blobs.let_go(Holder(command.job, command.chunk)))
 
     def _revoke(self, command: Revoke) -> None:
         if (member := self._members.get(command.worker)) is not None:
@@ -634,7 +637,7 @@ class Driver:
             del self._attempts[attempt]
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
             del self._reports[attempt]
-        self._drop(record.digests)
+        self._forget(self._blobs.end(record.id))
         record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
@@ -644,24 +647,20 @@ class Driver:
         self._pinned.add(digest)
 
     def unpin(self, digest: bytes) -> None:
+        """The handle of a broadcast value is gone, or was released."""
         self._pinned.discard(digest)
-        if digest in self._blobs:
-            self._drop({digest})
+        forgotten, growth = self._blobs.unpinned(digest)
+        self._forget(forgotten)
+        if growth is not None:
+            self.post(InputGrew(*growth.holder, growth.nbytes))
 
-    def _drop(self, digests: set[bytes]) -> None:
-        """Forget what no job uses any more, here and on the workers."""
-        unused = digests.difference(self._pinned, *(record.digests for record in self._records.values()))
-        for digest in unused:
-            del self._blobs[digest]
+    def _forget(self, digests: Sequence[bytes]) -> None:
+        """Let the workers forget what nobody needs any more."""
+        for digest in digests:
             for member in self._members.values():
                 if digest in member.blobs:
                     member.blobs.discard(digest)
                     member.engine.drop(member.id, digest)
-
-    def _keep(self, record: Record, blobs: Sequence[Blob]) -> None:
-        for blob in blobs:
-            record.digests.add(blob.digest)
-            self._blobs.setdefault(blob.digest, blob)
 
     # --- workers, time ----------------------------------------------------------------------------------------------
 

@@ -227,6 +227,17 @@ class Submissions:
             self._thread.start()
         self._settler.put((function, args))
 
+    def released(self, digest: bytes) -> None:
+        """A broadcast was released: functions that nobody runs just now need not be kept for its sake."""
+        # On the loop: whoever releases it may be the garbage collector, in the middle of a submit.
+        self._seat.portal.call(self._released, digest)
+
+    def _released(self, digest: bytes) -> None:
+        with self._lock:
+            pushes = [push for push in self._pushes.values() if digest in push.values]
+        for push in pushes:
+            push.rest()
+
     def forget(self, push: _Push) -> None:
         with self._lock:
             if self._pushes.get(push.digest) is push:
@@ -303,6 +314,8 @@ class _Push:
 
     def __init__(self, owner: Submissions, seat: Seat, code: Code, name: str) -> None:
         self.digest = code.digest
+        #: Broadcast values that the function mentions.
+        self.values = frozenset(blob.digest for blob in code.blobs)
         self._owner = owner
         self._seat = seat
         self._pending: deque[tuple[TaskFuture, DumpedItem]] = deque()
@@ -360,7 +373,7 @@ class _Push:
         elif isinstance(message, Finished):
             self._over(message)
         if self.outstanding == 0 and self._linger is None and not self._closed:
-            self._linger = self._seat.portal.loop.call_later(LINGER, self._rest)
+            self._linger = self._seat.portal.loop.call_later(LINGER, self.rest)
 
     def _context_of(self, chunk: int, at: int) -> contextvars.Context | None:
         futures = self._chunks.get(chunk, [])
@@ -396,9 +409,11 @@ class _Push:
         else:
             _resolve(future, outcome)
 
-    def _rest(self) -> None:
-        """Nobody submitted for a while: end the job, so that the workers forget the function."""
-        self._linger = None
+    def rest(self) -> None:
+        """Nobody submitted for a while, or will again: end the job, so that the workers forget the function."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if self.outstanding == 0 and not self._pending:
             self.finish()
 

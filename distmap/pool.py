@@ -489,14 +489,17 @@ class Pool:
         portal.call(driver.pin, handle.digest)
         unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
         unpin.atexit = False
-        codes = weakref.ref(self._codes)
+        codes, submissions = weakref.ref(self._codes), weakref.ref(self._submissions)
 
         def released() -> None:
             unpin()
-            # Cached code holds what it mentions.
+            # Cached code holds what it mentions, and so do functions that were submitted.
             if (cache := codes()) is not None:
                 cache.clear()
+            if (submitted := submissions()) is not None:
+                submitted.released(handle_digest)
 
+        handle_digest = handle.digest
         handle.on_release = released
         return handle
 

@@ -38,6 +38,7 @@ RINGS = {
     "payload": 2,
     "pickling": 2,
     "security": 2,
+    "blobs": 3,
     "portal": 3,
     "traces": 3,
     "transport": 3,

@@ -152,6 +152,14 @@ class InputFailed(NamedTuple):
     chunk: int
 
 
+class InputGrew(NamedTuple):
+    """So many bytes more are held for the input of the chunk: a value that it mentions is kept for it alone now."""
+
+    job: int
+    chunk: int
+    nbytes: int
+
+
 class AttemptProgressed(NamedTuple):
     """A hint for views only: the attempt is at offset `at` of its chunk."""
 
@@ -227,6 +235,7 @@ Event = (
     | InputClosed
     | ChunkRead
     | InputFailed
+    | InputGrew
     | AttemptProgressed
     | AttemptReported
     | AttemptRefused

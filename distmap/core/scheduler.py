@@ -53,6 +53,7 @@ class Scheduler:
             ev.InputClosed: self._input_closed,
             ev.ChunkRead: self._chunk_read,
             ev.InputFailed: self._input_failed,
+            ev.InputGrew: self._input_grew,
             ev.AttemptProgressed: self._attempt_progressed,
             ev.AttemptReported: self._attempt_reported,
             ev.AttemptRefused: self._attempt_refused,
@@ -259,6 +260,17 @@ class Scheduler:
         check(asked, "{}, chunk {} was not asked for", job, event.chunk)
         job.input = step(INPUT, job.input, "InputFailed", job)
         del job.group.promises[job.id]
+        self._board.conclude(job)
+
+    def _input_grew(self, event: ev.InputGrew) -> None:
+        job = self._job(event.job)
+        check(event.nbytes >= 0, "job {}: {} bytes, expected at least 0", event.job, event.nbytes)
+        chunk = None if job is None else job.chunks.get(event.chunk)
+        if job is None or chunk is None:
+            return
+        chunk.nbytes += event.nbytes
+        job.input_bytes += event.nbytes
+        job.item_bytes = max(chunk.nbytes / chunk.count, job.item_bytes)
         self._board.conclude(job)
 
     def _consumed(self, event: ev.Consumed) -> None:

@@ -373,3 +373,20 @@ def test_time_does_not_go_back(desk: Any) -> None:
     desk.tell(ev.Ticked(), after=5.0)
     with pytest.raises(InvalidTransition, match="time went back"):
         desk.tell(ev.Ticked(), after=-1.0)
+
+
+def test_input_that_grows_holds_up_reading(desk: Any, pick: Any, make_desk: Any) -> None:
+    """Bytes that a chunk is found to hold count until it is released; nothing counts of what is over."""
+    desk = make_desk(LIMITS._replace(job_bytes=100))
+    desk.tell(ev.WorkerJoined(1, 2))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=10, chunksize=1)))
+    assign, second = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, False))
+    assert desk.tell(ev.InputGrew(1, read.chunk, 92)) == []
+    (other,) = desk.tell(ev.ChunkRead(1, second.chunk, 1, 8, False))  # no further Read: the window is full
+    assert pick(desk.report(other), ev.Read) == []
+    assert len(pick(desk.report(assign), ev.Read)) == 1
+    assert desk.tell(ev.InputGrew(1, read.chunk, 92)) == []
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.InputGrew(1, second.chunk, 92)) == []
+    with pytest.raises(InvalidTransition, match="expected at least 0"):
+        desk.tell(ev.InputGrew(1, second.chunk, -1))

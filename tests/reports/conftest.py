@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,3 +76,17 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         where = getattr(sys.modules[name], "__file__", None) or getattr(sys.modules[name], "__path__", None) or ""
         if str(tmp_path) in str(where):
             del sys.modules[name]
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., None]:
+    """Wait until something has happened; fail if it does not."""
+    return until
+
+
+def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until `happened()` is true; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        threading.Event().wait(0.005)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
+
+from distmap.core.events import InputGrew
 
 
 class Wraps:
@@ -98,3 +103,107 @@ def test_a_value_that_needs_itself_to_load_says_so(pool):
     one.handle, two.handle = second, first
     with pytest.raises(Exception, match=r"is being loaded just now.*refers back to it"):
         pool.map(lambda x: first.value, [1], timeout=8)
+
+
+#: Bytes of one value, and how many of them.
+EACH, MANY = 4_000_000, 40
+
+
+def kept(pool):
+    """Values that the pool keeps, and their bytes."""
+    return pool._portal.ask(lambda: (len(pool._driver._blobs), pool._driver._blobs.nbytes))
+
+
+def look(handle):
+    """Read the value; give its first number, and what this process and its parent hold in memory, in bytes."""
+    import psutil
+
+    pids = (os.getpid(), os.getppid())
+    return int(handle.value[0]), {pid: psutil.Process(pid).memory_info().rss for pid in pids}
+
+
+def by_imap(pool):
+    """Handles that nobody keeps, as items of a lazy map."""
+    handles = (pool.broadcast(np.full(EACH // 8, n)) for n in range(MANY))
+    yield from pool.imap(look, handles, chunksize=1, buffer=3)
+
+
+def by_submit(pool):
+    """Handles that are released while further ones are submitted."""
+    for n in range(MANY):
+        handle = pool.broadcast(np.full(EACH // 8, n))
+        yield pool.submit(look, handle).result()
+        handle.release()
+
+
+def by_captured_submit(pool):
+    """Functions that capture a handle, which is released while further ones are submitted."""
+    for n in range(MANY):
+        handle = pool.broadcast(np.full(EACH // 8, n))
+        yield pool.submit(lambda: look(handle)).result()
+        handle.release()
+
+
+@pytest.mark.parametrize("way", [by_imap, by_submit, by_captured_submit])
+def test_values_go_with_the_chunk_that_brought_them(pool, needs, until, way):
+    """However many values pass through one call, the kernel, the workers and the slots hold a few of them at a time."""
+    needs(find_spec("psutil") is not None, "psutil")
+    import psutil
+
+    least, most, values, counts = {}, {}, [], []
+    for value, rss in way(pool):
+        values.append(value)
+        rss[os.getpid()] = psutil.Process().memory_info().rss
+        counts.append(kept(pool)[1])
+        for pid, nbytes in rss.items():
+            least[pid] = min(least.get(pid, nbytes), nbytes)
+            most[pid] = max(most.get(pid, nbytes), nbytes)
+    assert values == list(range(MANY))
+    assert max(counts) <= 8 * EACH
+    assert {pid: most[pid] - least[pid] for pid in most if most[pid] - least[pid] > MANY * EACH / 2} == {}
+    until(lambda: kept(pool)[1] < EACH)
+
+
+@pytest.mark.own_leaks("processes", "descriptors")  # a slot of the shared pool gets another process
+def test_an_item_that_is_run_again_still_has_its_value(pool, tmp_path):
+    """A retry, and an item whose process died, find the value that came with their chunk, its handle being gone."""
+    marks = [str(tmp_path / str(n)) for n in range(3)]
+
+    def fn(item):
+        handle, mark, how = item
+        if not os.path.exists(mark):
+            open(mark, "w").close()
+            if how == "raise":
+                raise OSError("once")
+            if how == "exit":
+                os._exit(3)
+        return int(handle.value[0]) + len(handle.value)
+
+    ways = zip(range(3), marks, ("raise", "exit", "fine"), strict=True)
+    items = ((pool.broadcast(np.full(EACH // 8, n)), mark, how) for n, mark, how in ways)
+    assert list(pool.imap(fn, items, chunksize=1, retries=1)) == [EACH // 8 + n for n in range(3)]
+
+
+def test_the_window_sees_the_bytes_of_values(local_pool):
+    """Values whose handles nobody keeps count for the chunk that brought them, so that reading ahead is bounded."""
+    handles = (local_pool.broadcast(np.full(EACH // 8, n)) for n in range(6))
+    assert list(local_pool.imap(lambda handle: int(handle.value[0]), handles, chunksize=1)) == list(range(6))
+    grown = [event for _, event in local_pool.trace() if isinstance(event, InputGrew)]
+    assert grown
+    assert {event.nbytes >= EACH for event in grown} == {True}
+
+
+@pytest.mark.own_leaks("threads")  # the shared pool's thread for callbacks
+def test_a_released_value_is_gone_while_its_function_is_still_submitted(pool, until):
+    """`release()` frees what nothing runs with, and who uses the handle after that is told so."""
+    handle = pool.broadcast(np.zeros(EACH // 8))
+
+    def read():
+        return handle.value.shape
+
+    assert pool.submit(read).result() == (EACH // 8,)
+    assert kept(pool)[1] >= EACH
+    handle.release()
+    until(lambda: kept(pool)[1] < EACH)
+    with pytest.raises(Exception, match="was released"):
+        pool.submit(read).result()
