@@ -167,13 +167,14 @@ class Collect(_Failing):
 
     def result(self) -> Any:
         values: list[Any] = []
-        for _, (_, run) in sorted(self._runs.items()):
+        for _, (_, run) in sorted(self._runs.copy().items()):
             values += run
         return values if self._join is None else self._join(values)
 
     def partial(self) -> list[tuple[int, Any]]:
         pairs: list[tuple[int, Any]] = []
-        for start, (count, run) in sorted(self._runs.items()):
+        # A copy: the job's own thread may add runs meanwhile.
+        for start, (count, run) in sorted(self._runs.copy().items()):
             indices: Any = range(start, start + count)
             if len(run) < count:  # "skip" left the failed ones out
                 indices = (index for index in indices if index not in self.failures)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,7 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.core.progress import Snapshot
 from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
+from distmap.errors import JobCancelled, PoolClosed
 from distmap.functions import Code
 from distmap.pickling import Blob, Payload, size
 from distmap.wire.messages import Output, Report, Task
@@ -277,8 +279,10 @@ class Driver:
         self._no_workers = no_workers
         self._next_worker = 1
         self._ids = itertools.count(1)
-        #: What broke the driver; it takes no more jobs then.
-        self._broken: BaseException | None = None
+        self._counting = threading.Lock()
+        #: What a job ends with at once, since the driver broke or was closed.
+        self._refuses: BaseException | None = None
+        self._when_idle: Callable[[], object] | None = None
         self.trace: deque[tuple[float, Event | Command]] = deque(maxlen=TRACE)
         #: What the driver itself takes note of, beside the scheduler.
         self._notes: dict[type, Callable[[Any], None]] = {
@@ -308,13 +312,15 @@ class Driver:
 
     def new_id(self) -> int:
         """An id for a job, from any thread: whoever has it may cancel before the loop has even heard of the job."""
-        return next(self._ids)
+        with self._counting:
+            return next(self._ids)
 
     def open(self, record: Record) -> int:
         """Start a job; its messages begin at once."""
         record.id = record.id or self.new_id()
-        if self._broken is not None:
-            record.sink(Finished("failed", False, self._broken, None, nothing(record.spec.name)))
+        if self._refuses is not None:
+            record.let_go()
+            record.sink(Finished("failed", False, self._refuses, None, nothing(record.spec)))
             return record.id
         self._records[record.id] = record
         self._blobs.keep(Holder(record.id), (*record.code.blobs, Blob(record.code.digest, "code", record.code.payload)))
@@ -400,9 +406,14 @@ class Driver:
             found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest))
         return found
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._records)
+    def when_idle(self, then: Callable[[], object]) -> None:
+        """Call `then()` once there is no job left."""
+        self._when_idle = then
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._when_idle is not None and not self._records:
+            self._when_idle()
 
     # --- Sink: what engines tell ------------------------------------------------------------------------------------
 
@@ -641,6 +652,7 @@ class Driver:
         record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
+        self._rest()
 
     def pin(self, digest: bytes) -> None:
         """Keep a broadcast value on the workers beyond the jobs that use it, until `unpin`."""
@@ -754,28 +766,38 @@ class Driver:
         log.error("! the driver failed", exc_info=error)
         self._pumping = False
         self._queue.clear()
-        self._broken = RuntimeError("a bug of distmap broke this pool; make a new one, and please report its cause")
-        self._broken.__cause__ = error
+        self._refuses = RuntimeError("a bug of distmap broke this pool; make a new one, and please report its cause")
+        self._refuses.__cause__ = error
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.let_go()
-            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec.name)))
+            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec)))
+        self._rest()
 
-    def close(self) -> None:
-        """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker."""
+    def close(self, why: str = "closed") -> None:
+        """The pool ends: stop the timers, and end what is left as cancelled, without waiting for any worker.
+
+        Args:
+            why: how the pool ended, and where: "closed at script.py:12".
+        """
+        self._refuses = PoolClosed(f"Pool not running: it was {why}; make a new one")
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.let_go()
-            record.sink(Finished("cancelled", False, record.error, None, self._snapshot(record)))
+            error = record.error or JobCancelled(f"{record.spec.name} was cancelled: its pool was {why}")
+            record.sink(Finished("cancelled", False, error, None, self._snapshot(record)))
         for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
             if timer is not None:
                 timer.cancel()
         self._timer = self._snapshots = None
+        # Whatever is still said of values and workers comes too late.
+        self._blobs.clear()
+        self._members.clear()
 
 
-def nothing(name: str) -> Snapshot:
-    """The snapshot of a job of which nothing is known."""
-    return Snapshot(name, "failed", None, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
+def nothing(spec: JobSpec, done: int = 0) -> Snapshot:
+    """The snapshot of a job of which nothing is known but what its consumer has."""
+    return Snapshot(spec.name, "failed", spec.size, done, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
 def worker_tag(worker: int) -> str:

@@ -157,6 +157,18 @@ def _users(files: list[str]) -> list[bool]:
     return wanted
 
 
+def place() -> str:
+    """Where the user's code is at this moment: "script.py:12", or "Cell In[3], line 2" in a notebook."""
+    from contextlib import __file__ as helpers  # ExitStack and its kin
+
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_HERE, helpers)):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    cell = _cell(file)
+    return f"{file}:{line}" if cell is None else f"{cell}, line {line}"
+
+
 def headline(failed: Failure | BaseException) -> str:
     """What went wrong in one line: the last one of its traceback."""
     if isinstance(failed, RemoteError):

@@ -86,9 +86,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
     A future that runs cannot be cancelled, as in `concurrent.futures`.
     """
 
-    def __init__(self, owner: Submissions | None = None) -> None:
+    def __init__(self, owner: Submissions | None = None, keep: object = None) -> None:
         super().__init__()
         self._owner = owner
+        #: Lives until the item is done: the pool, which must not end for want of a name.
+        self.keep = keep
         #: It is to be resolved in the thread that may run user code, not on the loop.
         self.hooked = False
         #: Called with (value, error) before anybody who waits is told.
@@ -175,10 +177,12 @@ class Submissions:
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-        self._lock = threading.Lock()
+        # It may be taken twice: a pool that ends just now refuses a new job from within.
+        self.lock = threading.RLock()
         self._pushes: dict[bytes, _Push] = {}
         self._settler: queue.SimpleQueue[_Call | None] | None = None
         self._thread: threading.Thread | None = None
+        self._settled = threading.Event()
 
     def submit(
         self,
@@ -187,22 +191,25 @@ class Submissions:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         before: Callable[[Any, BaseException | None], object] | None = None,
+        *,
+        keep: object = None,
     ) -> TaskFuture:
         item = dump_item((args, kwargs))
-        future = TaskFuture(self)
+        future = TaskFuture(self, keep)
         if before is not None:
             future.before, future.hooked = before, True
-        with self._lock:
+        with self.lock:
             push = self._pushes.get(code.digest)
             if push is None or not push.take(future, item):
                 push = self._pushes[code.digest] = _Push(self, self._seat, code.own(), name)
-                push.take(future, item)
+                if not push.take(future, item):
+                    raise PoolClosed("Pool not running: it was closed meanwhile; make a new one")
         return future
 
     @property
     def outstanding(self) -> int:
         """Submitted items that are not done."""
-        with self._lock:
+        with self.lock:
             return sum(push.outstanding for push in self._pushes.values())
 
     def settle(self, future: TaskFuture, outcome: Any) -> None:
@@ -219,12 +226,13 @@ class Submissions:
 
     def aside(self, function: Callable[..., object], *args: Any) -> None:
         """Call what may block in that thread, after what it was given before."""
-        if self._settler is None:
-            self._settler = queue.SimpleQueue()
-            self._thread = threading.Thread(
-                target=_settle, args=(self._settler,), name="distmap-callbacks", daemon=True
-            )
-            self._thread.start()
+        with self.lock:
+            if self._settler is None:
+                self._settler = queue.SimpleQueue()
+                self._thread = threading.Thread(
+                    target=_settle, args=(self._settler, self._settled), name="distmap-callbacks", daemon=True
+                )
+                self._thread.start()
         self._settler.put((function, args))
 
     def released(self, digest: bytes) -> None:
@@ -233,33 +241,40 @@ class Submissions:
         self._seat.portal.call(self._released, digest)
 
     def _released(self, digest: bytes) -> None:
-        with self._lock:
+        with self.lock:
             pushes = [push for push in self._pushes.values() if digest in push.values]
         for push in pushes:
             push.rest()
 
     def forget(self, push: _Push) -> None:
-        with self._lock:
+        """Give it no more items."""
+        with self.lock:
+            push.closed = True
             if self._pushes.get(push.digest) is push:
                 del self._pushes[push.digest]
 
     def close(self) -> None:
         """No more items: the jobs end when what was submitted is done."""
-        with self._lock:
+        with self.lock:
             pushes = list(self._pushes.values())
         for push in pushes:
             self._seat.portal.call(push.finish)
 
-    def stop(self, *, wait: bool = True) -> None:
+    def stop(self) -> None:
         """The pool is gone: let the callback thread leave."""
-        if self._settler is not None and self._thread is not None:
+        if self._settler is not None:
             self._settler.put(None)
-            if wait and threading.current_thread() is not self._thread:
-                self._thread.join(30.0)  # callbacks of results that are there still run
+
+    def join(self) -> None:
+        """Wait for callbacks of results that are there, after `stop`."""
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            # Its own event: an interrupted Thread.join takes a thread that runs for one that has ended (3.11, 3.12).
+            if self._settled.wait(30.0):
+                self._thread.join()
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
         """Interrupt the item of `apply` if nothing else is under way for the same function."""
-        with self._lock:
+        with self.lock:
             pushes = list(self._pushes.values())
         for push in pushes:
             self._seat.portal.call(push.cancel_if_alone, future)
@@ -268,10 +283,11 @@ class Submissions:
 _Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
-def _settle(box: queue.SimpleQueue[_Call | None]) -> None:
+def _settle(box: queue.SimpleQueue[_Call | None], settled: threading.Event) -> None:
     while (call := box.get()) is not None:
         quietly(call[0], *call[1], what="the thread of a pool's callbacks")
         call = None  # not kept until the next one comes
+    settled.set()
 
 
 def _begin(future: TaskFuture) -> bool:
@@ -307,10 +323,16 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
             future.set_result(outcome)
     except concurrent.futures.InvalidStateError:
         pass  # it was cancelled by its owner meanwhile
+    finally:
+        future.keep = None
 
 
 class _Push:
-    """The job of one submitted function: items in, futures resolved. All but `take` runs on the loop."""
+    """The job of one submitted function: items in, futures resolved.
+
+    All but `take` runs on the loop. What `take` changes is its own, under the owner's lock: the queue's end, `closed`,
+    the counts of what was given. What the loop changes is the loop's: the counts of what was told and is done.
+    """
 
     def __init__(self, owner: Submissions, seat: Seat, code: Code, name: str) -> None:
         self.digest = code.digest
@@ -323,8 +345,8 @@ class _Push:
         self._armed = False
         #: Items, and their bytes, that were submitted, and those of them that the driver was told of.
         self._given = self._given_bytes = self._told = self._told_bytes = 0
-        self.outstanding = 0
-        self._closed = False
+        self._done = 0
+        self.closed = False
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
         self._outlet = Outlet(context=self._context_of)
@@ -333,22 +355,26 @@ class _Push:
 
     def take(self, future: TaskFuture, item: DumpedItem) -> bool:
         """Queue an item, from any thread (under the owner's lock); False if this job is closed already."""
-        if self._closed:
+        if self.closed:
             return False
         future.outlet = self._outlet
         self._pending.append((future, item))
         self._given_bytes += item.nbytes
         self._given += 1
-        self.outstanding += 1
         if not self._armed:
             self._armed = True
             self._seat.portal.call(self._announce)
         return True
 
+    @property
+    def outstanding(self) -> int:
+        """Items that are not done."""
+        return self._given - self._done
+
     def _announce(self) -> None:
-        self._armed = False
-        # The count first: whoever submits just now counts the bytes first, so no item is told of without its bytes.
-        given, nbytes = self._given, self._given_bytes
+        with self._owner.lock:
+            self._armed = False
+            given, nbytes = self._given, self._given_bytes
         new, new_bytes = given - self._told, nbytes - self._told_bytes
         if new:
             self._told, self._told_bytes = given, nbytes
@@ -372,7 +398,7 @@ class _Push:
             self._owner.aside(self._outlet.show)
         elif isinstance(message, Finished):
             self._over(message)
-        if self.outstanding == 0 and self._linger is None and not self._closed:
+        if self.outstanding == 0 and self._linger is None and not self.closed:
             self._linger = self._seat.portal.loop.call_later(LINGER, self.rest)
 
     def _context_of(self, chunk: int, at: int) -> contextvars.Context | None:
@@ -390,9 +416,10 @@ class _Push:
                 items.append(item)
             else:
                 # It was announced, so it has a place in the count; what travels there runs nothing.
+                future.keep = None
                 futures.append(None)
                 items.append(_NOTHING)
-                self.outstanding -= 1
+                self._done += 1
         payload, blobs = join_items(items)
         self._chunks[request.chunk] = futures
         self._seat.driver.chunk_taken(self._record.id, request.chunk, payload, blobs, len(items))
@@ -403,7 +430,7 @@ class _Push:
             del self._chunks[chunk]
         if future is None:
             return
-        self.outstanding -= 1
+        self._done += 1
         if future.hooked or type(outcome) is not _Raw:
             self._owner.settle(future, outcome)
         else:
@@ -419,30 +446,28 @@ class _Push:
 
     def finish(self) -> None:
         """Take no more; the job ends when what is there is done."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
             self._owner.forget(self)
             self._announce()
             self._seat.driver.close_input(self._record.id)
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
         if self.outstanding == 1 and any(future in futures for futures in self._chunks.values()):
-            self._closed = True
             self._owner.forget(self)
             self._seat.driver.cancel(self._record.id)
 
     def _over(self, finished: Finished) -> None:
-        self._closed = True
+        self._owner.forget(self)
         if self._outlet.owing or self._outlet.waiting:
             self._owner.aside(lambda: self._outlet.show(last=True))
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        self._owner.forget(self)
         left = [future for futures in self._chunks.values() for future in futures if future is not None]
-        left += [future for future, _ in self._pending if _begin(future)]
+        for future, _ in self._pending:
+            future.keep = None
+            left += [future] if _begin(future) else []
         self._chunks.clear()
         self._pending.clear()
-        if left:
-            for future in left:
-                self._owner.settle(future, finished)
+        for future in left:
+            self._owner.settle(future, finished)

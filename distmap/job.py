@@ -207,7 +207,7 @@ class Job:
     def failures(self) -> list[tuple[int, BaseException]]:
         """The items that failed for good: (index, exception) pairs in input order."""
         self._catch_up()
-        return sorted(self._consumer.failures.items())
+        return sorted(self._consumer.failures.copy().items())
 
     @property
     def progress(self) -> Snapshot | None:
@@ -519,7 +519,7 @@ class Job:
         """
         interrupted = isinstance(error, KeyboardInterrupt)
         self._story.interrupted = self._story.interrupted or interrupted
-        snapshot = self._record.latest or nothing(self.name)
+        snapshot = self._record.latest or nothing(self._record.spec)
         try:
             self._steering.cancel()
             deadline = time.monotonic() + INTERRUPT_WAIT

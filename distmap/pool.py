@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from distmap.consume import Consumer
     from distmap.core.events import Gather
     from distmap.driver import Driver, Member
+    from distmap.ending import Ending
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.executor import PoolExecutor
@@ -54,10 +55,6 @@ if TYPE_CHECKING:
 FIRST_LOOK = 2.0
 #: A repr waits so long, at most, for the loop.
 LOOK = 0.5
-#: A pool that was closed asks its loop so long for an answer, then asks again.
-ANSWER = 5.0
-#: Ending a pool waits so long for its engines. They take less, unless an item runs inline.
-ENDING = 10.0
 
 
 class Worker(NamedTuple):
@@ -142,13 +139,14 @@ class Pool:
         self._tasks = maxtasksperchild
         self._token = token
         self._setup = None if initializer is None else (initializer, tuple(initargs))
-        self._connect_timeout = connect_timeout or (60.0 if listen else 10.0)
+        self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
         self._members_changed = threading.Condition()
         self._lock = threading.Lock()
         self._beginning = threading.RLock()
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._last: Callable[[], Job | None] = lambda: None
-        self._closing: threading.Thread | None = None
+        #: How and where it was closed, for messages.
+        self._how_closed = "closed"
 
         def begin() -> None:
             self._begin(wanted, listen, (tls_cert, tls_key))
@@ -214,10 +212,11 @@ class Pool:
                 self._portal.ask(slots.stop)
             self._portal.close()
             raise
+        from distmap.ending import Ending
+
+        self._ending = Ending(self._portal, self._driver, self._engines, self._submissions)
+        weakref.finalize(self, self._ending.end)
         self._closed = False
-        self._end = weakref.finalize(
-            self, _let_go, self._pid, self._portal, self._driver, self._engines, self._submissions
-        )
 
     def _assemble(
         self,
@@ -251,7 +250,8 @@ class Pool:
                 [parse_url(url) for url in wanted.urls],
                 listen=None if listen is None else parse_url(listen, listening=True),
                 token=load_token(self._token),
-                connect_timeout=min(10.0, self._connect_timeout),
+                # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
+                connect_timeout=min(10.0, self._connect_timeout) or 10.0,
                 tls_cert=tls[0],
                 tls_key=tls[1],
             )
@@ -450,7 +450,7 @@ class Pool:
                     error_callback(error)
 
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before)
+        return self._submissions.submit(code, name, *mp_arguments("apply_async", args, kwds), before, keep=self)
 
     @gate
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
@@ -461,7 +461,7 @@ class Pool:
         to see whether it has changed (0.6 s for a GB); a handle of `broadcast` is not.
         """
         code, name = self._submission(fn)
-        return self._submissions.submit(code, name, args, kwargs)
+        return self._submissions.submit(code, name, args, kwargs, keep=self)
 
     def executor(self) -> PoolExecutor:
         """This pool as a `concurrent.futures.Executor`."""
@@ -696,26 +696,34 @@ class Pool:
 
     def close(self) -> None:
         """Take no new work; what was given goes on. Then `join`."""
-        if self._never_begun():
-            self._closed = True
-        if not self._closed:
-            self._closed = True
+        self._shut("closed")
+        if (ending := self._its_ending()) is not None:
             self._submissions.close()
             # Workers and slots are let go when the last job is over, also if nobody joins.
-            self._closing = threading.Thread(
-                target=_end_when_idle, args=(self._portal, self._driver, self._end), name="distmap-close", daemon=True
-            )
-            self._closing.start()
+            ending.when_idle()
 
     def terminate(self) -> None:
         """Stop everything now: running items are killed, workers are let go."""
-        self._closed = True
-        if not self._never_begun():
-            self._end()
+        self._terminate("terminated")
 
-    def _never_begun(self) -> bool:
-        """Whether the pool ends before anything has used it; then it never begins."""
-        return self.__dict__.pop("_late", None) is not None
+    def _terminate(self, how: str) -> None:
+        how = self._shut(how)
+        if (ending := self._its_ending()) is not None:
+            ending.end(how)
+
+    def _shut(self, how: str) -> str:
+        """Take no new work; gives how and where the user did that."""
+        from distmap.failures import place
+
+        how = f"{how} at {place()}"
+        if not self._closed:
+            self._how_closed, self._closed = how, True
+        return how
+
+    def _its_ending(self) -> Ending | None:
+        """None if the pool ends before anything has used it; then it never begins."""
+        self.__dict__.pop("_late", None)
+        return self.__dict__.get("_ending")
 
     def join(self) -> None:
         """Wait until all work is done, then let the workers go.
@@ -735,21 +743,24 @@ class Pool:
                     job.cancel()
                 else:
                     job.drain()
-        if self._closing is not None:
-            self._closing.join()
+        if (ending := self._its_ending()) is not None:
+            ending.wait()
         for job in jobs:
             if job.thread is not None and job.thread is not threading.current_thread():
+                job.wait()  # first: an interrupted Thread.join takes a thread that runs for one that has ended
                 job.thread.join()
 
     def __enter__(self) -> Pool:
+        self._check_open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.terminate()
+        self._terminate("closed by the end of its `with` block")
 
     async def __aenter__(self) -> Pool:
+        self._check_open()
         return self
 
     async def __aexit__(
@@ -759,14 +770,17 @@ class Pool:
 
         from distmap.job import tick
 
-        await tick(asyncio.get_running_loop().run_in_executor(None, self.terminate), lambda interrupted: None)
+        how = self._shut("closed by the end of its `async with` block")
+        if (ending := self._its_ending()) is not None:
+            ending.begin(how)  # here: an interrupt may come before the other thread begins
+            await tick(asyncio.get_running_loop().run_in_executor(None, ending.end), lambda interrupted: None)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
     @property
     def _gone(self) -> bool:
-        end = self.__dict__.get("_end")
-        return "_late" not in self.__dict__ if end is None else not end.alive
+        ending = self.__dict__.get("_ending")
+        return "_late" not in self.__dict__ if ending is None else ending.begun
 
     def _members(self) -> list[Member]:
         return self._portal.ask(self._driver.members)
@@ -777,7 +791,7 @@ class Pool:
         if os.getpid() != self._pid:
             raise PoolClosed("this Pool belongs to the process that made it; make a new one here")
         if self._closed:
-            raise PoolClosed("Pool not running: it was closed; make a new one")
+            raise PoolClosed(f"Pool not running: it was {self._how_closed}; make a new one")
 
     def _ensure_workers(self) -> None:
         self._check_open()
@@ -966,51 +980,3 @@ def _load() -> tuple[float, float]:
     with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
         cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     return cpu, Load().read()[1]
-
-
-def _end_when_idle(portal: Portal, driver: Driver, end: Any) -> None:
-    """After `close`: wait for the last job, then let go."""
-    while end.alive:  # else it was terminated meanwhile
-        try:
-            if not portal.ask(lambda: driver.busy, timeout=ANSWER):
-                break
-        except TimeoutError:
-            continue  # an item that runs inline holds up the loop for as long as it takes
-        time.sleep(0.02)
-    end()
-
-
-def _let_go(pid: int, portal: Portal, driver: Driver, engines: list[Engine], submissions: Submissions) -> None:
-    """Close every engine and the loop; the pool's finalizer, so it must not refer to the pool."""
-    if os.getpid() != pid:
-        return  # a forked child: the pool is its parent's
-    errors: list[Exception] = []
-
-    async def close() -> None:
-        driver.close()
-        for engine in engines:
-            try:
-                await engine.close(now=True)
-            except Exception as error:  # the others are to end all the same
-                errors.append(error)
-
-    if portal.inside():  # where the garbage collector happened to run: nothing may wait here
-
-        def over(_: object) -> None:
-            submissions.stop(wait=False)
-            portal.close()
-
-        portal.loop.create_task(close()).add_done_callback(over)
-        return
-    closing = portal.run(close())
-    try:
-        closing.result(ENDING)
-    except TimeoutError:
-        # An item runs inline, and nothing can stop it. The loop ends behind it.
-        closing.add_done_callback(lambda _: portal.close())
-    else:
-        portal.close()
-    finally:
-        submissions.stop()
-    if errors:
-        raise errors[0]

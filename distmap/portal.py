@@ -7,10 +7,13 @@ through a mailbox with at most one wake-up a batch: 0.1 us instead of 4 us a cal
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from distmap.errors import PoolClosed
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,7 +43,11 @@ class Portal:
         self._crashed = crashed
         self._box: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._armed = False
+        #: Held while calls run that came when the loop had ended.
+        self._leftover = threading.RLock()
         self._ready = threading.Event()
+        #: What is waited for; an interrupted Thread.join takes a thread that runs for one that has ended (3.11, 3.12).
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -61,24 +68,32 @@ class Portal:
         return threading.current_thread() is self._thread
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run `function(*args)` on the loop, soon, in the order of the calls. Does not wait."""
+        """Run `function(*args)` on the loop, soon, in the order of the calls. Does not wait.
+
+        After the loop has ended it runs here and now: what is left then is touched by nobody else.
+        """
         self._box.append((function, args))
         if not self._armed:
             try:
                 self._armed = True
                 self.loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: the pool is gone, and with it whatever this was about
+            except RuntimeError:
                 self._armed = False
-                self._box.clear()
+                if not self.loop.is_closed():
+                    raise
+                with self._leftover:
+                    self._drain()
             except BaseException:  # an interrupt: the next call must wake the loop in our stead
                 self._armed = False
                 raise
 
     def _drain(self) -> None:
         self._armed = False  # clear first, then empty: nothing is lost
-        box = self._box
-        while box:
-            function, args = box.popleft()
+        while True:
+            try:
+                function, args = self._box.popleft()
+            except IndexError:  # asked of the queue itself, whose lock orders this where threads really run at once
+                return
             try:
                 function(*args)
             except BaseException as error:
@@ -98,7 +113,7 @@ class Portal:
         """Run `function(*args)` on the loop and wait for what it returns.
 
         Raises:
-            TimeoutError: the loop did not answer in time (it is closed, or blocked by a bug).
+            TimeoutError: the loop did not answer in time (it is blocked).
         """
         if self.inside():
             return function(*args)
@@ -116,26 +131,48 @@ class Portal:
         except TimeoutError:
             if answer.done():
                 raise
-            why = "it is held up by an item that runs inline, or the pool is gone"
+            why = "it is held up, perhaps by an item that runs inline"
             raise TimeoutError(f"the loop of the pool did not answer within {timeout:g} s: {why}") from None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine on the loop."""
+        """Start a coroutine on the loop.
+
+        Raises:
+            PoolClosed: the loop has ended.
+        """
         import asyncio
 
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise PoolClosed("Pool not running: it was closed meanwhile; make a new one") from None
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop the loop and wait for the thread. Tasks still running are cancelled first."""
-        if not self._thread.is_alive():
-            return
-        loop = self.loop
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(loop.stop)
-        if not self.inside():
+        """Stop the loop and wait for the thread."""
+        self.stop()
+        self.join(timeout)
+
+    def stop(self) -> None:
+        """Stop the loop, soon. Tasks still running are cancelled first."""
+        if not self._ended.is_set():
+            with contextlib.suppress(RuntimeError):  # it has ended just now
+                self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the loop; gives whether it has ended."""
+        ended = self._ended.wait(0 if self.inside() else timeout)
+        if ended and not self.inside():
             self._thread.join(timeout)
+        return ended
 
     def _main(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._ended.set()
+
+    def _run(self) -> None:
         try:
             if self._first is not None:
                 self._first()
@@ -160,3 +197,5 @@ class Portal:
                 loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+            with self._leftover:
+                self._drain()  # what came too late for the loop

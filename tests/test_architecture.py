@@ -49,6 +49,7 @@ RINGS = {
     "worker": 5,
     "driver": 6,
     "consume": 7,
+    "ending": 7,
     "executor": 7,
     "futures": 7,
     "stream": 7,
@@ -61,7 +62,7 @@ RINGS = {
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
     {"payload", "pickling", "functions", "modules", "execution", "failures"},
-    {"job", "consume", "futures", "stream"},
+    {"job", "consume", "futures", "stream", "ending"},
 ]
 
 #: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.

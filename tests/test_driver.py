@@ -86,7 +86,9 @@ def test_a_job_runs_to_its_end(seat):
     assert found == {x: x * x for x in range(100)}
     assert finished.outcome == "done"
     assert (finished.snapshot.done, finished.snapshot.total) == (100, 100)
-    assert not seat.portal.ask(lambda: seat.driver.busy)
+    idle = []
+    seat.portal.ask(seat.driver.when_idle, lambda: idle.append(True))
+    assert idle == [True]
 
 
 def test_an_ordered_job_delivers_after_its_chunks_were_released(seat):
@@ -153,8 +155,9 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
     seat.portal.ask(push_and_die)
     landed = [box.get(timeout=DEADLINE) for _ in range(2)]
     assert sorted((message.lo, message.hi) for message in landed) == [(0, 1), (1, 2)]
-    assert seat.portal.ask(lambda: (driver.busy, record.chunks, driver._attempts, driver._reports)) == (
-        True, {}, {}, {},
+    state = seat.portal.ask(driver.snapshot, record.id).state
+    assert (state, *seat.portal.ask(lambda: (record.chunks, driver._attempts, driver._reports))) == (
+        "running", {}, {}, {},
     )  # fmt: skip
 
 

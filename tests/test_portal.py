@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from distmap.errors import PoolClosed
 from distmap.portal import Portal
 
 
@@ -80,8 +81,8 @@ def test_a_failing_start_is_raised_to_the_caller():
     portal.close()
 
 
-def test_close_cancels_what_runs_and_later_calls_do_nothing():
-    """Closing cancels running coroutines; a call afterwards is dropped without an error."""
+def test_close_cancels_what_runs_and_later_calls_run_here():
+    """Closing cancels running coroutines; no call afterwards is dropped: it runs in the calling thread."""
     portal = Portal()
     ended = []
 
@@ -95,5 +96,46 @@ def test_close_cancels_what_runs_and_later_calls_do_nothing():
     portal.ask(lambda: None)
     portal.close()
     assert ended == [True]
-    portal.call(ended.append, False)
-    assert ended == [True]
+    portal.call(lambda: ended.append(threading.current_thread()))
+    assert ended[1:] == [threading.current_thread()]
+    assert portal.ask(pow, 2, 5) == 32
+    coroutine = forever()
+    with pytest.raises(PoolClosed, match="closed"):
+        portal.run(coroutine)
+    assert coroutine.cr_frame is None
+
+
+def test_what_was_posted_as_the_loop_stopped_runs_too():
+    """Calls that the loop had not begun when it stopped run in its thread after it."""
+    portal = Portal()
+    where = []
+
+    def stop_and_post():
+        portal.loop.stop()
+        portal.loop.call_soon(portal.call, lambda: where.append(threading.current_thread().name))
+
+    portal.call(stop_and_post)
+    assert portal.join(10)
+    assert where == ["distmap"]
+
+
+def test_calls_beside_the_end_are_never_lost():
+    """Of eight threads that call while the loop ends, every call runs once."""
+    for _ in range(20):
+        portal = Portal()
+        portal.ask(int)
+        counted, ready = [], threading.Barrier(9)
+
+        def post(portal=portal, counted=counted, ready=ready):
+            ready.wait(10)
+            for number in range(50):
+                portal.call(counted.append, number)
+
+        threads = [threading.Thread(target=post) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        ready.wait(10)
+        portal.close()
+        for thread in threads:
+            thread.join(10)
+        assert sorted(counted) == sorted(list(range(50)) * 8)
