@@ -81,8 +81,11 @@ def test_a_call_at_the_top_level_of_a_module(line: str, pool: distmap.Pool, besi
     name = f"nest{next(_numbers)}"
     beside({f"{name}.py": f"from distmap import Pool\npool = Pool('inline')\n{line}\ndef f(x): return x\n"})
     module = importlib.import_module(name)
-    with module.pool, pytest.raises(RuntimeError, match=f"module '{name}' uses a Pool at its top level") as caught:
-        pool.map(module.f, [1])
+    try:
+        with pytest.raises(RuntimeError, match=f"module '{name}' uses a Pool at its top level") as caught:
+            pool.map(module.f, [1])
+    finally:
+        module.pool.terminate()
     assert "if __name__" in str(caught.value)
 
 
