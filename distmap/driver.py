@@ -791,7 +791,7 @@ class Driver:
                 timer.cancel()
         self._timer = self._snapshots = None
         # Whatever is still said of values and workers comes too late.
-        self._blobs.clear()
+        self._blobs = Blobs(self._pinned)
         self._members.clear()
 
 
