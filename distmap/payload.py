@@ -30,6 +30,14 @@ from distmap.pickling import Payload as Payload
 _SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
+#: Kinds of dtypes that a stack keeps as they are: numbers, text, times. Structured and foreign ones go by themselves.
+_STACKABLE = "?biufcSUmM"
+_C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
+_LAYOUT = _C_CONTIGUOUS | _WRITEABLE
+#: NumPy's numbers that an array of their own type keeps as they are. A time has its unit, a subclass its type beside.
+_NUMBERS = frozenset(
+    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+)
 
 
 class Folded(NamedTuple):
@@ -46,15 +54,23 @@ def encode(
     In place of such a value travels its Failure. `item` shows the item that a result belongs to; without it the values
     are the items, and one that does not pickle fails before it is sent.
     """
-    if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
-        return Payload(_pickle.dumps(values, 5)), []
-    array = _as_array(values)
-    if array is not None:
-        return dump_value(array, needs, what=what), []
+    try:
+        whole = _encode_whole(values, needs, what)
+    except Exception:
+        whole = None  # There is no memory for it, say: by itself each may fit, and what fails is that item's error.
+    if whole is not None:
+        return whole, []
     try:
         return _encode_singly(values, needs, Definitions(), what, item)
     except _DefinitionsFailed:
         return _encode_singly(values, needs, None, what, item)
+
+
+def _encode_whole(values: Any, needs: Needs, what: str) -> Payload | None:
+    if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
+        return Payload(_pickle.dumps(values, 5))
+    array = _as_array(values)
+    return None if array is None else dump_value(array, needs, what=what)
 
 
 class _DefinitionsFailed(Exception):
@@ -71,23 +87,49 @@ def _is_plain(values: Sequence[object]) -> bool:
 
 
 def _as_array(values: Any) -> Any:
-    """The values as one array if they are one, or NumPy numbers or small arrays of one kind; else None."""
+    """The values as one array, if its elements are what each of them would come back as by itself; else None.
+
+    That is: the same type, dtype (byte order and unit too), shape, order in memory, and whether it can be written to.
+    """
     numpy = loaded("numpy")
     if numpy is None:
         return None
     if type(values) is numpy.ndarray:
-        return None if values.dtype.hasobject or values.ndim == 0 else numpy.ascontiguousarray(values)
+        return _whole_array(numpy, values)
     kinds = set(map(type, values))
     if len(kinds) != 1:
         return None
     kind = kinds.pop()
     if kind is numpy.ndarray:
         # One pickle for each small array would cost four times as much as stacking them.
-        dtype, shape = values[0].dtype, values[0].shape
-        if not shape or values[0].nbytes >= _STACKED or dtype.hasobject or len(values) == 1:
+        first = values[0]
+        dtype, shape = first.dtype, first.shape
+        if not shape or first.nbytes >= _STACKED or dtype.kind not in _STACKABLE or len(values) == 1:
             return None
-        return numpy.stack(values) if all(v.dtype == dtype and v.shape == shape for v in values) else None
-    return numpy.array(values, kind) if issubclass(kind, numpy.number | numpy.bool_) else None
+        layout = _C_CONTIGUOUS | (first.flags.num & _WRITEABLE)
+        if not all(v.dtype == dtype and v.shape == shape and v.flags.num & _LAYOUT == layout for v in values):
+            return None
+        # Not what numpy.stack makes by itself: that turns numbers of another byte order into native ones.
+        whole = numpy.stack(values, out=numpy.empty((len(values), *shape), dtype))
+        whole.flags.writeable = first.flags.writeable
+        return whole
+    if kind.__module__ == "numpy" and kind.__name__ in _NUMBERS and issubclass(kind, numpy.generic):
+        return numpy.array(values, kind)
+    return None
+
+
+def _whole_array(numpy: Any, values: Any) -> Any:
+    if values.dtype.hasobject or values.ndim == 0:
+        return None
+    if values.flags.c_contiguous:
+        return values
+    if values.ndim > 1 and len(values):
+        row = values[0].flags
+        if row.f_contiguous and not row.c_contiguous:
+            return None
+    copy = numpy.ascontiguousarray(values)
+    copy.flags.writeable = values.flags.writeable
+    return copy
 
 
 def _encode_singly(

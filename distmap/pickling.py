@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, ModuleType
 from distmap.errors import PayloadError
 from distmap.failures import failed_to_travel
 from distmap.light import Any, NamedTuple
-from distmap.modules import any_registered, imports_of_code, pack, place, registered
+from distmap.modules import any_registered, imports_of_code, loaded, pack, place, registered
 from distmap.wire.messages import BlobKind
 
 Buffer = bytes | bytearray | memoryview
@@ -254,6 +254,33 @@ def _cache_again(fn: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return lru_cache(**parameters)(fn)
 
 
+#: NumPy's own that its pickles bring back as something else: as another type, or without zeros at the end.
+_LOSSY = ("str_", "bytes_", "longlong", "ulonglong")
+
+
+def _reduce_number(number: Any, generic: Any) -> Any:
+    """A NumPy scalar: NumPy itself writes down the dtype only, so that a subclass would come back as its base."""
+    kind = type(number)
+    own = kind.__module__ == "numpy"
+    if (own and kind.__name__ not in _LOSSY) or kind.__reduce__ is not generic.__reduce__:
+        return NotImplemented
+    base = next(base for base in kind.__mro__ if base.__module__ == "numpy")
+    if isinstance(number, str):
+        value: Any = str.__str__(number)
+    elif isinstance(number, bytes):
+        value = bytes.__getitem__(number, slice(None))
+    else:
+        value = int(number) if own else base(number)
+    return _make_number, (base, kind, value, getattr(number, "__dict__", None))
+
+
+def _make_number(base: Any, kind: type, value: object, attributes: dict[str, Any] | None) -> Any:
+    number = base.__new__(kind, value)
+    if attributes:
+        number.__dict__.update(attributes)
+    return number
+
+
 class _ByValue(Exception):
     """The C pickler met something that the other side cannot import."""
 
@@ -264,6 +291,7 @@ class _Guard(_pickle.Pickler):
     def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs) -> None:
         super().__init__(file, 5, buffer_callback=keep)
         self.needs = needs
+        self.number = getattr(loaded("numpy"), "generic", None)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (type, FunctionType)):
@@ -279,6 +307,8 @@ class _Guard(_pickle.Pickler):
             return obj.mention(self.needs)
         elif type(obj) is _Cached and _by_value(obj):
             raise _ByValue
+        elif self.number is not None and isinstance(obj, self.number):
+            return _reduce_number(obj, self.number)
         return NotImplemented
 
 
@@ -338,6 +368,7 @@ def _make_cloud_type() -> Any:
         def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> None:
             super().__init__(file, 5, keep)
             self.needs, self.definitions = needs, definitions
+            self.number = getattr(loaded("numpy"), "generic", None)
 
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is Broadcast:
@@ -359,6 +390,8 @@ def _make_cloud_type() -> Any:
                 if self.definitions is not None and _by_value(obj):
                     return _definition, (self.definitions.index(obj),)
                 return _protect(obj, super().reducer_override(obj))
+            elif self.number is not None and isinstance(obj, self.number):
+                return _reduce_number(obj, self.number)
             return super().reducer_override(obj)
 
         def note(self, module: object) -> None:
