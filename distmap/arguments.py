@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from distmap.nesting import cores as cores
+
+#: Files in this folder are distmap's own.
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -94,6 +100,24 @@ def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) ->
     if not iterables:
         raise TypeError("map needs a function and at least one iterable")
     return iterables
+
+
+def tell_of_columns(iterables: Iterable[Any]) -> None:
+    """Warn, at the caller's line, that a frame gives its columns: who maps over one most often means its rows."""
+    for data in iterables:
+        kind = type(data)
+        # So say frames of pandas, polars, pyarrow and their like; asked of the class, which runs nothing of theirs.
+        if hasattr(kind, "columns") and hasattr(kind, "shape") and hasattr(kind, "__getitem__"):
+            frame: Any = sys._getframe(1)
+            level = 2
+            while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+                frame, level = frame.f_back, level + 1
+            warnings.warn(
+                f"a {kind.__name__} gives its {len(data.columns)} columns, as iterating over it does; for its rows use "
+                "pool.map_batches(fn, frame), which gives fn slices of rows, and for the columns pass list(frame)",
+                UserWarning,
+                stacklevel=level,
+            )
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -1,4 +1,4 @@
-"""What becomes of a job's results in the kernel: decoded, listed, folded, concatenated.
+"""What becomes of a job's results in the kernel: decoded, listed, folded.
 
 Owns unpickling of reports (in the calling thread) and the consumers. Knows the driver's messages; no threads here.
 """
@@ -6,7 +6,6 @@ Owns unpickling of reports (in the calling thread) and the consumers. Knows the 
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -237,24 +236,6 @@ class Stream(_Failing):
 
     def partial(self) -> list[tuple[int, Any]]:
         return []
-
-
-def concatenate(batches: list[Any]) -> Any:
-    """The results of `map_batches` as one: arrays and frames are concatenated, lists chained.
-
-    Anything else (a number for each batch, say) stays a list with one entry for each batch.
-    """
-    if not batches:
-        return []
-    first = batches[0]
-    home = type(first).__module__.partition(".")[0]
-    if home == "numpy" and getattr(first, "ndim", None) and "numpy" in sys.modules:
-        return sys.modules["numpy"].concatenate(batches)
-    if home == "pandas" and hasattr(first, "iloc"):
-        return sys.modules["pandas"].concat(batches)
-    if all(isinstance(batch, list | tuple) for batch in batches):
-        return [value for batch in batches for value in batch]
-    return batches
 
 
 def _in_place(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

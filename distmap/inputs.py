@@ -1,22 +1,25 @@
 """How the items of a job are taken from what the user passed, a few at a time.
 
-Owns slicing of sequences, arrays and frames, and pulling from iterators. Knows neither pickles nor the scheduler.
-NumPy and pandas are recognised by what they are, never imported.
+Owns slicing, where that gives what iteration gives, and pulling from iterators. What has a length gives that as a hint
+only: the items are those that it iterates over. Knows neither pickles nor the scheduler. NumPy is recognised by what it
+is, never imported.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
+
+from distmap.batches import WHAT_HAS_ROWS, Rows, rows_of
 
 #: A read of an iterator ends after so many seconds, with at least one item.
 PATIENCE = 0.020
 
 
 class Input(Protocol):
-    """Items in order. `size` is None while their number is unknown."""
+    """Items in order. `size`: how many there should be, a hint; None: nobody knows. Only 0 is sure."""
 
     size: int | None
 
@@ -25,7 +28,7 @@ class Input(Protocol):
 
 
 class Sliced:
-    """A sequence that is cut by slicing: a list, tuple, range, or the first axis of a NumPy array (views, no copy)."""
+    """A list, tuple or range, or a NumPy array by its first axis (views, no copy): slices give what iteration gives."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -33,10 +36,9 @@ class Sliced:
         self.size: int | None = len(data)
 
     def read(self, count: int) -> tuple[Sequence[Any], bool]:
-        assert self.size is not None
-        lo = self._at
-        self._at = hi = min(lo + count, self.size)
-        return self._data[lo:hi], hi == self.size
+        items = self._data[self._at : self._at + count]
+        self._at += len(items)
+        return items, self._at >= len(self._data)  # of a list that changes meanwhile, as its iterator would
 
 
 class Pulled:
@@ -44,8 +46,7 @@ class Pulled:
 
     def __init__(self, items: Iterable[Any], size: int | None = None) -> None:
         self._items: Iterator[Any] = iter(items)
-        self.size = size
-        self._left = size
+        self.size = size or None
 
     def read(self, count: int) -> tuple[Sequence[Any], bool]:
         items: list[Any] = []
@@ -56,34 +57,36 @@ class Pulled:
             block = list(itertools.islice(self._items, wanted))
             items += block
             ended = len(block) < wanted
-        if self._left is not None:
-            # A length that turns out wrong is believed to the end of the iterator, not beyond it.
-            self._left -= len(items)
-            ended = ended or self._left <= 0
         return items, ended
 
 
 class Batches:
-    """Row slices of a sequence, array or frame; each slice is one item."""
+    """Row slices of what has rows; each slice is one item."""
 
-    def __init__(self, data: Any, batch_size: int) -> None:
-        self._rows = data.iloc if hasattr(data, "iloc") else data
-        self._length = len(data)
+    def __init__(self, rows: Rows, batch_size: int) -> None:
+        self._rows = rows
         self._batch = batch_size
         self._at = 0
-        self.size: int | None = -(-self._length // batch_size)
+        self.size: int | None = -(-rows.length // batch_size)
 
     def read(self, count: int) -> tuple[Sequence[Any], bool]:
-        lo = self._at
-        self._at = hi = min(lo + count * self._batch, self._length)
-        return [self._rows[at : min(at + self._batch, hi)] for at in range(lo, hi, self._batch)], hi == self._length
+        lo, length = self._at, self._rows.length
+        self._at = hi = min(lo + count * self._batch, length)
+        return [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)], hi == length
 
 
-def is_array(value: object) -> bool:
-    """A NumPy array with at least one axis (NumPy need not be installed to ask)."""
-    return any(base.__module__ == "numpy" and base.__name__ == "ndarray" for base in type(value).__mro__) and bool(
-        getattr(value, "ndim", 0)
-    )
+def length_of(data: Any) -> int | None:
+    """What `len` says; None if it says nothing or raises, as that of a sparse matrix does."""
+    try:
+        return len(data)
+    except Exception:  # of the user's class: any
+        return None
+
+
+def _is_array(data: Any) -> bool:
+    """A NumPy array with at least one axis, and no subclass, which may iterate otherwise."""
+    kind = type(data)
+    return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and data.ndim > 0
 
 
 def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
@@ -101,38 +104,38 @@ def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input
                 "pass the data as a list, array, range, generator or any other iterable"
             )
     if len(iterables) > 1:
-        sizes = [len(one) if isinstance(one, Sized) else None for one in iterables]
+        sizes = [length_of(one) for one in iterables]
         known = [size for size in sizes if size is not None]
         return Pulled(zip(*iterables, strict=False), min(known) if len(known) == len(sizes) else None)
     (data,) = iterables
     if type(data) is list:
         return Sliced(data[:] if snapshot else data)
-    if type(data) in (tuple, range) or is_array(data):
+    if type(data) in (tuple, range) or _is_array(data):
         return Sliced(data)
-    return Pulled(data, len(data) if isinstance(data, Sized) else None)
+    return Pulled(data, length_of(data))
 
 
 def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
-    """The input of `map_batches`: slices of `batch_size` rows; by default four for each slot."""
-    if (
-        hasattr(data, "__len__")
-        and (hasattr(data, "iloc") or hasattr(data, "__getitem__"))
-        and not isinstance(data, dict)
-    ):
-        size = batch_size or max(1, -(-len(data) // (4 * max(1, slots))))
-        return Batches(data, size)
-    return Pulled(_batched(iter(data), batch_size or 1024))
+    """The input of `map_batches`: slices of `batch_size` rows; by default four for each slot.
 
+    What has no rows is iterated over, and its batches are lists of items; 1024 of them where their number is not known.
 
-def nothing_of(data: Any) -> Any:
-    """The result of `map_batches` when there is no batch: no rows of an array or frame, else an empty list.
-
-    What `fn` would have made of it nobody knows, so types and columns are those of the data. A copy, which does not
-    keep the data.
+    Raises:
+        TypeError: it can neither be cut nor iterated over.
     """
-    if hasattr(data, "iloc"):
-        return data.iloc[:0].copy()
-    return data[:0].copy() if is_array(data) else []
+    rows = rows_of(data)
+    count = length_of(data) if rows is None else rows.length
+    size = batch_size or (1024 if count is None else max(1, -(-count // (4 * max(1, slots)))))
+    if rows is not None:
+        return Batches(rows, size)
+    try:
+        items = iter(data)
+    except TypeError:
+        raise TypeError(
+            f"map_batches cannot cut a {type(data).__name__}, nor iterate over it. It cuts {WHAT_HAS_ROWS}; "
+            "of any other iterable it makes lists"
+        ) from None
+    return Pulled(_batched(items, size), None if count is None else -(-count // size))
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -24,6 +24,7 @@ from distmap.arguments import (
     name_of,
     positional_chunksize,
     sort_out,
+    tell_of_columns,
 )
 from distmap.nesting import depth, importing
 from distmap.portal import Portal
@@ -391,15 +392,21 @@ class Pool:
 
     @gate
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
-        """`fn` gets slices of the data (list slices, array views, row slices of a DataFrame) and returns one;
-        the returned ones are concatenated. Of data without rows `fn` is given nothing, and the result is `data[:0]` for
-        an array or DataFrame, else `[]`.
+        """`fn` gets slices of the data and returns one; the returned ones are joined.
+
+        Slices are cut from a list, tuple, range or text; from arrays along their first axis (NumPy, masked and
+        structured ones too, xarray, sparse ones that can be sliced); and by rows from frames, Series and columns of
+        pandas, polars and pyarrow. Of any other iterable `fn` gets lists of items. Lists are chained, the others are
+        joined by their own library if all are of one type, dtype, columns and names. What does not fit together comes
+        back as a list with one entry for each slice, unchanged. Of data without rows `fn` is given nothing, and the
+        result is `data[:0]` for an array or frame, else `[]`.
 
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
-        from distmap.consume import Collect, concatenate
-        from distmap.inputs import from_batches, nothing_of
+        from distmap.batches import concatenate, nothing_of
+        from distmap.consume import Collect
+        from distmap.inputs import from_batches
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
@@ -842,6 +849,7 @@ class Pool:
     def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
         from distmap.inputs import from_iterables
 
+        tell_of_columns(iterables)
         return from_iterables(iterables, snapshot=snapshot)
 
     def _collect(

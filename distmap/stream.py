@@ -37,6 +37,8 @@ class StreamJob(Job):
     def __init__(self, seat: Seat, record: Record, source: Input, consumer: Stream, **options: Any) -> None:
         super().__init__(seat, record, source, consumer, **options)
         self._stream = consumer
+        #: Whether its input may have no end: it does not tell its length.
+        self.endless = source.size is None
         self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
         #: The run that is being given away: its values by index, and what it costs.
         self._values: Iterator[tuple[int, Any]] = iter(())
@@ -83,11 +85,6 @@ class StreamJob(Job):
 
     def __await__(self) -> Any:
         raise TypeError("an imap is not awaited but iterated: async for value in it")
-
-    @property
-    def endless(self) -> bool:
-        """Whether its input may have no end: it does not tell its length."""
-        return self._record.spec.size is None
 
     def close(self) -> None:
         """Take no more of it: the job is cancelled, as when a generator is closed."""

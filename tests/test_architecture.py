@@ -28,6 +28,7 @@ RINGS = {
     "core": 1,
     "wire": 1,
     "arguments": 2,
+    "batches": 2,
     "execution": 2,
     "failures": 2,
     "functions": 2,
@@ -62,6 +63,7 @@ RINGS = {
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
     {"payload", "pickling", "functions", "modules", "execution", "failures"},
+    {"inputs", "batches"},
     {"job", "consume", "futures", "stream", "ending"},
 ]
 

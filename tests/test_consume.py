@@ -5,10 +5,9 @@ from __future__ import annotations
 import operator
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, concatenate, exception_of, results_of
+from distmap.consume import EMPTY, SKIP, Collect, Fold, Stream, exception_of, results_of
 from distmap.driver import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.failures import describe
@@ -94,16 +93,6 @@ def test_folding_other_shapes_is_not_in_place():
     fold = Fold("raise", operator.add, np.zeros(2, np.int8))
     fold.take(0, 2, [np.ones(2, np.int8), np.full(2, 0.5)], {})
     assert list(fold.result()) == [1.5, 1.5]
-
-
-def test_concatenate():
-    """Arrays, frames and lists are joined; anything else stays a list of batches."""
-    assert list(concatenate([np.arange(2), np.arange(3)])) == [0, 1, 0, 1, 2]
-    assert list(concatenate([pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]})])["a"]) == [1, 2]
-    assert concatenate([[1], [2, 3]]) == [1, 2, 3]
-    assert concatenate([1.5, 2.5]) == [1.5, 2.5]
-    assert concatenate([np.float64(1), np.float64(2)]) == [1, 2]
-    assert concatenate([]) == []
 
 
 def test_a_lost_item_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 
 import numpy as np
 import pandas as pd
@@ -85,17 +86,35 @@ def test_what_is_not_iterable_is_named():
         from_iterables([[1], 5])
 
 
-def test_a_length_that_lies_does_not_hang():
-    """An object that claims more items than it gives ends when it ends."""
+@pytest.mark.parametrize(("length", "size"), [(10, 10), (1, 1), (0, None), (-1, None), (10**30, None), ("two", None)])
+def test_a_length_is_a_hint(length, size):
+    """What iterating gives are the items, whatever the length says; one that is no length is none."""
 
     class Liar:
         def __len__(self):
-            return 10
+            return length
 
         def __iter__(self):
             return iter([1, 2])
 
-    assert drain(from_iterables([Liar()])) == [1, 2]
+    source = from_iterables([Liar()])
+    assert source.size == size
+    assert drain(source) == [1, 2]
+
+
+def test_a_list_that_changes_while_it_is_read():
+    """It gives what its iterator would."""
+    data = [1, 2, 3, 4]
+    source = from_iterables([data])
+    assert source.read(2) == ([1, 2], False)
+    del data[2:]
+    assert source.read(2) == ([], True)
+
+
+def test_a_subclass_of_an_array_is_iterated_over():
+    """Its slices may be something else than what it gives."""
+    masked = np.ma.array([1, 2, 3], mask=[0, 1, 0])
+    assert [str(x) for x in drain(from_iterables([masked]))] == ["1", "--", "3"]
 
 
 def test_batches_of_a_list_array_and_frame_are_slices():
@@ -115,6 +134,10 @@ def test_the_default_batch_gives_four_a_slot():
     assert from_batches(list(range(80)), None, 2).size == 8
 
 
-def test_batches_of_a_generator():
-    """A generator is batched as it comes."""
+def test_batches_of_what_has_no_rows():
+    """Any other iterable gives lists of items as they come; of known length four for each slot."""
     assert drain(from_batches(iter(range(5)), 2, 1)) == [[0, 1], [2, 3], [4]]
+    assert drain(from_batches(deque(range(5)), 2, 1)) == [[0, 1], [2, 3], [4]]
+    assert from_batches(deque(range(80)), None, 2).size == 8
+    with pytest.raises(TypeError, match=r"cannot cut a int, nor iterate over it\. It cuts a list"):
+        from_batches(5, None, 1)

@@ -188,9 +188,6 @@ class Board:
     def read(self, job: Job, worker: Worker) -> None:
         """Ask for the next chunk, sized for this worker."""
         items = min(self.wanted(job, worker), job.room(self.limits))
-        unread = job.unread()
-        if unread is not None:
-            items = min(items, unread)
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
         job.input = step(INPUT, job.input, "read", job)
@@ -226,11 +223,9 @@ class Board:
         self.requeue(job, chunk, 0, items)
 
     def exhaust(self, job: Job) -> None:
-        """End the input when nothing more can come."""
-        if job.input in ("open", "closing"):
-            closed = job.input == "closing" and job.available == 0
-            if closed or job.read == job.spec.size:
-                job.input = step(INPUT, job.input, "exhausted", job)
+        """End the input of a pushed job when nothing more can come."""
+        if job.input == "closing" and job.available == 0:
+            job.input = step(INPUT, job.input, "exhausted", job)
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""

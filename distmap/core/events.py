@@ -22,8 +22,10 @@ Outcome = Literal["done", "failed", "cancelled"]
 
 
 class JobSpec(NamedTuple):
-    """What the scheduler must know of a job. `size` is None while the length of the input is unknown."""
+    """What the scheduler must know of a job."""
 
+    #: How many items there should be: a hint for chunk sizes and the bar, the answers to Read decide. Only 0 is sure.
+    #: None: nobody knows.
     size: int | None = None
     gather: Gather = "list"
     #: Fixed items per chunk; None lets chunks size themselves.

@@ -244,13 +244,13 @@ class Job:
         return -self.spec.priority, not self.owed, self.served, self.id
 
     def unread(self) -> int | None:
-        """Items that can be asked for now; None: nobody knows how many there are."""
+        """Items that are still to come, as far as their announced number can be believed; None: nobody knows."""
         if self.input in ("ended", "failed"):
             return 0
         if self.spec.pushed:
             return self.available
-        if self.spec.size is None:
-            return None
+        if self.spec.size is None or self.read >= self.spec.size:
+            return None  # Only its reader can tell that nothing is left.
         return self.spec.size - self.read
 
     def room(self, limits: Limits) -> int:

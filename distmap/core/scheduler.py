@@ -249,7 +249,6 @@ class Scheduler:
             return board.conclude(job)
         if event.count:
             board.enter(job, event.chunk, event.count, event.nbytes)
-        board.exhaust(job)
         board.conclude(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:

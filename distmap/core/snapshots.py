@@ -66,7 +66,8 @@ def _total(job: Job) -> int | None:
         return job.read + job.spare
     if job.input == "closing":
         return job.read + job.available
-    return job.spec.size
+    size = job.spec.size
+    return None if size is None or job.read > size else size
 
 
 def _lanes(

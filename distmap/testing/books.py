@@ -212,7 +212,7 @@ class Books:
             return
         job.reading = None
         self.enter(job, event.chunk, event.count, event.nbytes)
-        job.ended = event.last or job.read == job.spec.size
+        job.ended = event.last
 
     def enter(self, job: JobBook, chunk: int, count: int, nbytes: int) -> None:
         """A chunk is there."""

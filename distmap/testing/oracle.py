@@ -56,8 +56,6 @@ class Oracle(Books):
         self.require(not job.ended and not job.paused and not self._settling(job), f"{command}: nothing is wanted")
         self.require(command.chunk > self.last_chunk and command.count >= 1, f"{command}: no new chunk")
         self.last_chunk = command.chunk
-        if job.spec.size is not None:
-            self.require(job.read + command.count <= job.spec.size, f"{command}: beyond the end")
         if job.spec.chunksize is not None:
             self.require(command.count <= job.spec.chunksize, f"{command}: more than chunksize")
         slots = self.slots_for(job)

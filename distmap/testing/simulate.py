@@ -90,8 +90,9 @@ class World(Floor):
         for kind in ("raises", "flaky", "fragile", "poison", "hangs", "hostile"):
             if ("raises" if kind == "flaky" else kind) in self.faults:
                 kinds.update((rng.randrange(max(1, total)), kind) for _ in range(rng.randint(0, 2)))
+        said = max(1, total + rng.choice((0, 0, -3, 5))) if total else 0
         spec = ev.JobSpec(
-            size=None if pushed or rng.random() < 0.4 else total,
+            size=None if pushed or rng.random() < 0.4 else said,
             gather=gather,  # type: ignore[arg-type]
             chunksize=rng.choice((None, None, None, 1, 7)),
             retries=rng.choice((0, 0, 1, 2)),
@@ -132,9 +133,7 @@ class World(Floor):
         work.left -= items
         work.chunks[command.chunk] = work.handed
         work.handed += items
-        last = not items
-        if work.spec.size is None and not work.left:
-            last = last or self.rng.random() < 0.5
+        last = not items or (not work.left and self.rng.random() < 0.5)
         self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
 
     def consume(self, work: Work, items: int, nbytes: int) -> None:

@@ -21,6 +21,8 @@ class Desk:
         self.scheduler = Scheduler(limits)
         self.now = 0.0
         self.said: list[ev.Command] = []
+        #: Items that the input of a job still holds; not of one without a size, which goes on and on.
+        self.left: dict[int, int] = {}
 
     def tell(self, *events: ev.Event, after: float = 0.0) -> list[Any]:
         """Tell events; give all commands they led to."""
@@ -33,18 +35,23 @@ class Desk:
 
     def job(self, job: int = 1, feed: bool = True, **spec: Any) -> list[ev.Assign]:
         """Submit a job and answer its Reads; give the assignments."""
+        if spec.get("size") is not None:
+            self.left[job] = spec["size"]
         out = self.tell(ev.JobSubmitted(job, ev.JobSpec(**spec)))
         return self.feed(out) if feed else pick(out, ev.Assign)
 
     def feed(self, commands: list[Any], nbytes: int = 8) -> list[ev.Assign]:
-        """Answer every Read with just what it asks for, until none is left; give the assignments."""
+        """Answer every Read with just what it asks for, as long as there is so much; give the assignments."""
         assigns = []
         todo = list(commands)
         while todo:
             command = todo.pop(0)
             if isinstance(command, ev.Read):
-                answer = ev.ChunkRead(command.job, command.chunk, command.count, nbytes * command.count, False)
-                todo += self.tell(answer)
+                left = self.left.get(command.job)
+                count = command.count if left is None else min(command.count, left)
+                if left is not None:
+                    self.left[command.job] = left - count
+                todo += self.tell(ev.ChunkRead(command.job, command.chunk, count, nbytes * count, count == left))
             elif isinstance(command, ev.Assign):
                 assigns.append(command)
         return assigns

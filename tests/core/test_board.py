@@ -23,11 +23,27 @@ def test_nothing_is_read_without_a_place(desk: Any, pick: Any) -> None:
     assert desk.snapshot().in_flight == 4
 
 
-def test_never_beyond_a_known_size(desk: Any, pick: Any) -> None:
-    """The last Read asks for what is left, and no Read follows it."""
+def test_the_answer_ends_the_input(desk: Any, pick: Any) -> None:
+    """No Read follows the answer that nothing is left, whatever number of items was announced."""
     desk.tell(ev.WorkerJoined(1, 8))
     desk.job(size=5, chunksize=2)
-    assert [read.count for read in pick(desk.said, ev.Read)] == [2, 2, 1]
+    assert [read.count for read in pick(desk.said, ev.Read)] == [2, 2, 2]
+
+
+def test_more_is_read_than_was_announced(desk: Any, pick: Any) -> None:
+    """An announced number of items is a hint: what comes beyond it is run too, and the total is then unknown."""
+    desk.tell(ev.WorkerJoined(1, 8))
+    (read,) = desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=2, chunksize=2)))
+    assigns = desk.tell(ev.ChunkRead(1, read.chunk, 2, 16, False))
+    assert desk.snapshot().total == 2
+    (read,) = pick(assigns, ev.Read)
+    assigns += desk.tell(ev.ChunkRead(1, read.chunk, 2, 16, False))
+    assert desk.snapshot().total is None
+    (read,) = pick(assigns[1:], ev.Read)[-1:]
+    assigns += desk.tell(ev.ChunkRead(1, read.chunk, 0, 0, True))
+    assert desk.snapshot().total == 4
+    desk.finish(pick(assigns, ev.Assign))
+    assert desk.said[-1] == ev.Finish(1, "done")
 
 
 def test_a_chunk_may_come_back_short(desk: Any, pick: Any) -> None:

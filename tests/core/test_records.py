@@ -30,6 +30,8 @@ def test_unread() -> None:
     job = make(size=10)
     job.read = 4
     assert job.unread() == 6
+    job.read = 10
+    assert job.unread() is None
     assert make().unread() is None
     pushed = make(pushed=True)
     pushed.available = 3
