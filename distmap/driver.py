@@ -595,6 +595,8 @@ class Driver:
             return
         code = record.code
         needs = (*(blob.digest for blob in code.blobs), *chunk.needs)
+        if member.info.address == "local":  # what they say lies on this machine
+            needs = tuple([digest for digest in needs if self._blobs[digest].kind != "extras"])
         for digest in (*needs, code.digest):
             if digest not in member.blobs:
                 blob = self._blobs[digest]

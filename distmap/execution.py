@@ -13,8 +13,9 @@ from types import FrameType
 
 from distmap.errors import PayloadError
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.finder import Shelf
 from distmap.light import TYPE_CHECKING, Any
-from distmap.modules import Shelf, is_own
+from distmap.modules import is_own
 from distmap.nesting import runners
 from distmap.payload import Items, encode, fold, load_results, show_call
 from distmap.pickling import (
@@ -72,15 +73,16 @@ class Runner:
 
     Args:
         inline: KeyboardInterrupt is a real one, of this process: after the report of what is finished it is raised on.
+        folder: where data files of local modules are written; see `finder.py`.
     """
 
-    def __init__(self, *, inline: bool = False) -> None:
+    def __init__(self, *, inline: bool = False, folder: str | None = None) -> None:
         self._inline = inline
         self._payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
         self._codes: dict[bytes, _Code] = {}
         #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
         self._unloadable: dict[bytes, Failure] = {}
-        self._shelf = Shelf()
+        self._shelf = Shelf(folder)
         self._installed: set[bytes] = set()
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
@@ -111,11 +113,12 @@ class Runner:
             emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
             return
         except BaseException as exc:
+            self._shelf.explain(exc)
             failure = describe(exc, "", dump_small)
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
             return
         before = getattr(_context, "run", None)
-        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task))
+        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task), self._shelf)
         try:
             interrupted = run.loop()
         finally:
@@ -126,10 +129,11 @@ class Runner:
     def _load(self, task: Task) -> _Code:
         for digest in task.needs:
             kind, payload = self._get(digest)
-            if kind == "modules" and digest not in self._installed and not is_own(digest):
-                if self._shelf.install(load_value(payload)):
+            if kind in ("modules", "extras") and digest not in self._installed and not is_own(digest):
+                if (self._shelf.install if kind == "modules" else self._shelf.add)(load_value(payload)):
                     # What was loaded holds on to the old modules.
                     self._codes.clear()
+                    self._unloadable.clear()
                     self._installed.clear()
                     reload_values()
                 self._installed.add(digest)
@@ -139,6 +143,7 @@ class Runner:
             try:
                 code = self._codes[task.code] = _Code(payload)
             except Exception as exc:
+                self._shelf.explain(exc)
                 self._unloadable[task.code] = describe(exc, "", dump_small)
                 raise
         return code
@@ -162,11 +167,12 @@ class _Run:
     """One attempt while it runs."""
 
     def __init__(
-        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, shared: bool
+        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, shared: bool, shelf: Shelf
     ) -> None:
         self.task, self.code, self.items, self.cells, self.emit, self.inline = task, code, items, cells, emit, inline
         #: Something that the function was sent is shared with other slots, and read-only.
         self.shared = shared
+        self.shelf = shelf
         self.generator: tuple[int, numpy.random.Generator] | None = None
         self._item: Any = _MISSING
 
@@ -255,6 +261,7 @@ class _Run:
             return exc.failure
         if self.shared and isinstance(exc, ValueError | TypeError | BufferError) and _is_read_only(exc):
             exc.add_note(_READ_ONLY)
+        self.shelf.explain(exc)
         item = x if self.items.whole is not None else self._item
         if item is _MISSING:
             return describe(exc, f"pickle of {len(self.items.pickled(x))} bytes", dump_small)

@@ -615,7 +615,8 @@ def state_of(error: BaseException | None, story: Story) -> JobState:
 def refusal_of(failure: Failure, worker: str) -> BaseException:
     """The error of a job whose function could not be loaded on a worker."""
     error = revive(failure, index=0, worker=worker, attempt=1)
-    error.__notes__ = [f"the function could not be loaded on worker {worker}; no item was run there"]
+    notes = getattr(error, "__notes__", [])[:-1]  # the last one names an item
+    error.__notes__ = [*notes, f"the function could not be loaded on worker {worker}; no item was run there"]
     return error
 
 

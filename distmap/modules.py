@@ -1,8 +1,8 @@
 """Which modules travel with a function, and when they have changed.
 
 Owns the line between modules that the other side has (standard library, site-packages: by reference) and *local* ones
-that travel as source, the record of what source a module was imported from, and the finder that serves such sources
-in a task process. Must not know functions, jobs or pickles: names of modules come in, bundles of sources go out.
+that travel as source, and the record of what source a module was imported from. `finder.py` serves them in a task
+process. Must not know functions, jobs or pickles: names of modules come in, bundles of sources go out.
 
 A bundle is a plain dict, `{name: Source}`. Imported by task processes: `ast` and `importlib` are imported when needed.
 """
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from types import CodeType, ModuleType
 
+from distmap.core.limits import LIMITS
+from distmap.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey
 from distmap.light import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,17 +30,7 @@ Place = Literal["reference", "local", "value"]
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _OWN = __name__.partition(".")[0]
-
-
-class Source(NamedTuple):
-    """A module as it travels."""
-
-    package: bool
-    filename: str | None
-    text: str
-    digest: bytes
-    #: Where a package's other files lie (data, compiled submodules): of use on the same host only.
-    path: tuple[str, ...]
+_Spec = type(sys.__spec__)
 
 
 class _Record(NamedTuple):
@@ -57,7 +49,7 @@ class _Record(NamedTuple):
         importing it again. A file that was edited and nothing more changes neither: then the workers go on with what
         this process runs.
         """
-        if _stamp(self.source.filename) == self.stamp:
+        if stamp(self.source.filename) == self.stamp:
             return True
         return _same(_codes(module), self.codes) and not _autoreloaded(module.__name__, self.source.filename)
 
@@ -100,9 +92,9 @@ def _place(name: str, module: ModuleType) -> Place:
     top = name.partition(".")[0]
     if top == _OWN or name in sys.builtin_module_names:
         return "reference"
-    spec = getattr(module, "__spec__", None)
+    spec = _spec_of(name, module)
     if spec is not None:
-        if _is_local(spec):
+        if _is_local(name, spec):
             return "local"
         if spec.origin is not None or spec.loader is not None or spec.submodule_search_locations is not None:
             return "reference"
@@ -114,13 +106,102 @@ def _place(name: str, module: ModuleType) -> Place:
     return "value"
 
 
-def _is_local(spec: ModuleSpec) -> bool:
+def _spec_of(name: str, module: object) -> ModuleSpec | None:
+    """The spec under which a module was imported; None if it was made at run time.
+
+    A module may put something else in its own place, such as an object that loads things when they are asked for: then
+    the spec is what an import would find.
+    """
+    try:
+        spec = getattr(module, "__spec__", None)
+    except Exception:  # that object's own idea of attributes
+        spec = None
+    if isinstance(spec, _Spec):
+        return spec
+    known = _replaced.get(name)
+    if known is None or known[0] is not module:
+        known = _replaced[name] = (module, _find(name))
+    return known[1]
+
+
+_replaced: dict[str, tuple[object, ModuleSpec | None]] = {}
+
+
+def _namespace(module: object) -> dict[str, Any]:
+    """The module's own names; empty for what replaced it and has none."""
+    found = getattr(module, "__dict__", None)
+    return found if isinstance(found, dict) else {}
+
+
+def _is_local(name: str, spec: ModuleSpec) -> bool:
     """True if there is Python source of it that neither the standard library nor an installed package owns."""
     if spec.origin is not None and spec.has_location:
-        return spec.origin.endswith(".py") and _is_local_path(spec.origin)
-    # A folder without __init__.py: a package all the same.
-    paths = spec.submodule_search_locations
-    return spec.origin is None and paths is not None and any(_is_local_path(path + os.sep) for path in paths)
+        if not (spec.origin.endswith(".py") and _is_local_path(spec.origin)):
+            return False
+        folder, above = os.path.dirname(spec.origin), name.count(".") + (spec.submodule_search_locations is not None)
+    else:
+        # A folder without __init__.py: a package all the same.
+        paths = spec.submodule_search_locations
+        local = [path for path in paths or () if _is_local_path(path + os.sep)]
+        if spec.origin is not None or not local:
+            return False
+        folder, above = local[0], name.count(".") + 1
+    for _ in range(above):
+        folder = os.path.dirname(folder)
+    key = (name.partition(".")[0], folder)
+    if key not in _installations:
+        _installations[key] = _is_installation(*key)
+    return not _installations[key]
+
+
+#: (top-level module, folder that holds it) -> whether it is an installation there.
+_installations: dict[tuple[str, str], bool] = {}
+
+
+def _is_installation(top: str, folder: str) -> bool:
+    """True for what was installed outside site-packages (`pip --target`, vendored), or has compiled parts.
+
+    Its sources alone would be of no use elsewhere, or too many: it goes by reference.
+    """
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return False
+    if "EGG-INFO" in entries or any(_owns(os.path.join(folder, entry), top) for entry in entries):
+        return True
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    # Not the bare one: a library for ctypes is a data file.
+    ends = tuple(suffix for suffix in EXTENSION_SUFFIXES if suffix != ".so")
+    for name, module in list(sys.modules.items()):
+        # An editable install may have them in a folder of its own.
+        if name.startswith(f"{top}.") and (getattr(module, "__file__", None) or "").endswith(ends):
+            return True
+    left = LIMITS.package_files
+    for _, folders, files in os.walk(os.path.join(folder, top)):
+        left -= len(folders) + len(files)
+        if any(file.endswith(ends) for file in files):
+            return True
+        if left <= 0:
+            break
+    return False
+
+
+def _owns(path: str, top: str) -> bool:
+    """Whether this is what an installer leaves beside that package. (Development leaves an egg-info without files.)"""
+    if path.endswith(".dist-info"):
+        record = "RECORD"
+    elif path.endswith(".egg-info"):
+        record = "installed-files.txt"
+    else:
+        return False
+    try:
+        with open(os.path.join(path, record), encoding="utf-8", errors="replace") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return False
+    names = {line.partition(",")[0].removeprefix("../").partition("/")[0] for line in lines}
+    return top in names or f"{top}.py" in names
 
 
 def _is_local_path(path: str) -> bool:
@@ -196,34 +277,72 @@ def imported(names: Iterable[str]) -> list[tuple[dict[str, Any], str, object]] |
         if module is None:
             return None
         checks.append((sys.modules, name, module))
-        checks.append((vars(module), "__spec__", module.__spec__))
+        names_of = _namespace(module)
+        checks.append((names_of, "__spec__", names_of.get("__spec__")))
     return checks
 
 
+class Packed(NamedTuple):
+    """A bundle as it travels."""
+
+    digest: bytes
+    pickled: bytes
+    #: Digest and pickle of what only workers on other machines need; None while there are none.
+    extras: tuple[bytes, bytes] | None = None
+
+
 _Checks = list[tuple[dict[str, Any], str, object]]
-_packed: dict[frozenset[str], tuple[_Checks, list[tuple[str | None, object]], bytes, bytes]] = {}
-#: Digests of bundles that were packed here: this process has those modules already.
+_packed: dict[tuple[frozenset[str], bool], tuple[_Checks, Stamps, Packed]] = {}
+#: Digests of what was packed here: this process has those modules already.
 _own: set[bytes] = set()
+#: Of what the log has told.
+_logged: set[tuple[bytes, bytes | None]] = set()
 
 
-def pack(names: frozenset[str]) -> tuple[bytes, bytes] | None:
-    """The bundle of these modules as (digest, pickle); None if none of them is local."""
-    known = _packed.get(names)
+def pack(names: frozenset[str]) -> Packed | None:
+    """The bundle of these modules; None if none of them is local."""
+    key = names, elsewhere.found
+    known = _packed.get(key)
     if known is not None and all(mapping.get(key) is value for mapping, key, value in known[0]) and unchanged(known[1]):
-        return known[2:]
+        return known[2]
     files = stamps(names)
     sources = bundle(names)
     if not sources:
         return None
-    from hashlib import blake2b
-
-    packed = _pickle.dumps(sources, 5)
-    digest = blake2b(packed, digest_size=16).digest()
-    _own.add(digest)
+    extras = gather(sources, survey(sources)) if elsewhere.found else None
+    packed = Packed(*_pickled(sources), None if extras is None else _pickled(extras))
+    _log(sources, packed, extras)
     checks = imported(names)
     if checks is not None:
-        _packed[names] = (checks, files, digest, packed)
-    return digest, packed
+        _packed[key] = (checks, files, packed)
+    return packed
+
+
+def _pickled(value: object) -> tuple[bytes, bytes]:
+    from hashlib import blake2b
+
+    pickled = _pickle.dumps(value, 5)
+    digest = blake2b(pickled, digest_size=16).digest()
+    _own.add(digest)
+    return digest, pickled
+
+
+def _log(sources: dict[str, Source], packed: Packed, extras: Extras | None) -> None:
+    """Say once what travels."""
+    told = packed.digest, None if packed.extras is None else packed.extras[0]
+    if told in _logged:
+        return
+    _logged.add(told)
+    import logging
+
+    log = logging.getLogger("distmap")
+    log.info("> modules that travel, %.1f kB in all: %s", len(packed.pickled) / 1e3, ", ".join(sources))
+    for top, unit in ({} if extras is None else extras.units).items():
+        size = sum(len(data) for _, data in unit.files)
+        if unit.files:
+            log.info("> data files of %s that travel to other machines: %d, %.1f kB", top, len(unit.files), size / 1e3)
+        if unit.left_out:
+            log.warning("> data files of %s that do not travel: %s", top, ", ".join(sorted(unit.left_out)[:10]))
 
 
 def is_own(digest: bytes) -> bool:
@@ -238,28 +357,28 @@ def _record(name: str) -> _Record | None:
     if module is not None:
         if name == "__main__" or place(name) != "local":
             return None
-        spec: ModuleSpec | None = module.__spec__
+        spec = _spec_of(name, module)
         mark: object = spec
     else:
         spec = _find(name)
-        if spec is None or not _is_local(spec):
+        if spec is None or not _is_local(name, spec):
             return None
-        mark = _stamp(spec.origin)
+        mark = stamp(spec.origin)
     known = _records.get(name)
     if known is not None:
         current = known.mark == mark if module is None else known.mark is mark and known.holds(module)
         if current:
             return known
     assert spec is not None
-    stamp = _stamp(spec.origin)  # before the text is read: a change in between is then seen next time
+    seen = stamp(spec.origin)  # before the text is read: a change in between is then seen next time
     source = _read(name, spec)
     if source is None:
         return None
     codes = _codes(module) if module is not None else ()
     if known is not None and known.source == source:
-        record = known._replace(mark=mark, stamp=stamp, codes=codes)
+        record = known._replace(mark=mark, stamp=seen, codes=codes)
     else:
-        record = _Record(mark, source, imports_of(source.text, name, package=source.package), stamp, codes)
+        record = _Record(mark, source, imports_of(source.text, name, package=source.package), seen, codes)
     _records[name] = record
     return record
 
@@ -267,8 +386,9 @@ def _record(name: str) -> _Record | None:
 def _codes(module: ModuleType) -> tuple[CodeType, ...]:
     """The code objects of the functions and methods that the module defines, in its order."""
     found: list[CodeType] = []
-    for value in list(vars(module).values()):
-        if getattr(value, "__module__", None) != module.__name__:
+    names = _namespace(module)
+    for value in list(names.values()):
+        if getattr(value, "__module__", None) != names.get("__name__"):
             continue
         for member in list(vars(value).values()) if isinstance(value, type) else [value]:
             code = getattr(getattr(member, "__func__", member), "__code__", None)
@@ -281,23 +401,16 @@ def _same(some: tuple[CodeType, ...], others: tuple[CodeType, ...]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
-def stamps(names: Iterable[str]) -> list[tuple[str | None, object]]:
+def stamps(names: Iterable[str]) -> Stamps:
     """The files of the bundle of these modules, with (mtime, size) at the moment: while they hold, it is current."""
-    files = [source.filename for source in bundle(names).values()]
-    return [(filename, _stamp(filename)) for filename in files]
+    sources = bundle(names)
+    found: Stamps = [(source.filename, stamp(source.filename)) for source in sources.values()]
+    return found + survey(sources).stamps if elsewhere.found else found
 
 
-def unchanged(files: list[tuple[str | None, object]]) -> bool:
+def unchanged(files: Stamps) -> bool:
     """Whether files still have the given stamps."""
-    return all(_stamp(filename) == stamp for filename, stamp in files)
-
-
-def _stamp(filename: str | None) -> object:
-    try:
-        status = os.stat(filename or "")
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+    return all(stamp(filename) == seen for filename, seen in files)
 
 
 def _read(name: str, spec: ModuleSpec) -> Source | None:
@@ -342,117 +455,85 @@ def _find(name: str) -> ModuleSpec | None:
 
 
 def imports_of(text: str, name: str, *, package: bool) -> tuple[tuple[str, ...], ...]:
-    """The names of modules that a source imports anywhere, inside functions too; relative ones made absolute."""
+    """The names of modules that a source imports anywhere, inside functions too; relative ones made absolute.
+
+    Not what it imports for type checkers only, or when it is run as a script.
+    """
     import ast
 
     try:
-        tree = ast.parse(text)
+        queue: list[ast.AST] = [ast.parse(text)]
     except SyntaxError:
         return ()
     home = name if package else name.rpartition(".")[0]
     found: list[tuple[str, ...]] = []
-    for node in ast.walk(tree):
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.If) and _never_true(ast.unparse(node.test)):
+            queue += node.orelse
+            continue
+        queue += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found.append(tuple(alias.name for alias in node.names))
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = home.split(".")[: len(home.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            # `from package import name`: the name may be a submodule or anything else; who is no module is not found.
-            if base:
-                found.append((base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")))
-    return tuple(found)
+            names = tuple(alias.name for alias in node.names if alias.name != "*")
+            found.append(_imported_from(node.module or "", node.level, names, home))
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if called in _IMPORTING and isinstance(literal := node.args[0].value, str):
+                found.append((_literal(literal, home),))
+    return tuple(names for names in found if any(names))
 
 
-def imports_of_code(code: CodeType) -> set[str]:
-    """The names of modules that a function imports when it runs, nested functions included."""
-    from opcode import EXTENDED_ARG, opmap
+def _never_true(test: str) -> bool:
+    return test in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
+
+
+#: Functions that import the module that they are given the name of.
+_IMPORTING = ("import_module", "__import__")
+
+
+def _imported_from(base: str, level: int, names: Iterable[str], home: str) -> tuple[str, ...]:
+    """What `from base import names` may import: a name may be a submodule or anything else."""
+    if level:
+        above = home.split(".")[: len(home.split(".")) - level + 1]
+        base = ".".join([*above, base] if base else above)
+    return (base, *[f"{base}.{name}" for name in names]) if base else ()
+
+
+def _literal(name: str, home: str) -> str:
+    """The absolute name of a module that is named by a literal: relative to its package with dots in front."""
+    bare = name.lstrip(".")
+    return _imported_from(bare, len(name) - len(bare), (), home)[0] if bare else ""
+
+
+def imports_of_code(code: CodeType, package: str = "") -> set[str]:
+    """The names of modules that a function imports when it runs, nested functions included.
+
+    Args:
+        package: what relative imports in it are relative to.
+    """
+    from opcode import opmap
 
     names: set[str] = set()
     queue = [code]
     while queue:
         code = queue.pop()
         queue += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-        ops = code.co_code[::2]
-        if opmap["IMPORT_NAME"] not in ops:
+        if opmap["IMPORT_NAME"] not in code.co_code[::2] and not any(name in code.co_names for name in _IMPORTING):
             continue
-        extended = 0
-        for op, arg in zip(ops, code.co_code[1::2], strict=True):
-            if op == EXTENDED_ARG:
-                extended = (extended | arg) << 8
-                continue
-            if op == opmap["IMPORT_NAME"]:
-                names.add(code.co_names[extended | arg])
-            # `from package import submodule` as well.
-            elif op == opmap["IMPORT_FROM"] and names:
-                names.update([f"{name}.{code.co_names[extended | arg]}" for name in names & set(code.co_names)])
-            extended = 0
+        from dis import get_instructions
+
+        before: list[Any] = [None, None]
+        for step in get_instructions(code):
+            if step.opname == "IMPORT_NAME":
+                level, wanted = before[-2:]
+                names.update(
+                    _imported_from(step.argval, level, [name for name in wanted or () if name != "*"], package)
+                )
+            elif step.opname == "LOAD_CONST" and isinstance(step.argval, str) and before[-1] in _IMPORTING:
+                names.add(_literal(step.argval, package))
+            if step.opname.startswith("LOAD_"):
+                before.append(step.argval)
+    names.discard("")
     return names
-
-
-# --- task process: serving what was sent ------------------------------------------------------------------------------
-
-
-class _Loader:
-    """Runs a module's source; gives it to tracebacks."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        filename = self._source.filename or f"<{module.__name__}>"
-        exec(compile(self._source.text, filename, "exec", dont_inherit=True), vars(module))
-
-    def is_package(self, name: str) -> bool:
-        return self._source.package
-
-    def get_source(self, name: str) -> str:
-        return self._source.text
-
-
-class Shelf:
-    """The finder of a task process: serves the sources that were sent, before anything on disk."""
-
-    def __init__(self) -> None:
-        self._sources: dict[str, Source] = {}
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        source = self._sources.get(name)
-        if source is None:
-            return None
-        from importlib.machinery import ModuleSpec
-
-        spec = ModuleSpec(name, _Loader(source), origin=source.filename, is_package=source.package)  # type: ignore[arg-type]
-        if source.package:
-            spec.submodule_search_locations = list(source.path)
-        spec.has_location = source.filename is not None
-        return spec
-
-    def invalidate_caches(self) -> None:
-        """Part of the finder protocol; there is nothing to forget."""
-
-    def install(self, sources: dict[str, Source]) -> bool:
-        """Serve these from now on. True if a module that is imported has changed, so that it was forgotten.
-
-        Then every served module is forgotten, not only the changed one: others hold names out of it.
-        """
-        if self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
-        changed = {
-            name
-            for name, source in sources.items()
-            if name in sys.modules
-            and (name not in self._sources or self._sources[name].digest != source.digest)
-            # A folder without source that was imported from this disk is the same folder.
-            and not (name not in self._sources and source.filename is None)
-        }
-        self._sources.update(sources)
-        if not changed:
-            return False
-        for name in self._sources:
-            sys.modules.pop(name, None)
-        return True

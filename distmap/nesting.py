@@ -12,6 +12,8 @@ from types import CodeType, FrameType
 
 #: Set in the environment of task processes, so that processes which a task starts count too.
 _DEPTH, _SHARE = "DISTMAP_DEPTH", "DISTMAP_SHARE"
+#: Names the folder in which the task processes of a worker may write the files of local modules. The worker removes it.
+FOLDER = "DISTMAP_FILES"
 #: The functions that run tasks: an import with one of them below it on the stack is made by a task.
 runners: set[CodeType] = set()
 

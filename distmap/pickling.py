@@ -208,10 +208,12 @@ def reload_values() -> None:
 class Needs:
     """Collects the local modules and the broadcast values that are mentioned while something is pickled."""
 
-    __slots__ = ("circular", "modules", "values")
+    __slots__ = ("circular", "modules", "references", "values")
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
+        #: Modules that the other side must have by itself.
+        self.references: set[str] = set()
         self.values: dict[bytes, Blob] = {}
         #: Handles that were mentioned in the middle of their own pickling.
         self.circular: dict[bytes, Broadcast] = {}
@@ -219,6 +221,7 @@ class Needs:
     def add(self, other: Needs) -> None:
         """Need what the other needs too."""
         self.modules |= other.modules
+        self.references |= other.references
         self.values.update(other.values)
         self.circular.update(other.circular)
 
@@ -228,7 +231,11 @@ class Needs:
                 handle.mention(self)
         values = tuple(self.values.values())
         packed = pack(frozenset(self.modules)) if self.modules else None
-        return values if packed is None else (Blob(packed[0], "modules", Payload(packed[1])), *values)
+        if packed is None:
+            return values
+        # In this order: the files of modules that are there.
+        extras = () if packed.extras is None else (Blob(packed.extras[0], "extras", Payload(packed.extras[1])),)
+        return (Blob(packed.digest, "modules", Payload(packed.pickled)), *extras, *values)
 
 
 def digest_of(*chunks: Buffer) -> bytes:
@@ -312,6 +319,21 @@ class _Guard(_pickle.Pickler):
         return NotImplemented
 
 
+def _replaced(obj: Any) -> str | None:
+    """The module that has put another object in its own place, if this is that object or has a name in it."""
+    named = isinstance(obj, type | FunctionType)
+    home = obj.__module__ if named else getattr(type(obj), "__module__", None)
+    module = sys.modules.get(home) if type(home) is str else None
+    if module is None or isinstance(module, ModuleType) or home == "__main__":
+        return None
+    if not named:
+        return home if module is obj else None
+    found: Any = module
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return home if found is obj else None
+
+
 def _by_value(obj: Any) -> bool:
     module = getattr(obj, "__module__", None)
     if type(module) is not str or "<locals>" in obj.__qualname__:
@@ -362,6 +384,8 @@ def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions 
 
 
 def _make_cloud_type() -> Any:
+    from importlib import import_module
+
     import cloudpickle
 
     class Cloud(cloudpickle.Pickler):  # type: ignore[misc]
@@ -375,12 +399,17 @@ def _make_cloud_type() -> Any:
                 return obj.mention(self.needs)
             if type(obj) is _Cached and _by_value(obj):
                 return _cache_again, (obj.__wrapped__, obj.cache_parameters())
+            home = _replaced(obj)
+            if home is not None:
+                self.note(home)
+                return (import_module, (home,)) if sys.modules[home] is obj else NotImplemented
             if isinstance(obj, ModuleType):
                 self.note(obj.__name__)
             elif isinstance(obj, FunctionType):
                 self.note(obj.__module__)
                 if _by_value(obj):
-                    self.needs.modules |= imports_of_code(obj.__code__)
+                    package = obj.__globals__.get("__package__")
+                    self.needs.modules |= imports_of_code(obj.__code__, package if type(package) is str else "")
             elif isinstance(obj, CodeType):
                 # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
                 make, args = self.dispatch_table[CodeType](obj)

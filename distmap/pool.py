@@ -228,6 +228,7 @@ class Pool:
     ) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
         from distmap.driver import Driver
+        from distmap.extras import elsewhere
         from distmap.functions import CodeCache
         from distmap.futures import Submissions
         from distmap.job import Seat
@@ -243,6 +244,7 @@ class Pool:
             from distmap.engine.local import LocalEngine
 
             engines.append(LocalEngine(wanted.local, slots=started[0]))
+        elsewhere.found = elsewhere.found or bool(wanted.urls or listen is not None or wanted.executors)
         if wanted.urls or listen is not None:
             from distmap.engine.hub import HubEngine
             from distmap.security import load_token, parse_url
@@ -612,9 +614,12 @@ class Pool:
 
     def _add_url(self, text: str) -> None:
         from distmap.engine.hub import HubEngine
+        from distmap.extras import elsewhere
         from distmap.security import load_token, parse_url
 
         url = parse_url(text)
+        elsewhere.found = True
+        self._codes.clear()
         if self._hub is None:
             self._hub = HubEngine([], listen=None, token=load_token(self._token))
             self._engines.append(self._hub)

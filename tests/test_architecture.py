@@ -30,7 +30,9 @@ RINGS = {
     "arguments": 2,
     "batches": 2,
     "execution": 2,
+    "extras": 2,
     "failures": 2,
+    "finder": 2,
     "functions": 2,
     "inputs": 2,
     "modules": 2,
@@ -62,7 +64,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"payload", "pickling", "functions", "modules", "execution", "failures"},
+    {"payload", "pickling", "functions", "modules", "finder", "extras", "execution", "failures"},
     {"inputs", "batches"},
     {"job", "consume", "futures", "stream", "ending"},
 ]

@@ -58,7 +58,7 @@ def test_modules_are_part_of_the_digest(tmp_path: Path, monkeypatch: pytest.Monk
     module = importlib.import_module("changing_module")
     cache = CodeCache()
     first = cache.get(module.f)
-    assert [blob.kind for blob in first.blobs] == ["modules"]
+    assert [blob.kind for blob in first.blobs][:1] == ["modules"]
     assert cache.get(module.f) is first
     path.write_text("def f(x): return 2222")
     importlib.reload(module)

@@ -57,6 +57,14 @@ class Limits(NamedTuple):
     #: So many, one inside the other: a task process at that depth starts no pool of its own.
     pool_depth: int = 3
 
+    # what travels with local modules to workers on other machines
+    #: Data files of the packages that a call needs, all together; the smallest go first.
+    data_bytes: int = 16 << 20
+    #: ... and so many of them are looked at.
+    data_files: int = 2_000
+    #: Entries of a package's folder in which compiled modules are looked for.
+    package_files: int = 10_000
+
     # cancelling
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5

@@ -19,6 +19,7 @@ from _weakref import ref
 from types import FrameType
 
 from distmap.execution import Runner, interruptible
+from distmap.nesting import FOLDER
 from distmap.output import Spout, install
 from distmap.payload import Payload
 from distmap.pickling import copy_with, warm_up
@@ -111,7 +112,8 @@ class Child:
         self._pid = os.getpid()
         #: Copies of standard output and error.
         self._streams = streams
-        self._runner = Runner()
+        # Not for pools that a task makes: their slots are on this machine.
+        self._runner = Runner(folder=os.environ.pop(FOLDER, None))
         self._arena = Arena(spare, itertools.count(1))
         #: Segments of the parent: descriptor and size until first used, then their mapping.
         self._unmapped: dict[int, tuple[int, int]] = {}

@@ -31,7 +31,7 @@ from distmap.errors import AuthenticationError, ConnectError, DistmapError, Prot
 Role = Literal["pool", "worker"]
 
 #: Lowest and highest version of the protocol that this side speaks.
-PROTOCOL = (2, 2)
+PROTOCOL = (3, 3)
 #: Largest message of the handshake.
 MAX_MESSAGE = 4096
 NONCE_BYTES = 32

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
+from distmap.nesting import FOLDER
 from distmap.slots.slots import Slots
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
@@ -96,7 +101,9 @@ class Stay:
         #: Functions by digest, for the log.
         self._names: dict[bytes, str] = {}
         self._total = _Tally()
-        self._slots = Slots(count, self, name=name)
+        # Made by the first task process that needs it.
+        self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
+        self._slots = Slots(count, self, name=name, env={FOLDER: self._folder})
         self._slots.spawn()
         self._slots.attach(asyncio.get_running_loop())
 
@@ -139,6 +146,7 @@ class Stay:
         if self.pool:
             log.info("%s; %s", how, self._total)
         await self._slots.close(now=True)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _hear(self, message: Message, parts: list[Buffer]) -> None:
         if self.over.is_set():

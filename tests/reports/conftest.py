@@ -7,6 +7,7 @@ have ids that name the kind. `pool` runs every row on slots of this machine and 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import textwrap
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,7 +36,16 @@ def remote_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[distmap.Po
     with ExitStack() as stack:
         workers = [
             stack.enter_context(
-                WorkerProcess("--port", "0", "--slots", "1", "--name", name, cwd=_empty(tmp_path_factory, name))
+                WorkerProcess(
+                    "--port",
+                    "0",
+                    "--slots",
+                    "1",
+                    "--name",
+                    name,
+                    cwd=_empty(tmp_path_factory, name),
+                    env={"TMPDIR": str(_empty(tmp_path_factory, f"{name}-files"))},
+                )
             )
             for name in ("ann", "bob")
         ]
@@ -55,13 +66,20 @@ def pool(request: pytest.FixtureRequest) -> distmap.Pool:
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+def beside(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Path]]:
     """Writes files into a folder that is on the path, like that of a notebook: `beside({"pkg/mod.py": text})`.
 
-    What was imported from it is forgotten afterwards.
+    For a remote `pool` it is on the path by a name that only this process knows, as on a machine of its own. What was
+    imported from it is forgotten afterwards.
     """
     before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    callspec = getattr(request.node, "callspec", None)
+    far = sys.platform == "linux" and callspec is not None and callspec.params.get("pool") == "remote"
+    fd = os.open(tmp_path, os.O_RDONLY)
+    folder = Path(f"/proc/self/fd/{fd}") if far else tmp_path
+    monkeypatch.syspath_prepend(str(folder))
 
     def write(files: Mapping[str, str | bytes]) -> Path:
         for name, content in files.items():
@@ -72,10 +90,15 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         return tmp_path
 
     yield write
-    for name in set(sys.modules) - before:
-        where = getattr(sys.modules[name], "__file__", None) or getattr(sys.modules[name], "__path__", None) or ""
-        if str(tmp_path) in str(where):
-            del sys.modules[name]
+    for name in [name for name in set(sys.modules) - before if _lies_in(sys.modules[name], folder)]:
+        del sys.modules[name]
+    os.close(fd)
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    spec = getattr(module, "__spec__", None)
+    places = (getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ()))
+    return not isinstance(module, ModuleType) or any(str(folder) in str(place) for place in places)
 
 
 @pytest.fixture(name="until")

@@ -204,14 +204,14 @@ def test_equal_roles_are_refused() -> None:
         left.receive(reply(TOKEN, left.hello(), role="worker"))
 
 
-@pytest.mark.parametrize("versions", [[3, 4], [1, 1]])
+@pytest.mark.parametrize("versions", [[4, 5], [1, 1]])
 def test_versions_that_do_not_overlap(versions: list[int]) -> None:
     """Both sides refuse with both ranges named."""
     hello = forge(listener().hello(), v=versions)
-    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 2 to 2"):
+    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 3 to 3"):
         dialer().receive_hello(hello)
     left = listener()
-    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 2 to 2"):
+    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 3 to 3"):
         left.receive(reply(TOKEN, left.hello(), v=versions))
     assert not left.proved
 

@@ -1,0 +1,205 @@
+"""What travels of local modules, and what goes with them to workers on other machines.
+
+Owns `Source` (one module), and `Extras`: data files of packages and versions of what is installed, how they are
+gathered in the kernel, and how versions are compared on a worker. Slots of this machine have the files and the packages
+themselves, so no extras are sent to them. Must not know how modules are found or served. Imported by task processes, so
+it stays light.
+"""
+
+from __future__ import annotations
+
+import _pickle
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from stat import S_ISDIR, S_ISREG
+
+from distmap.core.limits import LIMITS
+from distmap.light import NamedTuple
+
+#: Never data: what Python makes or imports.
+_NO_DATA = (".py", ".pyc", ".pyo", ".pyd")
+_NO_FOLDERS = ("__pycache__", "node_modules")
+_NO_FOLDER_ENDS = (".egg-info", ".dist-info")
+
+Stamps = list[tuple[str | None, object]]
+
+
+class Source(NamedTuple):
+    """A module as it travels."""
+
+    package: bool
+    filename: str | None
+    text: str
+    digest: bytes
+    #: Where a package's other files lie (data, compiled submodules): of use on the same host only.
+    path: tuple[str, ...]
+
+
+class Unit(NamedTuple):
+    """One top-level module or package as it travels: which modules of it, and its data files."""
+
+    #: Of the data files.
+    digest: bytes
+    modules: tuple[str, ...]
+    #: The folders that hold it in the process that sent it.
+    bases: tuple[str, ...]
+    #: Path below the base, content.
+    files: tuple[tuple[str, bytes], ...]
+    #: Path below the base, size, of what is too large; the limit of all of it.
+    left_out: dict[str, int]
+    limit: int
+
+
+class Extras(NamedTuple):
+    units: dict[str, Unit]
+    #: Of the distributions that a function reaches by reference.
+    versions: dict[str, str]
+
+
+class _Elsewhere:
+    """Whether a pool of this process has workers on other machines: only they need any of this."""
+
+    found = False
+
+
+elsewhere = _Elsewhere()
+
+
+def stamp(path: str | None) -> object:
+    """(mtime, size) of a file or folder; None if there is none."""
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+class Survey(NamedTuple):
+    """The data files that lie in the packages of a bundle, before any is read."""
+
+    #: Top-level name -> folders that hold it; paths below such a folder with the file and its size.
+    bases: dict[str, tuple[str, ...]]
+    files: dict[str, dict[str, tuple[str, int]]]
+    #: While they hold, nothing was added, changed or removed.
+    stamps: Stamps
+
+
+def survey(sources: Mapping[str, Source]) -> Survey:
+    """Look which data files there are."""
+    found = Survey({}, {}, [])
+    left = LIMITS.data_files
+    for top, source in sources.items():
+        if "." in top:
+            continue
+        folders = source.path if source.package else (os.path.dirname(source.filename or ""),)
+        found.bases[top] = tuple([os.path.dirname(folder) if source.package else folder for folder in folders])
+        files = found.files[top] = {}
+        for folder in source.path:
+            left = _walk(folder, os.path.basename(folder), files, found.stamps, left)
+    return found
+
+
+def _walk(folder: str, name: str, files: dict[str, tuple[str, int]], stamps: Stamps, left: int) -> int:
+    """Note the data files below a folder, `left` of them at most; how many may follow."""
+    stamps.append((folder, stamp(folder)))
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return left
+    for entry in entries:
+        if left <= 0:
+            break
+        path, below = os.path.join(folder, entry), f"{name}/{entry}"
+        if entry.startswith(".") or entry.endswith(_NO_DATA):
+            continue
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if S_ISREG(status.st_mode):
+            left -= 1
+            files[below] = (path, status.st_size)
+            stamps.append((path, (status.st_mtime_ns, status.st_size)))
+        elif S_ISDIR(status.st_mode) and not os.path.islink(path):
+            if entry not in _NO_FOLDERS and not entry.endswith(_NO_FOLDER_ENDS):
+                left = _walk(path, below, files, stamps, left)
+    return left
+
+
+def gather(sources: Mapping[str, Source], found: Survey) -> Extras:
+    """Read the data files, the smallest first, up to `data_bytes` of them."""
+    from hashlib import blake2b
+
+    every = [(size, top, below, path) for top, files in found.files.items() for below, (path, size) in files.items()]
+    room = LIMITS.data_bytes
+    content: dict[str, list[tuple[str, bytes]]] = {top: [] for top in found.bases}
+    left_out: dict[str, dict[str, int]] = {top: {} for top in found.bases}
+    for size, top, below, path in sorted(every):
+        if size <= room:
+            try:
+                with open(path, "rb") as file:
+                    data = file.read(room + 1)
+            except OSError:
+                continue  # not ours to read, or gone
+            if len(data) <= room:
+                room -= len(data)
+                content[top].append((below, data))
+                continue
+        left_out[top][below] = size
+    units = {}
+    for top, bases in found.bases.items():
+        state = blake2b(digest_size=16)
+        for below, data in content[top]:
+            state.update(_pickle.dumps((below, data), 5))
+        modules = tuple([name for name in sources if name.partition(".")[0] == top])
+        units[top] = Unit(state.digest(), modules, bases, tuple(content[top]), left_out[top], LIMITS.data_bytes)
+    return Extras(units, {})
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+#: Of each top-level module that was asked for: distribution and version; None: it has none.
+_distributions: dict[str, tuple[str, str] | None] = {}
+_all: Mapping[str, list[str]] | None = None
+
+
+def versions(modules: Iterable[str]) -> dict[str, str]:
+    """The distributions that modules belong to, with their versions."""
+    found = {}
+    for top in sorted({name.partition(".")[0] for name in modules}):
+        if top not in _distributions:
+            _distributions[top] = None if top in sys.stdlib_module_names else _distribution(top)
+        if (known := _distributions[top]) is not None:
+            found[known[0]] = known[1]
+    return found
+
+
+def _distribution(top: str) -> tuple[str, str] | None:
+    global _all
+    from importlib import metadata
+
+    try:
+        return top, metadata.version(top)  # most are called like their module
+    except metadata.PackageNotFoundError:
+        pass
+    if _all is None:
+        _all = metadata.packages_distributions()
+    for name in _all.get(top, ()):
+        return name, metadata.version(name)
+    return None
+
+
+def differences(wanted: Mapping[str, str]) -> list[str]:
+    """In a worker: a line for each distribution that has another version here, to be followed by who says it."""
+    from importlib import metadata
+
+    lines = []
+    for name, version in wanted.items():
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # its import says so
+        if here != version:
+            lines.append(f"{name} is {version} here and {here} on")
+    return lines
