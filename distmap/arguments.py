@@ -91,6 +91,21 @@ def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> No
         )
 
 
+def variables(env: Mapping[str, str] | None, wanted: Wanted) -> dict[str, str]:
+    """What `Pool(env=)` was given, checked.
+
+    Raises:
+        TypeError, ValueError: it is not a mapping of text to text, or it cannot be honoured; says why.
+    """
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping) or not all(isinstance(text, str) for pair in env.items() for text in pair):
+        raise TypeError(f'env= takes names and values as text, such as {{"OMP_NUM_THREADS": "4"}}; got {env!r}')
+    if wanted.executors or wanted.inline:
+        raise ValueError("env= is for slots and workers of distmap; the processes of an executor are its owner's")
+    return dict(env)
+
+
 def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
     """`map(fn, iterable, 10)`: the third argument is chunksize in `multiprocessing.Pool`."""
     if len(iterables) > 1 and (isinstance(iterables[-1], int) or iterables[-1] is None):

@@ -61,6 +61,7 @@ from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
 from distmap.functions import Code
 from distmap.pickling import Blob, Payload, size
+from distmap.surroundings import Around
 from distmap.wire.messages import Output, Report, Task
 
 if TYPE_CHECKING:
@@ -265,8 +266,9 @@ class Driver:
         self._scheduler = Scheduler(limits)
         self._records: dict[int, Record] = {}
         self._members: dict[int, Member] = {}
-        #: Broadcast values whose handle lives.
+        #: Broadcast values whose handle lives, and the surroundings of the last call.
         self._pinned: set[bytes] = set()
+        self._around: set[bytes] = set()
         self._blobs = Blobs(self._pinned)
         #: attempt -> (record, chunk, worker, slot)
         self._attempts: dict[int, tuple[Record, int, int, int]] = {}
@@ -323,7 +325,9 @@ class Driver:
             record.sink(Finished("failed", False, self._refuses, None, nothing(record.spec)))
             return record.id
         self._records[record.id] = record
-        self._blobs.keep(Holder(record.id), (*record.code.blobs, Blob(record.code.digest, "code", record.code.payload)))
+        code = record.code
+        around = [blob for blob in code.around if blob is not None]
+        self._blobs.keep(Holder(record.id), (*around, *code.blobs, Blob(code.digest, "code", code.payload)))
         self.post(JobSubmitted(record.id, record.spec))
         self._watch_hunger()
         if record.watched:
@@ -594,8 +598,10 @@ class Driver:
         if member is None:
             return
         code = record.code
-        needs = (*(blob.digest for blob in code.blobs), *chunk.needs)
-        if member.info.address == "local":  # what they say lies on this machine
+        place = member.engine.place
+        around = getattr(code.around, place, None)
+        needs = (*(() if around is None else (around.digest,)), *(blob.digest for blob in code.blobs), *chunk.needs)
+        if place == "here":  # what they say lies on this machine
             needs = tuple([digest for digest in needs if self._blobs[digest].kind != "extras"])
         for digest in (*needs, code.digest):
             if digest not in member.blobs:
@@ -667,6 +673,13 @@ class Driver:
         self._forget(forgotten)
         if growth is not None:
             self.post(InputGrew(*growth.holder, growth.nbytes))
+
+    def turn(self, around: Around) -> None:
+        """Keep these surroundings on the workers between one job and the next, and no longer the last ones."""
+        before, self._around = self._around, {blob.digest for blob in around if blob is not None}
+        self._pinned |= self._around
+        for digest in before - self._around:
+            self.unpin(digest)
 
     def _forget(self, digests: Sequence[bytes]) -> None:
         """Let the workers forget what nobody needs any more."""

@@ -28,6 +28,7 @@ from distmap.pickling import (
     load_value,
     reload_values,
 )
+from distmap.surroundings import Turn
 from distmap.wire.messages import BlobKind, Refused, Report, Task
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Runner:
         #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
         self._unloadable: dict[bytes, Failure] = {}
         self._shelf = Shelf(folder)
+        self._turn = Turn()
         self._installed: set[bytes] = set()
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
@@ -129,7 +131,9 @@ class Runner:
     def _load(self, task: Task) -> _Code:
         for digest in task.needs:
             kind, payload = self._get(digest)
-            if kind in ("modules", "extras") and digest not in self._installed and not is_own(digest):
+            if kind == "surroundings":
+                self._turn.to(digest, payload)
+            elif kind in ("modules", "extras") and digest not in self._installed and not is_own(digest):
                 if (self._shelf.install if kind == "modules" else self._shelf.add)(load_value(payload)):
                     # What was loaded holds on to the old modules.
                     self._codes.clear()

@@ -17,6 +17,7 @@ from distmap.failures import short_repr
 from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, place, stamps, unchanged
 from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, digest_of, dump_value, size
+from distmap.surroundings import NOWHERE, Around
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
 Style = Literal["one", "star", "call"]
@@ -40,6 +41,8 @@ class Code(NamedTuple):
     payload: Payload
     #: To be put before the code is loaded.
     blobs: tuple[Blob, ...]
+    #: Where the call was made.
+    around: Around = NOWHERE
 
     def own(self) -> Code:
         """The same with copies of what it captured: what the caller does to an array from now on does not matter."""
@@ -54,16 +57,17 @@ def dump_code(
     combine: Callable[[Any, Any], Any] | None = None,
     seed: int | None = None,
     setup: Setup = None,
+    around: Around = NOWHERE,
 ) -> Code:
     """Pickle a function with the constants of its job.
 
     Raises:
         PayloadError: it does not pickle; the message names the function and the variable at fault.
     """
-    return _build((fn, style, combine, seed, setup))[0]
+    return _build((fn, style, combine, seed, setup), around)[0]
 
 
-def _build(content: tuple[Any, ...], *, exact: bool = False) -> tuple[Code, Needs]:
+def _build(content: tuple[Any, ...], around: Around, *, exact: bool = False) -> tuple[Code, Needs]:
     """The code of a job. `exact`: however large what it captured is, equal content has an equal digest."""
     needs = Needs()
     fn = content[0]
@@ -80,7 +84,8 @@ def _build(content: tuple[Any, ...], *, exact: bool = False) -> tuple[Code, Need
     buffers = payload.buffers
     if sum(map(size, buffers)) > _HASHED:
         buffers = tuple(map(_hash, buffers)) if exact else (os.urandom(16),)
-    return Code(digest_of(payload.head, *buffers, *(blob.digest for blob in blobs)), payload, blobs), needs
+    digests = [blob.digest for blob in (*blobs, *around) if blob is not None]
+    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, around), needs
 
 
 def _hash(buffer: Buffer) -> bytes:
@@ -312,10 +317,10 @@ class CodeCache:
         #: Seconds spent on large captures.
         self._seconds = 0.0
 
-    def get(self, fn: Callable[..., Any], style: Style = "one") -> Code:
+    def get(self, fn: Callable[..., Any], style: Style = "one", around: Around = NOWHERE) -> Code:
         key = (id(fn), style)
         known = self._entries.get(key)
-        if known is not None and known[0] is fn and known[1].holds():
+        if known is not None and known[0] is fn and known[1].code.around is around and known[1].holds():
             return known[1].code
         entry: _Entry | None = _Entry()
         try:
@@ -325,7 +330,7 @@ class CodeCache:
         except _Mutable:
             entry = None
         begun = perf_counter()
-        code, needs = _build((fn, style, None, None, self._setup), exact=True)
+        code, needs = _build((fn, style, None, None, self._setup), around, exact=True)
         if code.payload.nbytes > _HASHED:
             self._tell_of_broadcast(fn, code.payload.nbytes, perf_counter() - begun)
         if entry is not None:

@@ -413,7 +413,9 @@ def _make_cloud_type() -> Any:
             elif isinstance(obj, CodeType):
                 # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
                 make, args = self.dispatch_table[CodeType](obj)
-                return make, tuple("".join(obj.co_filename) if arg == "<dynamic-code>" else arg for arg in args)
+                return make, tuple(
+                    "".join(obj.co_filename) if type(arg) is str and arg == "<dynamic-code>" else arg for arg in args
+                )
             elif isinstance(obj, type):
                 self.note(obj.__module__)
                 if self.definitions is not None and _by_value(obj):

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.arguments import (
@@ -25,6 +25,7 @@ from distmap.arguments import (
     positional_chunksize,
     sort_out,
     tell_of_columns,
+    variables,
 )
 from distmap.nesting import depth, importing
 from distmap.portal import Portal
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from distmap.security import Secret
     from distmap.slots.slots import Slots
     from distmap.stream import StreamJob
+    from distmap.surroundings import Watch
     from distmap.views.static import WorkerRow
 
 
@@ -105,6 +107,8 @@ class Pool:
         maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
             for functions that leak memory; default: it keeps its process.
         context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
+        env: environment variables to set in every slot, on workers too; slots of this machine have those of this
+            process besides, as they are at each call.
 
     Raises:
         ConnectError: a worker address is not a wss:// URL.
@@ -132,6 +136,7 @@ class Pool:
         tls_cert: str | None = None,
         tls_key: str | None = None,
         processes: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
@@ -139,6 +144,7 @@ class Pool:
         mp_options(wanted, maxtasksperchild, context)
         self._tasks = maxtasksperchild
         self._token = token
+        self._added = variables(env, wanted)
         self._setup = None if initializer is None else (initializer, tuple(initargs))
         self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
         self._members_changed = threading.Condition()
@@ -188,13 +194,15 @@ class Pool:
             )
         started: list[Slots] = []
         spawned, tasks = threading.Event(), self._tasks
+        # Every process of this machine starts with it, also one that comes later: changes are told against it.
+        self._base = env = {**os.environ, **self._added}
 
         def first() -> None:
             try:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None, tasks=tasks)
+                    slots = Processes(wanted.local, None, env=env, tasks=tasks)
                     # One core is left to this process, which has much to import now: its slot starts after that.
                     slots.spawn(max(1, cores() - 1))
                     started.append(slots)
@@ -232,6 +240,7 @@ class Pool:
         from distmap.functions import CodeCache
         from distmap.futures import Submissions
         from distmap.job import Seat
+        from distmap.surroundings import Watch
 
         self._hub: HubEngine | None = None
         engines: list[Engine] = []
@@ -270,6 +279,8 @@ class Pool:
         self._engines = engines
         changed = weakref.WeakMethod(self._tell_members)
         self._driver.on_members = lambda: _call(changed)
+        portal, driver = self._portal, self._driver
+        self._watch: Watch = Watch(self._base, self._added, lambda around: portal.call(driver.turn, around))
         self._seat: Seat = Seat(self._portal, self._driver)
         self._submissions: Submissions = Submissions(self._seat)
         self._codes: CodeCache = CodeCache(setup=self._setup)
@@ -606,7 +617,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engine = LocalEngine(wanted.local, tasks=self._tasks)
+            engine = LocalEngine(wanted.local, env=self._base, tasks=self._tasks)
             self._engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         for url in wanted.urls:
@@ -842,14 +853,14 @@ class Pool:
         self._check_open()
         if not callable(fn):
             raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
-        return dump_code(fn, style=style, setup=self._setup, **rest)
+        return dump_code(fn, style=style, setup=self._setup, around=self._watch.look(), **rest)
 
     def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
         if self._closed or os.getpid() != self._pid:
             self._check_open()
         if not callable(fn):
             raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
-        return self._codes.get(fn, "call"), name_of(fn)
+        return self._codes.get(fn, "call", self._watch.look()), name_of(fn)
 
     def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
         from distmap.inputs import from_iterables

@@ -41,6 +41,7 @@ RINGS = {
     "payload": 2,
     "pickling": 2,
     "security": 2,
+    "surroundings": 2,
     "blobs": 3,
     "portal": 3,
     "traces": 3,
@@ -64,7 +65,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"payload", "pickling", "functions", "modules", "finder", "extras", "execution", "failures"},
+    {"payload", "pickling", "functions", "modules", "finder", "extras", "execution", "failures", "surroundings"},
     {"inputs", "batches"},
     {"job", "consume", "futures", "stream", "ending"},
 ]

@@ -257,6 +257,8 @@ def test_a_broken_driver_takes_no_more_jobs(seat):
 class Quiet:
     """An engine that notes the tasks it is given and does nothing."""
 
+    place = "there"
+
     def __init__(self):
         self.tasks = []
 

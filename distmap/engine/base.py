@@ -7,7 +7,7 @@ all calls in both directions happen on the portal's loop thread and never block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from distmap.core.events import Event
 from distmap.wire.messages import BlobKind, Output, Report, Task
@@ -54,8 +54,15 @@ class Sink(Protocol):
         """A slot's process ended; `text` is for people."""
 
 
+#: Where an engine's task processes are: "here", started by this process; "there", a worker's; "foreign": somebody
+#: else's, who did not ask for our arguments, filters and variables.
+Place = Literal["here", "there", "foreign"]
+
+
 class Engine(Protocol):
     """Runs chunks. `start` is called once, on the loop; workers announce themselves by `sink.joined`."""
+
+    place: Place
 
     async def start(self, sink: Sink) -> None: ...
 

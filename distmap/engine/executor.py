@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.core.events import SlotReady
-from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
+from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.execution import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT, Runner
 from distmap.failures import describe
 from distmap.output import Spout, Stream, install
@@ -172,6 +172,8 @@ class ExecutorEngine:
         slots: how many attempts it runs at once; by default its own `_max_workers`, else this machine's cores.
         name: of the worker; by default the executor's type.
     """
+
+    place: Place = "foreign"
 
     def __init__(self, executor: Executor, *, slots: int | None = None, name: str | None = None) -> None:
         self._executor = executor

@@ -24,7 +24,7 @@ from distmap.core.events import (
     WorkerTrusted,
 )
 from distmap.core.limits import LIMITS, Limits
-from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
+from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.security import Secret, WorkerURL
 from distmap.transport import websocket
@@ -85,6 +85,8 @@ class HubEngine:
         token: what both sides must hold.
         connect_timeout: seconds for one try to connect.
     """
+
+    place: Place = "there"
 
     def __init__(
         self,

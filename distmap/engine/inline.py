@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from distmap.core.events import SlotReady
-from distmap.engine.base import Parts, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo
 from distmap.execution import Runner
 from distmap.pickling import Payload
 from distmap.wire.messages import BlobKind, Refused, Report, Task
@@ -25,6 +25,8 @@ NAME = "inline"
 
 class InlineEngine:
     """Runs chunks in this process."""
+
+    place: Place = "foreign"
 
     def __init__(self) -> None:
         self._runner = Runner()

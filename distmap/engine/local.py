@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distmap.core.events import AttemptProgressed, SlotReady
-from distmap.engine.base import Buffer, Parts, Sink, WorkerInfo
+from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.slots.slots import Slots
 from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
@@ -29,12 +30,21 @@ class LocalEngine:
         slots: already made, and perhaps already spawned (from the thread of the loop); else made here.
         name: of the worker.
         tasks: a process is replaced after so many chunks; None: it stays.
+        env: the environment of the processes; ours if not given.
     """
 
+    place: Place = "here"
+
     def __init__(
-        self, count: int, *, slots: Slots | None = None, name: str = "local", tasks: int | None = None
+        self,
+        count: int,
+        *,
+        slots: Slots | None = None,
+        name: str = "local",
+        tasks: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
-        self._slots = Slots(count, name=name, tasks=tasks) if slots is None else slots
+        self._slots = Slots(count, name=name, tasks=tasks, env=env) if slots is None else slots
         self._spawned = slots is not None
         self._name = name
         self._sink: Sink | None = None

@@ -65,7 +65,7 @@ class Slots:
     Args:
         count: how many.
         listener: who is told; may be set later, before `attach`.
-        env: added to the environment of the processes.
+        env: the environment of the processes; ours if not given.
         sys_path: their `sys.path`; ours if not given.
         name: for people.
         tasks: a process is replaced after so many; None: it stays.

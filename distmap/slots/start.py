@@ -41,10 +41,12 @@ _MALLOC = {
 }
 
 
-def environment(slots: int, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of task processes: ours without the token, libraries held to their share of the cores."""
+def environment(slots: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of task processes: `base` (ours, if not given) without the token, libraries held to their share
+    of the cores.
+    """
     share = str(max(1, cores() // slots))
-    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **os.environ, **(extra or {}), **nested(slots)}
+    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **(os.environ if base is None else base), **nested(slots)}
     env.pop("DISTMAP_TOKEN", None)
     return env
 
@@ -79,6 +81,11 @@ def start(env: Mapping[str, str], path: Sequence[str], spare: int) -> Started:
     return Started(started[0], ours, *started[1:])
 
 
+def _command() -> list[str]:
+    """The interpreter with the flags of ours (-W, -X, -O, -B ...), as multiprocessing starts it."""
+    return [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BOOT]  # type: ignore[attr-defined]
+
+
 _Parts = tuple[subprocess.Popen[bytes], list[memoryview], int, int]
 
 
@@ -87,7 +94,7 @@ def _start_posix(theirs: socket.socket, words: list[str], env: Mapping[str, str]
     try:
         cleared = _cleared(lanes(cells))
         popen = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(cells), *words],
+            [*_command(), str(theirs.fileno()), str(cells), *words],
             env=env,
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), cells),
@@ -111,7 +118,7 @@ def _start_windows(theirs: socket.socket, words: list[str], env: Mapping[str, st
 
     name = f"distmap-{secrets.token_hex(16)}"
     cleared = _cleared(lanes(name))
-    popen = subprocess.Popen([sys.executable, "-c", _BOOT, "stdin", name, *words], env=env, stdin=subprocess.PIPE)
+    popen = subprocess.Popen([*_command(), "stdin", name, *words], env=env, stdin=subprocess.PIPE)
     assert popen.stdin is not None
     with popen.stdin as pipe:
         pipe.write(theirs.share(popen.pid))

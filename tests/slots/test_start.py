@@ -27,7 +27,7 @@ def test_the_environment_of_tasks(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     async def main() -> None:
-        async with bench(1, env={"EXTRA": "yes"}) as b:
+        async with bench(1, env={**os.environ, "EXTRA": "yes"}) as b:
             names = ["DISTMAP_TOKEN", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "EXTRA"]
             found = await b.values(b.send(os.getenv, names))
             assert found == [None, "7", str(len(os.sched_getaffinity(0))), "yes"]
