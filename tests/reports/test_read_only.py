@@ -35,7 +35,8 @@ def write_to_memory(array):
 def pandas_column(array):
     import pandas as pd
 
-    pd.Series(array, copy=False).iloc[0] = 1
+    series = pd.Series(array, copy=False)
+    series.iloc[0] = 1
 
 
 def add_in_place(array):
