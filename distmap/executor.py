@@ -81,7 +81,7 @@ class PoolExecutor(concurrent.futures.Executor):
 
     def _track(self, stream: Any, end: float | None) -> Iterator[Any]:
         self._streams.add(stream)
-        return _timed(stream, end)
+        return _Results(stream, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more; by default wait for what was submitted."""
@@ -95,20 +95,33 @@ class PoolExecutor(concurrent.futures.Executor):
                 stream.cancel()
         if wait:
             for stream in list(self._streams):
-                if not stream.ready() and not stream.endless:
-                    stream.drain()
+                if not stream.endless:
+                    stream.run_on()
+                    stream.wait()
             concurrent.futures.wait(futures)
 
 
-def _timed(results: Any, end: float | None) -> Iterator[Any]:
-    __tracebackhide__ = HIDDEN
-    try:
-        while True:
-            try:
-                yield results.next(None if end is None else max(0.0, end - time.monotonic()))
-            except StopIteration:
-                return
-            except multiprocessing.TimeoutError:
-                raise TimeoutError from None
-    finally:
-        results.cancel()
+class _Results:
+    """What `map` returns: an iterator that any thread may take from, and that ends with the first error."""
+
+    def __init__(self, stream: Any, end: float | None) -> None:
+        self._stream = stream
+        self._end = end
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        __tracebackhide__ = HIDDEN
+        try:
+            return self._stream.next(None if self._end is None else max(0.0, self._end - time.monotonic()))
+        except multiprocessing.TimeoutError:
+            self.close()
+            raise TimeoutError from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Take no more: what waits is dropped, what runs is interrupted."""
+        self._stream.close()

@@ -541,7 +541,7 @@ class Job:
 
 
 class Mailbox:
-    """Messages from the loop to one reader, who takes each off after it was handled."""
+    """Messages from the loop to whoever reads them, who takes each off after it was handled."""
 
     def __init__(self) -> None:
         self._messages: deque[JobMessage] = deque()
@@ -561,6 +561,21 @@ class Mailbox:
     def drop(self) -> None:
         """Take the first message off."""
         self._messages.popleft()
+
+    # For several readers, who take turns: each waits, then looks.
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until there may be a message. Raises queue.Empty after `timeout` seconds."""
+        if not self._messages:
+            self._bell.get(timeout=timeout)
+
+    def peek(self) -> JobMessage | None:
+        """The first message, which stays; None if there is none."""
+        return self._messages[0] if self._messages else None
+
+    def ring(self) -> None:
+        """Wake one who waits: nothing more will come."""
+        self._bell.put(None)
 
 
 def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest) -> None:

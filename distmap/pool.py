@@ -765,7 +765,7 @@ class Pool:
                 if job.endless:
                     job.cancel()
                 else:
-                    job.drain()
+                    job.run_on()
         if (ending := self._its_ending()) is not None:
             ending.wait()
         for job in jobs:

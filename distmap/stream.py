@@ -1,19 +1,19 @@
 """Lazy maps: an iterator that reads its input only as far as it is consumed.
 
 Owns `StreamJob` and its reader thread. Two queues keep reading and taking apart: a slow consumer never stops the
-reading of what the window allows, and a blocking input never stops results. Knows the driver and nothing below it.
+reading of what the window allows, and a blocking input never stops results. The queue of results is read by whoever
+iterates, several threads in turn, and by nobody else: who wants the job to end without a consumer (`join`,
+`shutdown`) lets the loop pay for what lands. Knows the driver and nothing below it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import queue
 import threading
+import time
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from distmap.consume import SKIP, Stream, exception_of, results_of
@@ -25,6 +25,11 @@ from distmap.inputs import Input
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
 from distmap.traces import clean
 from distmap.views.story import Story
+
+#: No value is there yet.
+NOTHING = object()
+#: Items and bytes of nothing.
+FREE = (0, 0)
 
 
 class StreamJob(Job):
@@ -40,16 +45,16 @@ class StreamJob(Job):
         #: Whether its input may have no end: it does not tell its length.
         self.endless = source.size is None
         self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
-        #: The run that is being given away: its values by index, and what it costs.
-        self._values: Iterator[tuple[int, Any]] = iter(())
-        self._failed: dict[int, BaseException] = {}
-        self._unpaid: tuple[int, int] = (0, 0)
+        #: Held while a value is taken, never while one is waited for. An unpickled value may come back here.
+        self._taking = threading.RLock()
+        self._run = _Run()
         self._exhausted = False
         #: The last message, noted by the loop: a stream is over when its work is, not when it is consumed.
         self._ending: list[Finished] = []
-        record.sink = _router(self._box, self._reads, self._ending, self._over)
+        self._inlet = _Inlet(seat, record.id, self._box, self._reads, self._ending, self._over)
+        record.sink = self._inlet.take
         # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
-        weakref.finalize(self, _cancel_quietly, seat, record)
+        weakref.finalize(self, seat.portal.call, seat.driver.cancel, record.id)
 
     def run_aside(self) -> Job:
         source, self._source = self._source, None
@@ -89,67 +94,67 @@ class StreamJob(Job):
     def close(self) -> None:
         """Take no more of it: the job is cancelled, as when a generator is closed."""
         self.cancel()
-        self._exhausted = True
-        self._values = iter(())
+        with self._taking:
+            self._exhausted, self._run = True, _Run()
+        self._box.ring()
 
-    def drain(self) -> None:
-        """Pay for everything that is still to come, so that the job can end; it waits here to be iterated over."""
-        seat, record, box = self._seat, self._record, self._box
-        paid: deque[JobMessage] = deque()
-        while not paid or not isinstance(paid[-1], Finished):
-            message = box.first()
-            if isinstance(message, Landed):
-                results_of(message)
-                seat.portal.call(seat.driver.consumed, record.id, message.hi - message.lo, message.report.nbytes)
-            paid.append(message)
-            box.drop()
-        for message in paid:
-            box.put(message)
-        self._paid = True
-
-    #: Nothing more is to be paid for: the job is over.
-    _paid = False
+    def run_on(self) -> None:
+        """From now on wait for nobody who iterates: it runs to its end, and what is found is kept. Returns at once."""
+        self._seat.portal.call(self._inlet.run_on)
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
         __tracebackhide__ = HIDDEN
-        return self.next()
+        value = self._run.take()  # the short way: nothing else is to be done for most of them
+        return value if value is not NOTHING and type(value) is not _Failed else self._next(value)
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next result.
+        """The next result. Several threads may take from one iterator; each result goes to one of them.
 
         Raises:
             multiprocessing.TimeoutError: none came within `timeout` seconds.
             StopIteration: that was all.
         """
         __tracebackhide__ = HIDDEN
+        return self._next(self._run.take(), timeout)
+
+    def _next(self, found: Any, timeout: float | None = None) -> Any:
+        """Give what was taken from the run; if that is NOTHING, what comes next."""
+        __tracebackhide__ = HIDDEN
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waited = False
         try:
             while True:
-                for index, value in self._values:
-                    if value is SKIP:
-                        value = self._stream.place(self._failed[index])
-                        if value is SKIP:
-                            continue
-                    return value
-                self._fetch(timeout)
+                if found is NOTHING:
+                    with self._taking:
+                        found = self._take_one()
+                if type(found) is _Failed:
+                    found = self._stream.place(found.error)
+                if type(found) is Finished:
+                    self._box.ring()
+                    self._finish(found)
+                elif found is SKIP:
+                    found = NOTHING
+                    continue
+                elif found is not NOTHING:
+                    return found
+                if self._exhausted:
+                    if waited:
+                        self._box.ring()  # for the next one who waits
+                    raise StopIteration
+                self._wait(timeout, deadline)
+                waited = True
         except StopIteration:
             raise
         except BaseException as error:
             raise clean(error)  # noqa: B904  (it is the one that was caught)
 
-    def _fetch(self, timeout: float | None) -> None:
-        """Wait for the next run of results; pay for the last one, which is consumed now."""
-        seat, record, box = self._seat, self._record, self._box
-        count, nbytes = self._unpaid
-        if count and not self._paid:
-            self._unpaid = (0, 0)
-            seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
-        if self._exhausted:
-            raise StopIteration
+    def _wait(self, timeout: float | None, deadline: float | None) -> None:
+        """Wait for a message, without the lock. It may be another thread that gets it."""
         try:
-            message = box.first(timeout)
+            self._box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             from multiprocessing import TimeoutError as Late
 
@@ -157,32 +162,57 @@ class StreamJob(Job):
         except KeyboardInterrupt:
             self._interrupt()
             raise KeyboardInterrupt from None
-        # Off the box only when it was unpickled: an interrupt in between loses nothing.
-        if isinstance(message, Finished):
-            self._show_printed(last=True)
-            self._exhausted = True
-            box.drop()
-            error = end_of(message, self._consumer.first_failure)
-            if isinstance(error, JobCancelled) and self._story.interrupted:
-                error = JobCancelled(f"{self.name} was interrupted")
-            self._conclude(error)
-            if error is not None:
-                throw(error, self._frames)
-        elif isinstance(message, Landed):
-            values, failed = results_of(message)
-            self._show_printed()  # what they printed came before them
-            tell_failures(self._story, message, failed)
-            self._take_run(message.start + message.lo, values, failed, (message.hi - message.lo, message.report.nbytes))
-        elif isinstance(message, Lost):
-            error = exception_of(message)
-            tell_failures(self._story, message, {message.item: error})
-            self._take_run(message.item, [SKIP], {message.item: error}, (1, 0))
 
-    def _take_run(self, index: int, values: list[Any], failed: dict[int, BaseException], cost: tuple[int, int]) -> None:
+    def _take_one(self) -> Any:
+        """The next value, the last message, or NOTHING if there is neither yet. Under the lock; does not wait."""
+        while (found := self._run.take()) is NOTHING:
+            run = self._run
+            if run.cost != FREE:  # it is consumed
+                cost, run.cost = run.cost, FREE
+                self._seat.portal.call(self._inlet.pay, *cost)
+            message = self._box.peek()
+            if message is None or self._exhausted:
+                break
+            if message is run.message:  # it was taken, and then came an interrupt
+                self._drop(run)
+            elif isinstance(message, Finished):
+                self._show_printed(last=True)
+                self._exhausted = True
+                self._box.drop()
+                return message
+            else:
+                self._take_run(message)
+        return found
+
+    def _take_run(self, message: JobMessage) -> None:
+        # Off the box only when it was unpickled: an interrupt in between loses nothing, and gives nothing twice.
+        assert isinstance(message, Landed | Lost)
+        if isinstance(message, Landed):
+            values, failed = results_of(message)
+            index, cost = message.start + message.lo, (message.hi - message.lo, message.report.nbytes)
+            self._show_printed()  # what they printed came before them
+        else:
+            values, failed, index, cost = [SKIP], {message.item: exception_of(message)}, message.item, (1, 0)
+        tell_failures(self._story, message, failed)
         self._stream.fail(failed)
-        self._failed, self._unpaid = failed, cost
-        self._values = zip(itertools.count(index), values, strict=False)
+        given = values[::-1]
+        for at, error in failed.items():
+            given[index - 1 - at] = _Failed(error)
+        self._run = run = _Run(message, given, cost)
+        self._drop(run)
+
+    def _drop(self, run: _Run) -> None:
         self._box.drop()
+        run.message = None
+
+    def _finish(self, message: Finished) -> None:
+        """Tell that all was taken; raises what ended the job."""
+        error = end_of(message, self._consumer.first_failure)
+        if isinstance(error, JobCancelled) and self._story.interrupted:
+            error = JobCancelled(f"{self.name} was interrupted")
+        self._conclude(error)
+        if error is not None:
+            throw(error, self._frames)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         __tracebackhide__ = HIDDEN
@@ -192,20 +222,92 @@ class StreamJob(Job):
             yield value
 
 
-def _router(
-    results: Mailbox, reads: queue.SimpleQueue[JobMessage], ending: list[Finished], over: threading.Event
-) -> Callable[[JobMessage], None]:
-    def sink(message: JobMessage) -> None:
+class _Failed:
+    """In the place of an item that failed."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Run:
+    """Results that are being given away, the last one first: who has taken one is the only one who has it."""
+
+    __slots__ = ("cost", "message", "values")
+
+    def __init__(
+        self, message: JobMessage | None = None, values: Sequence[Any] = (), cost: tuple[int, int] = FREE
+    ) -> None:
+        #: Where they come from, until it is off the box.
+        self.message = message
+        self.values = list(values)
+        #: Items and bytes to be paid for when all are taken.
+        self.cost = cost
+
+    def take(self) -> Any:
+        """The next value, by any thread; NOTHING if all are taken."""
+        try:
+            return self.values.pop()
+        except IndexError:
+            return NOTHING
+
+
+class _Inlet:
+    """The loop's end of a stream: gives each message to whoever it is for, and settles what is paid for.
+
+    All on the loop, so nobody else has to read what waits for the consumer. Holds no reference to the stream.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        job: int,
+        results: Mailbox,
+        reads: queue.SimpleQueue[JobMessage],
+        ending: list[Finished],
+        over: threading.Event,
+    ) -> None:
+        self._driver = seat.driver
+        self._job = job
+        self._results = results
+        self._reads = reads
+        self._ending = ending
+        self._over = over
+        self._owed = FREE
+        self._runs_on = False
+
+    def take(self, message: JobMessage) -> None:
+        """The job's sink."""
         if isinstance(message, ReadRequest | Printed | Setback):
-            reads.put(message)
+            self._reads.put(message)
             return
         if isinstance(message, Finished):
-            ending.append(message)
-            over.set()
-            reads.put(message)
-        results.put(message)
+            self._ending.append(message)
+            self._over.set()
+            self._reads.put(message)
+        elif isinstance(message, Landed):
+            self._owe(message.hi - message.lo, message.report.nbytes)
+        else:
+            self._owe(1, 0)
+        self._results.put(message)
 
-    return sink
+    def _owe(self, count: int, nbytes: int) -> None:
+        self._owed = (self._owed[0] + count, self._owed[1] + nbytes)
+        if self._runs_on:
+            self.pay(*self._owed)
+
+    def pay(self, count: int, nbytes: int) -> None:
+        """That much was consumed: the window moves on. What was paid for by `run_on` is not paid for twice."""
+        count, nbytes = min(count, self._owed[0]), min(nbytes, self._owed[1])
+        if count:
+            self._owed = (self._owed[0] - count, self._owed[1] - nbytes)
+            self._driver.consumed(self._job, count, nbytes)
+
+    def run_on(self) -> None:
+        """Pay for everything, now and as it comes."""
+        self._runs_on = True
+        self.pay(*self._owed)
 
 
 def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], story: Story) -> None:
@@ -234,8 +336,3 @@ def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQu
             if isinstance(message, Finished):
                 return
             seat.portal.call(seat.driver.cancel, record.id, error)
-
-
-def _cancel_quietly(seat: Seat, record: Record) -> None:
-    with contextlib.suppress(Exception):  # at interpreter exit the loop may be gone, and with it the job
-        seat.portal.call(seat.driver.cancel, record.id)
