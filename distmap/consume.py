@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from distmap.core.events import OnError
 from distmap.driver import Landed, Lost, ReportData
@@ -236,6 +236,29 @@ class Stream(_Failing):
 
     def partial(self) -> list[tuple[int, Any]]:
         return []
+
+
+class Given(_Failing):
+    """What is left of results that were given away: the errors of items. They belong to whoever has them, alone."""
+
+    def __init__(self, taken: Consumer, name: str) -> None:
+        self.failures = taken.failures
+        self.first_failure = taken.first_failure
+        self._name = name
+
+    def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
+        raise AssertionError("the job is over")
+
+    def run_at(self, index: int) -> NoReturn:
+        self.result()
+
+    def result(self) -> NoReturn:
+        raise ValueError(
+            f"the results of {self._name} were given to its caller and are not kept here: keep what it gave"
+        )
+
+    def partial(self) -> NoReturn:
+        self.result()
 
 
 def _in_place(reduce: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from distmap.consume import SKIP, Consumer, exception_of, failure_of, results_of
+from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
@@ -114,6 +116,8 @@ class Job:
         self._callback = callback
         self._error_callback = error_callback
         self._keep = keep
+        #: Called once, when the results have been given away.
+        self.on_given: Callable[[Job], object] | None = None
         self._box = Mailbox()
         self._over = threading.Event()
         self._news = threading.Condition()
@@ -193,13 +197,39 @@ class Job:
             raise Late(f"{self!r} was not over within {timeout} s; it goes on")
         if self._error is not None:
             throw(self._error, self._frames)
-        return self._consumer.result()
+        value = self._consumer.result()
+        self._tell_given()
+        return value
 
     get = result
 
+    def hand_over(self) -> Any:
+        """Its result, which then belongs to the caller alone: here only figures, failures and the card are kept."""
+        self.on_given = None
+        value = self.result()
+        self._consumer = Given(self._consumer, self.name)
+        return value
+
+    def weakly(self) -> Callable[[], Job]:
+        """This job for as long as somebody else holds it, then what is left of it without its results."""
+        ref, rest = weakref.ref(self), copy.copy(self)
+        rest._consumer = Given(self._consumer, self.name)
+        rest._let_go()
+        return lambda: ref() or rest
+
+    def _tell_given(self) -> None:
+        """The results were given away once; who wants them again holds the job."""
+        told, self.on_given = self.on_given, None
+        if told is not None:
+            told(self)
+
     @property
     def partial(self) -> list[tuple[int, Any]]:
-        """What has been finished so far: (index, value) pairs in input order. Kept after a cancel or an error."""
+        """What has been finished so far: (index, value) pairs in input order. Kept after a cancel or an error.
+
+        Raises:
+            ValueError: all was finished and given to the caller of `map`, who alone keeps it.
+        """
         self._catch_up()
         return self._consumer.partial()
 
@@ -323,6 +353,7 @@ class Job:
                 if run is None:
                     if self._error is not None:
                         throw(self._error, self._frames)
+                    self._tell_given()
                     return
                 count, values = run
                 failures = self._consumer.failures
@@ -381,7 +412,7 @@ class Job:
         except BaseException as error:
             self._abort(error)
             raise
-        return self.result()
+        return self.hand_over()
 
     def run_aside(self) -> Job:
         """Serve it in a thread of its own; returns at once."""
@@ -506,7 +537,7 @@ class Job:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Over and told: `pool.last` keeps results and figures, not the pool, the input or what functions captured."""
+        """Over and told: its handle keeps results and figures, not the pool, the input or what functions captured."""
         self._keep = self._source = self._callback = self._error_callback = None
         self._progress = False  # a callable of the user's
         self._write = plain

@@ -543,7 +543,7 @@ class Pool:
         try:
             # No comprehension: its frame would stand in the traceback.
             for name, job in jobs.items():
-                results[name] = (job.result() or [None])[0]
+                results[name] = (job.hand_over() or [None])[0]
             return results
         except BaseException:
             for job in jobs.values():
@@ -574,8 +574,8 @@ class Pool:
     def last(self) -> Job | None:
         """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
 
-        It keeps the results of that call (`partial`), but nothing of its function or input; `pool.last = None` lets
-        go of them too.
+        It keeps figures, failures and the card; of a call that was interrupted, cancelled or failed also `partial`.
+        What a call has returned belongs to its caller alone.
         """
         return self._last()
 
@@ -838,6 +838,11 @@ class Pool:
             error.__cause__ = self._hub.cause
         return error
 
+    def _given(self, job: Job) -> None:
+        """Its results were given away: `last` keeps them no more."""
+        if self._last() is job:
+            self._last = job.weakly()
+
     def _tell_members(self) -> None:
         with self._members_changed:
             self._members_changed.notify_all()
@@ -966,6 +971,8 @@ class Pool:
         )  # fmt: skip
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._last = weakref.ref(job) if kind is not None else lambda: job
+        me = weakref.WeakMethod(self._given)
+        job.on_given = lambda job: _call(me, job)
         with self._lock:
             self._jobs.add(job)
         return job

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import multiprocessing
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,3 +213,222 @@ def test_an_interrupted_end_ends_everything_all_the_same(end: str, again: bool, 
     until(lambda: sorted(names()) == sorted(before))
     assert future.done()
     assert repr(pool) == "<Pool: closed>"
+
+
+# --- two readers of one stream ----------------------------------------------------------------------------------------
+
+
+READERS: dict[str, Callable[[distmap.Pool], Any]] = {
+    "imap": lambda pool: pool.imap(abs, range(-3000, 0), chunksize=10),
+    "imap_unordered": lambda pool: pool.imap_unordered(abs, range(-3000, 0), chunksize=10),
+    "executor map": lambda pool: pool.executor().map(abs, range(-3000, 0), chunksize=10),
+}
+
+
+@pytest.mark.parametrize("row", READERS)
+def test_a_stream_may_be_finished_beside_who_iterates_over_it(row: str) -> None:
+    """Neither waits for the other: join returns, and the iterating thread gets every result once."""
+    with distmap.Pool(2) as pool:
+        stream = READERS[row](pool)
+        found = [next(stream) for _ in range(5)]
+        thread = threading.Thread(target=lambda: found.extend(stream))
+        thread.start()
+        pool.close()
+        pool.join()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert sorted(found) == list(range(1, 3001))
+
+
+def test_an_executor_may_be_shut_down_beside_who_iterates(local_pool: distmap.Pool) -> None:
+    """shutdown waits for the work, not for who takes the results; nobody has to take them, then or later."""
+    for taken in (True, False):
+        executor = local_pool.executor()
+        results, found = executor.map(abs, range(-3000, 0), chunksize=10), list[int]()
+        thread = threading.Thread(target=lambda results=results, found=found: found.extend(results))
+        if taken:
+            thread.start()
+        executor.shutdown()
+        if not taken:
+            thread.start()
+        thread.join(10)
+        assert found == list(range(3000, 0, -1))
+
+
+@pytest.mark.parametrize("make", ["imap", "executor map"])
+def test_eight_threads_take_from_one_iterator(local_pool: distmap.Pool, make: str) -> None:
+    """Each result goes to one of them, and all of them come to the end."""
+    data = range(-2000, 0)
+    stream = local_pool.imap(abs, data) if make == "imap" else local_pool.executor().map(abs, data)
+    found: list[list[int]] = [[] for _ in range(8)]
+    threads = [threading.Thread(target=mine.extend, args=(stream,)) for mine in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(itertools.chain(*found)) == list(range(1, 2001))
+    assert all(mine == sorted(mine, reverse=True) for mine in found)
+
+
+def test_threads_that_wait_for_an_iterator_see_its_end_and_its_timeouts() -> None:
+    """A timeout counts for who gave it; the end wakes all of them, with the error for one."""
+    ends: list[str] = []
+    with distmap.Pool(1) as pool:
+        stream = pool.imap(time.sleep, [15])
+
+        def take() -> None:
+            try:
+                next(stream)
+            except (StopIteration, distmap.JobCancelled) as error:
+                ends.append(type(error).__name__)
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        with pytest.raises(multiprocessing.TimeoutError, match=r"no result within 0\.01 s"):
+            stream.next(0.01)
+    for thread in threads:
+        thread.join(10)
+    assert sorted(ends) == ["JobCancelled", *["StopIteration"] * 3]
+
+
+# --- results that were given away -------------------------------------------------------------------------------------
+
+
+class Counted:
+    """An object whose living copies in this process are counted."""
+
+    living = 0
+
+    def __init__(self) -> None:
+        type(self).living += 1
+
+    def __setstate__(self, state: object) -> None:
+        type(self).living += 1
+
+    def __getstate__(self) -> object:
+        return "a state, so that it is set"
+
+    def __del__(self) -> None:
+        type(self).living -= 1
+
+
+def same(x: Any) -> Any:
+    """Gives a copy back."""
+    return x
+
+
+def two(a: Any, b: Any) -> list[Any]:
+    """Gives one of two back."""
+    return [a]
+
+
+def _many() -> list[Counted]:
+    return [Counted() for _ in range(30)]
+
+
+def _run(pool: distmap.Pool) -> Any:
+    return pool.run(lambda: [Counted()])
+
+
+# Calls of which nothing is kept once their result is not.
+GIVEN: dict[str, Callable[[distmap.Pool], Any]] = {
+    "map": lambda pool: pool.map(same, _many()),
+    "map of a generator": lambda pool: pool.map(same, (one for one in _many())),
+    "starmap": lambda pool: pool.starmap(two, [(one, 1) for one in _many()]),
+    "map_batches": lambda pool: pool.map_batches(same, _many(), 7),
+    "map_reduce": lambda pool: pool.map_reduce(same, _many(), lambda a, b: b),
+    "map with failures": lambda pool: pool.map(lambda x: 1 / x if x == 0 else x, [*_many(), 0], on_error="skip"),
+    "map_async": lambda pool: pool.map_async(same, _many()).get(10),
+    "map_async iterated": lambda pool: list(pool.map_async(same, _many())),
+    "map_async awaited": lambda pool: asyncio.run(_awaited(pool)),
+    "imap": lambda pool: list(pool.imap(same, _many())),
+    "imap_unordered": lambda pool: list(pool.imap_unordered(same, iter(_many()))),
+    "apply": lambda pool: pool.apply(same, (Counted(),)),
+    "apply_async": lambda pool: pool.apply_async(same, (Counted(),)).get(10),
+    "submit": lambda pool: [future.result(10) for future in [pool.submit(same, Counted()) for _ in range(9)]],
+    "executor map": lambda pool: list(pool.executor().map(same, _many())),
+    "run": _run,
+}
+
+
+async def _awaited(pool: distmap.Pool) -> Any:
+    return await pool.map_async(same, _many())
+
+
+@pytest.mark.parametrize("call", GIVEN)
+def test_arguments_and_results_are_let_go(pool: distmap.Pool, call: str) -> None:
+    """Once the caller drops what it was given, no copy of an argument or result is left; figures and card are."""
+    result = GIVEN[call](pool)
+    assert Counted.living > 0
+    del result
+    until(lambda: Counted.living == 0)
+    if pool.last is not None and call.startswith("map"):
+        assert pool.last.progress is not None
+        assert pool.last.progress.done >= 30 or "batches" in call
+        assert "done, " in repr(pool.last)
+        assert pool.last.failures == [] or "failures" in call
+        with pytest.raises(ValueError, match="were given to its caller"):
+            pool.last.result()
+        with pytest.raises(ValueError, match="were given to its caller"):
+            _ = pool.last.partial
+
+
+LAZY: dict[str, Callable[[distmap.Pool], Any]] = {
+    "imap": lambda pool: pool.imap(same, _many(), chunksize=10),
+    "imap_unordered": lambda pool: pool.imap_unordered(same, _many(), chunksize=10),
+    "executor map": lambda pool: pool.executor().map(same, _many(), chunksize=10),
+}
+
+
+@pytest.mark.parametrize("lazy", LAZY)
+def test_an_iterator_keeps_nothing_of_what_it_gave(local_pool: distmap.Pool, lazy: str) -> None:
+    """Each value belongs to the caller alone, in the middle of a chunk too."""
+    for value in LAZY[lazy](local_pool):
+        gone = weakref.ref(value)
+        del value
+        until(lambda gone=gone: gone() is None)
+    until(lambda: Counted.living == 0)
+
+
+def test_who_holds_a_job_holds_its_results(local_pool: distmap.Pool) -> None:
+    """The handle of a background call gives its result as often as wanted; `pool.last` is that handle meanwhile."""
+    job = local_pool.map_async(same, [1, 2], callback=None)
+    assert local_pool.last is job
+    assert job.result(10) == job.result(10) == [1, 2]
+    assert local_pool.last is job
+    assert dict(job.partial) == {0: 1, 1: 2}
+    del job
+    gc.collect()
+    assert local_pool.last is not None
+    assert local_pool.last.state == "done"
+    assert local_pool.last.stats["done"] == 2
+    # One whose result nobody has asked for yet is kept.
+    local_pool.map_async(same, [3])
+    assert local_pool.last.result(10) == [3]
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_what_was_not_returned_is_kept(local_pool: distmap.Pool, how: str, tmp_path: Path) -> None:
+    """A call that raised gave nothing, so `pool.last.partial` has it."""
+    gate = tmp_path / "gate"
+
+    def fn(x: int) -> float:
+        return 1 / x if x else 1 / (not held(str(gate)))
+
+    def steer() -> None:
+        until(lambda: local_pool.last is not None and local_pool.last.name == "fn" and local_pool.last.partial)
+        assert local_pool.last is not None
+        if how == "cancelled":
+            local_pool.last.cancel()
+        gate.touch()
+
+    local_pool.last = None
+    thread = threading.Thread(target=steer)
+    thread.start()
+    with pytest.raises((ZeroDivisionError, distmap.JobCancelled)):
+        local_pool.map(fn, [1, 0], chunksize=1)
+    thread.join(10)
+    last: Any = local_pool.last
+    assert last.state == how
+    assert last.partial == [(0, 1.0)]
