@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Frames of files in this folder are distmap's own and are not shown to users.
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: What a `__reduce__`, `__str__` or `__repr__` may raise to say that it does not work; KeyboardInterrupt is the user's.
+BROKEN = (Exception, SystemExit, GeneratorExit)
 _REPR = 200
 _MESSAGE = 2_000
 #: A traceback longer than this (runaway recursion through several functions) loses its middle.
@@ -66,7 +68,7 @@ def short_repr(obj: object) -> str:
     short.maxlevel = 4
     try:
         text = short.repr(obj)
-    except Exception:
+    except BROKEN:
         text = f"<{type(obj).__name__} whose repr fails>"
     text = " ".join(text.split())
     return text if len(text) <= _REPR else text[: _REPR - 3] + "..."
@@ -80,7 +82,7 @@ def type_name(kind: type[BaseException]) -> str:
 def describe(
     exc: BaseException,
     item: str,
-    dumps: Callable[[object], bytes] | None = None,
+    dumps: Callable[..., bytes] | None = None,
     traceback: TracebackType | None = None,
     *,
     sent: bool = True,
@@ -90,24 +92,28 @@ def describe(
     Args:
         exc: What was raised.
         item: Short repr of the item that it was raised for.
-        dumps: Pickles the exception; without it only the text travels.
+        dumps: Pickles the exception, with `careful=True` without those of its parts that do not come back; without it
+            only the text travels.
         traceback: Where it was raised, if not in `exc.__traceback__`.
         sent: Whether the item had been sent to a worker.
     """
     pickled = None
     if dumps is not None:
-        try:
-            pickled = dumps(exc)
-            # An exception whose __init__ takes other arguments than its `args` pickles but does not unpickle.
-            if type(_pickle.loads(pickled)) is not type(exc):
-                pickled = None
-        except Exception:
-            pickled = None
+        pickled = _round_trip(exc, dumps, careful=False) or _round_trip(exc, dumps, careful=True)
     try:
         message = str(exc)[:_MESSAGE]
-    except Exception:
-        message = "<message not available: str() of the exception fails>"
+    except BROKEN:
+        message = f"<str() of it fails; its arguments: {short_repr(BaseException.__reduce__(exc)[1])}>"
     return Failure(type_name(type(exc)), message, _format(exc, traceback or exc.__traceback__), pickled, item, sent)
+
+
+def _round_trip(exc: BaseException, dumps: Callable[..., bytes], *, careful: bool) -> bytes | None:
+    """The pickled exception, if it comes back as what it is."""
+    try:
+        pickled = dumps(exc, careful=careful)
+        return pickled if type(_pickle.loads(pickled)) is type(exc) else None
+    except BROKEN:
+        return None
 
 
 def _format(exc: BaseException, tb: TracebackType | None) -> str:
@@ -117,7 +123,7 @@ def _format(exc: BaseException, tb: TracebackType | None) -> str:
         report = TracebackException(type(exc), exc, tb, compact=True)
         _drop_own_frames(report)
         text = "".join(report.format())
-    except Exception:
+    except BROKEN:
         return type_name(type(exc))
     if len(text) > _TEXT:
         text = text[: _TEXT // 2] + "\n  [... cut ...]\n" + text[-_TEXT // 2 :]
@@ -178,7 +184,7 @@ def headline(failed: Failure | BaseException) -> str:
     else:
         try:
             message = str(failed)
-        except Exception:
+        except BROKEN:
             message = ""
         words = type_name(type(failed)) + (f": {message}" if message else "")
     first = words.strip().partition("\n")[0]
@@ -199,15 +205,23 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     if failure.pickled is not None:
         try:
             exc = _pickle.loads(failure.pickled)
-        except Exception:
+        except BROKEN:
             exc = None
     said = f"{failure.type}: {failure.message}" if failure.message else failure.type
     if not isinstance(exc, Exception) or isinstance(exc, _NEVER_RAISED):
         exc = remote = RemoteError(f"{said}\n\n{text}")
         remote._text = failure.text
     elif failure.sent:
-        exc.__cause__ = remote = RemoteError(f"\n{text}")
+        remote = RemoteError(f"\n{text}")
         remote._text = failure.text
+        # The text has the causes; as objects they are kept, but not shown a second time.
+        remote.__context__ = exc.__context__ if exc.__cause__ is None else exc.__cause__
+        remote.__suppress_context__ = True
+        if exc.__context__ is None:
+            exc.__context__ = exc.__cause__
+        exc.__cause__ = remote
+    else:  # the message has it
+        exc.__context__, exc.__cause__, exc.__suppress_context__ = exc.__cause__, None, True
     where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
     try:
         exc.add_note(f"item {index} ({failure.item}) {where}")
@@ -344,7 +358,7 @@ def failed_to_travel(what: str, exc: BaseException) -> PayloadError:
     """A PayloadError that says what did not pickle or unpickle; `exc` is its cause."""
     try:
         message = str(exc)[:_MESSAGE]
-    except Exception:
+    except BROKEN:
         message = "(its message is not available)"
     error = PayloadError(f"{what}: {type_name(type(exc))}: {message}")
     error.__cause__ = exc

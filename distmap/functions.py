@@ -16,7 +16,7 @@ from distmap.errors import PayloadError
 from distmap.failures import short_repr
 from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, place, stamps, unchanged
-from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, digest_of, dump_value, size
+from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, by_reference, digest_of, dump_value, size
 from distmap.surroundings import NOWHERE, Around
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
@@ -125,21 +125,10 @@ def _cells_of(fn: FunctionType) -> Iterator[tuple[str, CellType, object]]:
             continue
 
 
-def _by_reference(obj: FunctionType | type) -> bool:
-    """True if it is found in its module under its name, and that module is importable on the other side."""
-    module = obj.__module__
-    if type(module) is not str or "<locals>" in obj.__qualname__ or place(module) == "value":
-        return False
-    found: Any = sys.modules[module]
-    for name in obj.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is obj
-
-
 def _parts(obj: object) -> Iterator[tuple[str, object]]:
     """What is pickled along with an object, each with the words that name it."""
     if isinstance(obj, FunctionType):
-        if not _by_reference(obj):
+        if not by_reference(obj):
             for name, value in _globals_of(obj):
                 yield f"its global variable {name!r}", value
             for name, _, value in _cells_of(obj):
@@ -267,7 +256,7 @@ class _Entry:
         elif kind is FunctionType:
             self._note_function(value)  # type: ignore[arg-type]
         elif isinstance(value, type):
-            if not _by_reference(value):
+            if not by_reference(value):
                 raise _Mutable
             self._note_reference(value)
         elif kind is BuiltinFunctionType:
@@ -277,7 +266,7 @@ class _Entry:
             raise _Mutable
 
     def _note_function(self, fn: FunctionType) -> None:
-        if _by_reference(fn):
+        if by_reference(fn):
             self._note_reference(fn)
             return
         if any(known is fn for known, *_ in self.functions):

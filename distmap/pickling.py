@@ -9,18 +9,17 @@ cloudpickle. Imported by task processes: cloudpickle and hashlib only when neede
 from __future__ import annotations
 
 import _pickle
+import copyreg
 import io
 import os
 import sys
 from _thread import _local, allocate_lock, get_ident
 from _weakref import ref
-from _weakrefset import WeakSet
 from collections.abc import Callable
-from functools import lru_cache
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
-from distmap.failures import failed_to_travel
+from distmap.failures import BROKEN, failed_to_travel
 from distmap.light import Any, NamedTuple
 from distmap.modules import any_registered, imports_of_code, loaded, pack, place, registered
 from distmap.wire.messages import BlobKind
@@ -29,8 +28,8 @@ Buffer = bytes | bytearray | memoryview
 
 #: Buffers from this size travel out of band; below, one more part costs more than the copy (measured).
 OUT_OF_BAND = 32 << 10
-#: What a `__reduce__` may raise to say that its object does not travel; KeyboardInterrupt is the user's own.
-UNPICKLABLE = (Exception, SystemExit, GeneratorExit)
+#: What a `__reduce__` may raise to say that its object does not travel.
+UNPICKLABLE = BROKEN
 
 
 class Payload(NamedTuple):
@@ -208,7 +207,7 @@ def reload_values() -> None:
 class Needs:
     """Collects the local modules and the broadcast values that are mentioned while something is pickled."""
 
-    __slots__ = ("circular", "modules", "references", "values")
+    __slots__ = ("circular", "generator", "modules", "references", "values")
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
@@ -217,6 +216,8 @@ class Needs:
         self.values: dict[bytes, Blob] = {}
         #: Handles that were mentioned in the middle of their own pickling.
         self.circular: dict[bytes, Broadcast] = {}
+        #: Whether a random generator is among what was pickled.
+        self.generator = False
 
     def add(self, other: Needs) -> None:
         """Need what the other needs too."""
@@ -224,6 +225,7 @@ class Needs:
         self.references |= other.references
         self.values.update(other.values)
         self.circular.update(other.circular)
+        self.generator |= other.generator
 
     def blobs(self) -> tuple[Blob, ...]:
         for digest, handle in list(self.circular.items()):
@@ -253,24 +255,22 @@ def digest_of(*chunks: Buffer) -> bytes:
 Keep = Callable[[_pickle.PickleBuffer], Any]
 
 
-#: What functools.lru_cache makes pickles by name even in `__main__`, with cloudpickle too.
-_Cached = type(lru_cache(len))
-
-
-def _cache_again(fn: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    return lru_cache(**parameters)(fn)
-
-
 #: NumPy's own that its pickles bring back as something else: as another type, or without zeros at the end.
 _LOSSY = ("str_", "bytes_", "longlong", "ulonglong")
 
 
-def _reduce_number(number: Any, generic: Any) -> Any:
+def _is_lossy(kind: type) -> bool | None:
+    """Whether NumPy's own pickles of numbers of this type bring back something else; None if they are not NumPy's."""
+    generic = getattr(loaded("numpy"), "generic", None)
+    if generic is None or not issubclass(kind, generic) or kind.__reduce__ is not generic.__reduce__:
+        return None
+    return kind.__module__ != "numpy" or kind.__name__ in _LOSSY
+
+
+def _reduce_number(number: Any) -> Any:
     """A NumPy scalar: NumPy itself writes down the dtype only, so that a subclass would come back as its base."""
     kind = type(number)
     own = kind.__module__ == "numpy"
-    if (own and kind.__name__ not in _LOSSY) or kind.__reduce__ is not generic.__reduce__:
-        return NotImplemented
     base = next(base for base in kind.__mro__ if base.__module__ == "numpy")
     if isinstance(number, str):
         value: Any = str.__str__(number)
@@ -292,16 +292,88 @@ class _ByValue(Exception):
     """The C pickler met something that the other side cannot import."""
 
 
+# What a pickler does with the objects of one type.
+_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _NAMED = range(7)
+
+#: Random generators, by module and name of a class of theirs.
+_GENERATORS = {
+    ("random", "Random"),
+    ("numpy.random._generator", "Generator"),
+    ("numpy.random.mtrand", "RandomState"),
+    ("numpy.random.bit_generator", "BitGenerator"),
+}
+#: Those that belong to a module, whose functions are methods of theirs: every process has its own.
+_MODULES_OWN = (("random", "_inst"), ("numpy.random.mtrand", "_rand"))
+
+
+def is_generator(kind: type) -> bool:
+    """Whether objects of this type are random generators with a state of their own."""
+    names = {(base.__module__, base.__name__) for base in kind.__mro__}
+    return not names.isdisjoint(_GENERATORS) and ("random", "SystemRandom") not in names
+
+
+class _Kinds:
+    """What is done with the objects of which type: looked at once for each of what one Writer meets."""
+
+    def __init__(self) -> None:
+        # Not by the types themselves: a metaclass may forbid to hash them. They are kept, so that no number is reused.
+        self._found: dict[int, tuple[int, type]] = {}
+
+    def of(self, kind: type) -> int:
+        found = self._found.get(id(kind))
+        return self._look(kind) if found is None else found[0]
+
+    def _look(self, kind: type) -> int:
+        if issubclass(kind, (type, FunctionType)):
+            how = _DEFINED
+        elif kind is Broadcast:
+            how = _BROADCAST
+        elif issubclass(kind, BaseException):
+            how = _ERROR
+        elif is_generator(kind):
+            how = _GENERATOR
+        elif (lossy := _is_lossy(kind)) is not None:
+            how = _NUMBER if lossy else _PLAIN
+        elif (
+            kind in copyreg.dispatch_table
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+            or kind.__reduce__ is not object.__reduce__
+        ):
+            how = _NAMED  # perhaps
+        else:
+            how = _PLAIN
+        self._found[id(kind)] = how, kind
+        return how
+
+    def gave_no_name(self, kind: type) -> None:
+        """Objects of this type are not asked again, if what speaks for them is written in C: it knows no exceptions."""
+        says = (kind.__reduce_ex__, kind.__reduce__, copyreg.dispatch_table.get(kind))
+        if kind is not BuiltinFunctionType and not any(isinstance(method, FunctionType) for method in says):
+            self._found[id(kind)] = _PLAIN, kind
+
+
+def _modules_own(generator: object) -> Any:
+    for module, name in _MODULES_OWN:
+        if getattr(sys.modules.get(module), name, None) is generator:
+            from distmap.rebuild import find
+
+            return find, (module, name)
+    return None
+
+
 class _Guard(_pickle.Pickler):
     """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
 
-    def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs) -> None:
+    def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds) -> None:
         super().__init__(file, 5, buffer_callback=keep)
-        self.needs = needs
-        self.number = getattr(loaded("numpy"), "generic", None)
+        self.needs, self.kinds = needs, kinds
+        self.linked: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)):
+        how = self.kinds.of(type(obj))
+        if how == _PLAIN:
+            return NotImplemented
+        if how == _DEFINED:
             module = obj.__module__
             if type(module) is not str or "<locals>" in obj.__qualname__:
                 raise _ByValue
@@ -310,13 +382,58 @@ class _Guard(_pickle.Pickler):
                 raise _ByValue
             if where == "local":
                 self.needs.modules.add(module)
-        elif type(obj) is Broadcast:
+            return NotImplemented
+        if how == _BROADCAST:
             return obj.mention(self.needs)
-        elif type(obj) is _Cached and _by_value(obj):
+        if how == _ERROR:
+            from distmap.rebuild import reduce_error
+
+            return reduce_error(obj, self.linked)
+        if how == _GENERATOR:
+            own = _modules_own(obj)
+            self.needs.generator |= own is None
+            return own or NotImplemented
+        if how == _NUMBER:
+            return _reduce_number(obj)
+        make = copyreg.dispatch_table.get(type(obj))
+        reduced = obj.__reduce_ex__(5) if make is None else make(obj)
+        if type(reduced) is not str:
+            self.kinds.gave_no_name(type(obj))
+            return reduced
+        module = getattr(obj, "__module__", None)
+        # All of NumPy's functions say that they are of `numpy`, also those that other packages make.
+        if type(module) is str and module != "numpy" and place(module) == "reference":
+            return reduced
+        reduced = _found_by_name(obj, reduced, self.needs)
+        if reduced is None:
             raise _ByValue
-        elif self.number is not None and isinstance(obj, self.number):
-            return _reduce_number(obj, self.number)
-        return NotImplemented
+        return reduced
+
+
+def _found_by_name(obj: Any, name: str, needs: Needs) -> Any:
+    """How an object that gives only a name is found on the other side; None if it is not."""
+    from distmap.rebuild import find, home_of
+
+    home = home_of(obj, name)
+    if home is None or registered(home):
+        return None
+    where = place(home)
+    if where == "value":
+        return None
+    if where == "local":
+        needs.modules.add(home)
+    return name if home == getattr(obj, "__module__", None) else (find, (home, name))
+
+
+def by_reference(obj: Any) -> bool:
+    """True if a function or class is found in its module under its name, and that is importable on the other side."""
+    module = obj.__module__
+    if type(module) is not str or "<locals>" in obj.__qualname__ or place(module) == "value":
+        return False
+    found: Any = sys.modules[module]
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
 
 
 def _replaced(obj: Any) -> str | None:
@@ -335,10 +452,7 @@ def _replaced(obj: Any) -> str | None:
 
 
 def _by_value(obj: Any) -> bool:
-    module = getattr(obj, "__module__", None)
-    if type(module) is not str or "<locals>" in obj.__qualname__:
-        return True
-    return place(module) == "value" or registered(module)
+    return not by_reference(obj) or registered(obj.__module__)
 
 
 class Definitions:
@@ -374,56 +488,106 @@ def warm_up(busy: Callable[[], bool]) -> None:
         __import__(name)
 
 
-def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> _pickle.Pickler:
+def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds, definitions: Definitions | None) -> Any:
     """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
     global _cloud_type
     if _cloud_type is None:
         _cloud_type = _make_cloud_type()
-    pickler: _pickle.Pickler = _cloud_type(file, keep, needs, definitions)
-    return pickler
+    return _cloud_type(file, keep, needs, kinds, definitions)
 
 
 def _make_cloud_type() -> Any:
+    from collections import ChainMap
+    from functools import cached_property
     from importlib import import_module
+    from weakref import WeakKeyDictionary, WeakValueDictionary
 
     import cloudpickle
 
+    from distmap import rebuild
+
+    more = {
+        ref: rebuild.reduce_ref,
+        rebuild.Ref: rebuild.reduce_ref,
+        WeakKeyDictionary: rebuild.reduce_weak_mapping,
+        WeakValueDictionary: rebuild.reduce_weak_mapping,
+        cached_property: rebuild.reduce_cached_property,
+        _local: rebuild.reduce_local,
+    }
+
+    table = ChainMap(more, cloudpickle.Pickler.dispatch_table)
+
     class Cloud(cloudpickle.Pickler):  # type: ignore[misc]
-        def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, definitions: Definitions | None) -> None:
+        dispatch_table = table
+
+        def __init__(
+            self, file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds, definitions: Definitions | None
+        ) -> None:
             super().__init__(file, 5, keep)
-            self.needs, self.definitions = needs, definitions
-            self.number = getattr(loaded("numpy"), "generic", None)
+            self.needs, self.kinds, self.definitions = needs, kinds, definitions
+            self.linked: set[int] = set()
+            #: Whether an exception was met, and says which of its parts travel; without it all are to.
+            self.errors = False
+            self.travels: Callable[[object], bool] | None = None
 
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is Broadcast:
+            how = self.kinds.of(type(obj))
+            if how == _DEFINED:
+                return self.define(obj)
+            if how == _BROADCAST:
                 return obj.mention(self.needs)
-            if type(obj) is _Cached and _by_value(obj):
-                return _cache_again, (obj.__wrapped__, obj.cache_parameters())
+            if how == _ERROR:
+                self.errors = True
+                return rebuild.reduce_error(obj, self.linked, self.travels)
+            if how == _GENERATOR:
+                own = _modules_own(obj)
+                self.needs.generator |= own is None
+                return own or NotImplemented
+            if how == _NUMBER:
+                return _reduce_number(obj)
             home = _replaced(obj)
             if home is not None:
                 self.note(home)
-                return (import_module, (home,)) if sys.modules[home] is obj else NotImplemented
+                return import_module, (home,)
             if isinstance(obj, ModuleType):
                 self.note(obj.__name__)
-            elif isinstance(obj, FunctionType):
-                self.note(obj.__module__)
-                if _by_value(obj):
-                    package = obj.__globals__.get("__package__")
-                    self.needs.modules |= imports_of_code(obj.__code__, package if type(package) is str else "")
             elif isinstance(obj, CodeType):
                 # cloudpickle leaves out where the code stands (3.1.1), without which no traceback could show its lines.
                 make, args = self.dispatch_table[CodeType](obj)
                 return make, tuple(
                     "".join(obj.co_filename) if type(arg) is str and arg == "<dynamic-code>" else arg for arg in args
                 )
-            elif isinstance(obj, type):
-                self.note(obj.__module__)
-                if self.definitions is not None and _by_value(obj):
-                    return _definition, (self.definitions.index(obj),)
-                return _protect(obj, super().reducer_override(obj))
-            elif self.number is not None and isinstance(obj, self.number):
-                return _reduce_number(obj, self.number)
-            return super().reducer_override(obj)
+            elif isinstance(obj, MethodType) and rebuild.is_shell(obj.__self__) and obj.__name__ == "get_ipython":
+                return rebuild.find, (rebuild.__name__, "get_ipython")
+            elif rebuild.is_shell(obj):
+                raise PayloadError(rebuild.NO_SHELL)
+            elif how == _NAMED:
+                return self.named(obj)
+            return NotImplemented
+
+        def define(self, obj: Any) -> Any:
+            """A function or a class."""
+            home = _replaced(obj)
+            if home is not None:
+                self.note(home)
+                return NotImplemented
+            self.note(obj.__module__)
+            if isinstance(obj, FunctionType):
+                if _by_value(obj):
+                    package = obj.__globals__.get("__package__")
+                    self.needs.modules |= imports_of_code(obj.__code__, package if type(package) is str else "")
+                return super().reducer_override(obj)
+            if self.definitions is not None and _by_value(obj):
+                return _definition, (self.definitions.index(obj),)
+            return rebuild.reduce_class(obj, super().reducer_override(obj))
+
+        def named(self, obj: Any) -> Any:
+            """What may pickle by a name."""
+            make = self.dispatch_table.get(type(obj))
+            reduced = obj.__reduce_ex__(5) if make is None else make(obj)
+            if type(reduced) is not str:
+                return reduced
+            return _found_by_name(obj, reduced, self.needs) or rebuild.reduce_named(obj) or reduced
 
         def note(self, module: object) -> None:
             if type(module) is not str:
@@ -436,39 +600,6 @@ def _make_cloud_type() -> Any:
                 cloudpickle.register_pickle_by_value(sys.modules[module])
 
     return Cloud
-
-
-#: Classes that were defined in this process and travelled from it; a copy that comes back must not change them.
-_classes: WeakSet[type] = WeakSet()
-_foreign: WeakSet[type] = WeakSet()
-
-
-def _protect(cls: type, reduced: Any) -> Any:
-    """Keep cloudpickle from writing a class's travelled attributes over the original when it comes home.
-
-    cloudpickle finds the original class by its tracker id (so `isinstance` holds), but then sets every attribute
-    again: methods would lose their globals, class-level counters would jump back.
-    """
-    if not isinstance(reduced, tuple) or len(reduced) != 6 or reduced[5] is None:
-        return reduced
-    _remember_class(cls, home=True)
-    return (*reduced[:2], (reduced[5], reduced[2]), None, None, _update_class)
-
-
-def _remember_class(cls: type, *, home: bool) -> None:
-    if not home:
-        _foreign.add(cls)
-    elif cls not in _foreign:
-        _classes.add(cls)
-
-
-def _update_class(cls: type, state: tuple[Callable[[type, object], object], object]) -> type:
-    if cls in _classes:
-        return cls
-    setter, attributes = state
-    setter(cls, attributes)
-    _remember_class(cls, home=False)
-    return cls
 
 
 # --- one value --------------------------------------------------------------------------------------------------------
@@ -504,7 +635,8 @@ class Writer:
         self.needs = needs
         self.definitions = definitions
         self._aside = _Aside(out_of_band)
-        self._guard = _Guard(self.file, self._aside, needs)
+        self._kinds = _Kinds()
+        self._guard = _Guard(self.file, self._aside, needs, self._kinds)
         # What the user told cloudpickle to send by value, only cloudpickle knows.
         self._cloudy = any_registered()
 
@@ -518,24 +650,39 @@ class Writer:
         """Which of them the last pickle refers to."""
         return self._aside.used
 
-    def write(self, value: object) -> None:
-        """Append one pickle; `used` then names its buffers. If this raises, nothing was appended."""
+    def write(self, value: object, *, careful: bool = False) -> None:
+        """Append one pickle; `used` then names its buffers. If this raises, nothing was appended.
+
+        `careful`: parts of exceptions that do not come back are left behind. It is tried anyhow if all else fails.
+        """
         start = self.file.tell()
         self._aside.used = []
-        if not self._cloudy:
+        if not self._cloudy and not careful:
             try:
                 self._guard.clear_memo()
+                self._guard.linked.clear()
                 self._guard.dump(value)
                 return
             except UNPICKLABLE:
                 self._reset(start)
+        cloud = self._cloud()
         try:
-            _cloud(self.file, self._aside, self.needs, self.definitions).dump(value)
-        except BaseException:
+            if careful:
+                cloud.travels = _comes_back
+            cloud.dump(value)
+        except BaseException as exc:
             self._reset(start)
-            raise
+            if careful or not cloud.errors or not isinstance(exc, UNPICKLABLE):
+                raise
+            try:
+                self.write(value, careful=True)
+            except UNPICKLABLE:
+                raise exc from None
         # The next item is most likely of the same kind.
         self._cloudy = True
+
+    def _cloud(self) -> Any:
+        return _cloud(self.file, self._aside, self.needs, self._kinds, self.definitions)
 
     def _reset(self, start: int) -> None:
         self.file.seek(start)
@@ -557,8 +704,17 @@ def load_value(payload: Payload) -> Any:
     return _pickle.loads(payload[0], buffers=payload[1])
 
 
-def dump_small(value: object) -> bytes:
+def dump_small(value: object, *, careful: bool = False) -> bytes:
     """One value as plain bytes, everything in band (exceptions)."""
     writer = Writer(Needs(), out_of_band=sys.maxsize)
-    writer.write(value)
+    writer.write(value, careful=careful)
     return writer.file.getvalue()
+
+
+def _comes_back(part: object) -> bool:
+    """Whether a part of an exception survives a round trip by itself."""
+    try:
+        _pickle.loads(dump_small(part))
+    except UNPICKLABLE:
+        return False
+    return True

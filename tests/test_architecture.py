@@ -40,6 +40,7 @@ RINGS = {
     "output": 2,
     "payload": 2,
     "pickling": 2,
+    "rebuild": 2,
     "security": 2,
     "surroundings": 2,
     "blobs": 3,
@@ -65,7 +66,18 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"payload", "pickling", "functions", "modules", "finder", "extras", "execution", "failures", "surroundings"},
+    {
+        "payload",
+        "pickling",
+        "functions",
+        "modules",
+        "finder",
+        "extras",
+        "execution",
+        "failures",
+        "surroundings",
+        "rebuild",
+    },
     {"inputs", "batches"},
     {"job", "consume", "futures", "stream", "ending"},
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import pickle
 import sys
+import threading
 import traceback
 import types
 from pathlib import Path
@@ -103,22 +104,31 @@ def test_own_frames_are_dropped() -> None:
 
 @pytest.mark.parametrize("exc", [Picky(1, "by design"), Mute(), RuntimeError(lambda: None)])
 def test_exceptions_that_are_odd(exc: Exception) -> None:
-    """One that does not unpickle or print still makes a failure; the pickle is left out if it does not come back."""
+    """One whose `__init__` takes other arguments than its args, or that does not print, travels all the same."""
     failure = describe(exc, "", dump_small)
-    assert (failure.pickled is None) == isinstance(exc, Picky)
+    assert failure.pickled is not None
+    assert type(pickle.loads(failure.pickled)) is type(exc)
     assert failure.type.endswith(type(exc).__qualname__)
     assert failure.message
 
 
 def test_an_exception_that_does_not_pickle() -> None:
-    """Text only."""
+    """Without what does not travel, if that is a part of it; text only, if it is its class."""
     exc = ValueError("locked")
-    exc.lock = __import__("threading").Lock()  # type: ignore[attr-defined]
-    failure = describe(exc, "", dump_small)
+    exc.lock = threading.Lock()  # type: ignore[attr-defined]
+    error = revive(describe(exc, "", dump_small), index=3, worker="w", attempt=2)
+    assert type(error) is ValueError
+    assert "lock" in repr(vars(error)["lock"])
+    assert error.__notes__[0].startswith("does not pickle and was left behind: attribute 'lock' (<unlocked")
+
+    class Locked(ValueError):
+        lock = threading.Lock()
+
+    failure = describe(Locked("locked"), "", dump_small)
     assert failure.pickled is None
     error = revive(failure, index=3, worker="w", attempt=2)
     assert type(error) is RemoteError
-    assert str(error).startswith("ValueError: locked\n\n")
+    assert ".Locked: locked\n\n" in str(error)
 
 
 def test_runaway_recursion_is_cut() -> None:
