@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
+from distmap.checks import checked, is_whole, shown
 from distmap.nesting import cores as cores
 
 #: Files in this folder are distmap's own.
@@ -37,8 +38,7 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 def sort_out(workers: Workers, listen: str | None) -> Wanted:
     """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline."""
-    if listen is not None and not isinstance(listen, str):
-        raise TypeError(f'listen= takes an address such as "wss://0.0.0.0:8786"; got {listen!r}')
+    checked("listen", listen)
     if workers is None:
         return Wanted(0 if listen is not None else cores())
     many = workers if isinstance(workers, list | tuple) else [workers]
@@ -47,20 +47,19 @@ def sort_out(workers: Workers, listen: str | None) -> Wanted:
     local, urls, inline = 0, [], False
     executors: list[concurrent.futures.Executor] = []
     for one in many:
-        if isinstance(one, bool) or not isinstance(one, int | str | concurrent.futures.Executor):
-            raise TypeError(
-                f"Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; got {one!r}"
-            )
-        if isinstance(one, int):
-            if one < 1:
-                raise ValueError(f"a pool needs at least 1 slot; got {one}")
-            local += one
-        elif isinstance(one, concurrent.futures.Executor):
+        if isinstance(one, concurrent.futures.Executor):
             executors.append(one)
-        elif one == "inline":
-            inline = True
+        elif isinstance(one, str):
+            if one == "inline":
+                inline = True
+            else:
+                urls.append(one)
+        elif is_whole(one) and not isinstance(one, bool):
+            local += checked("slots", one)
         else:
-            urls.append(one)
+            raise TypeError(
+                f"Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; got {shown(one)}"
+            )
     return Wanted(local, tuple(urls), tuple(executors), inline)
 
 
@@ -70,15 +69,8 @@ def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> No
     Raises:
         TypeError, ValueError: one cannot be honoured; says why.
     """
-    if maxtasksperchild is not None:
-        if isinstance(maxtasksperchild, bool) or not isinstance(maxtasksperchild, int) or maxtasksperchild < 1:
-            raise ValueError(
-                f"maxtasksperchild must be a whole number of at least 1, or None; got {maxtasksperchild!r}"
-            )
-        if wanted.urls or wanted.executors or wanted.inline or not wanted.local:
-            raise ValueError(
-                "maxtasksperchild= is for slots of this machine; the processes of other workers are not ours"
-            )
+    if maxtasksperchild is not None and (wanted.urls or wanted.executors or wanted.inline or not wanted.local):
+        raise ValueError("maxtasksperchild= is for slots of this machine; the processes of other workers are not ours")
     if context is None:
         return
     method = getattr(context, "get_start_method", lambda: None)()
@@ -97,20 +89,17 @@ def variables(env: Mapping[str, str] | None, wanted: Wanted) -> dict[str, str]:
     Raises:
         TypeError, ValueError: it is not a mapping of text to text, or it cannot be honoured; says why.
     """
-    if env is None:
-        return {}
-    if not isinstance(env, Mapping) or not all(isinstance(text, str) for pair in env.items() for text in pair):
-        raise TypeError(f'env= takes names and values as text, such as {{"OMP_NUM_THREADS": "4"}}; got {env!r}')
-    if wanted.executors or wanted.inline:
+    taken: dict[str, str] = checked("env", env)
+    if env is not None and (wanted.executors or wanted.inline):
         raise ValueError("env= is for slots and workers of distmap; the processes of an executor are its owner's")
-    return dict(env)
+    return taken
 
 
 def positional_chunksize(iterables: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
     """`map(fn, iterable, 10)`: the third argument is chunksize in `multiprocessing.Pool`."""
-    if len(iterables) > 1 and (isinstance(iterables[-1], int) or iterables[-1] is None):
+    if len(iterables) > 1 and (iterables[-1] is None or is_whole(iterables[-1])):
         if iterables[-1] is not None:
-            options["chunksize"] = int(iterables[-1])
+            options["chunksize"] = iterables[-1]
         iterables = iterables[:-1]
     if not iterables:
         raise TypeError("map needs a function and at least one iterable")
@@ -184,7 +173,7 @@ def mp_arguments(
 def mp_positional(iterables: tuple[Any, ...], callback: Any, error_callback: Any) -> tuple[tuple[Any, ...], Any, Any]:
     """`map_async(fn, iterable, chunksize, callback, error_callback)` of `multiprocessing.Pool`."""
     tail = iterables[1:]
-    plain = all(one is None or isinstance(one, int) or (callable(one) and not hasattr(one, "__iter__")) for one in tail)
+    plain = all(one is None or is_whole(one) or (callable(one) and not hasattr(one, "__iter__")) for one in tail)
     if len(tail) > 1 and plain:
         callback, error_callback = tail[1] or callback, (tail[2] if len(tail) > 2 else None) or error_callback
         iterables = iterables[:1] if tail[0] is None else iterables[:2]

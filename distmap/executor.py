@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from distmap.checks import WAIT, checked
 from distmap.failures import HIDDEN
 
 
@@ -71,6 +72,8 @@ class PoolExecutor(concurrent.futures.Executor):
         """
         if self._down:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        timeout, chunksize = checked("timeout", timeout, WAIT), checked("chunksize", chunksize)
+        buffersize = checked("buffersize", buffersize)
         end = None if timeout is None else time.monotonic() + timeout
         size = None if chunksize == 1 else chunksize
         if buffersize is not None:

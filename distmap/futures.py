@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
+from distmap.checks import WAIT, checked
 from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
@@ -102,6 +103,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
     @gate
     def result(self, timeout: float | None = None) -> Any:
         """The function's result, or its own exception raised."""
+        timeout = checked("timeout", timeout, WAIT)
         error: BaseException | None = None
         try:
             value = super().result(timeout)
@@ -120,6 +122,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The function's exception, None if it had none."""
+        timeout = checked("timeout", timeout, WAIT)
         error = super().exception(timeout)
         if error is None:
             value = super().result(0)
@@ -146,6 +149,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is done, at most `timeout` seconds."""
+        timeout = checked("timeout", timeout, WAIT)
         concurrent.futures.wait([self], timeout)
 
     def ready(self) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from distmap.checks import WAIT, checked
 from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
@@ -169,7 +170,7 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is over, at most `timeout` seconds; returns whether it is."""
-        return self._over.wait(timeout)
+        return self._over.wait(checked("timeout", timeout, WAIT))
 
     @gate
     def result(self, timeout: float | None = None) -> Any:
@@ -183,6 +184,7 @@ class Job:
             KeyboardInterrupt: the wait was interrupted; the job is then cancelled.
             Exception: the first item's own exception, as `map` raises it.
         """
+        timeout = checked("timeout", timeout, WAIT)
         try:
             over = self._over.wait(timeout)
         except KeyboardInterrupt:

@@ -1,14 +1,15 @@
 """The options that every map-like call takes, with one meaning everywhere.
 
-Owns their names, defaults and checks.
+Owns their names and defaults; `checks.py` has the rules for their values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from distmap.checks import checked, function
 from distmap.core.events import OnError
 from distmap.core.progress import Snapshot
 
@@ -52,21 +53,12 @@ class MapOptions:
     output: bool | Literal["item"] = True
 
     def __post_init__(self) -> None:
-        _whole("chunksize", self.chunksize, 1)
-        _whole("total", self.total, 0)
-        _whole("retries", self.retries, 0)
-        _whole("seed", self.seed, 0)
-        _whole("priority", self.priority, None)
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {self.timeout!r}")
-        if self.on_error not in ("raise", "return", "skip"):
-            raise ValueError(f'on_error must be "raise", "return" or "skip"; got {self.on_error!r}')
-        if isinstance(self.tags, str):
-            raise TypeError(f"tags must be a collection of strings, such as [{self.tags!r}]; got the string itself")
-        if not (self.progress is None or isinstance(self.progress, bool) or callable(self.progress)):
-            raise TypeError(f"progress must be True, False or a callable that takes a snapshot; got {self.progress!r}")
-        if not (isinstance(self.output, bool) or self.output == "item"):
-            raise ValueError(f'output must be True, False or "item"; got {self.output!r}')
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not field.default:
+                object.__setattr__(self, field.name, checked(field.name, value))
+        if callable(self.progress):
+            function("progress", self.progress)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> MapOptions:
@@ -76,14 +68,3 @@ class MapOptions:
             if name not in known:
                 raise TypeError(f"unknown option {name!r}; the options are {', '.join(known)}")
         return cls(**options)
-
-
-def _whole(name: str, value: Any, least: int | None) -> None:
-    if value is None:
-        return
-    try:
-        number = value.__index__()
-    except AttributeError:
-        raise TypeError(f"{name} must be a whole number; got {value!r}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}; got {value!r}")

@@ -27,6 +27,7 @@ from distmap.arguments import (
     tell_of_columns,
     variables,
 )
+from distmap.checks import WAIT, checked, function, functions
 from distmap.nesting import depth, importing
 from distmap.portal import Portal
 from distmap.traces import gate
@@ -140,13 +141,17 @@ class Pool:
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
-        wanted = sort_out(workers if processes is None else processes, listen)
-        mp_options(wanted, maxtasksperchild, context)
-        self._tasks = maxtasksperchild
-        self._token = token
+        wanted = sort_out(workers if processes is None else checked("processes", processes), listen)
+        self._tasks = checked("maxtasksperchild", maxtasksperchild)
+        mp_options(wanted, self._tasks, context)
+        self._token = checked("token", token)
         self._added = variables(env, wanted)
-        self._setup = None if initializer is None else (initializer, tuple(initargs))
+        functions(initializer=initializer)
+        given = checked("initargs", initargs)
+        self._setup = None if initializer is None else (initializer, given)
+        connect_timeout = checked("connect_timeout", connect_timeout)
         self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
+        tls = checked("tls_cert", tls_cert), checked("tls_key", tls_key)
         self._members_changed = threading.Condition()
         self._lock = threading.Lock()
         self._beginning = threading.RLock()
@@ -156,7 +161,7 @@ class Pool:
         self._how_closed = "closed"
 
         def begin() -> None:
-            self._begin(wanted, listen, (tls_cert, tls_key))
+            self._begin(wanted, listen, tls)
 
         if importing() is None:
             begin()
@@ -396,6 +401,8 @@ class Pool:
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
+        function("reduce", reduce)
+        functions(combine=combine)
         self._ensure_workers()
         consumer = Fold(chosen.on_error, reduce, EMPTY if initial is ... else initial)
         # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
@@ -423,8 +430,7 @@ class Pool:
         from distmap.options import MapOptions
 
         chosen = MapOptions.of(options)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size!r}")
+        batch_size = checked("batch_size", batch_size)
         self._ensure_workers()
         slots = sum(member.info.slots for member in self._members())
         source = from_batches(data, batch_size, slots)
@@ -460,6 +466,7 @@ class Pool:
         """As `apply`, but returns at once, what `submit` returns: a `concurrent.futures.Future` that can be awaited and
         also has the methods of `multiprocessing.pool.AsyncResult`. Callbacks are called in a thread of the pool.
         """
+        functions(callback=callback, error_callback=error_callback)
         before = None
         if callback is not None or error_callback is not None:
 
@@ -593,6 +600,7 @@ class Pool:
             NoWorkers: they did not come in time; the message says what was tried.
         """
         self._check_open()
+        n, timeout = checked("n", n), checked("timeout", timeout, WAIT)
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         while len(found := self.workers) < n:
@@ -856,15 +864,13 @@ class Pool:
         from distmap.functions import dump_code
 
         self._check_open()
-        if not callable(fn):
-            raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
+        function("the first argument", fn)
         return dump_code(fn, style=style, setup=self._setup, around=self._watch.look(), **rest)
 
     def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
         if self._closed or os.getpid() != self._pid:
             self._check_open()
-        if not callable(fn):
-            raise TypeError(f"the first argument must be a function; got {type(fn).__name__}")
+        function("the first argument", fn)
         return self._codes.get(fn, "call", self._watch.look()), name_of(fn)
 
     def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
@@ -888,6 +894,7 @@ class Pool:
         from distmap.consume import Collect
         from distmap.options import MapOptions
 
+        functions(callback=callback, error_callback=error_callback)
         iterables = positional_chunksize(iterables, options)
         chosen = MapOptions.of(options)
         if len(iterables) > 1:
@@ -913,8 +920,7 @@ class Pool:
 
         iterables = positional_chunksize(iterables, options)
         chosen = MapOptions.of(options)
-        if buffer is not None and buffer < 1:
-            raise ValueError(f"buffer must be at least 1 item; got {buffer!r}")
+        buffer = checked("buffer", buffer)
         code = self._code(fn, "star" if len(iterables) > 1 else "one", seed=chosen.seed)
         source = self._source(iterables)
         call = "imap" if gather == "ordered" else "imap_unordered"

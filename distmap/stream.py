@@ -16,6 +16,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from distmap.checks import WAIT, checked
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
@@ -118,6 +119,8 @@ class StreamJob(Job):
             StopIteration: that was all.
         """
         __tracebackhide__ = HIDDEN
+        if timeout is not None:
+            timeout = checked("timeout", timeout, WAIT)
         return self._next(self._run.take(), timeout)
 
     def _next(self, found: Any, timeout: float | None = None) -> Any:

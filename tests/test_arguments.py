@@ -31,7 +31,7 @@ def test_other_forms_are_refused(bad):
 
 def test_no_slots_are_refused():
     """A pool of nothing could never finish."""
-    with pytest.raises(ValueError, match="at least 1 slot; got 0"):
+    with pytest.raises(ValueError, match="slots must be a whole number of at least 1; got 0"):
         sort_out(0, None)
 
 

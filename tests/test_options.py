@@ -10,11 +10,11 @@ from distmap.options import MapOptions
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"chunksize": 0}, ValueError, "chunksize must be at least 1"),
-        ({"chunksize": 1.5}, TypeError, "chunksize must be a whole number"),
-        ({"retries": -1}, ValueError, "retries must be at least 0"),
-        ({"timeout": 0}, ValueError, "timeout must be more than 0"),
-        ({"on_error": "ignore"}, ValueError, "on_error must be"),
+        ({"chunksize": 0}, ValueError, "chunksize must be a whole number of at least 1, or None; got 0"),
+        ({"chunksize": 1.5}, TypeError, "chunksize must be a whole number of at least 1, or None; got 1.5"),
+        ({"retries": -1}, ValueError, "retries must be a whole number of at least 0; got -1"),
+        ({"timeout": 0}, ValueError, "timeout must be a number of seconds above 0, or None; got 0"),
+        ({"on_error": "ignore"}, ValueError, 'on_error must be "raise", "return" or "skip"; got'),
         ({"tags": "gpu"}, TypeError, "tags must be a collection"),
         ({"progress": 3}, TypeError, "progress must be"),
         ({"chunk_size": 3}, TypeError, "unknown option 'chunk_size'; the options are chunksize"),

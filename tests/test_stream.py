@@ -57,7 +57,7 @@ def test_buffer_bounds_items(pool):
     assert next(results) == 0
     assert len(pulled) <= 4
     assert list(results) == list(range(1, 100))
-    with pytest.raises(ValueError, match="buffer must be at least 1"):
+    with pytest.raises(ValueError, match="buffer must be a whole number of at least 1, or None; got 0"):
         pool.imap(abs, [1], buffer=0)
 
 

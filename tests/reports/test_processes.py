@@ -232,7 +232,7 @@ def test_variables_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("env", [{"A": 1}, ["A"], {1: "a"}], ids=["number", "list", "key"])
 def test_variables_that_are_none(env: Any) -> None:
     """What is no text is refused by name."""
-    with pytest.raises(TypeError, match="env= takes names and values as text"):
+    with pytest.raises(TypeError, match="env must be a dict of names and values as text"):
         distmap.Pool(1, env=env)
 
 
