@@ -65,6 +65,10 @@ class Limits(NamedTuple):
     #: Entries of a package's folder in which compiled modules are looked for.
     package_files: int = 10_000
 
+    # leaving
+    #: A task process that is told to leave has so long for its exit functions (atexit, threads, multiprocessing).
+    leave_seconds: float = 1.0
+
     # cancelling
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5

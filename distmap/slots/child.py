@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # it is not in typeshed
 import _socket
+import atexit
 import faulthandler
 import gc
 import itertools
@@ -19,6 +20,7 @@ from _weakref import ref
 from types import FrameType
 
 from distmap.execution import Runner, interruptible
+from distmap.light import Any
 from distmap.nesting import FOLDER
 from distmap.output import Spout, install
 from distmap.payload import Payload
@@ -48,19 +50,28 @@ _PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> None:
-    """`argv`: the socket, the cells (both descriptors), process id of the parent, bytes of spare segments."""
+    """`argv`: the socket, the cells (both descriptors), process id of the parent, bytes of spare segments, and the
+    seconds in which to leave.
+    """
     parent, spare = int(argv[2]), int(argv[3])
     die_with(parent)
+    # Kept to the end: what tasks left in it is still there for their exit functions.
+    child = _child(argv, spare)
+    child.serve()
+    _leave(parent, float(argv[4]))
+
+
+def _child(argv: list[str], spare: int) -> Child:
     if sys.platform == "win32":
         # See start.py: nothing can be passed but by way of standard input and a name.
         import socket
 
-        Child(socket.fromshare(sys.stdin.buffer.read()), lanes(argv[1]), spare, []).serve()
+        return Child(socket.fromshare(sys.stdin.buffer.read()), lanes(argv[1]), spare, [])
     sock = _socket.socket(fileno=_out_of_the_way(int(argv[0])))
     log = _out_of_the_way(int(argv[1]))
     seek_log(log)
     faulthandler.enable(log, all_threads=False)
-    Child(sock, lanes(log), spare, [_copy(fd) for fd in (1, 2)]).serve()
+    return Child(sock, lanes(log), spare, [_copy(fd) for fd in (1, 2)])
 
 
 def die_with(parent: int) -> None:
@@ -154,7 +165,6 @@ class Child:
                 break  # the parent is gone, or a task closed our socket
             except KeyboardInterrupt:
                 pass  # came between the end of an attempt and our noticing it
-        _leave()
 
     def _handle(self, message: Message, parts: list[bytearray | Ref]) -> None:
         match message:
@@ -332,7 +342,35 @@ def _flush() -> None:
             pass  # a task closed or replaced it
 
 
-def _leave() -> None:
-    # Not by way of atexit and the interpreter's end: nothing of a task may hold up the end of its process.
-    _flush()
+def _leave(parent: int, seconds: float) -> None:
+    """End this process in order: what was registered for its end runs first, for so long at most."""
+    if os.name == "posix":
+        if os.getppid() != parent:
+            os._exit(0)  # nobody waits for it
+        # Not by a handler in Python: what holds up the end may hold up that too.
+        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+        _signal.setitimer(_signal.ITIMER_REAL, seconds)
+    # As the interpreter does at its end, in the same order. The end itself is not for us: it takes modules apart.
+    for function in (_end_threads, atexit._run_exitfuncs, _end_trackers, _flush):
+        try:
+            function()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
     os._exit(0)
+
+
+def _end_threads() -> None:
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+
+
+def _end_trackers() -> None:
+    """Let those who track named resources of this process (multiprocessing's, loky's) remove what it left.
+
+    They would do so by themselves once it has ended, but then they are ended with everything else that it started.
+    """
+    for name in [name for name in sys.modules if name.endswith(".resource_tracker")]:
+        tracker: Any = getattr(sys.modules[name], "_resource_tracker", None)
+        if getattr(tracker, "_pid", None) is not None:  # else it is another process's
+            tracker._stop()

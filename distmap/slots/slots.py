@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
 from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
@@ -39,7 +40,7 @@ _LOOK_AGAIN, _LOOK_SELDOM = 0.002, 0.1
 _FREE_DEATHS, _FIRST_REST, _LONGEST_REST = 2, 0.1, 5.0
 #: What was interrupted and has not ended is interrupted again so often.
 _INSIST = 0.1
-#: All processes leave by themselves within this, or are killed.
+#: What still runs may go on so long, where it may; and so long the kernel may take to end what was killed.
 _CLOSING = 1.0
 #: Shared memory kept warm for the next parts: so much in all, and at least so much per slot and direction.
 _SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
@@ -255,7 +256,8 @@ class Slots:
         self._loop.remove_reader(process.sock)
         # What runs now is what ended the socket; a process that lives on may run other items meanwhile.
         slot.at_end = slot.running()
-        self._loop.call_later(_LINGER, self._linger, slot, process)
+        # One that retires has its exit functions to run.
+        self._loop.call_later(LIMITS.leave_seconds if slot.retiring else _LINGER, self._linger, slot, process)
         if process.pidfd < 0:
             self._collect(slot, process)
 
@@ -353,7 +355,7 @@ class Slots:
     # --- closing -------------------------------------------------------------------------------------------------
 
     async def close(self, *, now: bool) -> None:
-        """Let every process leave, and end what does not.
+        """Let every process leave, and end what does not. Those that run nothing have time for their exit functions.
 
         Args:
             now: kill what still runs. False: what runs may go on for at most a second; reports are still told.
@@ -365,6 +367,7 @@ class Slots:
         while not now and self.busy and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         self._shut()
+        deadline = time.monotonic() + LIMITS.leave_seconds
         while self._left() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         self.stop()

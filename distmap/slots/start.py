@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from distmap.core.limits import LIMITS
 from distmap.nesting import cores
 from distmap.nesting import environment as nested
 from distmap.slots.cells import anonymous_cells, clear, lanes
@@ -71,7 +72,7 @@ def start(env: Mapping[str, str], path: Sequence[str], spare: int) -> Started:
     """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    words = [str(os.getpid()), str(spare), "\n".join(path)]
+    words = [str(os.getpid()), str(spare), str(LIMITS.leave_seconds), "\n".join(path)]
     try:
         with theirs:
             started = _start_windows(theirs, words, env) if os.name == "nt" else _start_posix(theirs, words, env)

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,14 @@ import distmap
 from distmap.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until `happened()` is true; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        threading.Event().wait(0.005)
 
 
 @pytest.fixture
@@ -258,3 +269,109 @@ FLAGS = """
 def test_flags_of_the_interpreter(flags: list[str], tmp_path: Path) -> None:
     """What the calling interpreter was started with holds in its slots too, as in multiprocessing."""
     assert run(FLAGS, *flags, cwd=tmp_path).startswith("True")
+
+
+# --- the end of a task process ---------------------------------------------------------------------------------------
+
+
+def leave_traces(folder: str) -> None:
+    """Register one thing of each kind that Python runs at the end of a process; each writes a file of its name."""
+    import atexit
+    import concurrent.futures
+    import multiprocessing.util
+    import threading
+    import time
+
+    def trace(name: str, after: float = 0.0) -> None:
+        time.sleep(after)
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(str(os.getpid()))
+
+    atexit.register(trace, "atexit")
+    multiprocessing.util.Finalize(None, trace, ["finalize"], exitpriority=1)
+    threading.Thread(target=trace, args=["thread", 0.1]).start()
+    concurrent.futures.ThreadPoolExecutor(1).submit(trace, "executor", 0.1)
+
+
+TRACES = ["atexit", "executor", "finalize", "thread"]
+
+
+def closed_by_with(folder: str) -> None:
+    with distmap.Pool(1) as pool:
+        pool.map(leave_traces, [folder])
+
+
+def closed_and_joined(folder: str) -> None:
+    pool = distmap.Pool(1)
+    pool.map(leave_traces, [folder])
+    pool.close()
+    pool.join()
+
+
+def terminated(folder: str) -> None:
+    pool = distmap.Pool(1)
+    pool.map(leave_traces, [folder])
+    pool.terminate()
+
+
+def recycled(folder: str) -> None:
+    with distmap.Pool(1, maxtasksperchild=1) as pool:
+        pool.map(leave_traces, [folder])
+        assert set(*pool.map(os.listdir, [folder])) == set(TRACES)  # the next process begins after that
+
+
+def of_a_worker(folder: str) -> None:
+    with WorkerProcess("--port", "0", "--slots", "1") as worker:
+        with distmap.Pool(worker.url) as pool:
+            pool.map(leave_traces, [folder])
+        until(lambda: len(os.listdir(folder)) == len(TRACES))
+
+
+@pytest.mark.parametrize("end", [closed_by_with, closed_and_joined, terminated, recycled, of_a_worker])
+def test_a_task_process_ends_in_order(end: Callable[[str], None], tmp_path: Path) -> None:
+    """What tasks registered for the end of their process runs before it ends, whichever way it is told to leave."""
+    end(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == TRACES
+
+
+def test_an_exit_function_that_hangs(tmp_path: Path) -> None:
+    """It is bounded: the process is ended, and with it what keeps the interpreter to itself."""
+
+    def hang(folder: str) -> int:
+        import atexit
+        import time
+
+        def trace() -> None:
+            with open(f"{folder}/begun", "w"):
+                time.sleep(600)
+
+        atexit.register(trace)
+        return os.getpid()
+
+    with distmap.Pool(1) as pool:
+        [pid] = pool.map(hang, [str(tmp_path)])
+    assert os.listdir(tmp_path) == ["begun"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="looks at the shared memory of Linux")
+def test_nothing_named_is_left(needs: Callable[[bool, str], None]) -> None:
+    """Semaphores, folders and shared memory that libraries make inside a task are gone with the pool."""
+    needs(find_spec("joblib") is not None, "joblib")
+
+    def use(x: int) -> int:
+        import warnings
+        from multiprocessing import shared_memory
+
+        import joblib
+
+        warnings.simplefilter("ignore")
+        shared_memory.SharedMemory(create=True, size=100)  # never unlinked
+        return sum(joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(i) for i in range(x)))
+
+    before = set(os.listdir("/dev/shm"))
+    with distmap.Pool(2) as pool:
+        assert pool.map(use, [2, 3], chunksize=1) == [1, 3]
+        assert set(os.listdir("/dev/shm")) > before
+    assert set(os.listdir("/dev/shm")) == before
