@@ -230,7 +230,8 @@ class DumpedItem(NamedTuple):
 
     pickled: bytes
     buffers: tuple[bytearray, ...] = ()
-    needs: Needs | None = None
+    #: Made by whoever pushes it: to find local modules takes a while, and happens in no loop.
+    blobs: tuple[Blob, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -255,7 +256,7 @@ def dump_item(item: Any) -> DumpedItem:
     return DumpedItem(
         writer.file.getvalue(),
         tuple(bytearray(writer.buffers[at]) for at in writer.used),
-        needs if needs.modules or needs.values else None,
+        needs.blobs(),
     )
 
 
@@ -270,15 +271,15 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
     ends = list(accumulate(map(len, pickles), initial=1))
     buffers: list[Buffer] = []
     used: dict[int, list[int]] = {}
-    needs = Needs()
+    blobs: dict[bytes, Blob] = {}
     for at, item in enumerate(items):
         if item.buffers:
             used[at] = list(range(len(buffers), len(buffers) + len(item.buffers)))
             buffers += item.buffers
-        if item.needs is not None:
-            needs.add(item.needs)
+        for blob in item.blobs:
+            blobs[blob.digest] = blob
     head = b"".join([b"i", *pickles, _pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
-    return Payload(head, tuple(buffers)), needs.blobs()
+    return Payload(head, tuple(buffers)), tuple(blobs.values())
 
 
 def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:

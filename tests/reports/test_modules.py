@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -411,3 +413,33 @@ def test_only_what_is_reached_travels(
         local_pool.map(importlib.import_module(f"{name}.used").f, [1])
     (line,) = [record.getMessage() for record in caplog.records if "modules that travel" in record.getMessage()]
     assert line.endswith(f"kB in all: {name}, {name}.used")
+
+
+# --- where they are read ----------------------------------------------------------------------------------------------
+
+
+def test_local_modules_are_not_read_on_the_loop(pool: distmap.Pool, beside: Write) -> None:
+    """Files are looked at, read and parsed by whoever calls, for items of local classes too, never by the loop."""
+    files = {"~/__init__.py": "from .part import Thing", "~/part.py": "class Thing:\n    k = 3", "~/x.txt": ""}
+    calls: list[Callable[[Callable[[Any], int], Any], object]] = [
+        lambda fn, item: pool.apply(fn, (item,)),
+        lambda fn, item: pool.map(fn, [item])[0],
+        lambda fn, item: pool.map_async(fn, [item]).get()[0],
+        lambda fn, item: next(pool.imap(fn, [item])),
+    ]
+    # Each call has a module of its own, which nobody has read yet.
+    things = [importlib.import_module(_fresh(beside, files)).Thing for _ in calls]
+    seen: set[str] = set()
+    watching = [True]
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if watching and (event == "compile" or (event == "open" and "/mod" in str(args[0]))):
+            seen.add(threading.current_thread().name)
+
+    sys.addaudithook(watch)
+    try:
+        assert [call(lambda x: x.k, thing()) for call, thing in zip(calls, things, strict=True)] == [3] * 4
+    finally:
+        watching.clear()
+    assert "MainThread" in seen, "nothing was read: the test looks in the wrong place"
+    assert "distmap" not in seen
