@@ -62,7 +62,7 @@ from distmap.errors import JobCancelled, PoolClosed
 from distmap.functions import Code
 from distmap.pickling import Blob, Payload, size
 from distmap.surroundings import Around
-from distmap.wire.messages import Output, Report, Task
+from distmap.wire.messages import NOTICE, Output, Report, Task
 
 if TYPE_CHECKING:
     from distmap.views.outlet import Outlet
@@ -218,6 +218,13 @@ class Record:
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     setbacks: int = 0
+    #: Lines for whoever made the call, each with the workers that say so.
+    notices: dict[str, list[str]] = field(default_factory=dict)
+
+    def notice(self, line: str, worker: str) -> None:
+        """Keep a line; so many of them, as a worker may say anything."""
+        if worker not in self.notices.get(line, ()) and len(self.notices) < MOST_SETBACKS:
+            self.notices.setdefault(line, []).append(worker)
 
     def let_go(self) -> None:
         """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
@@ -483,13 +490,16 @@ class Driver:
         if held is None or held[2] != worker or member is None:
             return  # of an attempt that was given up: it is run again, and prints again
         record, chunk, *_ = held
+        text, pieces, lo = bytes(parts[0]) if parts else b"", [], 0
+        for at, stream, length in output.pieces:
+            if stream == NOTICE:
+                record.notice(text[lo : lo + length].decode(errors="replace"), member.info.name)
+            else:
+                pieces.append((at, stream, text[lo : lo + length]))
+            lo += length
         outlet, place = record.outlet, record.chunks.get(chunk)
         if outlet is None:
             return
-        text, pieces, lo = bytes(parts[0]) if parts else b"", [], 0
-        for at, stream, length in output.pieces:
-            pieces.append((at, stream, text[lo : lo + length]))
-            lo += length
         start = None if place is None else place.start
         if outlet.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
             record.sink(Printed())

@@ -12,6 +12,7 @@ from time import perf_counter
 from types import FrameType
 
 from distmap.errors import PayloadError
+from distmap.extras import differences
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.finder import Shelf
 from distmap.light import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from distmap.pickling import (
     reload_values,
 )
 from distmap.surroundings import Turn
-from distmap.wire.messages import BlobKind, Refused, Report, Task
+from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Task
 
 if TYPE_CHECKING:
     import numpy
@@ -50,7 +51,7 @@ _LOOK = 0.001
 _TINY, _STRETCH = 1e-6, 8
 
 Cells = MutableSequence[int] | memoryview
-Emit = Callable[[Report | Refused, Payload], None]
+Emit = Callable[[Report | Refused | Output, Payload], None]
 
 
 class _Carried(Exception):
@@ -86,6 +87,8 @@ class Runner:
         self._shelf = Shelf(folder)
         self._turn = Turn()
         self._installed: set[bytes] = set()
+        #: What was said of the versions in extras, by their digests.
+        self._differences: dict[bytes, list[str]] = {}
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
         """Keep a payload; it is loaded when a task first needs it."""
@@ -107,7 +110,7 @@ class Runner:
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
             return
         try:
-            code = self._load(task)
+            code = self._load(task, emit)
             items = Items([payload[0], *payload[1]])
         except KeyboardInterrupt:
             if self._inline:
@@ -128,13 +131,16 @@ class Runner:
         if interrupted and self._inline:
             raise KeyboardInterrupt
 
-    def _load(self, task: Task) -> _Code:
+    def _load(self, task: Task, emit: Emit) -> _Code:
         for digest in task.needs:
             kind, payload = self._get(digest)
             if kind == "surroundings":
                 self._turn.to(digest, payload)
             elif kind in ("modules", "extras") and digest not in self._installed and not is_own(digest):
-                if (self._shelf.install if kind == "modules" else self._shelf.add)(load_value(payload)):
+                sent = load_value(payload)
+                if kind == "extras":
+                    self._differences[digest] = differences(sent.versions)
+                if self._shelf.install(sent) if kind == "modules" else self._shelf.add(sent):
                     # What was loaded holds on to the old modules.
                     self._codes.clear()
                     self._unloadable.clear()
@@ -143,6 +149,8 @@ class Runner:
                 self._installed.add(digest)
         code = self._codes.get(task.code)
         if code is None:
+            # First, as they may be why it does not load.
+            self._tell([line for digest in task.needs for line in self._differences.get(digest, ())], task, emit)
             payload = self._get(task.code)[1]
             try:
                 code = self._codes[task.code] = _Code(payload)
@@ -151,6 +159,12 @@ class Runner:
                 self._unloadable[task.code] = describe(exc, "", dump_small)
                 raise
         return code
+
+    def _tell(self, lines: list[str], task: Task, emit: Emit) -> None:
+        if lines:
+            texts = [line.encode() for line in lines]
+            pieces = tuple([(-1, NOTICE, len(text)) for text in texts])
+            emit(Output(task.slot, task.attempt, 0, pieces), Payload(b"".join(texts)))
 
     def _shares(self, task: Task) -> bool:
         """Whether something that the task was sent lies in memory that other slots read too."""

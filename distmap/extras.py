@@ -22,6 +22,8 @@ _NO_DATA = (".py", ".pyc", ".pyo", ".pyd")
 _NO_FOLDERS = ("__pycache__", "node_modules")
 _NO_FOLDER_ENDS = (".egg-info", ".dist-info")
 
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
 Stamps = list[tuple[str | None, object]]
 
 
@@ -165,9 +167,9 @@ _all: Mapping[str, list[str]] | None = None
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:
-    """The distributions that modules belong to, with their versions."""
+    """The distributions that top-level modules belong to, with their versions."""
     found = {}
-    for top in sorted({name.partition(".")[0] for name in modules}):
+    for top in sorted(modules):
         if top not in _distributions:
             _distributions[top] = None if top in sys.stdlib_module_names else _distribution(top)
         if (known := _distributions[top]) is not None:
@@ -188,6 +190,23 @@ def _distribution(top: str) -> tuple[str, str] | None:
     for name in _all.get(top, ()):
         return name, metadata.version(name)
     return None
+
+
+def warn(notices: Mapping[str, list[str]]) -> None:
+    """Warn of other versions, once for a call, at the line of the user that is waiting for it."""
+    if not notices:
+        return
+    import warnings
+
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    said = "; ".join(f"{line} {', '.join(workers)}" for line, workers in notices.items())
+    warnings.warn(
+        f"{said}: results may differ from those here, or not unpickle; install the same version on both sides",
+        UserWarning,
+        stacklevel=level,
+    )
 
 
 def differences(wanted: Mapping[str, str]) -> list[str]:

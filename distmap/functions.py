@@ -80,7 +80,7 @@ def _build(content: tuple[Any, ...], around: Around, *, exact: bool = False) -> 
         raise PayloadError(f"function {name_of(fn)} cannot be sent to a worker: {culprit}") from exc.__cause__
     if size(payload.head) > _LARGE:
         _warn_large(fn)
-    blobs = needs.blobs()
+    blobs = (*needs.blobs(), *needs.versions())
     buffers = payload.buffers
     if sum(map(size, buffers)) > _HASHED:
         buffers = tuple(map(_hash, buffers)) if exact else (os.urandom(16),)

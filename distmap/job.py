@@ -26,6 +26,7 @@ from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, res
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
+from distmap.extras import warn
 from distmap.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.payload import dump_items, load_results
@@ -536,7 +537,9 @@ class Job:
             for function in told:
                 self._call_back("add_done_callback", function, self)
         finally:
-            self._let_go()
+            notices, self._record.notices = self._record.notices, {}
+        self._let_go()
+        warn(notices)
 
     def _let_go(self) -> None:
         """Over and told: its handle keeps results and figures, not the pool, the input or what functions captured."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from types import CodeType, ModuleType
 
 from distmap.core.limits import LIMITS
-from distmap.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey
+from distmap.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey, versions
 from distmap.light import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -316,6 +316,21 @@ def pack(names: frozenset[str]) -> Packed | None:
     if checks is not None:
         _packed[key] = (checks, files, packed)
     return packed
+
+
+def pack_versions(names: Iterable[str]) -> tuple[bytes, bytes] | None:
+    """Digest and pickle of the versions that these modules, and what local ones among them import, have here.
+
+    None if there are none, or if nobody needs them.
+    """
+    if not elsewhere.found:
+        return None
+    reached = set(names)
+    for name in bundle(reached):
+        for imports in _records[name].imports:
+            reached.update(imports)
+    found = versions({name.partition(".")[0] for name in reached} - {_OWN})
+    return _pickled(Extras({}, found)) if found else None
 
 
 def _pickled(value: object) -> tuple[bytes, bytes]:

@@ -21,7 +21,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from distmap.errors import PayloadError
 from distmap.failures import BROKEN, failed_to_travel
 from distmap.light import Any, NamedTuple
-from distmap.modules import any_registered, imports_of_code, loaded, pack, place, registered
+from distmap.modules import any_registered, imports_of_code, loaded, pack, pack_versions, place, registered
 from distmap.wire.messages import BlobKind
 
 Buffer = bytes | bytearray | memoryview
@@ -239,6 +239,11 @@ class Needs:
         extras = () if packed.extras is None else (Blob(packed.extras[0], "extras", Payload(packed.extras[1])),)
         return (Blob(packed.digest, "modules", Payload(packed.pickled)), *extras, *values)
 
+    def versions(self) -> tuple[Blob, ...]:
+        """What is installed here of what is needed by reference; nothing while all workers are on this machine."""
+        packed = pack_versions(self.modules | self.references)
+        return () if packed is None else (Blob(packed[0], "extras", Payload(packed[1])),)
+
 
 def digest_of(*chunks: Buffer) -> bytes:
     from hashlib import blake2b
@@ -380,8 +385,7 @@ class _Guard(_pickle.Pickler):
             where = place(module)
             if where == "value":
                 raise _ByValue
-            if where == "local":
-                self.needs.modules.add(module)
+            (self.needs.modules if where == "local" else self.needs.references).add(module)
             return NotImplemented
         if how == _BROADCAST:
             return obj.mention(self.needs)
@@ -595,7 +599,9 @@ def _make_cloud_type() -> Any:
             where = place(module)
             if where == "local":
                 self.needs.modules.add(module)
-            elif where == "value" and module != "__main__" and module in sys.modules:
+            elif where == "reference":
+                self.needs.references.add(module)
+            elif module != "__main__" and module in sys.modules:
                 # cloudpickle takes everything in sys.modules for importable, also what was made at run time.
                 cloudpickle.register_pickle_by_value(sys.modules[module])
 

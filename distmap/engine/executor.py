@@ -131,7 +131,7 @@ def _run(place: _Place, task: Task, parts: Sequence[Buffer], cells: list[int] | 
         place.runner.run(task, payload, cells, lambda message, result: said.append((message, result.parts)))
         return
 
-    def emit(message: Report | Refused, result: Payload) -> None:
+    def emit(message: Report | Refused | Output, result: Payload) -> None:
         with spout.lock:
             spout.flush()
         said.append((message, _portable(result.parts)))

@@ -15,7 +15,7 @@ from distmap.core.events import SlotReady
 from distmap.engine.base import Parts, Place, Sink, WorkerInfo
 from distmap.execution import Runner
 from distmap.pickling import Payload
-from distmap.wire.messages import BlobKind, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,8 +60,8 @@ class InlineEngine:
         task, parts = self._waiting.popleft()
         self._runner.run(task, Payload(parts[0], tuple(parts[1:])), [-1] * 8, self._emit)
 
-    def _emit(self, message: Report | Refused, payload: Payload) -> None:
-        if self._sink is None:
+    def _emit(self, message: Report | Refused | Output, payload: Payload) -> None:
+        if self._sink is None or isinstance(message, Output):  # this process has no other versions than its own
             return
         if isinstance(message, Refused):
             self._sink.refused(self._worker, message.attempt, payload.parts)

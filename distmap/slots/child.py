@@ -219,14 +219,14 @@ class Child:
         except KeyboardInterrupt:
             pass  # it hit our own code between two items; what was not reported goes back
 
-    def _emit(self, message: Report | Refused, payload: Payload) -> None:
+    def _emit(self, message: Report | Refused | Output, payload: Payload) -> None:
         if os.getpid() != self._pid:
             os._exit(0)
         # An interrupt must not tear a frame; the stop cell, set with it, is seen at the next item.
         self._sending = True
         try:
             with self._spout.lock:
-                ended = isinstance(message, Refused) or message.ended
+                ended = isinstance(message, Refused) or (isinstance(message, Report) and message.ended)
                 if ended:
                     self._spout.end()
                 else:

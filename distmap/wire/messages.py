@@ -77,6 +77,10 @@ class Refused(NamedTuple):
     attempt: int
 
 
+#: In the place of a stream: nothing that was printed, but a line for whoever called, such as another version.
+NOTICE = 2
+
+
 class Output(NamedTuple):
     """What items of an attempt printed; the part is the text of all pieces in UTF-8, none if there are no pieces.
 
@@ -87,7 +91,7 @@ class Output(NamedTuple):
     attempt: int
     #: Lines that were printed since the last Output and are not in the text.
     dropped: int
-    #: Offset of the item (-1: none ran), 0 for standard output or 1 for standard error, bytes of text.
+    #: Offset of the item (-1: none ran), 0 for standard output, 1 for standard error or NOTICE, bytes of text.
     pieces: tuple[tuple[int, int, int], ...]
 
     def spells(self, nbytes: int) -> bool:

@@ -7,13 +7,17 @@ import itertools
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import distmap
+from distmap.testing.workers import WorkerProcess
 
 Write = Callable[..., Path]
 _numbers = itertools.count(1)
@@ -443,3 +447,78 @@ def test_local_modules_are_not_read_on_the_loop(pool: distmap.Pool, beside: Writ
         watching.clear()
     assert "MainThread" in seen, "nothing was read: the test looks in the wrong place"
     assert "distmap" not in seen
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def _installed(folder: Path, version: str, top: str = "versioned") -> Path:
+    """A folder with one installed package, `top`, of the distribution of that name with a dash in front."""
+    info = folder / f"dist_{top}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dist-{top}\nVersion: {version}\n")
+    (info / "RECORD").write_text(f"{top}.py,,\n{info.name}/METADATA,,\n")
+    (info / "top_level.txt").write_text(top)
+    (folder / f"{top}.py").write_text(f"V = {version!r}\ndef f(x): return V\nclass Thing: pass\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[distmap.Pool]:
+    """Two workers that have another version of a package than this process."""
+    folder = _installed(tmp_path_factory.mktemp("there"), "2.0")
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).syspath_prepend(
+            str(_installed(tmp_path_factory.mktemp("here"), "1.0"))
+        )
+        workers = [
+            stack.enter_context(
+                WorkerProcess("--port", "0", "--slots", "1", "--name", name, env={"PYTHONPATH": str(folder)})
+            )
+            for name in ("ann", "bob")
+        ]
+        pool = stack.enter_context(distmap.Pool([worker.url for worker in workers]))
+        pool.wait_for_workers(2, 15)
+        yield pool
+
+
+def _second(thing: object, x: int) -> int:
+    return x
+
+
+#: How a function comes to use the package, as functions of a chunk's worth of items.
+USES: dict[str, Callable[[Any], Callable[[int], object]]] = {
+    "its own function": lambda module: module.f,
+    "a lambda over the module": lambda module: lambda x: module.V,
+    "a lambda over its function": lambda module: lambda x: (module.f(x), time.sleep(0.001)),
+    "an import in the function": lambda module: lambda x: __import__("versioned").V,
+    "a captured object": lambda module: partial(_second, module.Thing()),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_other_versions_are_warned_of_once(
+    use: Callable[[Any], Callable[[int], object]], other_versions: distmap.Pool
+) -> None:
+    """A call that uses a package of which workers have another version says so once: package, versions, workers."""
+    module = importlib.import_module("versioned")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="dist-versioned is 1.0 here and 2.0 on ") as caught:
+            other_versions.map(use(module), range(30), chunksize=1)
+        (warning,) = caught
+        assert {"ann", "bob"} >= set(str(warning.message).partition(" on ")[2].partition(":")[0].split(", "))
+        assert warning.filename == __file__
+
+
+def test_a_local_module_that_uses_another_version(other_versions: distmap.Pool, beside: Write) -> None:
+    """What local modules import counts too; a call that uses nothing of it is not warned of anything."""
+    name = _fresh(beside, {"~.py": "import versioned\ndef f(x): return versioned.V\ndef g(x): return x"})
+    with pytest.warns(UserWarning, match="dist-versioned is 1.0 here and 2.0 on"):
+        other_versions.map(importlib.import_module(name).f, range(30), chunksize=1)
+    assert other_versions.map(abs, range(30), chunksize=1) == list(range(30))
+
+
+def test_other_versions_that_a_stream_meets(other_versions: distmap.Pool) -> None:
+    """Lazy iteration warns at its end."""
+    with pytest.warns(UserWarning, match="dist-versioned is 1.0 here"):
+        list(other_versions.imap(lambda x: __import__("versioned").V, range(30), chunksize=1))
