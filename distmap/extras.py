@@ -161,35 +161,45 @@ def gather(sources: Mapping[str, Source], found: Survey) -> Extras:
 
 # --- versions ---------------------------------------------------------------------------------------------------------
 
-#: Of each top-level module that was asked for: distribution and version; None: it has none.
-_distributions: dict[str, tuple[str, str] | None] = {}
-_all: Mapping[str, list[str]] | None = None
+
+class _Installed:
+    """What is installed on a path."""
+
+    def __init__(self, path: Stamps) -> None:
+        self.path = path
+        #: Of each top-level module that was asked for: distribution and version; None: it has none.
+        self._known: dict[str, tuple[str, str] | None] = {}
+        self._all: Mapping[str, list[str]] | None = None
+
+    def of(self, top: str) -> tuple[str, str] | None:
+        if top not in self._known:
+            self._known[top] = None if top in sys.stdlib_module_names else self._look(top)
+        return self._known[top]
+
+    def _look(self, top: str) -> tuple[str, str] | None:
+        from importlib import metadata
+
+        try:
+            return top, metadata.version(top)  # most are called like their module
+        except metadata.PackageNotFoundError:
+            pass
+        if self._all is None:
+            self._all = metadata.packages_distributions()
+        for name in self._all.get(top, ()):
+            return name, metadata.version(name)
+        return None
+
+
+_installed = _Installed([])
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:
     """The distributions that top-level modules belong to, with their versions."""
-    found = {}
-    for top in sorted(modules):
-        if top not in _distributions:
-            _distributions[top] = None if top in sys.stdlib_module_names else _distribution(top)
-        if (known := _distributions[top]) is not None:
-            found[known[0]] = known[1]
-    return found
-
-
-def _distribution(top: str) -> tuple[str, str] | None:
-    global _all
-    from importlib import metadata
-
-    try:
-        return top, metadata.version(top)  # most are called like their module
-    except metadata.PackageNotFoundError:
-        pass
-    if _all is None:
-        _all = metadata.packages_distributions()
-    for name in _all.get(top, ()):
-        return name, metadata.version(name)
-    return None
+    global _installed
+    path: Stamps = [(entry, stamp(entry)) for entry in sys.path if isinstance(entry, str)]
+    if path != _installed.path:  # something was installed meanwhile
+        _installed = _Installed(path)
+    return dict(found for top in sorted(modules) if (found := _installed.of(top)) is not None)
 
 
 def warn(notices: Mapping[str, list[str]]) -> None:

@@ -91,3 +91,14 @@ def test_only_other_versions_are_told() -> None:
     assert "numpy" in sys.modules
     assert differences({"numpy": numpy.__version__, "no-such-package": "1"}) == []
     assert differences({"numpy": "0.1"}) == [f"numpy is 0.1 here and {numpy.__version__} on"]
+
+
+def test_what_is_installed_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions are looked up anew when the path or a folder on it has changed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert versions(["later"]) == {}
+    info = tmp_path / "dist_later-3.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-later\nVersion: 3.0\n")
+    (info / "top_level.txt").write_text("later")
+    assert versions(["later"]) == {"dist-later": "3.0"}
