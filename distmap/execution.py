@@ -13,7 +13,7 @@ from types import FrameType
 
 from distmap.errors import PayloadError
 from distmap.extras import differences
-from distmap.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.failures import Failure, describe, failed_to_travel, short_repr, type_name
 from distmap.finder import Shelf
 from distmap.light import TYPE_CHECKING, Any
 from distmap.modules import is_own
@@ -277,9 +277,19 @@ class _Run:
     def _failure(self, exc: BaseException, x: Any) -> Failure:
         if isinstance(exc, _Carried):
             return exc.failure
+        try:
+            return self._described(exc, x)
+        except BaseException as second:
+            self._unless_interrupted(second)
+            said = f"<it cannot be told: {type_name(type(second))} while it was described>"
+            return Failure(type_name(type(exc)), said, "", None, "")
+
+    def _described(self, exc: BaseException, x: Any) -> Failure:
         if self.shared and isinstance(exc, ValueError | TypeError | BufferError) and _is_read_only(exc):
             exc.add_note(_READ_ONLY)
         self.shelf.explain(exc)
+        if x is _MISSING:
+            return describe(exc, "", dump_small)
         item = x if self.items.whole is not None else self._item
         if item is _MISSING:
             return describe(exc, f"pickle of {len(self.items.pickled(x))} bytes", dump_small)
@@ -293,19 +303,41 @@ class _Run:
         items = self.items
         try:
             return self._shown(items.load(at) if items.whole is None else items.whole[at])
-        except UNPICKLABLE as exc:
+        except BaseException as exc:
+            self._unless_interrupted(exc)
             return f"it does not unpickle a second time: {type(exc).__name__}"
 
+    def _unless_interrupted(self, exc: BaseException) -> None:
+        """Raise on what is no error of the user's objects."""
+        if self.inline and isinstance(exc, KeyboardInterrupt):
+            raise exc
+
     def _report(self, lo: int, values: list[Any], failed: list[int], begun: float, *, ended: bool) -> None:
+        """Emit what was finished. What goes wrong with that is an error of the items, not the end of the process."""
         hi = lo + len(values)
-        if self.code.combine is not None:
-            payload, failed = self._fold(lo, values, failed)
-        else:
-            payload, unpicklable = encode(values, Needs(), what="the result", item=lambda at: self._item_at(lo + at))
-            if unpicklable:
-                failed = sorted({*failed, *(lo + at for at in unpicklable)})
+        try:
+            payload, failed = self._encode(lo, values, failed)
+        except BaseException as exc:
+            self._unless_interrupted(exc)
+            if len(values) > 1 and self.code.combine is None:
+                # What is too much together may do in parts, and the item at fault is found.
+                half = lo + len(values) // 2
+                self._report(lo, values[: half - lo], [at for at in failed if at < half], perf_counter(), ended=False)
+                self._report(half, values[half - lo :], [at for at in failed if at >= half], begun, ended=ended)
+                return
+            failure = self._failure(failed_to_travel("the result cannot be sent", exc), _MISSING)
+            lost = [failure._replace(item=self._item_at(at)) for at in range(lo, hi)]
+            payload, failed = encode(lost, Needs(), what="")[0], list(range(lo, hi))
+            if self.code.combine is not None:
+                payload = fold(payload)
         seconds = perf_counter() - begun
         self.emit(Report(self.task.slot, self.task.attempt, lo, hi, seconds, ended, tuple(failed)), payload)
+
+    def _encode(self, lo: int, values: list[Any], failed: list[int]) -> tuple[Payload, list[int]]:
+        if self.code.combine is not None:
+            return self._fold(lo, values, failed)
+        payload, unpicklable = encode(values, Needs(), what="the result", item=lambda at: self._item_at(lo + at))
+        return payload, sorted({*failed, *(lo + at for at in unpicklable)}) if unpicklable else failed
 
     def _fold(self, lo: int, values: list[Any], failed: list[int]) -> tuple[Payload, list[int]]:
         """Fold what did not fail. If `combine` raises, the item whose result it was given fails."""
@@ -317,7 +349,8 @@ class _Run:
                 continue
             try:
                 folded = value if folded is _MISSING else combine(folded, value)
-            except Exception as exc:
+            except BaseException as exc:
+                self._unless_interrupted(exc)
                 bad[at] = describe(exc, short_repr(value), dump_small)
         results = [] if folded is _MISSING else [folded]
         results += [bad[at] for at in sorted(bad)]

@@ -319,7 +319,7 @@ class Child:
                 continue
             try:
                 segment, fd = self._arena.fill(part)
-            except OSError:
+            except (OSError, MemoryError):
                 sent.append(part)  # no memory or no descriptor to be had: the socket takes everything
                 continue
             if fd >= 0:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.errors import ProtocolError
+from distmap.errors import PayloadError, ProtocolError
 from distmap.nesting import FOLDER
 from distmap.slots.slots import Slots
 from distmap.transport.channel import Connection
@@ -219,7 +219,10 @@ class Stay:
         """A slot finished some items."""
         done = _Tally(int(report.ended), report.hi - report.lo, len(report.failed), 0, report.seconds)
         self._count(report.slot, report.attempt, done)
-        self._send(report, parts)
+        try:
+            self._send(report, parts)
+        except PayloadError as exc:
+            self._send(*_too_large(report, exc))
         if report.ended:
             self._forget(report.slot, report.attempt)
 
@@ -266,6 +269,17 @@ class Stay:
     def _settle(self) -> None:
         if not any(self._given):
             self.quiet.set()
+
+
+def _too_large(report: Report, exc: PayloadError) -> tuple[Report, list[Buffer]]:
+    """In place of results that no message holds: the error of their items."""
+    from distmap.failures import describe
+    from distmap.payload import encode
+    from distmap.pickling import Needs, dump_small
+
+    items = range(report.lo, report.hi)
+    failure = describe(exc, "its result, or those that were to be sent with it", dump_small)
+    return report._replace(failed=tuple(items)), encode([failure] * len(items), Needs(), what="")[0].parts
 
 
 def _printable(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import urllib.error
@@ -363,3 +364,92 @@ def test_except_catches_what_a_function_or_cell_made(pool: distmap.Pool) -> None
     assert raised.value.status == 500
     assert [type(error) for error in pool.map(lambda x: ApiError(status=x), [1, 2])] == [ApiError, ApiError]
     assert pool.map(lambda error: error.status, [ApiError(status=3)]) == [3]
+
+
+class Fatal(BaseException):
+    """As asyncio.CancelledError or trio.Cancelled: no Exception."""
+
+
+class Raises:
+    """Raises when it is pickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+class Shy(Raises):
+    """And when it is shown."""
+
+    def __repr__(self) -> str:
+        raise self.error
+
+
+class NoNotes(Exception):
+    """Takes no notes and tells nothing."""
+
+    def add_note(self, note: str) -> None:
+        raise Fatal
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def nested() -> list[Any]:
+    """Deeper than a pickler goes."""
+    deep: list[Any] = []
+    for _ in range(50_000):
+        deep = [deep]
+    return deep
+
+
+def shout() -> None:
+    raise NoNotes
+
+
+#: Results that do not get as far as the socket.
+STUCK: dict[str, Callable[[], object]] = {
+    "lock": threading.Lock,
+    "interrupt": lambda: Raises(KeyboardInterrupt()),
+    "exit": lambda: Raises(SystemExit(3)),
+    "no-exception": lambda: Raises(Fatal()),
+    "memory": lambda: Raises(MemoryError()),
+    "recursion": nested,
+    "shy": lambda: Shy(KeyboardInterrupt()),
+    "array-of-locks": lambda: np.array([threading.Lock()]),
+    "raised-untellable": shout,
+}
+
+
+def process(x: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize("chunksize", [1, 100])
+def test_an_error_on_the_way_to_the_wire_is_the_items(pool: distmap.Pool, chunksize: int) -> None:
+    """Whatever the encoding of a result raises costs its item an error; no process dies, the others' results arrive."""
+
+    before = set(pool.map(process, range(40), chunksize=1))
+    names = [*STUCK, "fine"]
+    got = pool.map(
+        lambda name: STUCK[name]() if name != "fine" else name, names, chunksize=chunksize, on_error="return"
+    )
+    assert got.pop() == "fine"
+    assert [type(error) for error in got[:-1]] == [distmap.PayloadError] * (len(STUCK) - 1)
+    assert "NoNotes" in str(got[-1])
+    assert set(pool.map(process, range(40), chunksize=1)) <= before
+
+
+@pytest.mark.parametrize("error", [Fatal(), SystemExit(1), KeyboardInterrupt()], ids=repr)
+def test_an_error_of_combine_is_the_items(pool: distmap.Pool, error: BaseException) -> None:
+    """Also one that is no Exception: it ends no process."""
+
+    def fails(a: int, b: int) -> int:
+        raise error
+
+    before = set(pool.map(process, range(40), chunksize=1))
+    with pytest.raises(distmap.RemoteError, match=type(error).__name__):
+        pool.map_reduce(abs, range(100), lambda a, b: a + b, combine=fails)
+    assert set(pool.map(process, range(40), chunksize=1)) <= before

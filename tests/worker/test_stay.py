@@ -105,6 +105,23 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
+def test_results_that_no_message_holds_are_errors_of_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not lost in silence: the pool would wait for ever. What comes after them arrives."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(bytes, [1 << 20], attempt=1)
+            (failure,) = await line.ended(1)
+            assert failure.type == "distmap.errors.PayloadError"
+            assert "too large to be sent" in failure.message
+            line.give(bytes, [3], attempt=2)
+            assert await line.ended(2) == [bytes(3)]
+
+    monkeypatch.setattr("distmap.wire.session.MAX_MESSAGE", 1 << 19)
+    run(main)
+
+
 def task_pids() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
 
