@@ -60,18 +60,10 @@ class Failure(NamedTuple):
 
 
 def short_repr(obj: object) -> str:
-    """A repr of at most 200 characters that never raises, however large or broken the object is."""
-    import reprlib
+    """A repr of at most 200 characters that never raises, however large, slow or broken the object is."""
+    from distmap.reprs import shown
 
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 160
-    short.maxlevel = 4
-    try:
-        text = short.repr(obj)
-    except BROKEN:
-        text = f"<{type(obj).__name__} whose repr fails>"
-    text = " ".join(text.split())
-    return text if len(text) <= _REPR else text[: _REPR - 3] + "..."
+    return shown(obj)
 
 
 def type_name(kind: type[BaseException]) -> str:
@@ -354,12 +346,30 @@ def shorten(error: BaseException) -> BaseException:
     return error.with_traceback(users)
 
 
-def failed_to_travel(what: str, exc: BaseException) -> PayloadError:
-    """A PayloadError that says what did not pickle or unpickle; `exc` is its cause."""
-    try:
-        message = str(exc)[:_MESSAGE]
-    except BROKEN:
-        message = "(its message is not available)"
-    error = PayloadError(f"{what}: {type_name(type(exc))}: {message}")
+def promise_in(value: object, levels: int = 3) -> str:
+    """What to say of a future, job or AsyncResult that was to travel, or that it holds; "" if there is none."""
+    kind = type(value)
+    if hasattr(kind, "add_done_callback") or all(hasattr(kind, name) for name in ("get", "ready", "successful")):
+        way = "list() of it" if hasattr(kind, "__next__") else f"its {'result' if hasattr(kind, 'result') else 'get'}()"
+        return f"{kind.__name__} is a promise of values to come, which stays where it was made; pass {way}"
+    if not levels:
+        return ""
+    held: Any = value
+    if isinstance(value, dict):
+        held = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset):
+        held = getattr(value, "__dict__", {}).values()
+    return next((said for one in list(held)[:100] if (said := promise_in(one, levels - 1))), "")
+
+
+def failed_to_travel(what: str, exc: BaseException, value: object = None) -> PayloadError:
+    """A PayloadError that says what did not pickle (if it is there: `value`) or unpickle; `exc` is its cause."""
+    message = promise_in(value)
+    if not message:
+        try:
+            message = f"{type_name(type(exc))}: {str(exc)[:_MESSAGE]}"
+        except BROKEN:
+            message = f"{type_name(type(exc))}: (its message is not available)"
+    error = PayloadError(f"{what}: {message}")
     error.__cause__ = exc
     return error

@@ -13,7 +13,7 @@ from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
-from distmap.failures import short_repr
+from distmap.failures import promise_in, short_repr
 from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, place, stamps, unchanged
 from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, by_reference, digest_of, dump_value, size
@@ -171,6 +171,8 @@ def _culprit(content: tuple[Any, ...], error: BaseException) -> str | None:
         if words:
             path.append(words)
         error = failure or error
+        if said := promise_in(value, 0):
+            return f"{', '.join(path)}: {said}"
         candidates = _parts(value)
     if not path:
         return None

@@ -149,7 +149,7 @@ def _encode_singly(
         try:
             writer.write(value)
         except UNPICKLABLE as exc:
-            error = failed_to_travel(f"{what} cannot be pickled", exc)
+            error = failed_to_travel(f"{what} cannot be pickled", exc, value)
             shown = short_repr(value) if item is None else item(at)
             writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
@@ -251,7 +251,7 @@ def dump_item(item: Any) -> DumpedItem:
     try:
         writer.write(item)
     except UNPICKLABLE as exc:
-        error = failed_to_travel("the item cannot be pickled", exc)
+        error = failed_to_travel("the item cannot be pickled", exc, item)
         writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),

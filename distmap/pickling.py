@@ -702,7 +702,7 @@ def dump_value(value: object, needs: Needs, *, what: str) -> Payload:
     try:
         writer.write(value)
     except UNPICKLABLE as exc:
-        raise failed_to_travel(f"{what} cannot be pickled", exc) from exc
+        raise failed_to_travel(f"{what} cannot be pickled", exc, value) from exc
     return Payload(writer.file.getvalue(), tuple(writer.buffers[at] for at in writer.used))
 
 
