@@ -29,6 +29,8 @@ class Wanted(NamedTuple):
     urls: tuple[str, ...] = ()
     executors: tuple[concurrent.futures.Executor, ...] = ()
     inline: bool = False
+    #: How many items an executor is to run at once; None: it says so itself.
+    at_once: int | None = None
 
 
 def name_of(fn: Callable[..., Any]) -> str:
@@ -36,8 +38,21 @@ def name_of(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
-def sort_out(workers: Workers, listen: str | None) -> Wanted:
-    """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline."""
+def sort_out(workers: Workers, listen: str | None, processes: int | None = None) -> Wanted:
+    """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline.
+
+    `processes` is a number of local slots, or beside one executor how many items that is to run at once.
+    """
+    if processes is not None:
+        if workers is None:
+            return sort_out(processes, listen)
+        wanted = sort_out(workers, listen)
+        if len(wanted.executors) != 1 or wanted.local:
+            raise TypeError(
+                "Pool(executor, processes=n) says how many items the one executor is to run at once; for slots of this "
+                "machine give the number alone: Pool(n)"
+            )
+        return wanted._replace(at_once=processes)
     checked("listen", listen)
     if workers is None:
         return Wanted(0 if listen is not None else cores())

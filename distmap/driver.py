@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from distmap.blobs import Blobs, Holder
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
+    AttemptLost,
     AttemptRefused,
     AttemptReported,
     CancelRequested,
@@ -218,6 +219,8 @@ class Record:
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
     setbacks: int = 0
+    #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
+    suspects: list[range] = field(default_factory=list)
     #: Lines for whoever made the call, each with the workers that say so.
     notices: dict[str, list[str]] = field(default_factory=dict)
 
@@ -259,6 +262,7 @@ class Driver:
     Args:
         starved: seconds that jobs may wait with no worker at all.
         no_workers: makes the error that they then end with.
+        hopeless: tells whether no worker can come any more, so that nobody need wait.
     """
 
     def __init__(
@@ -267,6 +271,7 @@ class Driver:
         *,
         starved: float = 60.0,
         no_workers: Callable[[], BaseException] = lambda: RuntimeError("no workers"),
+        hopeless: Callable[[], bool] = lambda: False,
         limits: Limits = LIMITS,
     ) -> None:
         self._loop = loop
@@ -277,8 +282,8 @@ class Driver:
         self._pinned: set[bytes] = set()
         self._around: set[bytes] = set()
         self._blobs = Blobs(self._pinned)
-        #: attempt -> (record, chunk, worker, slot)
-        self._attempts: dict[int, tuple[Record, int, int, int]] = {}
+        #: attempt -> (record, chunk, worker, slot, lo, hi)
+        self._attempts: dict[int, tuple[Record, int, int, int, int, int]] = {}
         self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
         self._queue: deque[Event] = deque()
         self._pumping = False
@@ -286,6 +291,7 @@ class Driver:
         self._snapshots: asyncio.TimerHandle | None = None
         self._starved = starved
         self._no_workers = no_workers
+        self._hopeless = hopeless
         self._next_worker = 1
         self._ids = itertools.count(1)
         self._counting = threading.Lock()
@@ -527,20 +533,32 @@ class Driver:
         member = self._members.get(worker)
         if member is None:
             return
-        held = self._attempts.get(attempt) if attempt is not None else None
-        if held is not None and at is not None:
-            record, chunk, *_ = held
-            if (read := record.chunks.get(chunk)) is not None:
-                deaths = read.deaths.setdefault(at, [])
-                deaths.append((member.info.name, text))
-                if reason == "died":
-                    tries = len(deaths) + read.tries.get(at, 0)
-                    self._tell(record, Setback("died", read.start + at, member.info.name, tries, text))
+        if attempt is not None and at is not None:
+            self._note_death(member, attempt, at, text, told=reason == "died")
         # What it held is void; a job may go on for as long as the pool.
-        for key in [key for key, held in self._attempts.items() if held[2:] == (worker, slot)]:
+        for key in [key for key, held in self._attempts.items() if held[2:4] == (worker, slot)]:
             del self._attempts[key]
         log.warning("x slot %d of %s: %s", slot, member.info.name, text)
         self.post(SlotDied(worker, slot, attempt, at, reason))
+
+    def broke(self, worker: int, attempt: int, at: int | None, text: str) -> None:
+        if (member := self._members.get(worker)) is not None:
+            if at is not None:
+                self._note_death(member, attempt, at, text, told=True)
+            self._attempts.pop(attempt, None)
+            log.warning("x attempt %d on %s: %s", attempt, member.info.name, text)
+            self.post(AttemptLost(attempt))
+
+    def _note_death(self, member: Member, attempt: int, at: int, text: str, *, told: bool) -> None:
+        """An item ended its process: the error of the item says so, if it comes to that."""
+        held = self._attempts.get(attempt)
+        if held is None or (read := held[0].chunks.get(held[1])) is None:
+            return
+        deaths = read.deaths.setdefault(at, [])
+        deaths.append((member.info.name, text))
+        if told:
+            tries = len(deaths) + read.tries.get(at, 0)
+            self._tell(held[0], Setback("died", read.start + at, member.info.name, tries, text))
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -619,7 +637,8 @@ class Driver:
                 member.blobs.add(digest)
                 name = record.spec.name if blob.kind == "code" else ""
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts, name)
-        self._attempts[command.attempt] = (record, command.chunk, command.worker, command.slot)
+        where = (command.worker, command.slot, command.lo, command.hi)
+        self._attempts[command.attempt] = (record, command.chunk, *where)
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,
             record.outlet is not None,
@@ -714,8 +733,10 @@ class Driver:
         if (member := self._members.pop(event.worker, None)) is not None:
             held: dict[int, list[int]] = {}
             for attempt in [key for key, value in self._attempts.items() if value[2] == event.worker]:
-                record, chunk, *_ = self._attempts.pop(attempt)
+                record, chunk, _, _, lo, hi = self._attempts.pop(attempt)
                 held.setdefault(record.id, []).append(chunk)
+                if event.charged and (read := record.chunks.get(chunk)) is not None:
+                    record.suspects.append(range(read.start + lo, read.start + hi))
             for job, chunks in held.items():
                 if event.charged and job in self._records:
                     one = len(chunks) == 1
@@ -730,7 +751,8 @@ class Driver:
         for record in self._records.values():
             hungry = not any(self._fits(record, member) for member in self._members.values())
             if hungry and record.hunger is None:
-                record.hunger = self._loop.call_later(self._starved, self._starve, record)
+                patience = 0.0 if self._hopeless() else self._starved
+                record.hunger = self._loop.call_later(patience, self._starve, record)
             elif not hungry and record.hunger is not None:
                 record.hunger.cancel()
                 record.hunger = None
@@ -751,6 +773,10 @@ class Driver:
             error = type(error)(f"no worker has the tags {wanted} for {self._starved:g} s; there are: {there}")
         elif self._members:
             error = type(error)("the worker that this was for is gone")
+        elif self._hopeless() and record.suspects:
+            error.add_note(f"It had {_spans(record.suspects)} when it broke: one of them ended its process.")
+        if done := self._snapshot(record).done:
+            error.add_note(f"{done} item{'s' * (done != 1)} had been finished; they are in the job's `partial`.")
         self.cancel(record.id, error)
 
     def _arm_timer(self) -> None:
@@ -818,6 +844,14 @@ class Driver:
         # Whatever is still said of values and workers comes too late.
         self._blobs = Blobs(self._pinned)
         self._members.clear()
+
+
+def _spans(spans: Sequence[range]) -> str:
+    """Items in words: "items 3, 10 to 20 and 31"."""
+    parts = [f"{s[0]} to {s[-1]}" if len(s) > 1 else f"{s[0]}" for s in sorted(spans, key=lambda span: span.start)]
+    *before, last = parts
+    words = f"{', '.join(before)} and {last}" if before else last
+    return f"item{'s' * (sum(map(len, spans)) > 1)} {words}"
 
 
 def nothing(spec: JobSpec, done: int = 0) -> Snapshot:

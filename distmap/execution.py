@@ -6,7 +6,7 @@ given payloads and shared cells, and emits reports. Imported by task processes, 
 
 from __future__ import annotations
 
-from _thread import _local
+from _thread import _local, allocate_lock
 from collections.abc import Callable, Iterable, MutableSequence
 from time import perf_counter
 from types import FrameType
@@ -70,37 +70,87 @@ class _Code:
             setup[0](*setup[1])
 
 
-class Runner:
-    """Holds what was put here, and runs tasks.
+class Library:
+    """What a process was sent, once for all its runners: payloads, and the modules that were installed of them."""
 
-    Args:
-        inline: KeyboardInterrupt is a real one, of this process: after the report of what is finished it is raised on.
-        folder: where data files of local modules are written; see `finder.py`.
-    """
-
-    def __init__(self, *, inline: bool = False, folder: str | None = None) -> None:
-        self._inline = inline
-        self._payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
-        self._codes: dict[bytes, _Code] = {}
-        #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
-        self._unloadable: dict[bytes, Failure] = {}
-        self._shelf = Shelf(folder)
-        self._turn = Turn()
-        self._installed: set[bytes] = set()
+    def __init__(self, folder: str | None = None) -> None:
+        self.payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
+        #: Grows when modules were replaced: what was loaded before holds on to the old ones.
+        self.edition = 0
+        self.shelf = Shelf(folder)
+        self.turn = Turn()
         #: What was said of the versions in extras, by their digests.
-        self._differences: dict[bytes, list[str]] = {}
+        self.differences: dict[bytes, list[str]] = {}
+        self._installed: set[bytes] = set()
+        self._lock = allocate_lock()
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
         """Keep a payload; it is loaded when a task first needs it."""
-        self._payloads[digest] = (kind, payload)
+        self.payloads[digest] = (kind, payload)
         if kind == "value":
             keep_value(digest, payload)
 
     def drop(self, digest: bytes) -> None:
-        self._payloads.pop(digest, None)
+        """Forget a payload."""
+        self.payloads.pop(digest, None)
+        forget_value(digest)
+
+    def get(self, digest: bytes) -> tuple[BlobKind, Payload]:
+        """Raises PayloadError if it is not here."""
+        try:
+            return self.payloads[digest]
+        except KeyError:
+            raise PayloadError(f"digest {digest.hex()} is needed by a task but was not put here before it") from None
+
+    def install(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
+        """Serve modules and files that were sent, unless they are served already."""
+        if digest in self._installed or is_own(digest):
+            return
+        with self._lock:
+            sent = load_value(payload)
+            if kind == "extras":
+                self.differences[digest] = differences(sent.versions)
+            if self.shelf.install(sent) if kind == "modules" else self.shelf.add(sent):
+                self._installed.clear()
+                self.edition += 1
+                reload_values()
+            self._installed.add(digest)
+
+
+class Runner:
+    """Runs tasks, with what was put into its library. Threads have one each: a function is loaded once for each.
+
+    Args:
+        inline: KeyboardInterrupt is a real one, of this process: after the report of what is finished it is raised on.
+        library: shared with the other runners of this process; None: its own.
+        folder: where data files of local modules are written; see `finder.py`.
+    """
+
+    def __init__(self, *, inline: bool = False, library: Library | None = None, folder: str | None = None) -> None:
+        self._inline = inline
+        self._library = library or Library(folder)
+        self._edition = self._library.edition
+        self._codes: dict[bytes, _Code] = {}
+        #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
+        self._unloadable: dict[bytes, Failure] = {}
+
+    def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
+        """Keep a payload; it is loaded when a task first needs it."""
+        self._library.put(digest, kind, payload)
+
+    def drop(self, digest: bytes) -> None:
+        self._library.drop(digest)
+        self.forget_dropped()
+
+    def forget_dropped(self) -> None:
+        """Let go of functions whose code was dropped, by whichever runner of the library."""
+        for digest in (self._codes.keys() | self._unloadable.keys()) - self._library.payloads.keys():
+            self.forget(digest)
+
+    def forget(self, digest: bytes) -> None:
+        """Load a function anew at its next task, also one that did not load."""
         self._codes.pop(digest, None)
         self._unloadable.pop(digest, None)
-        forget_value(digest)
 
     def run(self, task: Task, payload: Payload, cells: Cells, emit: Emit) -> None:
         """Run the task's items and emit reports; the last one has `ended`. Emits Refused if nothing can be run."""
@@ -118,12 +168,12 @@ class Runner:
             emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
             return
         except BaseException as exc:
-            self._shelf.explain(exc)
+            self._library.shelf.explain(exc)
             failure = describe(exc, "", dump_small)
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
             return
         before = getattr(_context, "run", None)
-        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task), self._shelf)
+        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task), self._library.shelf)
         try:
             interrupted = run.loop()
         finally:
@@ -132,30 +182,27 @@ class Runner:
             raise KeyboardInterrupt
 
     def _load(self, task: Task, emit: Emit) -> _Code:
+        library = self._library
         for digest in task.needs:
-            kind, payload = self._get(digest)
+            kind, payload = library.get(digest)
             if kind == "surroundings":
-                self._turn.to(digest, payload)
-            elif kind in ("modules", "extras") and digest not in self._installed and not is_own(digest):
-                sent = load_value(payload)
-                if kind == "extras":
-                    self._differences[digest] = differences(sent.versions)
-                if self._shelf.install(sent) if kind == "modules" else self._shelf.add(sent):
-                    # What was loaded holds on to the old modules.
-                    self._codes.clear()
-                    self._unloadable.clear()
-                    self._installed.clear()
-                    reload_values()
-                self._installed.add(digest)
+                library.turn.to(digest, payload)
+            elif kind in ("modules", "extras"):
+                library.install(digest, kind, payload)
+        if self._edition != library.edition:
+            self._codes.clear()
+            self._unloadable.clear()
+            self._edition = library.edition
         code = self._codes.get(task.code)
         if code is None:
             # First, as they may be why it does not load.
-            self._tell([line for digest in task.needs for line in self._differences.get(digest, ())], task, emit)
-            payload = self._get(task.code)[1]
+            lines = [line for digest in task.needs for line in library.differences.get(digest, ())]
+            self._tell(lines, task, emit)
+            payload = library.get(task.code)[1]
             try:
                 code = self._codes[task.code] = _Code(payload)
             except Exception as exc:
-                self._shelf.explain(exc)
+                self._library.shelf.explain(exc)
                 self._unloadable[task.code] = describe(exc, "", dump_small)
                 raise
         return code
@@ -168,14 +215,8 @@ class Runner:
 
     def _shares(self, task: Task) -> bool:
         """Whether something that the task was sent lies in memory that other slots read too."""
-        sent = (self._payloads[digest][1].buffers for digest in (*task.needs, task.code))
+        sent = (self._library.get(digest)[1].buffers for digest in (*task.needs, task.code))
         return any(type(buffer) is memoryview and buffer.readonly for buffers in sent for buffer in buffers)
-
-    def _get(self, digest: bytes) -> tuple[BlobKind, Payload]:
-        try:
-            return self._payloads[digest]
-        except KeyError:
-            raise PayloadError(f"digest {digest.hex()} is needed by a task but was not put here before it") from None
 
 
 runners.add(Runner.run.__code__)

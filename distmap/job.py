@@ -664,10 +664,11 @@ def state_of(error: BaseException | None, story: Story) -> JobState:
 
 
 def refusal_of(failure: Failure, worker: str) -> BaseException:
-    """The error of a job whose function could not be loaded on a worker."""
+    """The error of a job whose function could not be loaded on a worker, or could not be handed to it."""
     error = revive(failure, index=0, worker=worker, attempt=1)
     notes = getattr(error, "__notes__", [])[:-1]  # the last one names an item
-    error.__notes__ = [*notes, f"the function could not be loaded on worker {worker}; no item was run there"]
+    what = "the function could not be loaded on" if failure.sent else "the executor raised this:"
+    error.__notes__ = [*notes, f"{what} worker {worker}; no item was run there"]
     return error
 
 

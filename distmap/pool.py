@@ -95,7 +95,8 @@ class Pool:
     Args:
         workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
             slots. "wss://host:8786": a `distmap-worker` that listens there. A `concurrent.futures.Executor` that you
-            already run. A list of these: all of them together.
+            already run; if it does not say how many calls it runs at once, give `processes` too. A list of these: all
+            of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
             picks one, `pool.url` tells.
         token: the secret that pool and workers share; None (default) takes `DISTMAP_TOKEN_FILE`, `DISTMAP_TOKEN` or
@@ -103,7 +104,8 @@ class Pool:
         connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
             10 when dialling, 60 when workers dial in.
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
-        processes: the same as a number for `workers`, as in `multiprocessing.Pool`.
+        processes: the same as a number for `workers`, as in `multiprocessing.Pool`. Beside an executor: how many items
+            it is to run at once.
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
         maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
             for functions that leak memory; default: it keeps its process.
@@ -141,7 +143,7 @@ class Pool:
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
-        wanted = sort_out(workers if processes is None else checked("processes", processes), listen)
+        wanted = sort_out(workers, listen, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         mp_options(wanted, self._tasks, context)
         self._token = checked("token", token)
@@ -252,7 +254,12 @@ class Pool:
         loop = self._portal.loop
         no_workers = weakref.WeakMethod(self._no_workers)
         self._driver: Driver = self._portal.ask(
-            lambda: Driver(loop, starved=self._connect_timeout, no_workers=lambda: _call(no_workers))
+            lambda: Driver(
+                loop,
+                starved=self._connect_timeout,
+                no_workers=lambda: _call(no_workers),
+                hopeless=lambda: bool(_broken(engines)),
+            )
         )
         if wanted.local:
             from distmap.engine.local import LocalEngine
@@ -276,7 +283,7 @@ class Pool:
         if wanted.executors:
             from distmap.engine.executor import ExecutorEngine
 
-            engines += [ExecutorEngine(executor) for executor in wanted.executors]
+            engines += [ExecutorEngine(executor, slots=wanted.at_once) for executor in wanted.executors]
         if wanted.inline:
             from distmap.engine.inline import InlineEngine
 
@@ -836,6 +843,8 @@ class Pool:
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:
+        if broken := _broken(self._engines):
+            return self._none(broken)
         return self._none(f"no worker for {self._connect_timeout:g} s. {self._what_was_tried()}")
 
     def _none(self, sentence: str) -> BaseException:
@@ -982,6 +991,12 @@ class Pool:
         with self._lock:
             self._jobs.add(job)
         return job
+
+
+def _broken(engines: Sequence[Engine]) -> str:
+    """Why there are no workers and none can come, if all that there were are executors and they broke; else empty."""
+    causes = [getattr(engine, "broken", None) for engine in engines]
+    return "" if None in causes else "; ".join(filter(None, causes))
 
 
 def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:

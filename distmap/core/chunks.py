@@ -56,7 +56,8 @@ def size(
     want = min(aim / pace, limits.growth * max(1, largest), limits.chunk_items)
     if left is not None:
         # Guided: the tail stays balanced, but no chunk is so short that its dispatch costs more than it balances.
-        want = min(want, max(left / (limits.remaining_share * max(1, slots)), limits.chunk_floor_seconds / pace))
+        floor = max(limits.chunk_floor_seconds, rtt)
+        want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / pace))
     if item_bytes > 0:
         want = min(want, limits.chunk_bytes / item_bytes)
     return max(1, int(want * (1 + 1e-9)))

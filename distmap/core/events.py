@@ -42,7 +42,7 @@ class JobSpec(NamedTuple):
     pushed: bool = False
     #: Only workers that carry all of these may run it.
     tags: frozenset[str] = frozenset()
-    #: Nothing of it was pushed through a queue of other jobs: its label in snapshots.
+    #: Its label in snapshots.
     name: str = ""
 
 
@@ -185,6 +185,15 @@ class AttemptReported(NamedTuple):
     ended: bool
 
 
+class AttemptLost(NamedTuple):
+    """What ran the attempt ended, and nothing else on its slot ended with it (an executor says so by its future).
+
+    Which of the items that are not reported did it is unknown, unless there is but one.
+    """
+
+    attempt: int
+
+
 class AttemptRefused(NamedTuple):
     """The engine could not run the attempt at all (its code did not load, its input did not unpickle).
 
@@ -240,6 +249,7 @@ Event = (
     | InputGrew
     | AttemptProgressed
     | AttemptReported
+    | AttemptLost
     | AttemptRefused
     | Consumed
     | CancelRequested

@@ -1,7 +1,9 @@
 """Who is charged when a task process dies or a worker is lost, and what goes back.
 
-Owns these rules: only the item that ran is charged with a death; a lost worker charges what ran there, in halves
-from the second time on, until one item is left; slots that die too often rest; a job that only kills is stopped.
+Owns these rules: only the item that ran is charged with a death; where nobody knows which one ran, what may have run
+is tried again in parts until one item is left (in halves, and from the second time on, for a lost worker; in eighths
+and at once for a lost attempt, which nothing but its own items can have ended); slots that die too often rest; a job
+that only kills is stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
 from distmap.core.records import Attempt, Group, Job, Slot, Worker
 from distmap.core.states import SLOT, step
+
+#: Into how many parts a lost attempt is cut: each round costs whoever runs it at least one process.
+PARTS = 8
 
 
 def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
@@ -61,6 +66,22 @@ def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
         board.conclude(attempt.job)
 
 
+def attempt_lost(board: Board, attempt: Attempt) -> None:
+    """What ran the attempt ended, alone. One of its items did it: one by itself is charged, several are tried apart."""
+    board.deaths += 1
+    counts = attempt.state != "void"
+    if counts and attempt.slot.queue[0] is attempt:
+        board.draw(attempt, "lost")
+    board.detach(attempt)
+    if counts:
+        if attempt.hi - attempt.next == 1:
+            _charge(board, attempt, attempt.next, "died")
+        else:
+            _apart(board, attempt, attempt.losses, PARTS)
+        _despair(board, attempt.job)
+    board.conclude(attempt.job)
+
+
 def lose(board: Board, attempt: Attempt, at: int, cause: Cause) -> None:
     """One item failed for good without a report of its own."""
     job = attempt.job
@@ -99,16 +120,24 @@ def _charge(board: Board, attempt: Attempt, at: int, reason: str) -> None:
 
 def _suspect(board: Board, attempt: Attempt) -> None:
     """It ran on a worker that was lost; which of its items is to blame, if any, is unknown."""
-    job, chunk, lo, hi = attempt.job, attempt.chunk, attempt.next, attempt.hi
-    if job.state == "stopping" or lo == hi:
+    job, lo, hi = attempt.job, attempt.next, attempt.hi
+    if job.state == "stopping":
         return
     losses = attempt.losses + 1
     if hi - lo == 1 and losses >= board.limits.host_losses:
         return lose(board, attempt, lo, "hosts")
+    _apart(board, attempt, losses, 2 if losses >= 2 else 1)
+
+
+def _apart(board: Board, attempt: Attempt, losses: int, parts: int) -> None:
+    """What was not reported goes back in so many parts, of which one is (perhaps) to blame."""
+    job, lo, hi = attempt.job, attempt.next, attempt.hi
+    if job.state == "stopping" or lo == hi:
+        return
     job.requeued += hi - lo
-    middle = (lo + hi) // 2 if losses >= 2 else lo
-    board.requeue(job, chunk, lo, middle, losses)
-    board.requeue(job, chunk, middle, hi, losses)
+    size = -(-(hi - lo) // parts)
+    for at in range(lo, hi, size):
+        board.requeue(job, attempt.chunk, at, min(at + size, hi), losses)
 
 
 def _wear(board: Board, slot: Slot) -> None:

@@ -19,7 +19,8 @@ class Limits(NamedTuple):
     remaining_share: int = 4
     #: No chunk grows past this factor of the largest one that its job finished on that worker.
     growth: int = 64
-    #: Below so much work a chunk is not made smaller by remaining_share: its dispatch would cost more than it balances.
+    #: Below so much work (or a round trip of its worker) a chunk is not made smaller by remaining_share: its dispatch
+    #: would cost more than it balances.
     chunk_floor_seconds: float = 0.001
     #: Never more items than this in one chunk (offsets are 32-bit on the wire; reports stay small).
     chunk_items: int = 1_000_000

@@ -56,6 +56,7 @@ class Scheduler:
             ev.InputGrew: self._input_grew,
             ev.AttemptProgressed: self._attempt_progressed,
             ev.AttemptReported: self._attempt_reported,
+            ev.AttemptLost: self._attempt_lost,
             ev.AttemptRefused: self._attempt_refused,
             ev.Consumed: self._consumed,
             ev.CancelRequested: self._cancel,
@@ -329,6 +330,11 @@ class Scheduler:
         attempt.at = event.at
         reports.heard(board, attempt)
         attempt.job.meter.add(board.now, attempt.job.settled + attempt.at - attempt.next)
+
+    def _attempt_lost(self, event: ev.AttemptLost) -> None:
+        attempt = self._attempt(event.attempt)
+        if attempt is not None:
+            faults.attempt_lost(self._board, attempt)
 
     def _attempt_refused(self, event: ev.AttemptRefused) -> None:
         attempt, board = self._attempt(event.attempt), self._board

@@ -47,6 +47,9 @@ class Sink(Protocol):
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         """An attempt could not be run at all; the part says why."""
 
+    def broke(self, worker: int, attempt: int, at: int | None, text: str) -> None:
+        """What ran an attempt ended, and nothing else on its slot, as AttemptLost. `at`: its item if there is one."""
+
     def lost(self, worker: int, charged: bool, reason: str) -> None:
         """A worker is gone, as WorkerLost; `reason` is for people."""
 

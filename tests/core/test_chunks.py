@@ -49,8 +49,9 @@ def test_the_tail_is_shared() -> None:
 
 
 def test_the_tail_is_not_ground_to_dust() -> None:
-    """Below a millisecond of work a chunk is not made smaller for balance."""
+    """Below a millisecond of work, or a round trip, a chunk is not made smaller for balance."""
     assert want(pace=1e-6, left=80) == 1000
+    assert want(left=80, rtt=0.03) == 30
 
 
 def test_bytes_bound_a_chunk() -> None:

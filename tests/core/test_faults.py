@@ -226,6 +226,57 @@ def test_a_lost_worker_charges_what_ran(desk: Any, pick: Any) -> None:
     assert desk.snapshot().failed == 1
 
 
+def test_a_lost_attempt_is_tried_again_in_parts(desk: Any, pick: Any) -> None:
+    """In eighths, then item by item; the one that ends whatever runs it is charged, all others complete."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    todo = desk.job(size=64, chunksize=64, **GENTLE)
+    seen = []
+    while todo:
+        assign = todo.pop(0)
+        if assign.lo <= 19 < assign.hi:
+            seen.append(assign.hi - assign.lo)
+            todo += pick(desk.tell(ev.AttemptLost(assign.attempt)), ev.Assign)
+        else:
+            todo += pick(desk.report(assign), ev.Assign)
+    assert seen == [64, 8, 1, 1, 1]
+    assert pick(desk.said, ev.DeliverLoss) == [ev.DeliverLoss(1, 0, 19, "poison")]
+    assert desk.said[-1] == ev.Finish(1, "done")
+    assert (desk.snapshot().deaths, desk.snapshot().failed, desk.snapshot().losses) == (5, 1, 0)
+
+
+def test_a_lost_attempt_leaves_its_slot_as_it_is(desk: Any, pick: Any) -> None:
+    """What waits behind it runs, results that it reported stay, and its second loss means nothing."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    head, waiting = desk.job(size=4, chunksize=2, **GENTLE)
+    desk.report(head, hi=1, ended=False)
+    out = desk.tell(ev.AttemptLost(head.attempt))
+    assert spans(pick(out, ev.Assign)) == [(1, 2)]
+    assert desk.tell(ev.AttemptLost(head.attempt)) == []
+    assert pick(desk.tell(ev.AttemptLost(waiting.attempt)), ev.Kill) == []
+    assert desk.snapshot().deaths == 2
+
+
+def test_lost_attempts_end_a_job_that_only_kills(desk: Any, pick: Any) -> None:
+    """One after the other is lost and nothing is finished: the job is stopped."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    todo = desk.job(size=90, chunksize=1, **GENTLE)
+    for _ in range(10):
+        todo += desk.feed(desk.tell(ev.AttemptLost(todo.pop(0).attempt)))
+    desk.tell(ev.Ticked(), after=1.0)
+    assert desk.said[-1] == ev.Finish(1, "failed", crashed=True)
+
+
+def test_an_attempt_lost_while_its_job_is_being_stopped(desk: Any) -> None:
+    """Nothing goes back; that of a job that is over concerns nobody."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    first, second = desk.job(size=9, chunksize=3)
+    desk.tell(ev.CancelRequested(1))
+    assert desk.tell(ev.AttemptLost(second.attempt)) == []
+    desk.tell(ev.Ticked(), after=1.0)
+    assert desk.tell(ev.AttemptLost(first.attempt)) == []
+    assert desk.snapshot().requeued == 0
+
+
 def test_a_worker_that_left_charges_nobody(desk: Any, pick: Any) -> None:
     """Announced leaving is free, however often."""
     desk.tell(ev.WorkerJoined(0, 1))

@@ -323,6 +323,7 @@ ILLEGAL = [
     ev.Consumed(1, -1, 8),
     ev.CancelRequested(9),
     ev.AttemptProgressed(99, 0),
+    ev.AttemptLost(99),
     ev.AttemptRefused(99),
     ev.AttemptReported(99, 0, 1, (), 0.0, 0, True),
     ev.AttemptReported(-1, 0, 1, (), 0.0, 0, True),

@@ -44,6 +44,9 @@ class Ear:
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
         self.heard.put_nowait(("refused", (attempt, parts)))
 
+    def broke(self, worker: int, attempt: int, at: int | None, text: str) -> None:
+        self.heard.put_nowait(("broke", (attempt, at, text)))
+
     def lost(self, worker: int, charged: bool, reason: str) -> None:
         assert reason
         self.post(WorkerLost(worker, charged))

@@ -8,17 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from distmap.core.events import SlotReady, WorkerLost
-from distmap.engine import executor as module
-from distmap.engine.executor import ExecutorEngine, run_attempt
-from distmap.payload import dump_code, dump_items, load_results
-from distmap.wire.messages import Output, Report, Task
+from distmap.core.limits import Limits
+from distmap.engine import attempt as module
+from distmap.engine.executor import ExecutorEngine
+from distmap.payload import dump_code, load_results
+from distmap.wire.messages import Report
 
 Ears = Callable[[], Any]
 
@@ -248,6 +249,187 @@ def test_a_broken_executor_is_a_lost_worker(ear: Ears) -> None:
     asyncio.run(main())
 
 
+class Mute(Slow):
+    """Takes calls until it is shut down, and answers none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.refuses:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_an_executor_that_is_silent_and_takes_nothing_new_is_lost(ear: Ears) -> None:
+    """Silence alone is no fault, an item may take its time; silence of one that was shut down has no end."""
+
+    async def main() -> None:
+        executor = Mute()
+        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.04, lost_after=0.08)), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, [3])
+        async with asyncio.timeout(10):
+            while len(executor.tasks) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # it is asked whether it takes calls, again and again
+        executor.run()
+        assert await listener.values(attempt) == [9]
+        listener.send(square, [3])
+        executor.refuses = True
+        assert await listener.hear("event") == WorkerLost(7, charged=False)
+        assert engine.broken is not None
+        assert "has answered nothing for" in engine.broken
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+class Candid(Slow):
+    """Of those whose `cancel()` can be believed: here, by its module's name."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(fn, *args, **kwargs)
+
+
+Candid.submit.__module__ = "loky.process_executor"
+
+
+def test_what_surely_runs_is_waited_for(ear: Ears) -> None:
+    """An executor that is shut down and still runs a call, and says so truly, is not given up."""
+
+    async def main() -> None:
+        executor = Candid()
+        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.02, lost_after=0.04)), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, [3])
+        future, fn, args = executor.tasks.pop()
+        future.set_running_or_notify_cancel()
+        asked = 0
+
+        def running() -> bool:
+            nonlocal asked
+            asked += 1
+            return True
+
+        future.running = running  # type: ignore[method-assign]
+        async with asyncio.timeout(10):
+            while asked < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert not executor.tasks  # nobody knocked
+        future.set_result(fn(*args))
+        assert await listener.values(attempt) == [9]
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("candid", [True, False])
+def test_only_what_is_sure_to_wait_is_taken_back(ear: Ears, candid: bool) -> None:
+    """A `cancel()` that cannot be believed is not even tried: the attempt is answered for when it has run."""
+
+    async def main() -> None:
+        executor = Candid() if candid else Slow()
+        engine, listener = ExecutorEngine(executor, slots=1), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, [3])
+        engine.revoke(7, 0, attempt, 0)
+        assert executor.tasks[0][0].cancelled() == candid
+        executor.run()
+        assert await listener.values(attempt) == ([] if candid else [9])
+        assert listener.heard.empty()
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+class Reborn(Slow):
+    """One death breaks it, and it can be made anew, as loky's."""
+
+    made: ClassVar[list[Reborn]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made.append(self)
+
+    def burst(self) -> None:
+        """Everything that it has is lost."""
+        tasks, self.tasks = self.tasks, []
+        for future, _, _ in tasks:
+            future.set_exception(BrokenExecutor("a worker died (exit code 3)"))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill_workers: bool = False) -> None:
+        self.tasks.clear()
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_who_broke_an_executor_is_found_without_blame_for_others(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it had runs again on a fresh one, half of it at a time; only what broke it alone is to blame, and runs
+    alone from then on."""
+    monkeypatch.setattr("distmap.engine.executor.renewal_of", lambda executor: Reborn)
+    monkeypatch.setattr(Reborn, "made", [])
+
+    async def main() -> None:
+        engine, listener = ExecutorEngine(Reborn(), slots=2), ear()
+        await engine.start(listener)
+        code = dump_code(square)
+        good, bad, other, last = (listener.send(code, [n], slot=n % 2, start=n) for n in range(4))
+        Reborn.made[-1].burst()
+        await turn()
+        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [good, bad]
+        Reborn.made[-1].burst()
+        await turn()
+        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [good]
+        Reborn.made[-1].run()
+        assert await listener.values(good) == [0]
+        Reborn.made[-1].burst()
+        assert await listener.hear("broke") == (bad, 0, "BrokenExecutor: a worker died (exit code 3)")
+        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [other, last]
+        again = listener.send(code, [1], start=1)
+        assert len(Reborn.made[-1].tasks) == 2
+        for attempt, value in ((other, 4), (last, 9)):
+            Reborn.made[-1].run()
+            assert await listener.values(attempt) == [value]
+        await turn()
+        late = listener.send(code, [5], start=5)
+        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [again]
+        Reborn.made[-1].burst()
+        assert (await listener.hear("broke"))[0] == again
+        Reborn.made[-1].run()
+        assert await listener.values(late) == [25]
+        assert len(Reborn.made) == 5
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_an_executor_that_is_born_broken_is_given_up(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made anew a bounded number of times; one that cannot be made at all is the end, too."""
+
+    class Stillborn(Reborn):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            raise BrokenExecutor("it never began")
+
+    def unable() -> Executor:
+        raise OSError("no more processes")
+
+    async def main(renew: Callable[[], Executor], says: str) -> None:
+        monkeypatch.setattr("distmap.engine.executor.renewal_of", lambda executor: renew)
+        engine, listener = ExecutorEngine(Stillborn(), slots=1), ear()
+        await engine.start(listener)
+        listener.send(square, [1])
+        assert isinstance(await listener.hear("event"), WorkerLost)
+        assert says in (engine.broken or "")
+        await engine.close(now=True)
+
+    asyncio.run(main(Stillborn, "calls in a row"))
+    asyncio.run(main(unable, "no more processes"))
+
+
 def test_an_executor_that_was_shut_down_is_a_lost_worker(ear: Ears) -> None:
     """Submitting to it fails, and the driver is told once."""
 
@@ -258,31 +440,12 @@ def test_an_executor_that_was_shut_down_is_a_lost_worker(ear: Ears) -> None:
         await engine.start(listener)
         listener.send(square, [1])
         listener.send(square, [1])
-        assert await listener.hear("event") == WorkerLost(7)
+        assert await listener.hear("event") == WorkerLost(7, charged=False)
         await asyncio.sleep(0)
         assert listener.heard.empty()
         await engine.close(now=True)
 
     asyncio.run(main())
-
-
-def test_a_worker_keeps_a_bounded_number_of_payloads() -> None:
-    """Functions that were not used for long are forgotten, and asked for again."""
-    items, _ = dump_items([3])
-
-    def attempt(code: Any, *, with_code: bool) -> Any:
-        blobs = [module.BlobParts(b.digest, b.kind, tuple(b.payload.parts)) for b in code.blobs]
-        blobs.append(module.BlobParts(code.digest, "code", tuple(code.payload.parts)))
-        needs = tuple(b.digest for b in code.blobs)
-        return run_attempt(Task(0, 1, code.digest, needs, 0, 1, 0, 0.0), blobs if with_code else [], items.parts, None)
-
-    codes = [dump_code(lambda x, n=n: x + n) for n in range(30)]
-    first = attempt(codes[0], with_code=True)
-    assert load_results(first.said[0][1], 0, 1, ()) == [3]
-    assert not attempt(codes[0], with_code=False).missing
-    for code in codes:
-        attempt(code, with_code=True)
-    assert codes[0].digest in attempt(codes[0], with_code=False).missing
 
 
 def talk(x: int) -> int:
@@ -321,42 +484,3 @@ def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears, pro
 
     asyncio.run(main())
     assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")
-
-
-def test_attempts_of_several_threads_print_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a foreign process with threads each attempt has what its own thread printed; others print as ever."""
-    gate = threading.Barrier(3)
-    monkeypatch.setattr(module, "gate", gate, raising=False)
-
-    def meet(x: object) -> None:
-        from distmap.engine import executor
-
-        executor.gate.wait(10)  # type: ignore[attr-defined]
-        print("in", threading.current_thread().name)
-        executor.gate.wait(10)  # type: ignore[attr-defined]
-
-    code, (items, _) = dump_code(meet), dump_items(["a"])
-    blobs = [module.BlobParts(blob.digest, blob.kind, tuple(blob.payload.parts)) for blob in code.blobs]
-    blobs.append(module.BlobParts(code.digest, "code", tuple(code.payload.parts)))
-    needs = tuple(blob.digest for blob in code.blobs)
-    answers: dict[str, Any] = {}
-
-    def attempt(number: int) -> None:
-        task = Task(0, number, code.digest, needs, 0, 1, 0, 0.0)
-        answers[threading.current_thread().name] = run_attempt(task, blobs, items.parts, None)
-
-    threads = [threading.Thread(target=attempt, args=(n,), name=f"thread {n}") for n in (1, 2)]
-    before = sys.stdout
-    for thread in threads:
-        thread.start()
-    gate.wait(10)
-    assert sys.stdout is not before
-    gate.wait(10)
-    for thread in threads:
-        thread.join(10)
-    assert sys.stdout is before
-    for name, answer in answers.items():
-        (output, (text,)), (report, _) = answer.said
-        assert isinstance(output, Output)
-        assert isinstance(report, Report)
-        assert text == f"in {name}\n".encode()

@@ -1,0 +1,183 @@
+"""What an executor's worker runs: one attempt, with what was sent to its process before.
+
+Owns `run_attempt`, the function that executors are given, and what a foreign process keeps between attempts: payloads
+once for all its threads, loaded functions once for each, and the streams while tasks print. Knows no executor.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from time import perf_counter
+from typing import NamedTuple
+
+from distmap.engine.base import Buffer
+from distmap.execution import Library, Runner
+from distmap.output import Spout, Stream, install
+from distmap.pickling import Payload
+from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
+
+#: A foreign process is never told that a job is over: it keeps the payloads of this many digests, beside those in use.
+KEPT = 16
+
+
+Said = list[tuple[Report | Output | Refused, list[Buffer]]]
+
+
+class BlobParts(NamedTuple):
+    """A payload as it travels to an executor's worker."""
+
+    digest: bytes
+    kind: BlobKind
+    parts: tuple[Buffer, ...]
+
+
+class Answer(NamedTuple):
+    """What an attempt said there, in order; or the digests that it lacks, and then nothing was run."""
+
+    said: Said
+    missing: tuple[bytes, ...] = ()
+    #: Seconds from its beginning to its end there.
+    seconds: float = 0.0
+    #: The first one of its thread: the way there may have taken as long as the start of a process.
+    first: bool = False
+
+
+class _Store:
+    """The payloads of this process. What a thread works with stays, of the rest the last ones used."""
+
+    def __init__(self) -> None:
+        self.library = Library()
+        self._lock = threading.Lock()
+        self._users: Counter[bytes] = Counter()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """The other threads, and what they held, are not here."""
+        self._lock = threading.Lock()
+        self._users.clear()
+
+    def take(self, needed: Sequence[bytes], blobs: Sequence[BlobParts]) -> tuple[bytes, ...]:
+        """Hold what is needed until `give_back`; gives what is not here, and then nothing is held."""
+        payloads = self.library.payloads
+        with self._lock:
+            for blob in blobs:
+                if blob.digest not in payloads:
+                    self.library.put(blob.digest, blob.kind, Payload(blob.parts[0], blob.parts[1:]))
+            missing = tuple(digest for digest in needed if digest not in payloads)
+            if missing:
+                return missing
+            for digest in needed:
+                self._users[digest] += 1
+                payloads[digest] = payloads.pop(digest)  # in the order of last use
+            for digest in list(payloads)[:-KEPT]:
+                if not self._users[digest]:
+                    self.library.drop(digest)
+        return ()
+
+    def give_back(self, needed: Sequence[bytes]) -> None:
+        with self._lock:
+            self._users.subtract(needed)
+            self._users += Counter()  # a Counter keeps zeros
+
+
+_store = _Store()
+
+
+class _Place(threading.local):
+    """What one thread keeps between attempts."""
+
+    def __init__(self) -> None:
+        self.runner = Runner(library=_store.library)
+        self.first = True
+
+
+_place = _Place()
+
+
+class _Prints:
+    """Takes what the attempts of this process print, each in its thread. The streams are its owner's otherwise."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spouts: dict[int, Spout] = {}
+        self._installed: tuple[Stream, Stream] | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._spouts.clear()
+
+    def begin(self, spout: Spout) -> None:
+        with self._lock:
+            self._spouts[threading.get_ident()] = spout
+            if self._installed is None:
+                self._before = sys.stdout, sys.stderr
+                self._installed = install(lambda: self._spouts.get(threading.get_ident()))
+
+    def end(self) -> None:
+        with self._lock:
+            del self._spouts[threading.get_ident()]
+            if not self._spouts and self._installed is not None:
+                out, err = self._installed
+                if sys.stdout is out:
+                    sys.stdout = self._before[0]
+                if sys.stderr is err:
+                    sys.stderr = self._before[1]
+                self._installed = None
+
+
+_prints = _Prints()
+
+
+def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer], cells: list[int] | None) -> Answer:
+    """Run one attempt; in a worker of the executor. `cells` are shared with the engine where memory is."""
+    begun, place = perf_counter(), _place
+    needed = (*task.needs, task.code)
+    if missing := _store.take(needed, blobs):
+        return Answer([], missing)
+    first, place.first = place.first, False
+    try:
+        place.runner.forget_dropped()
+        said = _run(place.runner, task, Payload(parts[0], tuple(parts[1:])), cells)
+        if any(isinstance(message, Refused) for message, _ in said):
+            # It may load in the next call: what it lacked has perhaps been installed by then.
+            place.runner.forget(task.code)
+    finally:
+        _store.give_back(needed)
+    return Answer(said, (), perf_counter() - begun, first)
+
+
+def _run(runner: Runner, task: Task, payload: Payload, cells: list[int] | None) -> Said:
+    said: Said = []
+    if cells is not None:
+        runner.run(task, payload, cells, lambda message, result: said.append((message, result.parts)))
+        return said
+
+    def emit(message: Report | Refused | Output, result: Payload) -> None:
+        with spout.lock:
+            spout.flush()
+        said.append((message, portable(result.parts)))
+
+    def take(output: Output, text: bytes, wait: bool) -> bool:
+        said.append((output, [text] if text else []))
+        return True
+
+    own, spout = [-1] * 8, Spout(take, live=False)
+    spout.begin(task, own)
+    _prints.begin(spout)
+    try:
+        runner.run(task, payload, own, emit)
+    finally:
+        _prints.end()
+    return said
+
+
+def portable(parts: Sequence[Buffer]) -> list[Buffer]:
+    """Views do not pickle; the executor will pickle. Not as bytes, or arrays would arrive read-only."""
+    return [bytearray(part) if isinstance(part, memoryview) else part for part in parts]

@@ -1,0 +1,123 @@
+"""What is known of executors that somebody else wrote, beyond `submit`.
+
+Owns the facts: how many calls one runs at once, whether its `cancel()` can be believed, which of its errors mean that a
+process ended, how a broken one is made anew. All by name, so that none of those packages is imported here. Whatever it
+asks of an executor may raise: then nothing is known.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+log = logging.getLogger("distmap")
+
+T = TypeVar("T")
+
+#: Where executors say how many calls they run at once. There is no public way to ask.
+_COUNTS = ("_max_workers", "max_workers", "num_workers")
+
+#: `submit` of these begins no call whose `cancel()` said True. Elsewhere (Dask, ipyparallel) a future is never
+#: "running", so that its `cancel()` is always True, however long the call runs already.
+_CANDID = (
+    "concurrent.futures.thread",
+    "concurrent.futures.process",
+    "concurrent.futures.interpreter",
+    "loky.",
+    "joblib.externals.loky.",
+    "mpi4py.futures.",
+)
+
+#: Errors of a future that mean: what ran the call ended, and the executor goes on. Dask, ipyparallel, Parsl, Ray.
+_DEATHS = frozenset({"KilledWorker", "EngineError", "WorkerLost", "ManagerLost", "WorkerCrashedError"})
+#: ... and the executor ended with it. The standard library, loky; executorlib.
+_ENDS = frozenset({"BrokenExecutor", "ExecutorlibSocketError"})
+
+
+def fenced(call: Callable[[], T], otherwise: T) -> T:
+    """What a foreign call gives; `otherwise` if it raises."""
+    try:
+        return call()
+    except Exception as error:
+        log.info("x an executor raised %r", error)
+        return otherwise
+
+
+def slots_of(executor: Executor) -> int | None:
+    """How many calls it runs at once; None if it does not say."""
+    for name in _COUNTS:
+        count = fenced(lambda name=name: getattr(executor, name, None), None)  # type: ignore[misc]
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    threads = fenced(lambda: _dask_threads(executor), 0)
+    return threads or None
+
+
+def _dask_threads(executor: Any) -> int:
+    """Threads of all workers of a Dask cluster; 0 while it has none, or if this is no executor of Dask's."""
+    ask: Any = getattr(getattr(executor, "_client", None), "scheduler_info", None)
+    workers: list[Any] = [] if ask is None else list(ask()["workers"].values())
+    return sum(int(worker["nthreads"]) for worker in workers)
+
+
+def unknown_slots(executor: Executor) -> str:
+    """What to do when `slots_of` knows nothing."""
+    name = type(executor).__name__
+    if hasattr(getattr(executor, "_client", None), "scheduler_info"):
+        return (
+            f"the cluster of this {name} has no worker yet: wait for one (client.wait_for_workers(1)), or say how "
+            "many items it is to run at once: Pool(executor, processes=8)"
+        )
+    return (
+        f"{name} does not say how many calls it runs at once (it has none of {', '.join(_COUNTS)}); say it: "
+        "Pool(executor, processes=8)"
+    )
+
+
+def shares_memory(executor: Executor) -> bool:
+    """Whether its calls run in threads of this process, and interpreter."""
+    apart = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # 3.14; it is a ThreadPoolExecutor
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
+
+
+def is_candid(executor: Executor) -> bool:
+    """Whether a call whose future's `cancel()` says True has not begun and never will."""
+    return str(getattr(type(executor).submit, "__module__", "")).startswith(_CANDID)
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether it means that the process (engine, worker) that ran the call ended, and the executor goes on."""
+    return not _names(error).isdisjoint(_DEATHS)
+
+
+def is_end(error: BaseException) -> bool:
+    """Whether it means that the executor takes nothing any more because a process of its own ended."""
+    return not _names(error).isdisjoint(_ENDS)
+
+
+def _names(error: BaseException) -> set[str]:
+    # ipyparallel's `RemoteError` says in `ename` what it stands for.
+    return {getattr(error, "ename", ""), *(kind.__name__ for kind in type(error).__mro__)}
+
+
+def renewal_of(executor: Executor) -> Callable[[], Executor] | None:
+    """What makes a fresh executor in the place of a broken one, with the same settings; None: nothing does.
+
+    loky's reusable executor only: to be made anew is its contract. How others are made, only their owner knows.
+    """
+    make = getattr(sys.modules.get(type(executor).__module__), "get_reusable_executor", None)
+    if make is None or type(executor).__name__ != "_ReusablePoolExecutor":
+        return None
+    settings = {"max_workers": "_max_workers", "context": "_context", "timeout": "_timeout", "env": "_env"}
+    settings |= {"initializer": "_initializer", "initargs": "_initargs"}
+
+    def renew() -> Executor:
+        known = {name: getattr(executor, where) for name, where in settings.items() if hasattr(executor, where)}
+        made: Executor = make(kill_workers=True, **known)
+        return made
+
+    return renew
