@@ -179,14 +179,18 @@ class _Installed:
     def _look(self, top: str) -> tuple[str, str] | None:
         from importlib import metadata
 
+        # OSError: a folder without METADATA, to the finder of the package importlib_metadata (Dask brings it).
         try:
             return top, metadata.version(top)  # most are called like their module
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, OSError):
             pass
-        if self._all is None:
-            self._all = metadata.packages_distributions()
-        for name in self._all.get(top, ()):
-            return name, metadata.version(name)
+        try:
+            if self._all is None:
+                self._all = metadata.packages_distributions()
+            for name in self._all.get(top, ()):
+                return name, metadata.version(name)
+        except OSError:
+            pass
         return None
 
 
@@ -227,7 +231,7 @@ def differences(wanted: Mapping[str, str]) -> list[str]:
     for name, version in wanted.items():
         try:
             here = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        except (metadata.PackageNotFoundError, OSError):
             continue  # its import says so
         if here != version:
             lines.append(f"{name} is {version} here and {here} on")
