@@ -14,8 +14,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from stat import S_ISDIR, S_ISREG
 
-from distmap.core.limits import LIMITS
-from distmap.light import NamedTuple
+from distmap.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from distmap.core.limits import Limits
 
 #: Never data: what Python makes or imports.
 _NO_DATA = (".py", ".pyc", ".pyo", ".pyd")
@@ -87,10 +89,16 @@ class Survey(NamedTuple):
     stamps: Stamps
 
 
-def survey(sources: Mapping[str, Source]) -> Survey:
+def _limits() -> Limits:
+    from distmap.core.limits import LIMITS  # in the kernel only: it imports typing
+
+    return LIMITS
+
+
+def survey(sources: Mapping[str, Source], limits: Limits | None = None) -> Survey:
     """Look which data files there are."""
     found = Survey({}, {}, [])
-    left = LIMITS.data_files
+    left = (limits or _limits()).data_files
     for top, source in sources.items():
         if "." in top:
             continue
@@ -129,12 +137,12 @@ def _walk(folder: str, name: str, files: dict[str, tuple[str, int]], stamps: Sta
     return left
 
 
-def gather(sources: Mapping[str, Source], found: Survey) -> Extras:
+def gather(sources: Mapping[str, Source], found: Survey, limits: Limits | None = None) -> Extras:
     """Read the data files, the smallest first, up to `data_bytes` of them."""
     from hashlib import blake2b
 
     every = [(size, top, below, path) for top, files in found.files.items() for below, (path, size) in files.items()]
-    room = LIMITS.data_bytes
+    most = room = (limits or _limits()).data_bytes
     content: dict[str, list[tuple[str, bytes]]] = {top: [] for top in found.bases}
     left_out: dict[str, dict[str, int]] = {top: {} for top in found.bases}
     for size, top, below, path in sorted(every):
@@ -155,7 +163,7 @@ def gather(sources: Mapping[str, Source], found: Survey) -> Extras:
         for below, data in content[top]:
             state.update(_pickle.dumps((below, data), 5))
         modules = tuple([name for name in sources if name.partition(".")[0] == top])
-        units[top] = Unit(state.digest(), modules, bases, tuple(content[top]), left_out[top], LIMITS.data_bytes)
+        units[top] = Unit(state.digest(), modules, bases, tuple(content[top]), left_out[top], most)
     return Extras(units, {})
 
 

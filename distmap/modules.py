@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from types import CodeType, ModuleType
 
-from distmap.core.limits import LIMITS
 from distmap.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey, versions
 from distmap.light import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -170,6 +169,8 @@ def _is_installation(top: str, folder: str) -> bool:
     if "EGG-INFO" in entries or any(_owns(os.path.join(folder, entry), top) for entry in entries):
         return True
     from importlib.machinery import EXTENSION_SUFFIXES
+
+    from distmap.core.limits import LIMITS  # here, as it imports typing
 
     # Not the bare one: a library for ctypes is a data file.
     ends = tuple(suffix for suffix in EXTENSION_SUFFIXES if suffix != ".so")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import distmap.extras
 from distmap.core.limits import LIMITS
 from distmap.extras import Source, differences, gather, survey, versions
 
@@ -54,15 +53,13 @@ def test_stamps_tell_of_every_change(tmp_path: Path) -> None:
     assert gather(sources, survey(sources)).units["pkg"].digest == digest
 
 
-def test_the_smallest_files_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_files_go_first(tmp_path: Path) -> None:
     """What is beyond the bytes, or the number of files, of a call is left out, and noted with its size."""
     sources = package(tmp_path, "pkg/a", "pkg/bbbbbbbbbb", "pkg/ccc")
-    monkeypatch.setattr(distmap.extras, "LIMITS", LIMITS._replace(data_bytes=13))
-    unit = gather(sources, survey(sources)).units["pkg"]
+    unit = gather(sources, survey(sources), LIMITS._replace(data_bytes=13)).units["pkg"]
     assert [name for name, _ in unit.files] == ["pkg/a", "pkg/ccc"]
     assert unit.left_out == {"pkg/bbbbbbbbbb": 14}
-    monkeypatch.setattr(distmap.extras, "LIMITS", LIMITS._replace(data_files=2))
-    assert len(survey(sources).files["pkg"]) == 2
+    assert len(survey(sources, LIMITS._replace(data_files=2)).files["pkg"]) == 2
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
