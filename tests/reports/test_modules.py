@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
 import itertools
+import multiprocessing
+import subprocess
 import sys
 import textwrap
 import threading
@@ -363,8 +366,7 @@ def test_a_dynamic_import_that_nobody_sees(pool: distmap.Pool, beside: Write) ->
         f"{name}_alone": "imports it by name: `import",
     }.items():
         if not _is_far(pool):
-            with distmap.Pool(1) as local:
-                assert local.map(lambda x: one.f(x).__name__, [missing]) == [name if "." in missing else missing]
+            assert pool.map(lambda x: one.f(x).__name__, [missing]) == [name if "." in missing else missing]
             continue
         with pytest.raises(ModuleNotFoundError, match=missing) as caught:
             pool.map(one.f, [missing])
@@ -394,11 +396,7 @@ def test_a_folder_that_looks_like_an_installation(
     """It is imported from the same path on this machine; a worker that lacks it says so, and how to mend that."""
     name = _fresh(beside, {"~/__init__.py": "from .part import f", "~/part.py": "def f(x): return x + 1", **files})
     fn = importlib.import_module(name).f
-    if not _is_far(pool):
-        with distmap.Pool(1) as local:
-            assert local.map(fn, [1]) == [2]
-        return
-    if not by_reference:
+    if not (by_reference and _is_far(pool)):
         assert pool.map(fn, [1]) == [2]
         return
     with pytest.raises(ModuleNotFoundError, match=f"No module named '{name}'") as caught:
@@ -522,3 +520,68 @@ def test_other_versions_that_a_stream_meets(other_versions: distmap.Pool) -> Non
     """Lazy iteration warns at its end."""
     with pytest.warns(UserWarning, match="dist-versioned is 1.0 here"):
         list(other_versions.imap(lambda x: __import__("versioned").V, range(30), chunksize=1))
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+MAIN = """
+    import sys
+    from . import helper
+    from .helper import scale
+    import distmap
+
+    class Point:
+        def __init__(self, x): self.x = x
+
+    def inside(x):
+        from . import late
+        from .late import K
+        return late.K + K + x
+
+    def outside(x):
+        return scale(x) + helper.K
+
+    def of_a_class(p):
+        return Point(helper.double(p.x))
+
+    if __name__ == "__main__":
+        with distmap.Pool(int(sys.argv[1]) if sys.argv[1].isdecimal() else sys.argv[1]) as pool:
+            print(pool.map(inside, [1]), pool.map(outside, [1]), [p.x for p in pool.map(of_a_class, [Point(2)])])
+            print(pool.map(lambda x: __import__("pkg.late", fromlist=["K"]).K, [1]))
+"""
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["local", "remote"])
+def test_a_module_that_is_run_as_a_script(far: bool, tmp_path: Path) -> None:
+    """In `python -m package.module` functions of `__main__` import relatively, and its neighbours travel."""
+    package = tmp_path / "project" / "pkg"
+    package.mkdir(parents=True)
+    for name, text in {
+        "__init__": "",
+        "helper": "K = 10\ndef scale(x): return x * K\ndef double(x): return 2 * x\n",
+        "late": "from .helper import K\n",
+        "main": textwrap.dedent(MAIN),
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    with ExitStack() as stack:
+        where = "1"
+        if far:
+            worker = WorkerProcess("--port", "0", "--slots", "1", cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+            where = stack.enter_context(worker).url
+        command = [sys.executable, "-m", "pkg.main", where]
+        done = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, timeout=18)
+    assert done.stdout.split("\n") == ["[21] [20] [4]", "[10]", ""], done.stderr
+    assert not list(tmp_path.glob("distmap-*")), "the files of a pool that is gone stay"
+
+
+@pytest.mark.own_leaks  # multiprocessing keeps a tracker of named resources
+def test_files_in_the_processes_of_an_executor(beside: Write) -> None:
+    """What an executor's process is sent it looks for on its own machine first."""
+    text = "from pathlib import Path\ndef f(x): return Path(__file__).with_name('x.txt').read_text(), __file__"
+    name = _fresh(beside, {"~/__init__.py": text, "~/x.txt": "data"})
+    fn = importlib.import_module(name).f
+    with (
+        concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor,
+        distmap.Pool(executor) as pool,
+    ):
+        assert pool.map(fn, [1]) == [fn(1)]
