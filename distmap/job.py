@@ -128,6 +128,8 @@ class Job:
         self._frames: TracebackType | None = None
         #: What had come when the job was broken off and was not taken apart yet; `partial` does that.
         self._left: deque[Landed | Lost] = deque()
+        #: Items that were taken apart.
+        self._absorbed = 0
         self._lock = threading.Lock()
         #: The thread that serves it, if it is not the caller's.
         self.thread: threading.Thread | None = None
@@ -491,10 +493,12 @@ class Job:
             values, failures = results_of(message)
             self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
             tell_failures(self._story, message, failures)
+            self._absorbed += message.hi - message.lo
             return message.hi - message.lo, message.report.nbytes
         error = exception_of(message)
         self._consumer.take(message.item, 1, [SKIP], {message.item: error})
         tell_failures(self._story, message, {message.item: error})
+        self._absorbed += 1
         return 1, 0
 
     def _catch_up(self) -> None:
@@ -555,7 +559,7 @@ class Job:
         """
         interrupted = isinstance(error, KeyboardInterrupt)
         self._story.interrupted = self._story.interrupted or interrupted
-        snapshot = self._record.latest or nothing(self._record.spec)
+        snapshot: Snapshot | None = None
         try:
             self._steering.cancel()
             deadline = time.monotonic() + INTERRUPT_WAIT
@@ -573,7 +577,14 @@ class Job:
         except (queue.Empty, KeyboardInterrupt):  # a second interrupt waits for nobody
             pass
         finally:
+            # Nobody waits for the loop's last word; what is known here is the least that there is.
+            snapshot = snapshot or self._record.latest or nothing(self._record.spec, self._known())
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error, snapshot)
+
+    def _known(self) -> int:
+        """How many items are there, whether they were taken apart yet or not."""
+        waiting = (message.hi - message.lo if isinstance(message, Landed) else 1 for message in self._left)
+        return self._absorbed + sum(waiting)
 
 
 class Mailbox:

@@ -432,3 +432,36 @@ def test_what_was_not_returned_is_kept(local_pool: distmap.Pool, how: str, tmp_p
     last: Any = local_pool.last
     assert last.state == how
     assert last.partial == [(0, 1.0)]
+
+
+# --- two interrupts ---------------------------------------------------------------------------------------------------
+
+
+def stubborn(x: int) -> int:
+    """Item 3 and those behind it do not hear an interrupt."""
+    if x >= 3:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        time.sleep(15)
+    return x
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["list", "generator"])
+def test_a_call_that_is_interrupted_twice_says_what_it_has(sized: bool) -> None:
+    """The second interrupt does not wait for the loop; the card counts what is known here, not nothing."""
+    with distmap.Pool(2) as pool:
+
+        def interrupt() -> None:
+            until(lambda: pool.last is not None and len(pool.last.partial) == 3)
+            os.kill(os.getpid(), signal.SIGINT)
+            # The second one, as quick as a user's, or quicker.
+            threading.Event().wait(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(stubborn, range(50) if sized else iter(range(50)), chunksize=1, progress=False)
+        thread.join(10)
+        last: Any = pool.last
+        assert repr(last) == f"<Job stubborn: interrupted, 3{' of 50' * sized} items>"
+        assert (last.stats["done"], len(last.partial)) == (3, 3)
