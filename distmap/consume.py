@@ -136,7 +136,8 @@ class _Failing:
         """Note the errors of items, by index."""
         self.failures.update(failed)
         for error in failed.values():
-            self.first_failure = self.first_failure or error
+            if self.first_failure is None:  # an exception may well be false
+                self.first_failure = error
 
     def let_go(self) -> None:
         """There is nothing to forget."""

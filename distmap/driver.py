@@ -371,7 +371,8 @@ class Driver:
         """Reading the input raised."""
         record = self._records.get(job)
         if record is not None:
-            record.error = record.error or error
+            if record.error is None:  # an exception may well be false
+                record.error = error
             self.post(InputFailed(job, chunk))
 
     def consumed(self, job: int, count: int, nbytes: int) -> None:
@@ -391,7 +392,8 @@ class Driver:
         """End a job early; with `error`, that is what its consumer raises."""
         record = self._records.get(job)
         if record is not None:
-            record.error = record.error or error
+            if record.error is None:  # an exception may well be false
+                record.error = error
             self.post(CancelRequested(job))
 
     def pause(self, job: int) -> None:
@@ -835,7 +837,9 @@ class Driver:
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.let_go()
-            error = record.error or JobCancelled(f"{record.spec.name} was cancelled: its pool was {why}")
+            error = record.error
+            if error is None:
+                error = JobCancelled(f"{record.spec.name} was cancelled: its pool was {why}")
             record.sink(Finished("cancelled", False, error, None, self._snapshot(record)))
         for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
             if timer is not None:

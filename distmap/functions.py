@@ -170,13 +170,13 @@ def _culprit(content: tuple[Any, ...], error: BaseException) -> str | None:
         words, value = found
         if words:
             path.append(words)
-        error = failure or error
+        error = error if failure is None else failure
         if said := promise_in(value, 0):
             return f"{', '.join(path)}: {said}"
         candidates = _parts(value)
     if not path:
         return None
-    cause = error.__cause__ or error
+    cause = error if error.__cause__ is None else error.__cause__
     return f"{', '.join(path)} ({short_repr(value)}) does not pickle: {type(cause).__name__}: {cause}"
 
 

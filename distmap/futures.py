@@ -110,6 +110,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
             value = super().result(timeout)
             if type(value) is _Raw:
                 value, error = value.get()
+            elif value is None:
+                error = super().exception(0)  # concurrent.futures raises only what is true
         except Exception as raised:
             error = raised
         finally:
@@ -308,7 +310,8 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
         if isinstance(outcome, Lost):
             outcome = exception_of(outcome)
         if isinstance(outcome, Finished):
-            outcome = end_of(outcome, None) or PoolClosed("the pool was closed before the item ran")
+            ended = end_of(outcome, None)
+            outcome = PoolClosed("the pool was closed before the item ran") if ended is None else ended
         if type(outcome) is _Raw and future.hooked:
             value, error = outcome.get()
             outcome = value if error is None else error

@@ -699,7 +699,7 @@ def end_of(finished: Finished, first_failure: BaseException | None) -> BaseExcep
                 f"{finished.snapshot.name} was stopped: {finished.snapshot.deaths} task processes died and no item "
                 "was finished; run the function by itself, or with Pool(1), to see why"
             )
-        return first_failure or PayloadError(f"{finished.snapshot.name} failed")
+        return PayloadError(f"{finished.snapshot.name} failed") if first_failure is None else first_failure
     return None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,12 @@ import distmap
 def _callbacks(local_pool: distmap.Pool) -> None:
     """The thread that runs callbacks stays as long as the pool."""
     local_pool.apply_async(abs, (1,), callback=abs).get(10)
+
+
+@pytest.fixture(scope="module")
+def _calling_back(pool: distmap.Pool) -> None:
+    """As `_callbacks`, for either pool."""
+    pool.apply_async(abs, (1,), callback=abs).get(10)
 
 
 def fail(*args: Any) -> None:
@@ -128,3 +136,57 @@ def test_a_terminal_that_goes_while_a_map_runs_costs_nothing(
 
     result = local_pool.map(lambda x: 1 / x, items(), progress=True, chunksize=1, on_error="skip")
     assert result == [1.0, 0.5]
+
+
+class Many(Exception):
+    """An exception that is false as long as it has no members, as those of some packages that collect errors are."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def refuse(x: object) -> None:
+    """Fails with it."""
+    raise Many("no members")
+
+
+def feed() -> Any:
+    """An input that fails with it."""
+    yield 1
+    raise Many("no members")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool: pool.map(refuse, [1]),
+        lambda pool: pool.map(abs, feed()),
+        lambda pool: list(pool.imap(refuse, [1])),
+        lambda pool: list(pool.imap(abs, feed())),
+        lambda pool: pool.submit(refuse, 1).result(10),
+        lambda pool: pool.map_async(refuse, [1]).get(10),
+    ],
+    ids=["map", "input of map", "imap", "input of imap", "submit", "map_async"],
+)
+@pytest.mark.usefixtures("_calling_back")
+def test_an_exception_that_is_false_is_an_exception(pool: distmap.Pool, call: Callable[[distmap.Pool], Any]) -> None:
+    """What fails is asked for by name, not by truth."""
+    with pytest.raises(Many, match="no members"):
+        call(pool)
+
+
+def test_zero_is_a_number_of_seconds(local_pool: distmap.Pool) -> None:
+    """A time of 0 is taken as that, not as the default: nothing waits, and what is there is given."""
+    with distmap.Pool("wss://127.0.0.1:9", connect_timeout=0) as pool:
+        with pytest.raises(distmap.NoWorkers, match="within 0 s"):
+            pool.map(abs, [1])
+        with pytest.raises(distmap.NoWorkers, match="no worker for 0 s"):
+            pool.submit(abs, 1).result(10)
+    assert len(local_pool.wait_for_workers(1, 0)) == 1
+    with pytest.raises(distmap.NoWorkers, match="1 of 2 workers came within 0 s"):
+        local_pool.wait_for_workers(2, 0)
+    assert distmap.Pool(1, connect_timeout=0).map_async(abs, [-1]).get(10) == [1]
+    stream = local_pool.imap(time.sleep, [0.05])
+    with pytest.raises(multiprocessing.TimeoutError, match="within 0 s"):
+        stream.next(0)
+    assert list(stream) == [None]
