@@ -29,6 +29,7 @@ from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.extras import warn
 from distmap.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
+from distmap.interrupts import Interrupts
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
 from distmap.traces import clean, gate
@@ -121,6 +122,7 @@ class Job:
         #: Called once, when the results have been given away.
         self.on_given: Callable[[Job], object] | None = None
         self._box = Mailbox()
+        self._interrupts = Interrupts(self._box.ring)
         self._over = threading.Event()
         self._news = threading.Condition()
         self._error: BaseException | None = None
@@ -189,10 +191,8 @@ class Job:
         """
         timeout = checked("timeout", timeout, WAIT)
         try:
-            over = self._over.wait(timeout)
+            over = self._wait_or_stop(timeout)
         except KeyboardInterrupt:
-            # Whoever interrupts the wait for a result wants the work to stop; `wait` is the way to look only.
-            self._interrupt()
             with contextlib.suppress(KeyboardInterrupt):  # a second one: no waiting
                 self._over.wait(INTERRUPT_WAIT)
             raise KeyboardInterrupt from None
@@ -207,6 +207,17 @@ class Job:
         return value
 
     get = result
+
+    def _wait_or_stop(self, timeout: float | None) -> bool:
+        """As `wait`, but whoever interrupts it wants the work to stop; `wait` is the way to look only."""
+        if self._over.is_set():
+            return True
+        with Interrupts():
+            try:
+                return self._over.wait(timeout)
+            except KeyboardInterrupt:
+                self._interrupt()
+                raise
 
     def hand_over(self) -> Any:
         """Its result, which then belongs to the caller alone: here only figures, failures and the card are kept."""
@@ -410,13 +421,14 @@ class Job:
         KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most INTERRUPT_WAIT
         seconds; a second interrupt returns at once.
         """
-        try:
-            self.start()
-            self._show()
-            self._serve()
-        except BaseException as error:
-            self._abort(error)
-            raise
+        with self._interrupts:  # a second one waits for nobody, and cuts nothing short
+            try:
+                self.start()
+                self._show()
+                self._serve()
+            except BaseException as error:
+                self._abort(error)
+                raise
         return self.hand_over()
 
     def run_aside(self) -> Job:
@@ -449,6 +461,7 @@ class Job:
                 break
             if message is not None:
                 self._take(message)
+            self._interrupts.raised = False  # the user's code may have caught one
         self._end(message)
 
     def _show(self) -> None:
@@ -558,28 +571,35 @@ class Job:
         What had landed is kept as it came: to unpickle or fold it is the user's code, which an interrupt is to end.
         """
         interrupted = isinstance(error, KeyboardInterrupt)
-        self._story.interrupted = self._story.interrupted or interrupted
         snapshot: Snapshot | None = None
+        self._story.interrupted = self._story.interrupted or interrupted
         try:
             self._steering.cancel()
-            deadline = time.monotonic() + INTERRUPT_WAIT
-            while (left := deadline - time.monotonic()) > 0:
-                message = self._box.first(left)
-                if isinstance(message, Finished):
-                    snapshot = message.snapshot
-                    break
-                if isinstance(message, Printed):
-                    self._show_printed()
-                elif isinstance(message, Landed | Lost) and self._consumer.keeps:
-                    self._left.append(message)
-                self._box.drop()
+            snapshot = self._last_words()
             self._show_printed(last=True)
-        except (queue.Empty, KeyboardInterrupt):  # a second interrupt waits for nobody
+        except KeyboardInterrupt:  # a third one
             pass
         finally:
             # Nobody waits for the loop's last word; what is known here is the least that there is.
             snapshot = snapshot or self._record.latest or nothing(self._record.spec, self._known())
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error, snapshot)
+
+    def _last_words(self) -> Snapshot | None:
+        """Keep what lands until the job is over; None if that takes too long, or a second interrupt comes."""
+        deadline = time.monotonic() + INTERRUPT_WAIT
+        while not self._interrupts.came and (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                self._box.wait(left)
+            message = self._box.peek()
+            if isinstance(message, Finished):
+                return message.snapshot
+            if isinstance(message, Printed):
+                self._show_printed()
+            elif isinstance(message, Landed | Lost) and self._consumer.keeps:
+                self._left.append(message)
+            if message is not None:
+                self._box.drop()
+        return None
 
     def _known(self) -> int:
         """How many items are there, whether they were taken apart yet or not."""

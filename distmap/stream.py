@@ -23,6 +23,7 @@ from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequ
 from distmap.errors import JobCancelled
 from distmap.failures import HIDDEN, throw
 from distmap.inputs import Input
+from distmap.interrupts import Interrupts
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
 from distmap.traces import clean
 from distmap.views.story import Story
@@ -156,15 +157,16 @@ class StreamJob(Job):
 
     def _wait(self, timeout: float | None, deadline: float | None) -> None:
         """Wait for a message, without the lock. It may be another thread that gets it."""
-        try:
-            self._box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            from multiprocessing import TimeoutError as Late
+        with Interrupts():
+            try:
+                self._box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                from multiprocessing import TimeoutError as Late
 
-            raise Late(f"{self!r} had no result within {timeout} s") from None
-        except KeyboardInterrupt:
-            self._interrupt()
-            raise KeyboardInterrupt from None
+                raise Late(f"{self!r} had no result within {timeout} s") from None
+            except KeyboardInterrupt:
+                self._interrupt()
+                raise KeyboardInterrupt from None
 
     def _take_one(self) -> Any:
         """The next value, the last message, or NOTHING if there is neither yet. Under the lock; does not wait."""

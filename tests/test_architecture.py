@@ -36,6 +36,7 @@ RINGS = {
     "finder": 2,
     "functions": 2,
     "inputs": 2,
+    "interrupts": 2,
     "modules": 2,
     "options": 2,
     "output": 2,

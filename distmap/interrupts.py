@@ -1,0 +1,62 @@
+"""When the user's interrupt is raised: once, and not again in the middle of what it has begun.
+
+Owns `Interrupts`. Python raises KeyboardInterrupt in the main thread wherever that is; a second one, microseconds
+behind the first, would cut short what that one has begun: stopping the work, counting what is there, drawing the card.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """While it is entered the first interrupt is raised, the second one noted; any further one is raised.
+
+    It is entered before the work, as there is no moment between the first interrupt and the second that is safe.
+
+    Args:
+        noted: called when the second one comes; wakes the main thread if it waits. Must be safe in a signal handler.
+    """
+
+    def __init__(self, noted: Callable[[], object] = lambda: None) -> None:
+        self._noted = noted
+        self._usual: Callable[[int, FrameType | None], Any] | None = None
+        #: The first one was raised. Whoever goes on all the same sets it back.
+        self.raised = False
+        #: The second one came.
+        self.came = False
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():  # other threads get none
+            usual = signal.getsignal(signal.SIGINT)
+            if callable(usual):  # else interrupts are ignored, or end the process
+                self._usual = usual
+                try:
+                    signal.signal(signal.SIGINT, self._handle)
+                except KeyboardInterrupt:  # just now
+                    self.__exit__(None, None, None)
+                    raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Not if somebody has set a handler of his own meanwhile.
+        if self._usual is not None and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._usual)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        assert self._usual is not None
+        if not self.raised:
+            self.raised = True
+            self._usual(number, frame)
+            self.raised = False  # it raises nothing: a handler with ideas of its own
+        elif not self.came:
+            self.came = True
+            self._noted()
+        else:
+            self._usual(number, frame)
