@@ -69,6 +69,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
+    {"core.limits", "light"},
     {
         "payload",
         "pickling",
