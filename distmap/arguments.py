@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
+from distmap.caller import warn
 from distmap.checks import checked, is_whole, shown
 from distmap.nesting import cores as cores
 
 #: Files in this folder are distmap's own.
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -127,15 +124,9 @@ def tell_of_columns(iterables: Iterable[Any]) -> None:
         kind = type(data)
         # So say frames of pandas, polars, pyarrow and their like; asked of the class, which runs nothing of theirs.
         if hasattr(kind, "columns") and hasattr(kind, "shape") and hasattr(kind, "__getitem__"):
-            frame: Any = sys._getframe(1)
-            level = 2
-            while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-                frame, level = frame.f_back, level + 1
-            warnings.warn(
+            warn(
                 f"a {kind.__name__} gives its {len(data.columns)} columns, as iterating over it does; for its rows use "
-                "pool.map_batches(fn, frame), which gives fn slices of rows, and for the columns pass list(frame)",
-                UserWarning,
-                stacklevel=level,
+                "pool.map_batches(fn, frame), which gives fn slices of rows, and for the columns pass list(frame)"
             )
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from stat import S_ISDIR, S_ISREG
 
+from distmap.caller import warn
 from distmap.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 _NO_DATA = (".py", ".pyc", ".pyo", ".pyd")
 _NO_FOLDERS = ("__pycache__", "node_modules")
 _NO_FOLDER_ENDS = (".egg-info", ".dist-info")
-
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 Stamps = list[tuple[str | None, object]]
 
@@ -214,21 +213,11 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     return dict(found for top in sorted(modules) if (found := _installed.of(top)) is not None)
 
 
-def warn(notices: Mapping[str, list[str]]) -> None:
-    """Warn of other versions, once for a call, at the line of the user that is waiting for it."""
-    if not notices:
-        return
-    import warnings
-
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame, level = frame.f_back, level + 1
-    said = "; ".join(f"{line} {', '.join(workers)}" for line, workers in notices.items())
-    warnings.warn(
-        f"{said}: results may differ from those here, or not unpickle; install the same version on both sides",
-        UserWarning,
-        stacklevel=level,
-    )
+def tell(notices: Mapping[str, list[str]]) -> None:
+    """Warn of other versions, once for a call."""
+    if notices:
+        said = "; ".join(f"{line} {', '.join(workers)}" for line, workers in notices.items())
+        warn(f"{said}: results may differ from those here, or not unpickle; install the same version on both sides")
 
 
 def differences(wanted: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+from distmap.caller import users_frame
 from distmap.errors import PayloadError, RemoteError
 from distmap.light import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,9 +160,7 @@ def place() -> str:
     """Where the user's code is at this moment: "script.py:12", or "Cell In[3], line 2" in a notebook."""
     from contextlib import __file__ as helpers  # ExitStack and its kin
 
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_HERE, helpers)):
-        frame = frame.f_back
+    frame, _ = users_frame(helpers)
     file, line = frame.f_code.co_filename, frame.f_lineno
     cell = _cell(file)
     return f"{file}:{line}" if cell is None else f"{cell}, line {line}"

@@ -169,13 +169,14 @@ class Shelf:
 
     def explain(self, error: BaseException) -> None:
         """Add a note to an error that comes from what does not travel."""
-        words: str | None = None
-        if self._elsewhere and isinstance(error, ModuleNotFoundError) and error.name:
-            words = self._missing(error.name)
-        elif self._units and isinstance(error, FileNotFoundError) and isinstance(error.filename, str | bytes):
-            words = self._left_out(os.path.abspath(os.fsdecode(error.filename)))
-        if words is not None and words not in getattr(error, "__notes__", ()):
-            error.add_note(words)
+        for cause in (error, error.__cause__):  # what cannot be unpickled has such a cause
+            words: str | None = None
+            if self._elsewhere and isinstance(cause, ModuleNotFoundError) and cause.name:
+                words = self._missing(cause.name)
+            elif self._units and isinstance(cause, FileNotFoundError) and isinstance(cause.filename, str | bytes):
+                words = self._left_out(os.path.abspath(os.fsdecode(cause.filename)))
+            if words is not None and words not in getattr(error, "__notes__", ()):
+                error.add_note(words)
 
     def _missing(self, name: str) -> str:
         top = name.partition(".")[0]

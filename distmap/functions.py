@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
+from distmap.caller import warn
 from distmap.errors import PayloadError
 from distmap.failures import promise_in, short_repr
 from distmap.light import Any, Literal, NamedTuple
-from distmap.modules import imported, place, stamps, unchanged
+from distmap.modules import imported, imported_again, place, stamps, unchanged
 from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, by_reference, digest_of, dump_value, size
 from distmap.surroundings import NOWHERE, Around
 
@@ -80,6 +81,11 @@ def _build(content: tuple[Any, ...], around: Around, *, exact: bool = False) -> 
         raise PayloadError(f"function {name_of(fn)} cannot be sent to a worker: {culprit}") from exc.__cause__
     if size(payload.head) > _LARGE:
         _warn_large(fn)
+    for name in imported_again(needs.references):
+        warn(
+            f"module {name!r} was imported again here, but it looks installed or has compiled parts, so that task "
+            "processes import it by themselves, once, and go on with what they have; a new Pool takes the new text"
+        )
     blobs = (*needs.blobs(), *needs.versions())
     buffers = payload.buffers
     if sum(map(size, buffers)) > _HASHED:
@@ -197,14 +203,10 @@ def _warn_large(fn: Callable[..., Any]) -> None:
     if words in _warned:
         return
     _warned.add(words)
-    import warnings
-
-    warnings.warn(
+    warn(
         f"function {name_of(fn)}: {words} is very large ({max(nbytes, _LARGE) >> 20} MB or more) and is copied into "
         "every slot of every worker; keep it in NumPy arrays (shared by the slots of a host), or load it in the "
-        "function",
-        UserWarning,
-        stacklevel=4,
+        "function"
     )
 
 
@@ -346,11 +348,7 @@ class CodeCache:
     def _tell_of_broadcast(self, fn: Callable[..., Any], nbytes: int, seconds: float) -> None:
         before, self._seconds = self._seconds, self._seconds + seconds
         if before < _LONG <= self._seconds:
-            import warnings
-
-            warnings.warn(
+            warn(
                 f"each submit looks through the {nbytes >> 20} MB that function {name_of(fn)} captures, to see whether "
-                "they have changed; a handle of pool.broadcast(value) is quicker",
-                UserWarning,
-                stacklevel=5,
+                "they have changed; a handle of pool.broadcast(value) is quicker"
             )

@@ -23,7 +23,7 @@ from distmap.consume import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import PoolClosed
-from distmap.extras import warn
+from distmap.extras import tell
 from distmap.failures import HIDDEN, Failure, throw
 from distmap.functions import Code
 from distmap.job import Seat, end_of, tick
@@ -467,7 +467,7 @@ class _Push:
     def _over(self, finished: Finished) -> None:
         self._owner.forget(self)
         if self._record.notices:
-            self._owner.aside(warn, self._record.notices)
+            self._owner.aside(tell, self._record.notices)
         if self._outlet.owing or self._outlet.waiting:
             self._owner.aside(lambda: self._outlet.show(last=True))
         if self._linger is not None:

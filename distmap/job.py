@@ -26,7 +26,7 @@ from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, res
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.extras import warn
+from distmap.extras import tell as tell_of_versions
 from distmap.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
 from distmap.interrupts import Interrupts
@@ -556,7 +556,7 @@ class Job:
         finally:
             notices, self._record.notices = self._record.notices, {}
         self._let_go()
-        warn(notices)
+        tell_of_versions(notices)
 
     def _let_go(self) -> None:
         """Over and told: its handle keeps results and figures, not the pool, the input or what functions captured."""

@@ -84,7 +84,25 @@ def place(name: str) -> Place:
     result = _place(name, module)
     if result == "reference":
         _references.add(name)
+        spec = _spec_of(name, module)
+        if spec is not None and spec.has_location and spec.origin is not None and _is_local_path(spec.origin):
+            _outside[name] = spec
     return result
+
+
+#: Modules by reference whose files lie where local ones do, and the specs under which they were imported.
+_outside: dict[str, ModuleSpec] = {}
+
+
+def imported_again(names: Iterable[str]) -> list[str]:
+    """Those of these modules that go by reference, and that were imported anew since this was last asked."""
+    found = []
+    for name in names:
+        known = _outside.get(name)
+        if known is not None and (spec := _spec_of(name, sys.modules.get(name))) is not known and spec is not None:
+            _outside[name] = spec
+            found.append(name)
+    return found
 
 
 def _place(name: str, module: ModuleType) -> Place:

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "distmap"
 #: Unit (a folder, or a file of the top level) -> ring. The longer name wins: one file may stand apart from its folder.
 RINGS = {
     "_version": 0,
+    "caller": 0,
     "checks": 0,
     "errors": 0,
     "light": 0,

@@ -404,6 +404,32 @@ def test_a_folder_that_looks_like_an_installation(
     assert f"an installed package '{name}' must be installed on the worker" in "\n".join(caught.value.__notes__)
 
 
+def test_an_item_of_a_package_that_is_missing_there(pool: distmap.Pool, beside: Write) -> None:
+    """An item that cannot be unpickled for that reason has the same note."""
+    name = _fresh(beside, {"~/__init__.py": "class Thing: k = 1", f"~/_fast{SUFFIX}": ""})
+    things = [importlib.import_module(name).Thing()]
+    if not _is_far(pool):
+        assert pool.map(lambda thing: thing.k, things) == [1]
+        return
+    with pytest.raises(distmap.PayloadError) as caught:
+        pool.map(lambda thing: thing.k, things)
+    assert f"an installed package '{name}' must be installed on the worker" in "\n".join(caught.value.__notes__)
+
+
+def test_a_package_with_compiled_parts_that_is_edited(local_pool: distmap.Pool, beside: Write) -> None:
+    """Task processes that have imported it go on with that, as one warning says; a new pool has the new text."""
+    name = _fresh(beside, {"~/__init__.py": "def f(x): return 'old'", f"~/_fast{SUFFIX}": ""})
+    module = importlib.import_module(name)
+    assert local_pool.map(module.f, [1, 2], chunksize=1) == ["old"] * 2
+    beside({f"{name}/__init__.py": "def f(x): return 'newer'"})
+    importlib.reload(module)
+    with pytest.warns(UserWarning, match=f"module '{name}' was imported again here"):
+        local_pool.map(module.f, [1])
+    local_pool.map(module.f, [1])
+    with distmap.Pool(1) as pool:
+        assert pool.map(module.f, [1]) == ["newer"]
+
+
 def test_only_what_is_reached_travels(
     local_pool: distmap.Pool, beside: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
