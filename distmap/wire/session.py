@@ -40,6 +40,15 @@ from distmap.wire.order import Order
 Buffer = bytes | bytearray | memoryview
 State = Literal["fine", "suspect", "lost"]
 
+#: What may follow what: state -> what happens -> next state. `closing`: Bye was sent, and nothing can be sent after it.
+#: `failed`: the other side sent something malformed, so that nobody knows where the next frame belongs: none is taken,
+#: and none is given out.
+TABLE = {
+    "open": {"Bye": "closing", "error": "failed"},
+    "closing": {"error": "failed"},
+    "failed": {},
+}
+
 #: Largest frame. 256 KB is on the plateau of throughput and keeps the loop's stalls at milliseconds.
 FRAME = 256 << 10
 #: Data bytes that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
@@ -176,8 +185,9 @@ class Session:
         self._max_message = max_message
         self._allocate = allocate
         # sending
+        #: A state of TABLE.
+        self.phase = "open"
         self._stream = 0
-        self._ended = False
         #: Bytes of Outputs that no frame has been cut of: a link that is slower than the tasks print shows here.
         self.printed = 0
         self._order: Order[_Outgoing] = Order(self._ready)
@@ -206,9 +216,9 @@ class Session:
     def send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
         """Queue a message. The parts are kept by reference until they are acknowledged: do not change them.
 
-        Nothing can follow a Bye; what is sent after it is dropped.
+        Nothing can follow a Bye or an error; what is sent after them is dropped.
         """
-        if self._ended:
+        if self.phase != "open":
             return
         self._stream = (self._stream + 1) & 0xFFFFFFFF
         entry = _Outgoing(self._stream, encode(message), parts)
@@ -216,7 +226,7 @@ class Session:
             entry.printed = entry.left
             self.printed += entry.left
         if isinstance(message, Bye):
-            self._ended = True
+            self.phase = TABLE[self.phase]["Bye"]
             self._order.add_last(entry)
         else:
             self._order.add(entry, message)
@@ -231,6 +241,8 @@ class Session:
 
     def outgoing(self) -> Sequence[Buffer] | None:
         """The next frame to write, as buffers to concatenate; None while there is nothing or no credit."""
+        if self.phase == "failed":
+            return None
         if self._signals:
             signal = self._signals.popleft()
             return [self._head(signal[0], 0, 0) + signal[1:]]
@@ -315,8 +327,17 @@ class Session:
     def incoming(self, frame: Buffer, now: float) -> list[tuple[Message, list[Buffer]]]:
         """Take one frame; gives the messages that it completed. Raises ProtocolError for anything malformed.
 
-        After an error the session is of no more use; nothing of the bad frame was given out.
+        After an error no frame is taken any more; nothing of the bad one was given out.
         """
+        if self.phase == "failed":
+            raise ProtocolError("the session has failed before; it takes no frame any more")
+        try:
+            return self._take(frame, now)
+        except BaseException:
+            self.phase = TABLE[self.phase]["error"]
+            raise
+
+    def _take(self, frame: Buffer, now: float) -> list[tuple[Message, list[Buffer]]]:
         self.heard(now)
         view = memoryview(frame)
         if len(view) < _HEAD.size:

@@ -412,6 +412,29 @@ def test_every_damaged_frame_is_refused_or_harmless() -> None:
                 continue
 
 
+def test_a_session_that_failed_does_nothing_more() -> None:
+    """Where a frame was malformed nobody knows what the next one is: none is taken, nothing is sent."""
+    right = Session(0)
+    right.send(Draining())
+    with pytest.raises(ProtocolError, match="too short"):
+        right.incoming(b"?", 0)
+    with pytest.raises(ProtocolError, match="failed before"):
+        right.incoming(opened(GOOD), 0)
+    right.send(Draining())
+    assert right.outgoing() is None
+    assert right.phase == "failed"
+
+
+def test_a_session_may_fail_after_its_goodbye() -> None:
+    """What comes in after Bye was sent is still checked."""
+    right = Session(0)
+    right.send(Bye(""))
+    assert right.phase == "closing"
+    with pytest.raises(ProtocolError):
+        right.incoming(b"?", 0)
+    assert right.phase == "failed"
+
+
 def test_a_stream_cannot_begin_twice() -> None:
     """An id that is under way is refused."""
     right = Session(0)
