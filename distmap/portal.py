@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A loop that can watch the sockets of task processes: that of Windows cannot, unless it is this one."""
+    import asyncio
+
+    return asyncio.SelectorEventLoop() if sys.platform == "win32" else asyncio.new_event_loop()
 
 
 class Portal:
@@ -178,7 +186,7 @@ class Portal:
                 self._first()
             import asyncio
 
-            self._loop = loop = asyncio.new_event_loop()
+            self._loop = loop = new_loop()
         except BaseException as error:
             self._failure = error
             self._ready.set()

@@ -209,7 +209,8 @@ def server_context(
 ) -> tuple[ssl.SSLContext, bytes]:
     """TLS 1.3 for listening, and the SHA-256 of its certificate.
 
-    Without a certificate of yours, one is made for this process; its key is never on disk.
+    Without a certificate of yours, one is made for this process. Its key stays in memory on Linux; elsewhere it is
+    in a temporary file, readable by this user only, for the moment that the ssl module takes to read it.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

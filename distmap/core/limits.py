@@ -78,7 +78,7 @@ class Limits(NamedTuple):
     beat_every: float = 5.0
     suspect_after: float = 10.0
     lost_after: float = 30.0
-    #: A worker without its pool keeps its work so long.
+    #: A worker that is to leave without a pool (`--exit-if-orphaned`) waits so long for one.
     orphan_after: float = 120.0
 
     # load: above this fraction of host memory a worker gets nothing new while others can take it

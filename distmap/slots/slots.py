@@ -271,6 +271,8 @@ class Slots:
             # User code wrote to our socket, or we are out of memory or descriptors: start afresh.
             process.kill()
             return False
+        if process.outbox and slot.process is process:
+            slot.push(process.outbox.flush)  # receiving may have sent something, of which not all went
         for message, parts in messages or ():
             if isinstance(message, Report | Refused):
                 if slot.take(message):

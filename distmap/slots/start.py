@@ -1,8 +1,8 @@
 """How a task process is started: its command, its environment, and what connects it to its parent.
 
 Owns that and nothing after it. POSIX passes descriptors. Windows passes none: there the socket is shared by way of
-standard input and the cells have a random name (not tried on a real machine; the loop must be a selector loop there,
-and large parts go through the socket).
+standard input and the cells have a random name, the loop is a selector loop (see `portal.py`), and large parts go
+through the socket. That is written by the documentation and was never tried on a real machine.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import DistmapError
 from distmap.nesting import cores
+from distmap.portal import new_loop
 from distmap.security import WorkerURL, load_token, parse_url, token_path
 from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             drain=options.drain,
             orphan_exit=options.exit_if_orphaned,
         )
-        return asyncio.run(_work(settings, options, url, tokens))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(_work(settings, options, url, tokens))
     except (DistmapError, OSError) as error:
         print(f"distmap-worker: {error}", file=sys.stderr, flush=True)
         return FATAL

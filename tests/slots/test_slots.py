@@ -17,8 +17,9 @@ import pytest
 
 from distmap.payload import load_results
 from distmap.slots.cells import LANES
+from distmap.slots.process import Process
 from distmap.slots.slots import Slots
-from distmap.wire.messages import Died, Ready, Report
+from distmap.wire.messages import Died, Drop, Ready, Report
 
 Bench = Callable[..., Any]
 
@@ -477,6 +478,28 @@ def unannounced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     if hasattr(os, "pidfd_open"):
         monkeypatch.setattr(os, "pidfd_open", fail)
+
+
+def test_what_receiving_sends_goes_when_the_socket_takes_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that receiving gives rise to, and that does not fit just then, waits for nothing but the socket."""
+    real = Process.receive
+
+    def receive(self: Process, returns: Any) -> Any:
+        found = real(self, returns)
+        if not self.outbox and found:
+            with monkeypatch.context() as full:
+                full.setattr(self.outbox, "flush", lambda: False)
+                self.send(Drop(b"x" * 16))
+        return found
+
+    async def main() -> None:
+        async with bench() as here:
+            monkeypatch.setattr(Process, "receive", receive)
+            assert await here.values(here.send(abs, [-1])) == [1]
+            monkeypatch.undo()
+            await until(lambda: not here.slots._slots[0].process.outbox)
+
+    run(main())
 
 
 @pytest.mark.usefixtures("unannounced")
