@@ -1019,7 +1019,7 @@ def _row(member: Member) -> WorkerRow:
     info = member.info
     state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
     host, cpu, memory = info.host, member.cpu, member.memory
-    if info.address == "local":
+    if member.engine.place == "here":
         host, cpu, memory = "this machine", *_load()
     return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
 

@@ -54,7 +54,7 @@ from distmap.wire.messages import (
 log = logging.getLogger("distmap.hub")
 
 #: Seconds until a worker that can hardly become right by itself (wrong token, wrong Python) is dialled again: a person
-#: has to mend it first, and workers count failed proofs per minute.
+#: has to mend it first.
 FATAL_PAUSE = 30.0
 #: Seconds that saying goodbye to all workers may take.
 CLOSE_SECONDS = 5.0
@@ -228,6 +228,9 @@ class HubEngine:
                 self._fatal.add(key)
                 pause = FATAL_PAUSE
             except (DistmapError, OSError) as error:
+                self._failed(key, error)
+            except Exception as error:  # a bug; without this the URL would never be dialled again, unseen
+                log.exception("! dialling %s failed", key)
                 self._failed(key, error)
             else:
                 self.errors.pop(key, None)

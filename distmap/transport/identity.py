@@ -31,6 +31,11 @@ def clean(value: object, limit: int = NAME_CHARS) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def _named(value: object, otherwise: str, limit: int = NAME_CHARS) -> str:
+    """As `clean`; `otherwise` if nothing printable is left."""
+    return clean(value or "", limit).strip() or otherwise
+
+
 def me() -> str:
     """Who this process is, for people: `user@host pid 123`."""
     try:
@@ -60,7 +65,7 @@ def worker_info(*, name: str, slots: int, tags: frozenset[str]) -> dict[str, obj
 
 def pool_name(info: Mapping[str, object]) -> str:
     """Who the pool is, from its INFO."""
-    return clean(info.get("name") or "of unknown name")
+    return _named(info.get("name"), "of unknown name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +91,9 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
     if not isinstance(tags, list) or len(tags) > MAX_TAGS:
         raise ProtocolError(f"the worker at {address} sent tags that are not a list of at most {MAX_TAGS} names")
     return Peer(
-        name=clean(info.get("name") or "worker"),
-        host=clean(info.get("host") or "?"),
-        python=clean(info.get("python") or "?", 16),
+        name=_named(info.get("name"), "worker"),
+        host=_named(info.get("host"), "?"),
+        python=_named(info.get("python"), "?", 16),
         slots=slots,
         tags=frozenset(clean(tag, TAG_CHARS) for tag in tags),
     )

@@ -15,6 +15,7 @@ import re
 import secrets
 import socket
 import ssl
+import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,13 @@ from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProxyError
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidStatus,
+    ProxyError,
+)
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -244,6 +251,7 @@ async def dial(
 
 async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
     links: list[_ClientLink] = []
+    proxy = _proxy(url)
 
     def make(*args: Any, **kwargs: Any) -> _ClientLink:
         links.append(_ClientLink(*args, **kwargs))
@@ -254,16 +262,20 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
             f"{url}{PATH}",
             **_OPTIONS,
             ssl=client_context(),
-            proxy=None if url.is_loopback else True,
+            proxy=proxy,
             open_timeout=timeout,
             # Shorter, so that silence of TLS is told from silence of the network.
             ssl_handshake_timeout=timeout / 2,
             user_agent_header=None,
             create_connection=make,  # type: ignore[arg-type]
         )
-    except (OSError, EOFError, InvalidHandshake) as error:
-        secured = any(link.secured for link in links)
-        raise ConnectError(f"{url}: {_hop(url, error, secured, timeout)}") from error
+    # A proxy's address is the user's, and its scheme may need a package: ValueError, ImportError.
+    except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
+        if proxy is not None and (not links or isinstance(error, ProxyError)):
+            why = f"{_proxy_hop(proxy, error, timeout)}; set no_proxy={url.host} if none is needed"
+        else:
+            why = _hop(url, error, any(link.secured for link in links), timeout)
+        raise ConnectError(f"{url}: {why}") from error
     assert isinstance(link, _ClientLink)
     if link.subprotocol != SUBPROTOCOL:
         link.transport.abort()
@@ -272,11 +284,42 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
     return link
 
 
+def _proxy(url: WorkerURL) -> str | None:
+    """The proxy on the way, by the environment or the system's settings; None: straight there."""
+    if url.is_loopback or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    found = urllib.request.getproxies()
+    proxy = next((found[kind] for kind in ("wss", "socks", "https") if kind in found), None)
+    if proxy is not None and proxy == found.get("socks") and proxy.startswith("http://"):
+        return "socks5h://" + proxy.removeprefix("http://")  # so it stands in the settings of macOS
+    return proxy
+
+
+def _proxy_hop(proxy: str, error: Exception, timeout: float) -> str:
+    """What is wrong with the way to the proxy, or through it, in words. Its password is not among them."""
+    shown = "the proxy " + re.sub(r"^(\w+://)?.*@", r"\1", proxy)
+    if isinstance(error, ImportError):
+        return f"{shown} speaks SOCKS, which needs a package: pip install python-socks"
+    if isinstance(error, ProxyError):
+        return f"{shown} refused ({error})"
+    if isinstance(error, InvalidProxy):
+        return f"{shown} is none that can be used ({error.msg}); http://, https:// and socks5h:// can"
+    if isinstance(error, ValueError):
+        return f"{shown} is none that can be used ({error})"
+    if isinstance(error, socket.gaierror):
+        return f"the host name of {shown} does not resolve ({error.strerror})"
+    if isinstance(error, ssl.SSLError):
+        return f"{shown} does not speak TLS ({error.reason or error}); perhaps it is http://"
+    if _refused(error):
+        return f"nothing listens at {shown} (connection refused)"
+    if isinstance(error, TimeoutError):
+        return f"{shown} did not answer within {timeout:g} s"
+    return f"{shown} cannot be reached ({error})"
+
+
 def _hop(url: WorkerURL, error: Exception, secured: bool, timeout: float) -> str:
     """Which hop failed, in words."""
     elsewhere = "something listens there, but it is no distmap worker or pool"
-    if isinstance(error, ProxyError):
-        return f"the proxy on the way refused ({error}); set no_proxy={url.host} if none is needed"
     if isinstance(error, socket.gaierror):
         return f"the host name {url.host} does not resolve ({error.strerror})"
     if isinstance(error, ssl.SSLError):

@@ -81,7 +81,8 @@ class Stay:
     """Made before the pool comes, so that its slots are warm; `begin` when it is there; `leave` or `over` ends it."""
 
     def __init__(self, count: int, load: Load, *, name: str, limits: Limits = LIMITS) -> None:
-        #: Who the pool is; empty until it has come.
+        #: A pool has come; who it is, for people.
+        self.taken = False
         self.pool = ""
         #: Set when the pool has gone (`reason` says how), or when this side has left.
         self.over = asyncio.Event()
@@ -111,7 +112,7 @@ class Stay:
 
     def begin(self, connection: Connection, pool: str) -> None:
         """The pool is there and may send tasks from now on."""
-        self.pool = pool
+        self.taken, self.pool = True, pool
         self._conversation = Conversation(
             connection,
             on_message=self._hear,
@@ -143,7 +144,7 @@ class Stay:
         self._end(reason)
         if conversation is not None:
             await conversation.close(reason)
-        if self.pool:
+        if self.taken:
             log.info("%s; %s", how, self._total)
         await self._slots.close(now=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,9 @@ class Supervisor:
         info = worker_info(name=settings.name, slots=settings.slots, tags=settings.tags)
         if self._leaving.is_set():
             return {**info, "refused": "leaving"}
-        if self._stay is not None and self._stay.pool:
+        if self._stay is None:
+            return {**info, "refused": "it cannot start its task processes now"}
+        if self._stay.taken:
             return {**info, "refused": "busy", "by": self._stay.pool}
         return info
 
@@ -144,12 +147,24 @@ class Supervisor:
         await stay.over.wait()
         if self._leaving.is_set():
             return
-        # The tasks of a pool that is gone are of no use to anybody: fresh slots for the next one at once, and the old
-        # ones end beside them. (Keeping them for `orphan_after` comes with the resuming of sessions.)
-        self._prepare()
+        # However the pool went, its tasks end now and are of no use to anybody: no session is resumed. Fresh slots for
+        # the next pool are made at once, and the old ones end beside them.
+        self._stay = None
         task = asyncio.get_running_loop().create_task(stay.leave(stay.reason))
         self._clearing.add(task)
         task.add_done_callback(self._clearing.discard)
+        await self._prepare_again()
+
+    async def _prepare_again(self) -> None:
+        """Until it succeeds: processes, memory or descriptors may be short for a while, and no pool is taken then."""
+        for pause in delays():
+            try:
+                return self._prepare()
+            except OSError as error:
+                log.error("task processes cannot be started (%s); trying again in %.1f s", error, pause)
+            await _first(asyncio.sleep(pause), self._leaving.wait(), deadline=math.inf)
+            if self._leaving.is_set():
+                return
 
     def _prepare(self) -> None:
         self._stay = Stay(self._settings.slots, self._load, name=self._settings.name, limits=self._limits)
@@ -176,10 +191,11 @@ class Supervisor:
 
     async def _depart(self) -> int:
         """Let running items finish, say goodbye, end the slots."""
-        stay = self._stay
-        assert stay is not None
-        code = OK
-        if stay.pool and not stay.over.is_set():
+        stay, code = self._stay, OK
+        if stay is None:
+            log.info("left (%s)", self._why)
+            return code
+        if stay.taken and not stay.over.is_set():
             log.info("leaving (%s): running items have %g s to finish", self._why, self._settings.drain)
             deadline = asyncio.get_running_loop().time() + self._settings.drain
             stay.drain()
@@ -224,7 +240,8 @@ async def _first(*waits: Coroutine[Any, Any, object], deadline: float) -> None:
     loop = asyncio.get_running_loop()
     tasks = {loop.create_task(wait) for wait in waits}
     try:
-        await asyncio.wait(tasks, timeout=max(0.0, deadline - loop.time()), return_when=asyncio.FIRST_COMPLETED)
+        timeout = None if deadline == math.inf else max(0.0, deadline - loop.time())
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

@@ -56,7 +56,9 @@ def test_read_worker_refuses_senseless_tags(tags: object) -> None:
 
 
 def test_missing_names_have_a_stand_in() -> None:
-    """A peer that does not name itself can still be spoken of."""
-    assert pool_name({}) == "of unknown name"
+    """A peer that does not name itself, or not by anything printable, can still be spoken of."""
+    assert pool_name({}) == pool_name({"name": "\u200b"}) == pool_name({"name": " "}) == "of unknown name"
+    unprintable = read_worker({"slots": 1, "name": "\u200b", "host": "\n"}, "x")
+    assert (unprintable.name, unprintable.host) == ("worker", "?")
     peer = read_worker({"slots": 1}, "x")
     assert (peer.name, peer.host, peer.python, peer.tags) == ("worker", "?", "?", frozenset())
