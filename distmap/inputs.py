@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from distmap.batches import WHAT_HAS_ROWS, Rows, rows_of
+from distmap.payload import is_fixed
+
+#: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
+#: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
+Take = Callable[[Any], Any]
 
 #: A read of an iterator ends after so many seconds, with at least one item.
 PATIENCE = 0.020
@@ -23,8 +28,8 @@ class Input(Protocol):
 
     size: int | None
 
-    def read(self, count: int) -> tuple[Sequence[Any], bool]:
-        """The next items, at most `count`, and whether the input is now exhausted."""
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        """What `take` makes of the next items, at most `count`; how many they are; whether the input is exhausted."""
 
 
 class Sliced:
@@ -35,10 +40,14 @@ class Sliced:
         self._at = 0
         self.size: int | None = len(data)
 
-    def read(self, count: int) -> tuple[Sequence[Any], bool]:
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         items = self._data[self._at : self._at + count]
         self._at += len(items)
-        return items, self._at >= len(self._data)  # of a list that changes meanwhile, as its iterator would
+        return (
+            take(items),
+            len(items),
+            self._at >= len(self._data),
+        )  # of a list that changes meanwhile, as its iterator would
 
 
 class Pulled:
@@ -47,17 +56,34 @@ class Pulled:
     def __init__(self, items: Iterable[Any], size: int | None = None) -> None:
         self._items: Iterator[Any] = iter(items)
         self.size = size or None
+        self._given = 0
+        self._ended = False
 
-    def read(self, count: int) -> tuple[Sequence[Any], bool]:
-        items: list[Any] = []
-        began, ended = time.monotonic(), False
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        before, began = self._given, time.monotonic()
+        items = self._block(1)
+        if items and not is_fixed(items):
+            taken = take(self._one_by_one(items.pop(), count, began + PATIENCE))
+            return taken, self._given - before, self._ended
         # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
-        while len(items) < count and not ended and time.monotonic() - began < PATIENCE:
-            wanted = min(max(1, len(items)), count - len(items))
-            block = list(itertools.islice(self._items, wanted))
+        while 0 < len(items) < count and not self._ended and time.monotonic() - began < PATIENCE:
+            block = self._block(min(len(items), count - len(items)))
             items += block
-            ended = len(block) < wanted
-        return items, ended
+            if not is_fixed(block):
+                break
+        return take(items), self._given - before, self._ended
+
+    def _block(self, wanted: int) -> list[Any]:
+        block = list(itertools.islice(self._items, wanted))
+        self._given += len(block)
+        self._ended = len(block) < wanted
+        return block
+
+    def _one_by_one(self, item: Any, count: int, deadline: float) -> Iterator[Any]:
+        yield item
+        while count > 1 and time.monotonic() < deadline and (block := self._block(1)):
+            count -= 1
+            yield block.pop()
 
 
 class Batches:
@@ -69,10 +95,11 @@ class Batches:
         self._at = 0
         self.size: int | None = -(-rows.length // batch_size)
 
-    def read(self, count: int) -> tuple[Sequence[Any], bool]:
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         lo, length = self._at, self._rows.length
         self._at = hi = min(lo + count * self._batch, length)
-        return [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)], hi == length
+        batches = [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)]
+        return take(batches), len(batches), hi == length
 
 
 def length_of(data: Any) -> int | None:

@@ -650,12 +650,11 @@ def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest
     driver = seat.driver
     assert source is not None
     try:
-        items, last = source.read(request.most)
-        payload, blobs = dump_items(items)
+        (payload, blobs), count, last = source.read(request.most, dump_items)
     except Exception as error:
         seat.portal.call(driver.input_failed, job, request.chunk, error)
         return
-    seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, len(items), last)
+    seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, count, last)
 
 
 def tell(story: Story, setback: Setback) -> None:

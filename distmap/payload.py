@@ -11,7 +11,7 @@ A folded result: b"f", then a head of one value, then its failures.
 from __future__ import annotations
 
 import _pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 
 from distmap.failures import Failure, describe, failed_to_travel, short_repr
@@ -52,8 +52,19 @@ def encode(
     """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
 
     In place of such a value travels its Failure. `item` shows the item that a result belongs to; without it the values
-    are the items, and one that does not pickle fails before it is sent.
+    are the items, and one that does not pickle fails before it is sent. Of an iterator each value is taken as it is
+    before the next one is asked for.
     """
+    if hasattr(values, "__next__"):
+        values, rest = _copies(values)
+        if rest is not None:
+            seen: list[object] = []
+            try:
+                return _encode_singly(
+                    _noting(chain(values, rest), seen), needs, Definitions(), what, item, changing=True
+                )
+            except _DefinitionsFailed:
+                return _encode_singly(seen, needs, None, what, item)
     try:
         whole = _encode_whole(values, needs, what)
     except Exception:
@@ -73,6 +84,25 @@ def _encode_whole(values: Any, needs: Needs, what: str) -> Payload | None:
     return None if array is None else dump_value(array, needs, what=what)
 
 
+def _copies(values: Iterator[Any]) -> tuple[list[Any], Iterator[Any] | None]:
+    """Copies of the arrays at the head, which may then be stacked, and what follows them, if anything does."""
+    numpy = loaded("numpy")
+    copies: list[Any] = []
+    for value in values:
+        if numpy is None or type(value) is not numpy.ndarray or value.dtype.hasobject:
+            return copies, chain((value,), values)
+        copy = value.copy("K")
+        copy.flags.writeable = value.flags.writeable
+        copies.append(copy)
+    return copies, None
+
+
+def _noting(values: Iterable[object], seen: list[object]) -> Iterator[object]:
+    for value in values:
+        seen.append(value)
+        yield value
+
+
 class _DefinitionsFailed(Exception):
     """The classes of a chunk do not pickle; each item is to fail, or not, by itself."""
 
@@ -84,6 +114,13 @@ def _is_plain(values: Sequence[object]) -> bool:
         nested: Iterable[Any] = [value for value in values if type(value) is tuple] if kinds else values
         kinds.update(map(type, chain.from_iterable(nested)))
     return kinds <= _SCALARS
+
+
+def is_fixed(values: Sequence[object]) -> bool:
+    """Whether nothing can change these any more: plain values, and tuples of them, or NumPy's numbers."""
+    return _is_plain(values) or all(
+        kind.__module__ == "numpy" and kind.__name__ in _NUMBERS for kind in set(map(type, values))
+    )
 
 
 def _as_array(values: Any) -> Any:
@@ -138,6 +175,8 @@ def _encode_singly(
     definitions: Definitions | None,
     what: str,
     item: Callable[[int], str] | None,
+    *,
+    changing: bool = False,
 ) -> tuple[Payload, list[int]]:
     writer = Writer(needs, definitions)
     file = writer.file
@@ -155,6 +194,8 @@ def _encode_singly(
             failed.append(at)
         if writer.used:
             used[at] = writer.used
+            if changing:
+                writer.keep()
         ends.append(file.tell())
     count = len(ends)
     if definitions is not None and definitions.classes:
@@ -283,7 +324,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
 
 
 def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
-    """Encode the items of a chunk: a list, tuple or range, or a NumPy array (its items: along the first axis)."""
+    """Encode the items of a chunk: a list, tuple, range or iterator, or a NumPy array (items: along the first axis)."""
     needs = Needs()
     numpy = loaded("numpy")
     if numpy is not None and isinstance(items, numpy.ndarray):

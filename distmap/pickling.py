@@ -632,6 +632,10 @@ class _Aside:
         self.used.append(at)
         return False
 
+    def forget(self) -> None:
+        """Take what comes from now on for new, also memory that came before."""
+        self._known.clear()
+
 
 class Writer:
     """Appends pickles to one file; buffers go to one list."""
@@ -655,6 +659,13 @@ class Writer:
     def used(self) -> list[int]:
         """Which of them the last pickle refers to."""
         return self._aside.used
+
+    def keep(self) -> None:
+        """Copy the buffers of the last pickle: its value may be changed from now on, and come again."""
+        buffers = self._aside.buffers
+        for at in set(self._aside.used):
+            buffers[at] = memoryview(bytearray(buffers[at]))
+        self._aside.forget()
 
     def write(self, value: object, *, careful: bool = False) -> None:
         """Append one pickle; `used` then names its buffers. If this raises, nothing was appended.

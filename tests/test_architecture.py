@@ -81,10 +81,11 @@ GROUPS = [
         "execution",
         "failures",
         "reprs",
+        "inputs",
+        "batches",
         "surroundings",
         "rebuild",
     },
-    {"inputs", "batches"},
     {"job", "consume", "futures", "stream", "ending"},
 ]
 

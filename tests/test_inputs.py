@@ -16,7 +16,7 @@ def drain(source, count=3):
     """Read everything, `count` at a time."""
     items = []
     while True:
-        some, last = source.read(count)
+        some, _, last = source.read(count)
         items.extend(some)
         if last:
             return items
@@ -34,7 +34,7 @@ def test_sized_inputs_know_their_size(data):
 def test_empty_inputs_end_at_once(data):
     """An empty input is exhausted by its first read."""
     source = from_iterables([data])
-    items, last = source.read(5)
+    items, _, last = source.read(5)
     assert list(items) == []
     assert last
 
@@ -50,7 +50,7 @@ def test_an_infinite_generator_is_read_only_as_far_as_asked():
 
     source = from_iterables([endless()])
     assert source.size is None
-    assert source.read(4) == ([0, 1, 2, 3], False)
+    assert source.read(4) == ([0, 1, 2, 3], 4, False)
     assert pulled == [0, 1, 2, 3]
 
 
@@ -58,7 +58,7 @@ def test_an_array_is_cut_into_views():
     """Slices of an array share its memory."""
     data = np.arange(12).reshape(6, 2)
     source = from_iterables([data])
-    items, last = source.read(4)
+    items, _, last = source.read(4, lambda items: items)
     assert np.shares_memory(items, data)
     assert items.shape == (4, 2)
     assert not last
@@ -106,9 +106,9 @@ def test_a_list_that_changes_while_it_is_read():
     """It gives what its iterator would."""
     data = [1, 2, 3, 4]
     source = from_iterables([data])
-    assert source.read(2) == ([1, 2], False)
+    assert source.read(2) == ([1, 2], 2, False)
     del data[2:]
-    assert source.read(2) == ([], True)
+    assert source.read(2) == ([], 0, True)
 
 
 def test_a_subclass_of_an_array_is_iterated_over():
@@ -141,3 +141,18 @@ def test_batches_of_what_has_no_rows():
     assert from_batches(deque(range(80)), None, 2).size == 8
     with pytest.raises(TypeError, match=r"cannot cut a int, nor iterate over it\. It cuts a list"):
         from_batches(5, None, 1)
+
+
+def test_what_an_iterator_may_change_is_taken_one_by_one():
+    """An item is handed over before the next one is asked for; plain values may be read ahead."""
+
+    def rows():
+        row = [0]
+        for row[0] in range(4):
+            yield row
+
+    source = from_iterables([rows()])
+    first = source.read(3, lambda items: [list(item) for item in items])
+    assert first == ([[0], [1], [2]], 3, False)
+    assert source.read(3, lambda items: [list(item) for item in items]) == ([[3]], 1, True)
+    assert from_iterables([iter([1, 2, [3], [4]])]).read(9) == ([1, 2, [3], [4]], 4, False)

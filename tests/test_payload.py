@@ -172,10 +172,30 @@ def test_a_class_that_does_not_pickle_costs_its_instances_only() -> None:
     class Locked:
         lock = threading.Lock()
 
-    got = values(chunk([{"a": 1}, Locked(), [2]]))
-    assert [got[0], got[2]] == [{"a": 1}, [2]]
-    assert isinstance(got[1], Failure)
-    assert "lock" in got[1].message
+    for items in ([{"a": 1}, Locked(), [2]], iter([{"a": 1}, Locked(), [2]])):
+        got = values(chunk(items))
+        assert [got[0], got[2]] == [{"a": 1}, [2]]
+        assert isinstance(got[1], Failure)
+        assert "lock" in got[1].message
+
+
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_what_an_iterator_changes_is_taken_before(size: int) -> None:
+    """Arrays are copied, and other items pickled, before the next one is asked for; arrays alone are stacked."""
+
+    def rows(last: Any) -> Any:
+        buffer = np.zeros(size)
+        for buffer[:] in range(3):
+            yield buffer
+        yield from last
+        buffer[:] = 9
+        yield buffer
+
+    for last in ([], [{"a": 1}]):
+        opened = chunk(rows(last))
+        got = [item[0] if isinstance(item, np.ndarray) else item for item in values(opened)]
+        assert got == [0, 1, 2, *last, 9]
+        assert (opened.whole is not None) == (size == 3 and not last)
 
 
 def test_an_item_that_does_not_pickle_travels_as_its_failure() -> None:

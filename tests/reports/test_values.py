@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import struct
 import sys
 import warnings
@@ -180,6 +181,68 @@ def test_a_list_that_changes_while_it_is_mapped(local_pool):
 
     got = local_pool.map(abs, data, progress=shrink, chunksize=1)
     assert got == list(range(len(got)))
+
+
+def reused_list() -> Iterator[Any]:
+    """The same list again and again."""
+    row: list[Any] = [0]
+    for row[0] in range(7):
+        yield row
+
+
+def reused_array(size: int) -> Iterator[Any]:
+    """The same memory again and again, as a reader of a file or a simulation gives it."""
+    buffer = np.zeros(size)
+    for at in range(7):
+        buffer[:] = at
+        yield buffer
+
+
+def reused_views() -> Iterator[Any]:
+    """Another view of the same memory each time."""
+    buffer = np.zeros(3)
+    for at in range(7):
+        buffer[:] = at
+        yield buffer[:2]
+
+
+def reused_object() -> Iterator[Any]:
+    """The same object of a class of this file."""
+    item = Says(0)
+    for at in range(7):
+        item.length = at
+        yield item
+
+
+def reused_between() -> Iterator[Any]:
+    """A dict that changes, beside numbers that do not."""
+    item: dict[str, int] = {}
+    for at in range(7):
+        item["a"] = at
+        yield at, item
+
+
+#: Iterators that change what they gave when the next one is asked for, and what is looked at.
+REUSED: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], Any]]] = {
+    "list": (reused_list, lambda row: list(row)),
+    "array": (lambda: reused_array(3), lambda row: row.tolist()),
+    "array-large": (lambda: reused_array(10_000), lambda row: set(row.tolist())),
+    "array-views": (reused_views, lambda row: row.tolist()),
+    "object": (reused_object, lambda item: item.length),
+    "tuple": (reused_between, lambda pair: (pair[0], dict(pair[1]))),
+    "groups": (lambda: itertools.groupby("aabbbcdde"), lambda pair: (pair[0], list(pair[1]))),
+    "several": (lambda: zip(reused_list(), reused_list(), strict=True), lambda pair: [list(one) for one in pair]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support will be removed:DeprecationWarning")
+@pytest.mark.parametrize(("make", "look"), REUSED.values(), ids=REUSED)
+def test_items_are_taken_as_they_are_given(pool, make, look):
+    """An item is what it was when the iterator gave it, however many of them go together."""
+    expected = [look(item) for item in make()]
+    for options in ({}, {"chunksize": 3}, {"chunksize": 100}):
+        assert pool.map(look, make(), **options) == expected
+    assert list(pool.imap(look, make(), chunksize=3)) == expected
 
 
 class Celsius(np.float64):
