@@ -352,20 +352,26 @@ class Driver:
         record = self._records.get(job)
         if record is None:
             return
-        if count:
-            self._enter(record, chunk, payload, blobs, count)
+        grown = self._enter(record, chunk, payload, blobs, count) if count else 0
         self.post(ChunkRead(job, chunk, count, payload.nbytes, last))
+        if grown:
+            self.post(InputGrew(job, chunk, grown))
 
     def chunk_taken(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
         """The answer to a ReadRequest of a pushed job, from inside its sink."""
-        self._enter(self._records[job], chunk, payload, blobs, count)
+        if grown := self._enter(self._records[job], chunk, payload, blobs, count):
+            self.post(InputGrew(job, chunk, grown))
 
-    def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
+    def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
+        """Gives the bytes of values that are kept for this chunk alone: their handles are gone already."""
+        values = [blob for blob in blobs if blob.kind == "value" and blob.digest not in self._pinned]
+        grown = sum(blob.payload.nbytes for blob in values if blob.digest not in self._blobs)
         for blob in blobs:
             # A module bundle comes with chunk after chunk; a value may be one item's alone.
             self._blobs.keep(Holder(record.id, chunk) if blob.kind == "value" else Holder(record.id), [blob])
         record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
         record.next_start += count
+        return grown
 
     def input_failed(self, job: int, chunk: int, error: BaseException) -> None:
         """Reading the input raised."""
