@@ -635,10 +635,10 @@ class Driver:
             return
         code = record.code
         place = member.engine.place
-        around = getattr(code.around, place, None)
-        needs = (*(() if around is None else (around.digest,)), *(blob.digest for blob in code.blobs), *chunk.needs)
-        if place == "here":  # what they say lies on this machine
-            needs = tuple([digest for digest in needs if self._blobs[digest].kind != "extras"])
+        needs = (*(blob.digest for blob in (*code.around.of(place), *code.blobs)), *chunk.needs)
+        # What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
+        not_there = ("extras",) if place == "here" else ("secret", "descriptor")
+        needs = tuple([digest for digest in needs if self._blobs[digest].kind not in not_there])
         for digest in (*needs, code.digest):
             if digest not in member.blobs:
                 blob = self._blobs[digest]

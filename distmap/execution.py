@@ -89,10 +89,18 @@ class Library:
         self.payloads[digest] = (kind, payload)
         if kind == "value":
             keep_value(digest, payload)
+        elif kind in ("secret", "descriptor"):
+            from distmap.shared import keep
+
+            keep(digest, kind, bytes(payload.head))
 
     def drop(self, digest: bytes) -> None:
         """Forget a payload."""
-        self.payloads.pop(digest, None)
+        kind, _ = self.payloads.pop(digest, ("", None))
+        if kind in ("secret", "descriptor"):
+            from distmap.shared import forget
+
+            forget(digest)
         forget_value(digest)
 
     def get(self, digest: bytes) -> tuple[BlobKind, Payload]:

@@ -17,7 +17,18 @@ from distmap.errors import PayloadError
 from distmap.failures import promise_in, short_repr
 from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, imported_again, place, stamps, unchanged
-from distmap.pickling import Blob, Broadcast, Buffer, Needs, Payload, by_reference, digest_of, dump_value, size
+from distmap.pickling import (
+    Blob,
+    Broadcast,
+    Buffer,
+    Needs,
+    Payload,
+    by_reference,
+    digest_of,
+    dump_value,
+    is_shared,
+    size,
+)
 from distmap.surroundings import NOWHERE, Around
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
@@ -155,7 +166,7 @@ def _parts(obj: object) -> Iterator[tuple[str, object]]:
     elif type(obj).__name__ == "partial" and hasattr(obj, "func"):
         yield "its function", obj.func
         yield "its arguments", (obj.args, obj.keywords)  # type: ignore[attr-defined]
-    elif type(obj).__reduce__ is not object.__reduce__:
+    elif type(obj).__reduce__ is not object.__reduce__ or is_shared(type(obj)):
         return  # it says by itself what is pickled, or why it is not
     elif hasattr(obj, "__dict__") and not isinstance(obj, ModuleType):
         for name, value in list(vars(obj).items()):

@@ -53,6 +53,8 @@ class Blob(NamedTuple):
     digest: bytes
     kind: BlobKind
     payload: Payload
+    #: Must live as long as the blob.
+    keep: object = None
 
 
 def size(buffer: Buffer) -> int:
@@ -227,6 +229,10 @@ class Needs:
         self.circular.update(other.circular)
         self.generator |= other.generator
 
+    def share(self, digest: bytes, kind: BlobKind, data: bytes, keep: object) -> None:
+        """Need something that only slots of this machine are sent."""
+        self.values[digest] = Blob(digest, kind, Payload(data), keep)
+
     def blobs(self) -> tuple[Blob, ...]:
         for digest, handle in list(self.circular.items()):
             if digest not in self.values:
@@ -298,7 +304,7 @@ class _ByValue(Exception):
 
 
 # What a pickler does with the objects of one type.
-_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _NAMED = range(7)
+_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED = range(8)
 
 #: Random generators, by module and name of a class of theirs.
 _GENERATORS = {
@@ -315,6 +321,26 @@ def is_generator(kind: type) -> bool:
     """Whether objects of this type are random generators with a state of their own."""
     names = {(base.__module__, base.__name__) for base in kind.__mro__}
     return not names.isdisjoint(_GENERATORS) and ("random", "SystemRandom") not in names
+
+
+#: What processes of one machine share: all classes of these modules, and these classes of others.
+_SHARED_HOMES = {f"multiprocessing.{name}" for name in ("connection", "heap", "queues", "shared_memory", "synchronize")}
+_SHARED_KINDS = {
+    ("multiprocessing.managers", "BaseProxy"),
+    ("multiprocessing.process", "AuthenticationString"),
+    ("multiprocessing.sharedctypes", "SynchronizedBase"),
+    ("socket", "socket"),
+    ("_ctypes", "_SimpleCData"),
+    ("_ctypes", "Array"),
+    ("_ctypes", "Structure"),
+}
+
+
+def is_shared(kind: type) -> bool:
+    """Whether objects of this type are, or may be, shared by processes of one machine."""
+    return any(
+        base.__module__ in _SHARED_HOMES or (base.__module__, base.__name__) in _SHARED_KINDS for base in kind.__mro__
+    )
 
 
 class _Kinds:
@@ -339,6 +365,8 @@ class _Kinds:
             how = _GENERATOR
         elif (lossy := _is_lossy(kind)) is not None:
             how = _NUMBER if lossy else _PLAIN
+        elif is_shared(kind):
+            how = _SHARED
         elif (
             kind in copyreg.dispatch_table
             or kind.__reduce_ex__ is not object.__reduce_ex__
@@ -399,6 +427,10 @@ class _Guard(_pickle.Pickler):
             return own or NotImplemented
         if how == _NUMBER:
             return _reduce_number(obj)
+        if how == _SHARED:
+            from distmap.shared import reduce_shared
+
+            return reduce_shared(obj, self.needs.share)
         make = copyreg.dispatch_table.get(type(obj))
         reduced = obj.__reduce_ex__(5) if make is None else make(obj)
         if type(reduced) is not str:
@@ -549,6 +581,10 @@ def _make_cloud_type() -> Any:
                 return own or NotImplemented
             if how == _NUMBER:
                 return _reduce_number(obj)
+            if how == _SHARED:
+                from distmap.shared import reduce_shared
+
+                return reduce_shared(obj, self.needs.share)
             home = _replaced(obj)
             if home is not None:
                 self.note(home)

@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from distmap.light import Any, NamedTuple
+from distmap.light import Any, NamedTuple, cast
 from distmap.modules import loaded
 from distmap.pickling import Blob, Payload, digest_of
 
@@ -37,6 +37,8 @@ class Surroundings(NamedTuple):
     cwd: str | None = None
     #: Variables that differ from those that the task processes were started with; None: taken out.
     env: Mapping[str, str | None] = {}
+    #: The descriptor of whoever tracks shared memory.
+    tracker: bytes | None = None
 
 
 class Around(NamedTuple):
@@ -46,6 +48,13 @@ class Around(NamedTuple):
     here: Blob | None = None
     #: To workers elsewhere.
     there: Blob | None = None
+    #: To slots of this machine, before `here`.
+    tracker: Blob | None = None
+
+    def of(self, place: str) -> tuple[Blob, ...]:
+        """What task processes at a place ("here", "there") are sent, in this order."""
+        wanted = {"here": (self.tracker, self.here), "there": (self.there,)}.get(place, ())
+        return tuple([blob for blob in wanted if blob is not None])
 
 
 #: None are told.
@@ -69,6 +78,7 @@ class Watch:
         self._added = added
         self._changed = changed
         self._last: tuple[Any, Around] | None = None
+        self._tracker = os.urandom(16)
 
     def look(self) -> Around:
         """The surroundings at this moment. From any thread; takes a few microseconds."""
@@ -77,24 +87,36 @@ class Watch:
             cwd = os.getcwd()
         except OSError:  # it was deleted
             cwd = None
+        # Whoever has not imported this has no shared memory of that kind, and need not start what tracks it.
+        shares = loaded("multiprocessing.shared_memory") is not None
         last = self._last
         if last is not None:
-            argv, filters, path, folder, env = last[0]
-            if (argv, filters, path, folder) == (sys.argv, _filters(), sys.path, cwd) and env == environ:
+            *rest, env = last[0]
+            if rest == [sys.argv, _filters(), sys.path, cwd, shares] and env == environ:
                 return last[1]
-        seen = ([*sys.argv], [*_filters()], [*sys.path], cwd, {**environ})
+        seen = ([*sys.argv], [*_filters()], [*sys.path], cwd, shares, {**environ})
         around = self._taken(*seen)
         self._last = (seen, around)
         self._changed(around)
         return around
 
-    def _taken(self, argv: Any, filters: Any, path: Any, cwd: str | None, environ: Any) -> Around:
+    def _taken(self, argv: Any, filters: Any, path: Any, cwd: str | None, shares: bool, environ: Any) -> Around:
         plain = _strings(argv), _plain(filters)
         now = {_text(name): _text(value) for name, value in environ.items()} | {**self._added}
         names = {name for name in now.keys() | self._base.keys() if now.get(name) != self._base.get(name)} - {_SECRET}
         env = {name: now.get(name) for name in sorted(names)}
-        here = Surroundings(*plain, _strings(path), cwd, env)
-        return Around(_blob(here), _blob(Surroundings(*plain, env=self._added)))
+        tracker = _tracker(self._tracker) if shares else None
+        here = Surroundings(*plain, _strings(path), cwd, env, self._tracker if tracker is not None else None)
+        return Around(_blob(here), _blob(Surroundings(*plain, env=self._added)), tracker)
+
+
+def _tracker(digest: bytes) -> Blob | None:
+    if os.name != "posix":
+        return None  # there nobody tracks it
+    from multiprocessing import resource_tracker
+
+    # It lasts as long as this process.
+    return Blob(digest, "descriptor", Payload(b"%d" % cast("int", resource_tracker.getfd())))
 
 
 def _text(value: Any) -> str:
@@ -184,6 +206,10 @@ class Turn:
         if told is None:  # no task has run yet
             self._env = dict(os.environ)
             told = Surroundings(tuple(sys.argv), _plain(_filters()), tuple(sys.path), None)
+        if wanted.tracker is not None and told.tracker is None:
+            from distmap.shared import adopt_tracker
+
+            adopt_tracker(wanted.tracker)
         if wanted.argv != told.argv:
             sys.argv = [*wanted.argv]
         if wanted.filters != told.filters:

@@ -79,6 +79,15 @@ def token_file(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_tracker() -> None:
+    """multiprocessing's tracker of named resources, which lasts as long as the process, is there before every test."""
+    if os.name == "posix":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
+
+
 def _children() -> dict[object, str]:
     found: dict[object, str] = {}
     for child in psutil.Process().children(recursive=True):

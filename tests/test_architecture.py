@@ -46,6 +46,7 @@ RINGS = {
     "rebuild": 2,
     "reprs": 2,
     "security": 2,
+    "shared": 2,
     "surroundings": 2,
     "blobs": 3,
     "portal": 3,
@@ -85,6 +86,7 @@ GROUPS = [
         "batches",
         "surroundings",
         "rebuild",
+        "shared",
     },
     {"job", "consume", "futures", "stream", "ending"},
 ]

@@ -68,7 +68,7 @@ class Outcome:
         payload, blobs = items if type(items) is tuple and type(items[0]) is Payload else dump_items(items)
         needs = (*code.blobs, *blobs)
         for blob in needs:
-            self.runner.put(*blob)
+            self.runner.put(*blob[:3])
         self.runner.put(code.digest, "code", code.payload)
         hi = len(items) if hi is None else hi
         task = Task(2, ATTEMPT, code.digest, tuple(blob.digest for blob in needs), lo, hi, start, 0.0)

@@ -170,6 +170,10 @@ class Child:
         match message:
             case Task():
                 self._task(message, parts)
+            case Put(digest, "descriptor"):
+                assert isinstance(parts[0], Ref)
+                fd, _ = self._unmapped.pop(parts[0].segment)
+                self._runner.put(digest, "descriptor", Payload(b"%d" % fd))
             case Put():
                 head, *buffers = [self._resolve(part, writable=False) for part in parts]
                 self._runner.put(message.digest, message.kind, Payload(head, tuple(buffers)))

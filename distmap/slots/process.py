@@ -14,7 +14,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.slots.cells import LANES, crash_log
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
@@ -223,8 +223,9 @@ class BlobPart:
 
     def __init__(self, data: Buffer, numbers: Iterator[int]) -> None:
         self.length = memoryview(data).nbytes
-        self._segment = Segment(next(numbers), self.length)
-        self._segment.write(data)
+        segment = Segment(next(numbers), self.length)
+        segment.write(data)
+        self._segment: Segment | _Lent = segment
 
     @property
     def ref(self) -> Ref:
@@ -240,3 +241,19 @@ class BlobPart:
 
     def close(self) -> None:
         self._segment.close()
+
+
+class DescriptorPart(BlobPart):
+    """A descriptor in the place of a segment, its owner's to close: every task process that needs it gets a copy."""
+
+    def __init__(self, fd: int, numbers: Iterator[int]) -> None:
+        self.length = 1
+        self._segment = _Lent(next(numbers), fd)
+
+
+class _Lent(NamedTuple):
+    number: int
+    fd: int
+
+    def close(self) -> None:
+        """Whoever made the blob keeps it open as long as the blob lives."""

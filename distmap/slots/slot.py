@@ -23,7 +23,7 @@ from distmap.slots.cells import (
     through_with,
 )
 from distmap.slots.frames import Ref
-from distmap.slots.process import BlobPart, Process
+from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.transport.segments import LARGE, SUPPORTED, Buffer
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
 
@@ -37,6 +37,9 @@ class Blob:
     def __init__(self, kind: BlobKind, parts: Sequence[Buffer], numbers: itertools.count[int]) -> None:
         self.kind: BlobKind = kind
         self.parts: list[Buffer | BlobPart] = []
+        if kind == "descriptor":
+            self.parts.append(DescriptorPart(int(bytes(parts[0])), numbers))
+            return
         for part in parts:
             if SUPPORTED and memoryview(part).nbytes >= LARGE:
                 try:

@@ -37,7 +37,7 @@ from distmap.wire.messages import (
     Task,
 )
 
-_KINDS: tuple[BlobKind, ...] = ("code", "value", "modules", "extras", "surroundings")
+_KINDS: tuple[BlobKind, ...] = ("code", "value", "modules", "extras", "surroundings", "secret", "descriptor")
 _REASONS: tuple[DeathReason, ...] = ("died", "timeout", "killed", "idle")
 
 # The first byte says which message it is; numbers are never used again for another meaning.

@@ -15,7 +15,7 @@ from distmap.light import Literal, NamedTuple
 OUTPUT_BYTES = 1 << 20
 OUTPUT_PIECES = 4096
 
-BlobKind = Literal["code", "value", "modules", "extras", "surroundings"]
+BlobKind = Literal["code", "value", "modules", "extras", "surroundings", "secret", "descriptor"]
 DeathReason = Literal["died", "timeout", "killed", "idle"]
 
 
