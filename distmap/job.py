@@ -104,7 +104,7 @@ class Job:
         *,
         progress: Progress = False,
         call: str = "map",
-        titled: bool = False,
+        function: str | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
         keep: Any = None,
@@ -143,7 +143,11 @@ class Job:
         # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
         record.id = seat.driver.new_id()
         self._steering = Steering(seat, record.id)
-        self._story = Story(record.spec.name, "" if titled else call, self._steering, lambda: record.latest)
+        name = record.spec.name
+        titled = function is not None and function != name
+        self._story = Story(
+            name, "" if titled else call, self._steering, lambda: record.latest, (function or name, call)
+        )
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -308,7 +312,7 @@ class Job:
         if self._story.is_here:
             return  # the call that made it is the last line of the cell
         self._seat.portal.call(self._seat.driver.watch, self._record.id, True)
-        self._story.show(True)
+        self._story.show(True, apart=True)
 
     # --- steering ---------------------------------------------------------------------------------------------------
 

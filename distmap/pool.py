@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from distmap.futures import Submissions, TaskFuture
     from distmap.inputs import Input
     from distmap.job import Job, Seat
+    from distmap.options import Progress
     from distmap.pickling import Broadcast
     from distmap.security import Secret
     from distmap.slots.slots import Slots
@@ -109,6 +110,8 @@ class Pool:
         initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
         maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
             for functions that leak memory; default: it keeps its process.
+        progress: what calls show that say nothing themselves: True, False or a callable, as for a call. None (default):
+            `DISTMAP_PROGRESS` (0: nothing, 1: a bar) if it is set, else a card in a notebook and nothing elsewhere.
         context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
         env: environment variables to set in every slot, on workers too; slots of this machine have those of this
             process besides, as they are at each call.
@@ -140,12 +143,14 @@ class Pool:
         tls_key: str | None = None,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
+        progress: Progress = None,
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers, listen, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         mp_options(wanted, self._tasks, context)
+        self._progress: Progress = checked("progress", progress)
         self._token = checked("token", token)
         self._added = variables(env, wanted)
         functions(initializer=initializer)
@@ -959,7 +964,7 @@ class Pool:
         from distmap.core.events import JobSpec
         from distmap.driver import Record
         from distmap.job import Job
-        from distmap.views.choose import wanted
+        from distmap.views.choose import default
         from distmap.views.outlet import Outlet
 
         self._check_open()
@@ -976,13 +981,14 @@ class Pool:
             name=name,
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
-        record.watched = wanted(chosen.progress)
+        progress = default(chosen.progress, self._progress)
+        record.watched = progress is not False
         if chosen.output:
             record.outlet = Outlet(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
             self._seat, record, source, consumer,
-            progress=chosen.progress, call=call, titled=bool(chosen.desc), keep=self, **callbacks,
+            progress=progress, call=call, function=name_of(fn), keep=self, **callbacks,
         )  # fmt: skip
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._last = weakref.ref(job) if kind is not None else lambda: job

@@ -6,10 +6,13 @@ buttons do is a Steering.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from distmap.core.progress import Snapshot
 from distmap.views.static import Note
+
+#: A call that is over within so many seconds draws nothing before it is over: loops make thousands of them.
+QUICK = 0.5
 
 
 class View(Protocol):
@@ -33,8 +36,7 @@ class View(Protocol):
         """
 
 
-@runtime_checkable
-class Above(Protocol):
+class Above:
     """A view that draws where text is written, such as a bar in a terminal: what tasks print goes through it.
 
     Elsewhere it is simply written. Called in the context of the cell, by any thread.
@@ -42,6 +44,7 @@ class Above(Protocol):
 
     def write(self, text: str, stream: str) -> None:
         """Write whole lines to "stdout" or "stderr", above what is drawn."""
+        raise NotImplementedError
 
 
 class Steering(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -64,9 +65,17 @@ def this_cell() -> str | None:
     return name if isinstance(name, str) else None
 
 
-def wanted(progress: bool | Callable[[Snapshot], object] | None) -> bool:
-    """Whether `choose` would give a view; so that nobody counts for nobody."""
-    return in_kernel() if progress is None else progress is not False
+def default(
+    progress: bool | Callable[[Snapshot], object] | None, pools: bool | Callable[[Snapshot], object] | None
+) -> bool | Callable[[Snapshot], object]:
+    """What a call shows: what it says itself, else what its pool says, else DISTMAP_PROGRESS (0: nothing, 1: a bar).
+
+    Where nobody says anything: True in a notebook, else False.
+    """
+    for said in (progress, pools, {"0": False, "1": True}.get(os.environ.get("DISTMAP_PROGRESS", ""))):
+        if said is not None:
+            return said
+    return in_kernel()
 
 
 def choose(
@@ -74,23 +83,28 @@ def choose(
     title: str,
     kind: str = "",
     steering: Steering | None = None,
+    function: tuple[str, str] | None = None,
+    cell: str | None = None,
 ) -> View | None:
     """Give the view that `progress=` asks for: the best that works here, None if nothing does.
 
     Args:
-        progress: True or False; a callable, which gets the snapshots; None: True in a notebook, else False.
+        progress: As `default` gives it; None: True in a notebook, else False.
         title: What the job is called above its bar: the name of its function, or the user's own words.
         kind: Name of the call, such as "map"; empty if the title says it all.
         steering: What the buttons of a panel do; without one there are none.
+        function: Name and kind of the calls that it is counted with, where the title is the user's.
+        cell: Name of the cell whose calls it is shown with; None: it is shown by itself.
     """
-    if not wanted(progress):
+    notebook = in_kernel()
+    if progress is False or (progress is None and not notebook):
         return None
     if progress is None or progress is True:
-        if in_kernel():
+        if notebook:
             try:
                 from distmap.views.notebook import notebook_view
 
-                return notebook_view(title, kind, steering)
+                return notebook_view(title, kind, steering, function, cell)
             except Exception:  # a kernel with a broken front end still computes
                 log.exception("! no view in this notebook")
         try:

@@ -1,8 +1,12 @@
-"""The panel of a job in a notebook cell: ipywidgets while it runs, plain HTML for ever after.
+"""The card of a cell: one for all calls that the cell makes, widgets while they run, plain HTML for ever after.
 
-Owns the widgets and the display. The only importer of ipywidgets; how things look is `static.py`'s business, when
-they are drawn is `painter.py`'s. At the end the display is replaced by `text/html` and `text/plain` through its display
-id: a saved notebook holds no widget state, so a widget left in it would read "model not found".
+Owns the displays, the widgets and which cell has which card. The only importer of IPython and ipywidgets; how things
+look is `static.py`'s and `summary.py`'s business, when they are drawn is `painter.py`'s. A cell with one call shows
+that call; from the second one on there is a row for each function, and below it what runs. A call that is over soon
+draws nothing before it is over; what many calls change is drawn now and then, and when the cell ends.
+
+At the end the display is replaced by `text/html` and `text/plain` through its display id: a saved notebook holds no
+widget state, so a widget left in it would read "model not found".
 """
 
 from __future__ import annotations
@@ -11,15 +15,18 @@ import contextvars
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections import OrderedDict
 from typing import Any
 
 from IPython import get_ipython
 from IPython.display import display
 
 from distmap.core.progress import Snapshot
-from distmap.views import static
-from distmap.views.base import Steering, View
+from distmap.views import static, summary
+from distmap.views.base import QUICK, Steering, View
+from distmap.views.calls import Call, Tally
+from distmap.views.painter import PAINTER
 from distmap.views.static import Note, ended
 
 log = logging.getLogger("distmap")
@@ -29,13 +36,34 @@ log = logging.getLogger("distmap")
 _LANES_TURNS = 3
 #: Without widgets each update is the whole card.
 _CARD_TURNS = 5
+#: What calls that are over change is drawn so often, in seconds.
+_SUMMARY_EVERY = 0.5
+#: Calls that run at the same time in one cell have so many panels; the others wait for one.
+_PANELS = 4
+#: The cards of so many cells are kept: threads that a cell left behind may make calls later.
+_CELLS = 32
+#: More functions than this of one cell are counted together.
+_FUNCTIONS = 64
 
 
-def notebook_view(title: str, kind: str = "", steering: Steering | None = None) -> View:
-    """The best view that this kernel has: widgets if ipywidgets is installed, else HTML that is replaced in place."""
-    if importlib.util.find_spec("ipywidgets") is None:
-        return CardView(title, kind)
-    return PanelView(title, kind, steering)
+def notebook_view(
+    title: str,
+    kind: str = "",
+    steering: Steering | None = None,
+    function: tuple[str, str] | None = None,
+    cell: str | None = None,
+) -> View:
+    """A call on the card of its cell.
+
+    Args:
+        title, kind, steering: as for `choose`.
+        function: name and kind of the calls that it is counted with; default: those of the call.
+        cell: name of the cell; None: a card of its own.
+    """
+    view = CallView(_card_of(cell), title, kind, steering, function or (title, kind))
+    if cell is None:
+        view.card.flush()  # somebody asked to see it
+    return view
 
 
 def has_subshells() -> bool:
@@ -44,123 +72,289 @@ def has_subshells() -> bool:
     return isinstance(info, dict) and "kernel subshells" in info.get("supported_features", ())
 
 
-class CardView:
-    """The static card, shown under one display id and replaced as it goes. Needs no ipywidgets.
-
-    Made in the thread of the cell, which is where its display stays.
-    """
+class CallView:
+    """One call, as its card shows it."""
 
     drawn = True
 
-    def __init__(self, title: str, kind: str = "") -> None:
-        self._title = title
-        self._kind = kind
-        self._turns = 0
-        self._notes: list[Note] = []
-        self._dropped = 0
-        self._closed = False
-        self._lock = threading.Lock()
-        self._context = contextvars.copy_context()
-        # At once, not with the first snapshot: a display made later by a thread would land in whatever cell runs then.
-        self._handle: Any = display(self._begin(), raw=True, display_id=True)
+    def __init__(
+        self, card: CellCard, title: str, kind: str, steering: Steering | None, function: tuple[str, str]
+    ) -> None:
+        self.card = card
+        self.title = title
+        self.kind = kind
+        self.steering = steering
+        self.notes: list[Note] = []
+        self.snapshot: Snapshot | None = None
+        self.panel: Panel | None = None
+        self.closed = False
+        self.tally, self.number = card.begin(self, function)
+
+    @property
+    def is_seen(self) -> bool:
+        """It has lasted long enough to be worth a drawing."""
+        return self.snapshot is not None and self.snapshot.elapsed >= QUICK
 
     def update(self, snapshot: Snapshot) -> None:
-        with self._lock:
-            if not self._closed:
-                self._run(self._show, snapshot)
-                self._turns += 1
+        with self.card.lock:
+            if not self.closed:
+                self.snapshot = snapshot
+                self.card.moved(self)
 
     def note(self, note: Note) -> None:
-        self._notes.append(note)
+        self.notes.append(note)
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
-        with self._lock:
-            if not self._closed:
-                self._dropped = dropped
-                self._run(self._finish, ended(snapshot))
+        with self.card.lock:
+            if not self.closed:
+                self.snapshot = ended(snapshot)
+                self.card.end(self, Call(self.number, self.snapshot, tuple(self.notes), dropped))
                 # Only now: a second interrupt may have cut it short, and then it is to be done again.
-                self._closed = True
+                self.closed = True
 
-    def _run(self, call: Callable[[Snapshot], None], snapshot: Snapshot) -> None:
+
+class CellCard:
+    """One display of a cell, for all its calls. Made in the thread of the cell, which is where it stays.
+
+    Args:
+        widgets: Whether there are any.
+        over: No cell runs that will say when it ends; each drawing may be the last one.
+    """
+
+    def __init__(self, *, widgets: bool, over: bool) -> None:
+        self.lock = threading.RLock()
+        self._widgets = widgets
+        self._over = over
+        self._context = contextvars.copy_context()
+        self._handle: Any = None
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        #: Calls that go on.
+        self._live: list[CallView] = []
+        #: The only call that there ever was, and what it was in the end.
+        self._single: CallView | None = None
+        self._last: Call | None = None
+        self._turns = 0
+        self._drawn = -float("inf")
+        #: Something is not drawn yet; the painter will see to it.
+        self._stale = False
+        self._waits = False
+        #: It was drawn while no cell ran.
+        self._late = False
+        #: The widgets, while there are any: box, style sheet, rows, and the panels in the box.
+        self._box: Any = None
+        self._parts: list[Any] = []
+        self._panels: list[Panel] = []
+
+    # --- told by the calls --------------------------------------------------------------------------------------------
+
+    def begin(self, view: CallView, function: tuple[str, str]) -> tuple[Tally, int]:
+        """A call begins; gives its tally, and its number there."""
+        with self.lock:
+            if len(self._tallies) >= _FUNCTIONS and function not in self._tallies:
+                function = ("other functions", "")
+            self._single = None if self._tallies else view
+            tally = self._tallies.get(function)
+            if tally is None:
+                tally = self._tallies[function] = Tally(view.title, view.kind, function)
+            self._live.append(view)
+            self._stale = True
+            return tally, tally.begin(view.title)
+
+    def moved(self, view: CallView) -> None:
+        """A call has a new snapshot."""
+        if view.is_seen:
+            self._draw(view)
+
+    def end(self, view: CallView, call: Call) -> None:
+        """A call is over."""
+        if view in self._live:  # not when it was cut short and is done again
+            view.tally.end(call)
+            self._last = call
+            self._live.remove(view)
+        self._stale = True
+        quick = self._single is None and call.snapshot.elapsed < QUICK
+        if not quick or time.monotonic() - self._drawn >= _SUMMARY_EVERY:
+            self._draw()
+        elif not self._waits:
+            self._waits = True
+            PAINTER.add(self, call.snapshot._replace)  # ever a new one: it comes again until it is drawn
+
+    # --- drawn by the painter, where an end came too soon after another drawing ---------------------------------------
+
+    drawn = True
+
+    def update(self, snapshot: Snapshot) -> None:
+        with self.lock:
+            if not self._stale or time.monotonic() - self._drawn >= _SUMMARY_EVERY:
+                self.flush()
+
+    def note(self, note: Note) -> None:
+        """Nothing: calls have notes."""
+
+    def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
+        """Nothing: calls end."""
+
+    # --- told by the notebook -----------------------------------------------------------------------------------------
+
+    def flush(self, *, over: bool = False) -> None:
+        """Draw what is not drawn yet. `over`: its cell has ended."""
+        with self.lock:
+            self._over = self._over or over
+            if self._waits:
+                self._waits = False
+                PAINTER.remove(self)
+            if self._stale or self._late or (over and self._box is not None):
+                self._draw()
+
+    def forget(self) -> None:
+        """The output of its cell was cleared: what comes now is shown anew."""
+        with self.lock:
+            self._close_widgets()
+            self._handle = None
+
+    # --- drawing ------------------------------------------------------------------------------------------------------
+
+    def _draw(self, moved: CallView | None = None) -> None:
+        """Show this moment; `moved`: only this call has anything new."""
+        seen = [view for view in self._live if view.is_seen][:_PANELS]
+        # Between two long calls of a loop the widgets stay: an output whose height jumps is hard to read.
+        between = self._box is not None and self._single is None and not self._over
+        if self._widgets and (seen or between):
+            try:
+                self._draw_widgets(seen, moved)
+            except LookupError:  # ipykernel 7.0 knows no thread without the context of a cell
+                self._context.copy().run(self._draw_widgets, seen, moved)
+            except Exception:
+                log.exception("! no widgets in this kernel; plain HTML instead")
+                self._widgets = False
+                self._draw_static(seen)
+        elif moved is None or self._turns % _CARD_TURNS == 0:
+            self._draw_static(seen)
+        self._turns += moved is not None
+        self._drawn, self._stale, self._late = time.monotonic(), False, _between.is_set()
+
+    def _place(self, bundle: dict[str, Any]) -> None:
+        """Show it in the cell, or in the place of what is there."""
+        if self._handle is None:
+            # In the context of the cell, which is where a display goes to, whatever thread makes it.
+            self._handle = self._context.copy().run(display, bundle, raw=True, display_id=True)
+            return
         try:
             # Not in the context of the cell: an update finds its place by display id, and nbclient drops what is
             # addressed to a cell that has ended.
-            call(snapshot)
+            self._handle.update(bundle, raw=True)
         except LookupError:
-            # ipykernel 7.0 knows no thread without the context of a cell.
-            self._context.copy().run(call, snapshot)
+            self._context.copy().run(self._handle.update, bundle, raw=True)
 
-    def _begin(self) -> dict[str, Any]:
-        return {"text/plain": f"{self._title}: running", "text/html": static.begun_html(self._title, self._kind)}
+    def _draw_static(self, seen: list[CallView]) -> None:
+        # First the replacement, then the widgets: the other way round the cell would blink empty.
+        self._place(self._static(seen))
+        self._close_widgets()
 
-    def _replace(self, snapshot: Snapshot) -> None:
-        bundle = {
-            "text/plain": static.plain(self._title, snapshot),
-            "text/html": static.card_html(self._title, snapshot, self._notes, self._dropped, self._kind),
-        }
-        self._handle.update(bundle, raw=True)
+    def _static(self, seen: list[CallView]) -> dict[str, Any]:
+        """The card as text and as HTML that need nothing alive."""
+        if (one := self._single) is not None and one.snapshot is None:
+            plain, html = f"{one.title}: running", static.begun_html(one.title, one.kind)
+        elif one is not None and one.snapshot is not None:
+            dropped = 0 if self._last is None else self._last.dropped
+            plain = static.plain(one.title, one.snapshot)
+            html = static.card_html(one.title, one.snapshot, one.notes, dropped, one.kind)
+        else:
+            tallies = list(self._tallies.values())
+            plain = summary.summary_plain(tallies)
+            html = static.framed(summary.summary_html(tallies) + "".join(map(_panel_html, seen)))
+        return {"text/plain": plain, "text/html": html}
 
-    def _show(self, snapshot: Snapshot) -> None:
-        if self._turns % _CARD_TURNS == 0:
-            self._replace(snapshot)
+    def _draw_widgets(self, seen: list[CallView], moved: CallView | None) -> None:
+        begun = self._box is None
+        if begun:
+            self._build()
+        for view in seen:
+            if view.panel is None:
+                view.panel = Panel(view)
+                moved = None
+        # The one that ended last stays until there is another one to be seen.
+        panels = [view.panel for view in seen if view.panel is not None] or self._panels[-1:]
+        alone = self._single is not None
+        for panel in panels:
+            if moved is None or panel.view is moved:
+                panel.show(alone=alone)
+        _, rows = self._parts
+        html = "" if alone else summary.summary_html(list(self._tallies.values()))
+        if rows.value != html:
+            rows.value = html
+            rows.layout.display = None if html else "none"
+        if panels != self._panels:
+            gone, self._panels = [panel for panel in self._panels if panel not in panels], panels
+            self._box.children = (*self._parts, *(panel.box for panel in panels))
+            for panel in gone:
+                panel.close()
+        if begun:
+            # The HTML travels along for front ends that know no widgets.
+            self._place({**self._box._repr_mimebundle_(), **self._static(seen)})
 
-    def _finish(self, snapshot: Snapshot) -> None:
-        self._replace(snapshot)
+    def _build(self) -> None:
+        import ipywidgets as widgets
+
+        # The style sheet stands in a part of its own that never changes.
+        hidden = {"display": "none"}
+        self._parts = [
+            widgets.HTML(static.STYLE, layout=widgets.Layout(**hidden)),
+            widgets.HTML(layout=widgets.Layout(**hidden)),
+        ]
+        self._box = widgets.VBox(self._parts)
+        self._box.add_class("dm-card")
+
+    def _close_widgets(self) -> None:
+        while self._panels:
+            self._panels[-1].close()
+            self._panels.pop()
+        for view in self._live:
+            view.panel = None
+        while self._parts:
+            _close(self._parts[-1])
+            self._parts.pop()
+        if self._box is not None:
+            _close(self._box)
+            self._box = None
 
 
-class PanelView(CardView):
-    """Widgets: head with buttons, bar, lanes, and a fold of noted lines. Unchanged parts are not sent again."""
+def _panel_html(view: CallView) -> str:
+    """A call that runs, below the rows."""
+    if view.snapshot is None:
+        return ""
+    html = static.call_html(view.title, view.snapshot, view.notes, 0, view.kind, view.number)
+    return f'<div class="dm-panel">{html}</div>'
 
-    def __init__(self, title: str, kind: str = "", steering: Steering | None = None) -> None:
-        self._steering = steering
-        self._parts: dict[str, Any] = {}
-        self._pause: Any = None
-        self._cancel: Any = None
+
+class Panel:
+    """The widgets of a call that runs: head with buttons, bar, lanes, and a fold of noted lines.
+
+    Unchanged parts are not sent again.
+    """
+
+    def __init__(self, view: CallView) -> None:
+        import ipywidgets as widgets
+
+        self.view = view
+        self._turns = 0
         self._cancelled = False
-        self._fold: Any = None
-        self._box: Any = None
-        #: Everything that was made, to be closed at the end.
-        self._widgets: list[Any] = []
-        self._broken = False
         #: Notes that are in the fold already.
         self._noted = 0
-        super().__init__(title, kind)
-
-    def _show(self, snapshot: Snapshot) -> None:
-        if self._broken:
-            return super()._show(snapshot)
-        if self._box is None:
-            try:
-                # With the first update, not at once: most jobs are over before it, and need no widget.
-                self._handle.update(self._build(), raw=True)
-            except LookupError:
-                raise
-            except Exception:
-                log.exception("! no widgets in this kernel; plain HTML instead")
-                self._broken = True
-                self._close_widgets()
-                return super()._show(snapshot)
-        self._set("head", static.head_html(self._title, snapshot.state, self._kind))
-        self._set("bar", static.bar_html(snapshot))
-        if self._turns % _LANES_TURNS == 0:
-            self._set("lanes", static.lanes_html(snapshot))
-        self._show_buttons()
-        self._show_notes(snapshot)
-
-    def _build(self) -> dict[str, Any]:
-        import ipywidgets as widgets
+        self._pause: Any = None
+        self._cancel: Any = None
+        #: Everything that was made, to be closed at the end.
+        self._widgets: list[Any] = []
 
         def keep(widget: Any) -> Any:
             self._widgets.append(widget)
             return widget
 
         self._parts = {name: keep(widgets.HTML()) for name in ("head", "bar", "lanes", "notes")}
-        # The style sheet stands in a part of its own that never changes.
-        style = keep(widgets.HTML(static.STYLE, layout=widgets.Layout(display="none")))
         # An accordion, as its fold is the front end's: an update of the text inside does not close it.
         self._fold = keep(widgets.Accordion([self._parts["notes"]], layout=widgets.Layout(display="none")))
         steering: list[Any] = []
-        if self._steering is not None and has_subshells():
+        if view.steering is not None and has_subshells():
             self._pause = keep(widgets.Button(description="Pause", tooltip="Start no further items"))
             self._cancel = keep(widgets.Button(description="Cancel", tooltip="Stop; what is finished is kept"))
             self._cancel.add_class("dm-cancel")
@@ -169,31 +363,50 @@ class PanelView(CardView):
                 button.on_click(press)
                 _route_by_front_end(button)
             steering = [self._pause, self._cancel]
-        elif self._steering is not None:
+        elif view.steering is not None:
             steering = [keep(widgets.HTML(static.hint_html()))]
         top = keep(widgets.HBox([self._parts["head"], *steering]))
         top.add_class("dm-top")
-        self._box = keep(widgets.VBox([style, top, self._parts["bar"], self._parts["lanes"], self._fold]))
-        self._box.add_class("dm-card")
-        # The HTML travels along for front ends that know no widgets.
-        return {**self._box._repr_mimebundle_(), **self._begin()}
+        self.box = keep(widgets.VBox([top, self._parts["bar"], self._parts["lanes"], self._fold]))
+        self.box.add_class("dm-panel")
 
-    def _show_buttons(self) -> None:
-        if self._cancel is None or self._steering is None:
+    def show(self, *, alone: bool) -> None:
+        """Show the newest snapshot of the call. `alone`: it is the only one of its card."""
+        view, snapshot = self.view, self.view.snapshot
+        if snapshot is None:
             return
-        words = "Resume" if self._steering.paused else "Pause"
+        if alone != ("dm-only" in self.box._dom_classes):
+            (self.box.add_class if alone else self.box.remove_class)("dm-only")
+        self._set("head", static.head_html(view.title, snapshot.state, view.kind, 0 if alone else view.number))
+        self._set("bar", static.bar_html(snapshot))
+        if self._turns % _LANES_TURNS == 0 or not static.is_live(snapshot):
+            self._set("lanes", static.lanes_html(snapshot))
+        self._turns += 1
+        self._show_buttons(static.is_live(snapshot))
+        self._show_notes(snapshot)
+
+    def close(self) -> None:
+        """Let go of the widgets."""
+        while self._widgets:
+            _close(self._widgets[-1])
+            self._widgets.pop()
+
+    def _show_buttons(self, live: bool) -> None:
+        if self._cancel is None or self.view.steering is None:
+            return
+        words = "Resume" if self.view.steering.paused else "Pause"
         if self._pause.description != words:
             self._pause.description = words
-        if self._cancelled and not self._cancel.disabled:
+        if (self._cancelled or not live) and not self._cancel.disabled:
             self._pause.disabled = self._cancel.disabled = True
 
     def _show_notes(self, snapshot: Snapshot) -> None:
-        words = ", ".join(static.troubles(snapshot))
-        if not words and not self._notes:
+        words, notes = ", ".join(static.troubles(snapshot)), self.view.notes
+        if not words and not notes:
             return
-        if len(self._notes) > self._noted:
-            self._noted = len(self._notes)
-            self._set("notes", static.notes_html(self._notes[: self._noted]))
+        if len(notes) > self._noted:
+            self._noted = len(notes)
+            self._set("notes", static.notes_html(notes[: self._noted]))
         # Unlike values, these are sent even if nothing changed.
         if self._fold.titles != (words,):
             self._fold.titles = (words,)
@@ -208,32 +421,26 @@ class PanelView(CardView):
     # no widgets; the painter shows what came of it.
 
     def _press_pause(self, _: Any) -> None:
-        if self._steering is None or self._closed or self._cancelled:
+        steering = self.view.steering
+        if steering is None or self.view.closed or self._cancelled:
             return
-        if self._steering.paused:
-            self._steering.resume()
+        if steering.paused:
+            steering.resume()
         else:
-            self._steering.pause()
+            steering.pause()
 
     def _press_cancel(self, _: Any) -> None:
-        if self._steering is not None and not self._closed:
+        if self.view.steering is not None and not self.view.closed:
             self._cancelled = True
-            self._steering.cancel()
+            self.view.steering.cancel()
 
-    def _finish(self, snapshot: Snapshot) -> None:
-        # First the replacement, then the widgets: the other way round the cell would blink empty.
-        self._replace(snapshot)
-        self._close_widgets()
 
-    def _close_widgets(self) -> None:
-        while self._widgets:
-            widget = self._widgets[-1]
-            # Each widget made a layout and perhaps a style, which would outlive it and pile up job after job.
-            for name in ("layout", "style"):
-                if hasattr(widget, name):
-                    getattr(widget, name).close()
-            widget.close()
-            self._widgets.pop()
+def _close(widget: Any) -> None:
+    # Each widget made a layout and perhaps a style, which would outlive it and pile up job after job.
+    for name in ("layout", "style"):
+        if hasattr(widget, name):
+            getattr(widget, name).close()
+    widget.close()
 
 
 def _route_by_front_end(widget: Any) -> None:
@@ -245,3 +452,63 @@ def _route_by_front_end(widget: Any) -> None:
     comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = None
+
+
+# --- which cell has which card ----------------------------------------------------------------------------------------
+
+_CARDS: OrderedDict[str, CellCard] = OrderedDict()
+_CARDS_LOCK = threading.Lock()
+#: The shell that tells of cells; one that was asked already is not asked again.
+_watched: list[Any] = []
+#: No cell runs. What is drawn then is drawn once more when the next cell ends: nbclient drops what comes in between.
+_between = threading.Event()
+
+
+def _card_of(cell: str | None) -> CellCard:
+    """The card of a cell, which is made by its first call; a new one where no cell is named."""
+    with _CARDS_LOCK:
+        card = None if cell is None else _CARDS.get(cell)
+        if card is None:
+            widgets = importlib.util.find_spec("ipywidgets") is not None
+            card = CellCard(widgets=widgets, over=cell is None or not _watch(get_ipython()))
+            if cell is not None:
+                _CARDS[cell] = card
+                while len(_CARDS) > _CELLS:
+                    _CARDS.popitem(last=False)
+        return card
+
+
+def _watch(shell: Any) -> bool:
+    """Hear when a cell ends, and when its output is cleared; False if this shell does not tell."""
+    if _watched and _watched[0] is shell:
+        return True
+    try:
+        shell.events.register("pre_run_cell", _cell_began)
+        shell.events.register("post_run_cell", _cell_ended)
+        shell.display_pub.register_hook(_published)
+    except AttributeError:  # neither IPython nor one that is built like it
+        return False
+    _watched[:] = [shell]
+    return True
+
+
+def _cell_began(info: Any = None) -> None:
+    _between.clear()
+
+
+def _cell_ended(result: Any = None) -> None:
+    """Cells run one after the other, so all have ended: what is drawn later may come too late for whoever saves."""
+    with _CARDS_LOCK:
+        cards = list(_CARDS.values())
+    for card in cards:
+        card.flush(over=True)
+    _between.set()
+
+
+def _published(message: dict[str, Any]) -> dict[str, Any]:
+    """Looks at all that the main thread displays."""
+    if message.get("header", {}).get("msg_type") == "clear_output":
+        card = _CARDS.get(message.get("parent_header", {}).get("msg_id", ""))
+        if card is not None:
+            card.forget()
+    return message

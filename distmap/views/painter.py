@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ log = logging.getLogger("distmap")
 
 #: Seconds between two drawings: eyes follow ten a second.
 EVERY = 0.1
+#: Turns that the thread stays without a view: a loop of short calls must not start one for each of them.
+IDLE_TURNS = 3
 
 
 class _Shown:
@@ -36,7 +39,7 @@ class Painter:
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
         self._turns: deque[_Shown] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, view: View, look: Callable[[], Snapshot | None]) -> None:
@@ -54,13 +57,14 @@ class Painter:
                 if shown.view is view:
                     self._turns.remove(shown)
                     break
-            self._changed.notify()
 
     def _main(self) -> None:
+        idle = 0
         while True:
+            time.sleep(self._every)
             with self._changed:
-                self._changed.wait_for(lambda: not self._turns, self._every)
-                if not self._turns:
+                idle = 0 if self._turns else idle + 1
+                if idle == IDLE_TURNS:
                     self._thread = None
                     return
             self._paint_one()

@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple
 from distmap.core.progress import JobState, Snapshot
 from distmap.views.lanes import lanes_html as lanes_html
 from distmap.views.style import STYLE as STYLE
-from distmap.views.words import clock, counted, is_live, number, pace, printable, speed, took
+from distmap.views.words import clock, counted, number, pace, printable, speed, took
 from distmap.views.words import ended as ended
+from distmap.views.words import is_live as is_live
 from distmap.views.words import plain as plain
 from distmap.views.words import troubles as troubles
 
@@ -72,7 +73,7 @@ class PoolFacts(NamedTuple):
     command: str
 
 
-_JOB_WORDS: dict[JobState, str] = {
+JOB_WORDS: dict[JobState, str] = {
     "running": "Running",
     "paused": "Paused",
     "done": "Done",
@@ -83,7 +84,7 @@ _JOB_WORDS: dict[JobState, str] = {
 _NOTE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
 
 
-def _text(words: str) -> str:
+def text_html(words: str) -> str:
     """Somebody else's words, made harmless."""
     return escape(printable(words))
 
@@ -91,19 +92,24 @@ def _text(words: str) -> str:
 # --- a job ------------------------------------------------------------------------------------------------------------
 
 
-def head_html(title: str, state: JobState, kind: str = "map") -> str:
-    """What runs and its state, in words as well as in colour.
+def name_html(title: str, kind: str) -> str:
+    """What a job is called.
 
     Args:
         title: Name of the function; or, if `kind` is empty, whatever the user called the job.
-        state: Of the job.
         kind: Name of the call, such as "map" or "imap".
     """
-    name = f"<b>{_text(kind)}</b> <code>{_text(title)}</code>" if kind else f"<b>{_text(title)}</b>"
-    return f'<div class="dm-head">{name} {_pill(state, _JOB_WORDS[state])}</div>'
+    return f"<b>{text_html(kind)}</b> <code>{text_html(title)}</code>" if kind else f"<b>{text_html(title)}</b>"
 
 
-def _pill(state: str, words: str) -> str:
+def head_html(title: str, state: JobState, kind: str = "map", call: int = 0) -> str:
+    """What runs and its state, in words as well as in colour; `call`: which one of its cell, if there are more."""
+    which = f' <span class="dm-soft">call {number(call)}</span>' if call else ""
+    return f'<div class="dm-head">{name_html(title, kind)}{which} {pill_html(state, JOB_WORDS[state])}</div>'
+
+
+def pill_html(state: str, words: str) -> str:
+    """A state as a word in its colour."""
     return f'<span class="dm-pill dm-{state}"><i></i>{words}</span>'
 
 
@@ -153,19 +159,20 @@ def troubles_html(snapshot: Snapshot) -> str:
     return " · ".join(words)
 
 
-def _row(cells: Iterable[str], tag: str = "td") -> str:
+def row_html(cells: Iterable[str], tag: str = "td") -> str:
+    """A row of a table."""
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
 def notes_html(notes: Sequence[Note], dropped: int = 0) -> str:
     """A table of what went wrong, and how many lines were left out; empty if there are none."""
     rows = "".join(
-        _row(
+        row_html(
             (
                 ("" if note.item is None else f"item {number(note.item)} ") + _NOTE_WORDS[note.kind],
-                _text(note.worker),
+                text_html(note.worker),
                 str(note.attempt or ""),
-                f"<code>{_text(note.text)}</code>",
+                f"<code>{text_html(note.text)}</code>",
             )
         )
         for note in notes
@@ -173,17 +180,29 @@ def notes_html(notes: Sequence[Note], dropped: int = 0) -> str:
     more = f'<div class="dm-soft">and {counted(dropped, "more line")}</div>' if dropped else ""
     if not rows:
         return more
-    head = _row(("Item", "Worker", "Attempt", "Error"), "th")
+    head = row_html(("Item", "Worker", "Attempt", "Error"), "th")
     return f'<table class="dm-table dm-notes"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
 
 
 def begun_html(title: str, kind: str = "map") -> str:
     """The card before its first snapshot."""
-    return f'{STYLE}<div class="dm-card"><div class="dm-top">{head_html(title, "running", kind)}</div></div>'
+    return framed(f'<div class="dm-top">{head_html(title, "running", kind)}</div>')
 
 
 def card_html(title: str, snapshot: Snapshot, notes: Sequence[Note] = (), dropped: int = 0, kind: str = "map") -> str:
     """The whole job as one piece of HTML that needs neither a kernel nor a script."""
+    return framed(call_html(title, snapshot, notes, dropped, kind))
+
+
+def framed(html: str) -> str:
+    """A card."""
+    return f'{STYLE}<div class="dm-card">{html}</div>'
+
+
+def call_html(
+    title: str, snapshot: Snapshot, notes: Sequence[Note] = (), dropped: int = 0, kind: str = "map", call: int = 0
+) -> str:
+    """What a card says of a job; arguments as for `card_html` and `head_html`."""
     trouble, lines = troubles_html(snapshot), notes_html(notes, dropped)
     foot = ""
     if lines:
@@ -191,8 +210,8 @@ def card_html(title: str, snapshot: Snapshot, notes: Sequence[Note] = (), droppe
     elif trouble:
         foot = f'<div class="dm-foot">{trouble}</div>'
     return (
-        f'{STYLE}<div class="dm-card"><div class="dm-top">{head_html(title, snapshot.state, kind)}</div>'
-        f"{bar_html(snapshot)}{lanes_html(snapshot)}{foot}</div>"
+        f'<div class="dm-top">{head_html(title, snapshot.state, kind, call)}</div>'
+        f"{bar_html(snapshot)}{lanes_html(snapshot)}{foot}"
     )
 
 
@@ -204,12 +223,12 @@ def pool_html(facts: PoolFacts) -> str:
     slots = sum(worker.slots for worker in facts.workers)
     pairs = [("Workers", f"{number(len(facts.workers))} connected · {counted(slots, 'slot')}")]
     if facts.url is not None:
-        pairs.append(("Listening", f"<code>{_text(facts.url)}</code>"))
-    pairs.append(("Current work", _text(facts.work) or "none"))
-    rows = "".join(_row((f'<span class="dm-soft">{key}</span>', value)) for key, value in pairs)
+        pairs.append(("Listening", f"<code>{text_html(facts.url)}</code>"))
+    pairs.append(("Current work", text_html(facts.work) or "none"))
+    rows = "".join(row_html((f'<span class="dm-soft">{key}</span>', value)) for key, value in pairs)
     html = f'<table class="dm-table dm-facts"><tbody>{rows}</tbody></table>'
     if facts.workers:
-        head = _row(("Name", "Host", "Python", "Slots", "State", "Load"), "th")
+        head = row_html(("Name", "Host", "Python", "Slots", "State", "Load"), "th")
         lines = "".join(_worker_html(worker) for worker in facts.workers[:WORKERS])
         more = len(facts.workers) - WORKERS
         rest = f'<div class="dm-soft">and {counted(more, "more worker")}</div>' if more > 0 else ""
@@ -220,10 +239,10 @@ def pool_html(facts: PoolFacts) -> str:
     if facts.command:
         html += (
             '<details class="dm-foot"><summary>Add a worker from another machine</summary>'
-            f'<code class="dm-command">{_text(facts.command)}</code></details>'
+            f'<code class="dm-command">{text_html(facts.command)}</code></details>'
         )
-    words = facts.state.capitalize()
-    return f'{STYLE}<div class="dm-card"><div class="dm-head"><b>Pool</b> {_pill(facts.state, words)}</div>{html}</div>'
+    pill = pill_html(facts.state, facts.state.capitalize())
+    return framed(f'<div class="dm-head"><b>Pool</b> {pill}</div>{html}')
 
 
 def _worker_html(worker: WorkerRow) -> str:
@@ -231,6 +250,6 @@ def _worker_html(worker: WorkerRow) -> str:
     load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
     if worker.latency > 0:
         load.append(f"{1000 * worker.latency:.1f} ms")
-    dot = f'<span class="dm-dot dm-dot-{_text(worker.state)}"></span>'
-    cells = (f"{dot}{_text(worker.name)}", _text(worker.host), _text(worker.python), number(worker.slots))
-    return _row((*cells, _text(worker.state), " · ".join(load)))
+    dot = f'<span class="dm-dot dm-dot-{text_html(worker.state)}"></span>'
+    cells = (f"{dot}{text_html(worker.name)}", text_html(worker.host), text_html(worker.python), number(worker.slots))
+    return row_html((*cells, text_html(worker.state), " · ".join(load)))

@@ -32,10 +32,19 @@ class Story:
         kind: Name of the call, such as "map"; empty if the title is the user's.
         steering: What buttons do.
         look: Gives the newest snapshot, None before the first; must not block.
+        function: Name and kind of the calls that a cell's card counts it with; default: title and kind.
     """
 
-    def __init__(self, title: str, kind: str, steering: Steering, look: Callable[[], Snapshot | None]) -> None:
+    def __init__(
+        self,
+        title: str,
+        kind: str,
+        steering: Steering,
+        look: Callable[[], Snapshot | None],
+        function: tuple[str, str] | None = None,
+    ) -> None:
         self.title = title
+        self.function = function
         self.kind = kind
         self.steering = steering
         self.notes: list[Note] = []
@@ -48,12 +57,20 @@ class Story:
         self._views: list[View] = []
         self._lock = threading.Lock()
 
-    def show(self, progress: Progress) -> View | None:
-        """Show it, here and now and until its end, as `progress` says; None if there is nothing to see."""
-        view = choose(progress, self.title, self.kind, self.steering)
+    def show(self, progress: Progress, *, apart: bool = False) -> View | None:
+        """Show it, here and now and until its end, as `progress` says; None if there is nothing to see.
+
+        Args:
+            progress: As for `choose`.
+            apart: By itself, not with the calls of the cell that runs.
+        """
+        if progress is False:
+            return None
+        cell = this_cell()
+        view = choose(progress, self.title, self.kind, self.steering, self.function, None if apart else cell)
         if view is None:
             return None
-        self._cells.add(this_cell())
+        self._cells.add(cell)
         with self._lock:
             for note in self.notes:
                 view.note(note)
@@ -113,13 +130,23 @@ class Story:
         """The job is over: the last moment stays wherever it was shown."""
         with self._lock:
             self.last = static.ended(snapshot._replace(state=state))
+        try:
+            self._close_views(self.last)
+        except KeyboardInterrupt:
+            # The first one makes the job end once more, as interrupted. After a second one nobody comes again, and a
+            # card that goes on saying "Running" would be a lie.
+            if self.interrupted:
+                self._close_views(self.last)
+            raise
+
+    def _close_views(self, last: Snapshot) -> None:
         for view in self._views:
             PAINTER.remove(view)
         # One that is cut short by an interrupt stays on the list, for the next try.
         while self._views:
             view = self._views[0]
             try:
-                view.close(self.last, self.dropped)
+                view.close(last, self.dropped)
             except Exception:
                 log.exception("! a view failed at its end")
             self._views.remove(view)

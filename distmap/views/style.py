@@ -92,9 +92,10 @@ background:var(--dm-ground)}
 .dm-rows-4 path{stroke-width:4.8}
 .dm-dot{display:inline-block;box-sizing:border-box;width:7px;height:7px;margin-right:7px;border-radius:50%;
 border:2px solid var(--dm-soft);vertical-align:1px}
-.dm-dot-busy{border-color:var(--dm-go);background:var(--dm-go)}
-.dm-dot-suspect,.dm-dot-draining,.dm-dot-resting{border-color:var(--dm-warn)}
-.dm-dot-lost{border-color:var(--dm-bad);background:var(--dm-bad)}
+.dm-dot-busy,.dm-dot-running{border-color:var(--dm-go);background:var(--dm-go)}
+.dm-dot-suspect,.dm-dot-draining,.dm-dot-resting,.dm-dot-paused,.dm-dot-cancelled,.dm-dot-interrupted{border-color:var(--dm-warn)}
+.dm-dot-done{border-color:var(--dm-ok);background:var(--dm-ok)}
+.dm-dot-lost,.dm-dot-failed{border-color:var(--dm-bad);background:var(--dm-bad)}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
 .dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:0;color:var(--dm-soft);font-size:13px;
 line-height:1.5}
@@ -107,6 +108,16 @@ color:var(--dm-ink)}
 .dm-notes tr>:nth-child(1){width:132px}
 .dm-notes tr>:nth-child(2){width:104px}
 .dm-notes tr>:nth-child(3){width:52px}
+.dm-card .dm-panel{margin-top:8px;padding-top:8px;border-top:1px solid var(--dm-line)}
+.dm-card .dm-panel.dm-only{margin:0;padding:0;border:0}
+.dm-calls td,.dm-calls th{text-align:right !important}
+.dm-card .dm-calls tr>:first-child{text-align:left !important}
+.dm-calls tr>:nth-child(n+2){width:12%}
+.dm-calls b{font-weight:400}
+.dm-card .dm-wrong{color:var(--dm-bad);font-weight:600}
+.dm-call{margin-top:2px;font-size:12px;line-height:18px;overflow-wrap:anywhere}
+div.dm-call{padding-left:15px}
+.dm-call summary b{color:var(--dm-ink)}
 .dm-facts{margin:4px 0 0 !important}
 .dm-facts tr>:nth-child(1){width:104px}
 .dm-workers,.dm-notes{margin:0 !important}

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
+from distmap.views.base import QUICK, Above
 from distmap.views.outlet import plain
 from distmap.views.static import Note
 from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
@@ -93,8 +94,8 @@ def line(note: Note) -> str:
     return f"item {note.item} {_VERBS[note.kind]}{where}{attempt}: {note.text}"
 
 
-class TerminalView:
-    """A tqdm bar on stderr; noted lines stand above it."""
+class TerminalView(Above):
+    """A tqdm bar on stderr; noted lines stand above it. A call that is over soon, and went well, has none."""
 
     drawn = True
 
@@ -120,7 +121,7 @@ class TerminalView:
     def update(self, snapshot: Snapshot) -> None:
         now = self._now()
         with self._lock:
-            if not self._closed and now - self._shown >= self._every:
+            if not self._closed and snapshot.elapsed >= QUICK and now - self._shown >= self._every:
                 self._shown = now
                 self._draw(snapshot)
 
@@ -145,8 +146,10 @@ class TerminalView:
             self._closed = True
             if dropped:
                 self._write(f"and {counted(dropped, 'more line')}")
-            self._draw(ended(snapshot)).close()
-            self._bar = None
+            quick = snapshot.elapsed < QUICK and snapshot.state == "done" and not troubles(snapshot)
+            if self._bar is not None or not quick:
+                self._draw(ended(snapshot)).close()
+                self._bar = None
 
     def _write(self, text: str) -> None:
         _Bar.write(printable(text).replace("\n", " "), file=self._file)

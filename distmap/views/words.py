@@ -22,10 +22,14 @@ def clock(seconds: float) -> str:
 
 def took(snapshot: Snapshot) -> str:
     """How long it took: of a job that was over soon 0.35 s or 4.2 s, else a clock."""
-    seconds = snapshot.elapsed
-    if is_live(snapshot) or seconds >= 9.95:
-        return clock(seconds)
-    return f"{seconds:.1f} s" if seconds >= 0.995 else f"{seconds:.2f} s"
+    return clock(snapshot.elapsed) if is_live(snapshot) else seconds(snapshot.elapsed)
+
+
+def seconds(taken: float) -> str:
+    """0.35 s, 4.2 s, or a clock."""
+    if taken >= 9.95:
+        return clock(taken)
+    return f"{taken:.1f} s" if taken >= 0.995 else f"{taken:.2f} s"
 
 
 def speed(rate: float) -> str:
@@ -44,6 +48,8 @@ def is_live(snapshot: Snapshot) -> bool:
 
 def ended(snapshot: Snapshot) -> Snapshot:
     """The last snapshot of a job that nobody serves any more: one that still ran was broken off."""
+    if snapshot.eta is None and not snapshot.in_flight and not is_live(snapshot):
+        return snapshot
     state: JobState = "cancelled" if is_live(snapshot) else snapshot.state
     lanes = tuple(
         lane._replace(in_flight=0, state="lost" if lane.state == "lost" else "idle") for lane in snapshot.lanes

@@ -9,7 +9,7 @@ import types
 import pytest
 
 from distmap.core.progress import Snapshot
-from distmap.views.choose import CallbackView, choose, in_kernel, this_cell, wanted
+from distmap.views.choose import CallbackView, choose, default, in_kernel, this_cell
 from distmap.views.static import Note
 from distmap.views.terminal import TerminalView
 
@@ -36,7 +36,7 @@ def test_a_script_shows_nothing_unless_asked() -> None:
     assert choose(None, "t") is None
     assert choose(False, "t") is None
     assert isinstance(choose(True, "t"), TerminalView)
-    assert [wanted(p) for p in (None, False, True, print)] == [False, False, True, True]
+    assert [default(p, None) for p in (None, False, True, print)] == [False, False, True, print]
 
 
 @pytest.mark.usefixtures("kernel")
@@ -44,7 +44,29 @@ def test_a_kernel_is_recognised() -> None:
     """A shell with a kernel is a notebook; False still means silence there."""
     assert in_kernel()
     assert choose(False, "t") is None
-    assert [wanted(p) for p in (None, False, True, print)] == [True, False, True, True]
+    assert [default(p, None) for p in (None, False, True, print)] == [True, False, True, print]
+
+
+#: What the call says, what its pool says, DISTMAP_PROGRESS -> what is shown in a notebook.
+SAID = {
+    "nobody": ((None, None, ""), True),
+    "the environment": ((None, None, "0"), False),
+    "the environment, something else": ((None, None, "yes"), True),
+    "the pool": ((None, False, ""), False),
+    "the pool before the environment": ((None, True, "0"), True),
+    "the call before the pool": ((True, False, "0"), True),
+    "the call, quiet": ((False, True, "1"), False),
+    "the pool, a callable": ((None, print, "0"), print),
+}
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("who", SAID)
+def test_the_nearest_word_counts(monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """What a call says itself, then its pool, then DISTMAP_PROGRESS."""
+    (call, pool, environment), shown = SAID[who]
+    monkeypatch.setenv("DISTMAP_PROGRESS", environment)
+    assert default(call, pool) is shown  # type: ignore[arg-type]
 
 
 def test_a_shell_in_a_terminal_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import threading
 from distmap.core.progress import Lane, Snapshot
 from distmap.views import notebook, static
 from distmap.views.choose import choose
-S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 0.1, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
+S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 1.0, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
 """
 
 RUN = """
@@ -58,7 +58,7 @@ print(len(ipywidgets.Widget.get_manager_state()["state"]) - before)
 """
 
 NO_WIDGETS = """
-view = notebook.CardView("card")
+view = notebook.CallView(notebook.CellCard(widgets=False, over=True), "card", "", None, ("card", ""))
 view.update(S)
 view.close(S._replace(state="failed", done=3))
 """
@@ -73,21 +73,22 @@ class Wheel:
 
 view = choose(True, "steered", "map", Wheel())
 view.update(S)
-def buttons(): return [(b.description, b.disabled) for b in (view._pause, view._cancel)]
+panel = view.panel
+def buttons(): return [(b.description, b.disabled) for b in (panel._pause, panel._cancel)]
 print(buttons())
-view._press_pause(None)
+panel._press_pause(None)
 view.update(S._replace(state="paused"))
 print(buttons())
-view._press_pause(None)
-view._press_cancel(None)
-view._press_cancel(None)
-view._press_pause(None)
+panel._press_pause(None)
+panel._press_cancel(None)
+panel._press_cancel(None)
+panel._press_pause(None)
 view.update(S)
 print(buttons(), Wheel.done)
-print(set(type(c).__name__ for c in view._fold.children), view._fold.layout.display)
+print(set(type(c).__name__ for c in panel._fold.children), panel._fold.layout.display)
 view.close(S._replace(state="cancelled"), 7)
-view._press_cancel(None)
-view._press_pause(None)
+panel._press_cancel(None)
+panel._press_pause(None)
 print(Wheel.done[4:])
 """
 
@@ -112,7 +113,8 @@ from ipywidgets import HTML
 sent = []
 view = choose(True, "sent")
 view.update(S)
-for part, widget in view._parts.items():
+panel = view.panel
+for part, widget in panel._parts.items():
     widget.observe(lambda change, part=part: sent.append(part), "value")
 for done in range(1, 10):
     view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
@@ -120,7 +122,7 @@ for done in range(1, 10):
 view.note(static.Note("retried", 1, "w", 1, "once"))
 for _ in range(3):
     view.update(S._replace(done=9, retried=1, lanes=(S.lanes[0]._replace(items=9, chunks=9),)))
-print({part: sent.count(part) for part in view._parts}, view._fold.titles, view._fold.layout.display)
+print({part: sent.count(part) for part in panel._parts}, panel._fold.titles, panel._fold.layout.display)
 view.close(S._replace(state="done"))
 """
 
@@ -149,7 +151,7 @@ def text(outputs: list[dict[str, Any]]) -> list[str]:
 
 def test_the_panel_ends_as_static_html(outputs: list[list[dict[str, Any]]]) -> None:
     """What stays in the notebook is one display of HTML and text, no widget, with names escaped."""
-    assert outputs[1][1]["text"] == "PanelView\n"
+    assert text(outputs[1]) == ["CallView"]
     shown = data(outputs[1])
     assert set(shown) == {"text/html", "text/plain"}
     assert shown["text/plain"] == "score: done, 100 of 100 items in 2.0 s, 50 items/s, 1 worker, 1 failed"
@@ -192,7 +194,7 @@ def test_the_buttons_steer(outputs: list[list[dict[str, Any]]]) -> None:
 
 def test_broken_widgets_cost_the_buttons_only(outputs: list[list[dict[str, Any]]]) -> None:
     """If ipywidgets is there but does not work, the card is shown in its place."""
-    assert text(outputs[8]) == ["PanelView"]
+    assert text(outputs[8]) == ["CallView"]
     assert data(outputs[8])["text/plain"].startswith("broken: done, 100 of 100 items")
 
 

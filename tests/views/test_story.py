@@ -69,7 +69,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = Told("score", "map", Wheel(), lambda: MOMENT)
     made.boards, made.turns = [], Turns()
     monkeypatch.setattr(story, "PAINTER", made.turns)
-    monkeypatch.setattr(story, "choose", lambda *_: made.boards.pop(0) if made.boards else None)
+    monkeypatch.setattr(story, "choose", lambda *_, **__: made.boards.pop(0) if made.boards else None)
     return made
 
 
@@ -145,6 +145,18 @@ def test_a_view_that_fails_at_its_end_costs_nobody(told: Any) -> None:
         told.end(MOMENT, "done")
     told.end(MOMENT, "interrupted")
     assert (broken.seen, cut.seen, good.seen) == ([], [("interrupted", 0)], [("interrupted", 0)])
+
+
+def test_a_second_interrupt_leaves_no_card_that_runs(told: Any) -> None:
+    """Of a job that was interrupted all views are closed before another interrupt goes its way."""
+    cut, good = Board(fails=[KeyboardInterrupt()]), Board()
+    told.boards += [cut, good]
+    told.show(True)
+    told.show(True)
+    told.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        told.end(MOMENT, "interrupted")
+    assert cut.seen == good.seen == [("interrupted", 0)]
 
 
 def test_a_job_moves_at_a_few_places_only(told: Any) -> None:

@@ -25,7 +25,7 @@ START = Snapshot(
     duplicates=0,
     deaths=0,
     losses=0,
-    elapsed=0.3,
+    elapsed=1.3,
     rate=0.0,
     eta=None,
     lanes=(Lane("local", 2, "busy", 0, 0, 4, 0.9), Lane("old", 2, "lost", 0, 0, 0, 0.0)),
@@ -63,7 +63,7 @@ def test_unknown_length_has_no_percentage() -> None:
     file = io.StringIO()
     view = TerminalView("stream", file=file, every=0.0)
     view.update(START._replace(total=None, done=7))
-    assert shown(file)[-1].startswith("stream: 7 [00:00")
+    assert shown(file)[-1].startswith("stream: 7 [00:01")
     view.update(START._replace(total=14, done=7))
     assert "50%|" in shown(file)[-1]
     view.close(START._replace(total=14, done=14, state="done"))
@@ -118,6 +118,19 @@ def test_a_view_may_be_closed_at_once() -> None:
     view.note(Note("failed", 1, "w", 1, "too late"))
     view.close(START)
     assert file.getvalue() == text
+
+
+def test_a_call_that_is_over_soon_has_no_bar() -> None:
+    """A loop of a thousand quick calls prints nothing; one of them that went wrong says so."""
+    file = io.StringIO()
+    for _ in range(1000):
+        view = TerminalView("t", file=file, every=0.0)
+        view.update(START._replace(elapsed=0.1))
+        view.close(START._replace(elapsed=0.2, state="done", done=1000))
+    assert file.getvalue() == ""
+    view = TerminalView("t", file=file, every=0.0)
+    view.close(START._replace(elapsed=0.2, state="done", done=1000, failed=1))
+    assert "1 failed" in shown(file)[-1]
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals on this platform")
