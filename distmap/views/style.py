@@ -113,11 +113,12 @@ color:var(--dm-ink)}
 .dm-calls td,.dm-calls th{text-align:right !important}
 .dm-card .dm-calls tr>:first-child{text-align:left !important}
 .dm-calls tr>:nth-child(n+2){width:12%}
+.dm-card .dm-calls{margin-top:0 !important}
 .dm-calls b{font-weight:400}
 .dm-card .dm-wrong{color:var(--dm-bad);font-weight:600}
 .dm-call{margin-top:2px;font-size:12px;line-height:18px;overflow-wrap:anywhere}
 div.dm-call{padding-left:15px}
-.dm-call summary b{color:var(--dm-ink)}
+.dm-call code,.dm-call code *{color:var(--dm-ink) !important}
 .dm-facts{margin:4px 0 0 !important}
 .dm-facts tr>:nth-child(1){width:104px}
 .dm-workers,.dm-notes{margin:0 !important}

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distmap.core.progress import Snapshot
+from distmap.views.base import QUICK
 from distmap.views.calls import Call, Tally, state_of
 from distmap.views.lanes import lanes_html
 from distmap.views.static import JOB_WORDS, framed, name_html, notes_html, pill_html, row_html, text_html
-from distmap.views.words import counted, number, printable, seconds
+from distmap.views.words import brief, counted, number, printable
 
 #: More functions than this are counted, not shown; so are calls that went wrong.
 ROWS = 8
@@ -45,7 +46,7 @@ def _counts(tally: Tally) -> str:
     return (
         f'<div class="dm-counts"><span><b>{number(tally.calls)}</b> '
         f'<span class="dm-soft">{calls} · {counted(tally.items, "item")}</span></span>'
-        f'<span class="dm-alt"> · </span><span class="dm-soft">{pace}{seconds(tally.seconds)} in all</span></div>'
+        f'<span class="dm-alt"> · </span><span class="dm-soft">{pace}{brief(tally.seconds)} in all</span></div>'
     )
 
 
@@ -61,7 +62,7 @@ def _table(tallies: Sequence[Tally]) -> str:
     rows = "".join(_row(_dot(one) + name_html(one.title, one.kind), [one]) for one in shown)
     if others:
         rows += _row(f'<span class="dm-soft">and {number(len(others))} more</span>', others)
-    head = row_html(("Function", "Calls", "Failed", "Items", "Time"), "th")
+    head = row_html(("Function", "Calls", "Went wrong", "Items", "Time"), "th")
     return f'<table class="dm-table dm-calls"><thead>{head}</thead><tbody>{rows}</tbody></table>'
 
 
@@ -73,7 +74,7 @@ def _row(name: str, tallies: Sequence[Tally]) -> str:
             number(sum(one.calls for one in tallies)),
             f'<b class="dm-wrong">{number(wrong)}</b>' if wrong else _NONE,
             number(sum(one.items for one in tallies)),
-            seconds(sum(one.seconds for one in tallies)),
+            brief(sum(one.seconds for one in tallies)),
         )
     )
 
@@ -94,7 +95,7 @@ def _fold(tallies: Sequence[Tally]) -> str:
     words = [f"<b>{counted(wrong, 'call')} went wrong</b>"] if wrong else []
     if not listed and not slow:
         return ""
-    words.append(f"slowest call {seconds(slowest)}")
+    words.append(f"slowest call {brief(slowest)}")
     lines, unfolded = "", 0
     for tally, call in [*listed, *slow[:3]]:
         body = _body(call) if unfolded < UNFOLDED else notes_html(call.notes, call.dropped)
@@ -112,11 +113,12 @@ def _fold(tallies: Sequence[Tally]) -> str:
 
 def _line(tally: Tally | None, call: Call) -> str:
     snapshot = call.snapshot
-    name = f"{name_html(tally.title, tally.kind)} " if tally is not None else ""
-    facts = [f"{name}call {number(call.number)}", _items(snapshot), seconds(snapshot.elapsed)]
+    name = f"<code>{text_html(tally.title)}</code> " if tally is not None else ""
+    facts = [f"{name}call {number(call.number)}", _items(snapshot), brief(snapshot.elapsed)]
     if call.went_wrong:
         failed = f"{number(snapshot.failed)} failed" if snapshot.failed else ""
-        facts.append(f"<b>{failed if snapshot.state == 'done' else JOB_WORDS[snapshot.state].lower()}</b>")
+        how = failed if snapshot.state == "done" else JOB_WORDS[snapshot.state].lower()
+        facts.append(f'<b class="dm-wrong">{how}</b>')
         facts += [f"<code>{text_html(note.text)}</code>" for note in call.notes[:1]]
     return " · ".join(facts)
 
@@ -128,7 +130,7 @@ def _items(snapshot: Snapshot) -> str:
 
 def _body(call: Call) -> str:
     """What unfolds: the workers, if they did enough to be seen, and what was noted."""
-    drawn = any(lane.blocks for lane in call.snapshot.lanes)
+    drawn = call.snapshot.elapsed >= QUICK and any(lane.blocks for lane in call.snapshot.lanes)
     return (lanes_html(call.snapshot) if drawn else "") + notes_html(call.notes, call.dropped)
 
 
@@ -137,7 +139,7 @@ def summary_plain(tallies: Sequence[Tally]) -> str:
     shown, others = _chosen(tallies)
     lines = [
         f"{printable(one.title)}: {state_of([one])}, {counted(one.calls, 'call')}, {counted(one.items, 'item')} "
-        f"in {seconds(one.seconds)}" + (f", {counted(one.wrong, 'call')} went wrong" if one.wrong else "")
+        f"in {brief(one.seconds)}" + (f", {counted(one.wrong, 'call')} went wrong" if one.wrong else "")
         for one in shown
     ]
     return "\n".join([*lines, f"and {number(len(others))} more functions"] if others else lines)

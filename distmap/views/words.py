@@ -32,6 +32,13 @@ def seconds(taken: float) -> str:
     return f"{taken:.1f} s" if taken >= 0.995 else f"{taken:.2f} s"
 
 
+def brief(taken: float) -> str:
+    """As `seconds`, and 3.1 ms or 31 ms for less than a tenth of one."""
+    if taken >= 0.0995:
+        return seconds(taken)
+    return f"{1000 * taken:.0f} ms" if taken >= 0.00995 else f"{1000 * taken:.1f} ms"
+
+
 def speed(rate: float) -> str:
     """Items per second, or seconds per item where that is the readable number; empty while unknown."""
     if rate <= 0:

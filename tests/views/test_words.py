@@ -89,3 +89,9 @@ def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
 def test_numbers_stay_readable() -> None:
     """The narrow space between thousands is no control character."""
     assert words.printable(words.number(2000)) == words.number(2000)
+
+
+def test_moments_are_told_in_milliseconds() -> None:
+    """Less than a tenth of a second is a number of milliseconds with two digits that count."""
+    told = [words.brief(taken) for taken in (0.0021, 0.0314, 0.12, 2.0, 65.0)]
+    assert told == ["2.1 ms", "31 ms", "0.12 s", "2.0 s", "1:05"]
