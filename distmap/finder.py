@@ -12,11 +12,7 @@ import os
 import sys
 
 # The file system's part of the import system: it is there from the start, `importlib.machinery` is not.
-from _frozen_importlib_external import (
-    NamespaceLoader,
-    SourceFileLoader,
-    spec_from_file_location,
-)
+from _frozen_importlib_external import NamespaceLoader, SourceFileLoader, spec_from_file_location
 from types import CodeType
 
 from distmap.extras import Extras, Source, Unit
@@ -61,7 +57,7 @@ class Shelf:
     def __init__(self, folder: str | None = None) -> None:
         self._sources: dict[str, Source] = {}
         self._units: dict[str, Unit] = {}
-        #: Folders of units that do not lie where they come from, and the modules that have a file there.
+        #: Top-level name -> where its files were written; none if they are read where they come from.
         self._roots: dict[str, str] = {}
         self._folder = folder
         #: On another machine than that of the notebook, as far as is known.

@@ -180,11 +180,7 @@ def _is_installation(top: str, folder: str) -> bool:
 
     Its sources alone would be of no use elsewhere, or too many: it goes by reference.
     """
-    try:
-        entries = os.listdir(folder)
-    except OSError:
-        return False
-    if "EGG-INFO" in entries or any(_owns(os.path.join(folder, entry), top) for entry in entries):
+    if not _installed_in(folder).isdisjoint((top, _EVERYTHING)):
         return True
     from importlib.machinery import EXTENSION_SUFFIXES
 
@@ -206,21 +202,36 @@ def _is_installation(top: str, folder: str) -> bool:
     return False
 
 
-def _owns(path: str, top: str) -> bool:
-    """Whether this is what an installer leaves beside that package. (Development leaves an egg-info without files.)"""
-    if path.endswith(".dist-info"):
-        record = "RECORD"
-    elif path.endswith(".egg-info"):
-        record = "installed-files.txt"
-    else:
-        return False
+_EVERYTHING = "*"
+#: By folder: its stamp, and what was found in it then.
+_folders: dict[str, tuple[object, set[str]]] = {}
+
+
+def _installed_in(folder: str) -> set[str]:
+    """The top-level names that an installer says it has put there. (An egg-info of development lists none.)"""
+    seen = stamp(folder)
+    known = _folders.get(folder)
+    if known is not None and known[0] == seen:
+        return known[1]
+    names: set[str] = set()
     try:
-        with open(os.path.join(path, record), encoding="utf-8", errors="replace") as file:
-            lines = file.read().split("\n")
+        entries = os.listdir(folder)
     except OSError:
-        return False
-    names = {line.partition(",")[0].removeprefix("../").partition("/")[0] for line in lines}
-    return top in names or f"{top}.py" in names
+        entries = []
+    for entry in entries:
+        if entry == "EGG-INFO":
+            names.add(_EVERYTHING)
+        elif entry.endswith((".dist-info", ".egg-info")):
+            record = "RECORD" if entry.endswith(".dist-info") else "installed-files.txt"
+            try:
+                with open(os.path.join(folder, entry, record), encoding="utf-8", errors="replace") as file:
+                    lines = file.read().split("\n")
+            except OSError:
+                continue
+            firsts = {line.partition(",")[0].removeprefix("../").partition("/")[0] for line in lines}
+            names |= {first.removesuffix(".py") for first in firsts}
+    _folders[folder] = seen, names
+    return names
 
 
 def _is_local_path(path: str) -> bool:
@@ -309,8 +320,14 @@ class Packed(NamedTuple):
     #: Digest and pickle of what only workers on other machines need; None while there are none.
     extras: tuple[bytes, bytes] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + (0 if self.extras is None else len(self.extras[1]))
+
 
 _Checks = list[tuple[dict[str, Any], str, object]]
+#: Bytes of bundles and extras above which what was packed is forgotten, to be packed again.
+_KEPT = 64 << 20
 _packed: dict[tuple[frozenset[str], bool], tuple[_Checks, Stamps, Packed]] = {}
 #: Digests of what was packed here: this process has those modules already.
 _own: set[bytes] = set()
@@ -333,6 +350,11 @@ def pack(names: frozenset[str]) -> Packed | None:
     _log(sources, packed, extras)
     checks = imported(names)
     if checks is not None:
+        if (
+            sum(len(kept.pickled) + len(kept.extras[1] if kept.extras else b"") for *_, kept in _packed.values())
+            > _KEPT
+        ):
+            _packed.clear()
         _packed[key] = (checks, files, packed)
     return packed
 
