@@ -83,21 +83,22 @@ class PoolExecutor(concurrent.futures.Executor):
         return self._track(self._pool.imap(fn, *lists, progress=False, chunksize=size, buffer=1 << 30), end)
 
     def _track(self, stream: Any, end: float | None) -> Iterator[Any]:
-        self._streams.add(stream)
+        with self._lock:
+            self._streams.add(stream)
         return _Results(stream, end)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more; by default wait for what was submitted."""
         with self._lock:
             self._down = True
-            futures = list(self._futures)
+            futures, streams = list(self._futures), list(self._streams)
         if cancel_futures:
             for future in futures:
                 future.cancel()
-            for stream in list(self._streams):
+            for stream in streams:
                 stream.cancel()
         if wait:
-            for stream in list(self._streams):
+            for stream in streams:
                 if not stream.endless:
                     stream.run_on()
                     stream.wait()
