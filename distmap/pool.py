@@ -842,7 +842,7 @@ class Pool:
             self.wait_for_workers(1)
 
     def _what_was_tried(self) -> str:
-        tried = [] if self._hub is None else list(self._hub.errors.values())
+        tried = [] if self._hub is None else list(self._hub.errors.copy().values())
         if self.url:
             tried.append(f"On the worker's machine run: distmap-worker {self.url} (with the same token)")
         return "; ".join(tried) or "pool.add(...) brings new ones"

@@ -204,12 +204,13 @@ class HubEngine:
         """Why no worker can come unless a person mends something (wrong token, wrong Python); None while one may."""
         if self._members or self._listening is not None or not self._fatal or self._fatal != set(self._dialling):
             return None
-        return " ".join(self.errors[key] for key in self._dialling if key in self.errors)
+        # Calling threads ask; the loop changes both meanwhile.
+        return " ".join(said for key in list(self._dialling) if (said := self.errors.get(key)) is not None)
 
     @property
     def cause(self) -> Exception | None:
         """What kept the dialled workers away, if it is of one kind for all of them."""
-        causes = [self._causes.get(key) for key in self._dialling]
+        causes = [self._causes.get(key) for key in list(self._dialling)]
         one_kind = len(set(map(type, causes))) == 1 and not self._members and self._listening is None
         return causes[0] if one_kind else None
 
