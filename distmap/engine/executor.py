@@ -65,6 +65,7 @@ class _Given:
         self.cells = [-1] * 8
         #: None while the executor does not have it.
         self.future: Future[Answer] | None = None
+        self.executor: Executor | None = None
         self.since = 0.0
 
 
@@ -166,6 +167,7 @@ class ExecutorEngine:
             self._heard = given.since
             self._timer = loop.call_later(self._limits.suspect_after, self._look)
         try:
+            given.executor = self._executor
             given.future = self._executor.submit(run_attempt, given.task, blobs, given.parts, cells)
             given.future.add_done_callback(lambda done: _tell_loop(loop, partial(self._done, given, done, loop.time())))
         except RuntimeError as error:  # shut down, or broken
@@ -193,15 +195,18 @@ class ExecutorEngine:
                 self._end(given)
             return
         except BaseException as error:
-            if is_end(error):
+            if is_end(error) and given.executor is self._executor:
                 self._break(self._executor, error)
+            elif is_end(error):  # one that was shut down, and replaced, before
+                self._end(given)
             elif is_death(error):
                 self._lose(given, error)
             else:
                 self._refuse(given, error)
             return
         if not isinstance(answer, Answer):
-            self._refuse(given, TypeError(f"{self._name} answered with {type(answer).__name__}, no result of the call"))
+            what = f"{self._name} answered with {type(answer).__name__}, no result of the call"
+            self._refuse(given, TypeError(what))
             return
         self._in_vain = 0
         if answer.missing and all(digest in self._blobs for digest in answer.missing):
@@ -283,7 +288,10 @@ class ExecutorEngine:
         return True
 
     def _break(self, executor: Executor, error: BaseException) -> None:
-        """It takes nothing any more, and all that it had is lost: go on with a fresh one if there can be one."""
+        """It takes nothing any more: go on with a fresh one if there can be one.
+
+        What it had is lost, unless it was only shut down.
+        """
         if self._sink is None or executor is not self._executor:
             return  # that one was replaced already
         flying = [given for given in self._given.values() if given.future is not None]
@@ -297,6 +305,8 @@ class ExecutorEngine:
         except Exception as problem:
             return self._give_up(f"{_obituary(self._name, error)} ({problem!r})", charged=charged)
         self._own = True
+        if not charged:
+            return self._pump()
         alone = len(flying) == 1 and not self._strays
         self._strays = False
         if alone:

@@ -248,6 +248,16 @@ class Books:
     def _on_ResumeRequested(self, event: ev.ResumeRequested) -> None:
         self.jobs[event.job].paused = False
 
+    def _on_AttemptLost(self, event: ev.AttemptLost) -> None:
+        attempt = self.attempts[event.attempt]
+        if attempt.live:
+            job = self.jobs[attempt.job]
+            job.dry += 1
+            if attempt.hi - attempt.next == 1:
+                job.deaths[job.chunks[attempt.chunk][0] + attempt.next] += 1
+        self._void(attempt)
+        self._end(event.attempt)
+
     def _on_AttemptRefused(self, event: ev.AttemptRefused) -> None:
         attempt = self.attempts[event.attempt]
         if attempt.live:

@@ -23,7 +23,7 @@ from distmap.testing.oracle import Broken, Oracle
 FAULTS = (
     *("raises", "fragile", "poison", "hangs", "hostile", "crashloop", "deaths", "losses", "silences", "drains"),
     *("joins", "stalls", "late", "twice", "shuffled", "stubborn", "cancels", "pauses", "slow_consumer", "slow_input"),
-    *("short_input", "input_fails", "refusals", "pressure", "deaf", "tight"),
+    *("short_input", "input_fails", "refusals", "pressure", "deaf", "tight", "executor"),
 )
 #: From then on nothing new goes wrong.
 HEAL = 3.0
@@ -197,6 +197,9 @@ class Floor:
             if self.on("refusals") and self.rng.random() < 0.02:
                 attempt = command.attempt
                 return self.send(("of", attempt), self.delay(machine), lambda: self.post(ev.AttemptRefused(attempt)))
+            if self.on("executor") and self.rng.random() < 0.05:
+                attempt = command.attempt
+                return self.send(("of", attempt), self.delay(machine), lambda: self.post(ev.AttemptLost(attempt)))
             start = work.chunks[command.chunk]
             process.queue.append(
                 Task(command.attempt, command.job, start, command.lo, command.hi, command.lo, command.hi, command.lo)

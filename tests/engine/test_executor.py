@@ -407,6 +407,38 @@ def test_who_broke_an_executor_is_found_without_blame_for_others(ear: Ears, monk
     asyncio.run(main())
 
 
+def test_an_executor_that_was_shut_down_and_made_anew_keeps_what_it_runs(
+    ear: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is blamed and nothing runs twice: what it has is waited for, what comes goes to the fresh one. Should the
+    old one break after all, what it had goes back."""
+    monkeypatch.setattr("distmap.engine.executor.renewal_of", lambda executor: Reborn)
+    monkeypatch.setattr(Reborn, "made", [])
+
+    class Ended(Mute, Reborn):
+        """Refuses as shut down ones do."""
+
+    async def main() -> None:
+        old = Ended()
+        engine, listener = ExecutorEngine(old, slots=2), ear()
+        await engine.start(listener)
+        runs, breaks = listener.send(square, [2]), listener.send(square, [3])
+        old.refuses = True
+        late = listener.send(square, [4])
+        await turn()
+        assert [args[0].attempt for _, _, args in old.tasks] == [runs, breaks]
+        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [late]
+        old.run()
+        assert await listener.values(runs) == [4]
+        old.burst()
+        assert await listener.values(breaks) == []
+        Reborn.made[-1].run()
+        assert await listener.values(late) == [16]
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
 def test_an_executor_that_is_born_broken_is_given_up(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made anew a bounded number of times; one that cannot be made at all is the end, too."""
 
