@@ -1,8 +1,8 @@
 """How the items of a job are taken from what the user passed, a few at a time.
 
 Owns slicing, where that gives what iteration gives, and pulling from iterators. What has a length gives that as a hint
-only: the items are those that it iterates over. Knows neither pickles nor the scheduler. NumPy is recognised by what it
-is, never imported.
+only: the items are those that it iterates over. Knows nothing of the scheduler, and of pickling when it has to be done.
+NumPy is recognised by what it is, never imported.
 """
 
 from __future__ import annotations
@@ -43,11 +43,8 @@ class Sliced:
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         items = self._data[self._at : self._at + count]
         self._at += len(items)
-        return (
-            take(items),
-            len(items),
-            self._at >= len(self._data),
-        )  # of a list that changes meanwhile, as its iterator would
+        # Of a list that changes meanwhile this gives what its iterator would.
+        return take(items), len(items), self._at >= len(self._data)
 
 
 class Pulled:
