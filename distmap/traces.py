@@ -18,6 +18,7 @@ from distmap.errors import DistmapError, RemoteError
 from distmap.failures import HIDDEN, shorten, users_frames
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def gate(call: F) -> F:
@@ -59,7 +60,8 @@ class _Rendered:
     """IPython's way to let an exception show itself; on an instance, as the class is somebody else's."""
 
     def __call__(self) -> list[str]:
-        error = sys.exc_info()[1]  # the one that is being shown: kept here it would keep itself alive
+        # The one that is being shown, or (`%tb`) was shown last: kept here it would keep itself alive.
+        error = sys.exc_info()[1] or getattr(sys, "last_value", None)
         assert error is not None
         cause, tb = error.__cause__, None
         # A copy: whoever debugs it finds all frames. IPython would show the last one, too, which may be distmap's.
@@ -92,7 +94,7 @@ def _hook() -> None:
 
 def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """As `sys.excepthook`: print an error that nobody caught, what an item raised once."""
-    _told_once(error, lambda: sys.__excepthook__(kind, error, error.__traceback__))
+    told_once(error, lambda: sys.__excepthook__(kind, error, error.__traceback__))
 
 
 def show_of_thread(args: threading.ExceptHookArgs) -> None:
@@ -105,14 +107,13 @@ def show_of_thread(args: threading.ExceptHookArgs) -> None:
     def tell() -> None:
         threading.__excepthook__(threading.ExceptHookArgs((args.exc_type, error, error.__traceback__, args.thread)))
 
-    _told_once(error, tell)
+    told_once(error, tell)
 
 
-def _told_once(error: BaseException, tell: Callable[[], object]) -> None:
+def told_once(error: BaseException, tell: Callable[[], T]) -> T:
     """Call `tell` while the error and all that it is chained to are without distmap's frames and texts told twice."""
     if not HIDDEN:
-        tell()
-        return
+        return tell()
     parts, hidden = [error], list[tuple[BaseException, BaseException]]()
     for part in parts:  # it grows
         shorten(part)
@@ -125,7 +126,7 @@ def _told_once(error: BaseException, tell: Callable[[], object]) -> None:
             if linked is not None and all(linked is not known for known in parts)
         ]
     try:
-        tell()
+        return tell()
     finally:
         for part, cause in hidden:
             part.__cause__ = cause

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from distmap.failures import shorten
+from distmap.traces import told_once
 from distmap.views.outlet import plain
 
 log = logging.getLogger("distmap")
@@ -60,7 +60,8 @@ def show_error(
     """
     from traceback import format_exception
 
-    text = f"Exception in {what}; everything else goes on:\n{''.join(format_exception(shorten(error)))}"
+    lines = told_once(error, lambda: format_exception(error))
+    text = f"Exception in {what}; everything else goes on:\n{''.join(lines)}"
     try:
         # A copy, as a context cannot be entered twice.
         (context or contextvars.copy_context()).copy().run(write, text, "stderr")

@@ -111,6 +111,7 @@ class CallView:
                 self.card.end(self, Call(self.number, self.snapshot, tuple(self.notes), dropped))
                 # Only now: a second interrupt may have cut it short, and then it is to be done again.
                 self.closed = True
+                self.steering = None  # the card stays, and must not keep the pool
 
 
 class CellCard:

@@ -165,6 +165,15 @@ def test_a_cell_shows_an_error_once(kernel: Kernel, call: str) -> None:
         assert text.count("on worker local, attempt 1") == 1
 
 
+@pytest.mark.own_leaks
+def test_an_error_is_shown_again_as_it_was(kernel: Kernel) -> None:
+    """`%tb` shows the last error as the cell did."""
+    kernel.run("pool.map(abs, ['a'])")
+    first = kernel.traceback
+    kernel.run("%tb")
+    assert kernel.traceback == first
+
+
 #: What blocks, and how it ends when the kernel is interrupted.
 BLOCKED = {
     "map": ("pool.map(held, ['map'])", "KeyboardInterrupt"),
