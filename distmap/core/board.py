@@ -26,13 +26,14 @@ from distmap.core.events import (
     Read,
     Release,
     Revoke,
+    SetUp,
     Take,
 )
 from distmap.core.fleet import Fleet
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
 from distmap.core.progress import BlockKind, Snapshot
-from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Worker
+from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Span, Worker
 from distmap.core.snapshots import snapshot, undrawn
 from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, step
 from distmap.core.timeline import tracks
@@ -61,6 +62,9 @@ class Board:
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
         self.stale: dict[int, Job] = {}
+        #: Set-ups that are not over, the oldest first; slots that calls of them wait for.
+        self.setups: dict[int, Job] = {}
+        self.due: dict[Slot, None] = {}
         #: Jobs with an attempt that waits and can be taken back.
         self.givers: dict[int, Job] = {}
         #: (due, serial, job): a stopping job whose slots are to be killed.
@@ -97,6 +101,9 @@ class Board:
         job.crashed = crashed
         job.queue.clear()
         job.queued = 0
+        if job.spec.each:
+            for slot in list(self.due):
+                self._let_wait(slot, [entry for entry in slot.due if entry[0] is not job])
         # What waits is taken back first: a slot whose item was interrupted would begin it at once.
         for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
             if attempt.slot.queue[0] is attempt:
@@ -145,6 +152,10 @@ class Board:
         for attempt in job.stale:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
+        if self.setups.pop(job.id, None) is not None:
+            for worker in self.fleet.workers.values():
+                if worker.unready.pop(job.id, None) is not None:
+                    self.fleet.refresh(worker)
         del self.jobs[job.id]
         self._remember(job)
         if not job.group.jobs:
@@ -212,9 +223,9 @@ class Board:
         self.enter(job, self.last_chunk, items, nbytes)
         self.exhaust(job)
 
-    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int) -> None:
+    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int, place: Slot | None = None) -> None:
         """A chunk is there; all of it waits to be run."""
-        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items)
+        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items, place)
         job.read += items
         job.input_bytes += nbytes
         job.item_bytes = max(nbytes / items, job.item_bytes / 2)
@@ -229,9 +240,61 @@ class Board:
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""
-        if lo < hi and job.state != "stopping":
-            heapq.heappush(job.queue, (chunk.start + lo, lo, hi, losses, chunk))
+        if lo == hi or job.state == "stopping":
+            return
+        span = (chunk.start + lo, lo, hi, losses, chunk)
+        if chunk.place is None:
+            heapq.heappush(job.queue, span)
             job.queued += hi - lo
+        elif chunk.place.worker.state == "lost":
+            self.land(job, chunk, Landed(chunk.id, lo, hi, -1, "gone"))
+        else:
+            self._let_wait(chunk.place, [*chunk.place.due, (job, span)])
+
+    # --- set-ups ------------------------------------------------------------------------------------------------------
+
+    def set_up(self, job: Job, worker: Worker, *, first: bool = False) -> None:
+        """Have the worker set up. `first`: it takes nothing else before that succeeded."""
+        slots = worker.slots
+        if job.spec.each == "worker":
+            slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
+        if first:
+            worker.unready[job.id] = len(slots)
+        for slot in slots:
+            self.last_chunk += 1
+            self.out.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
+            self.enter(job, self.last_chunk, 1, 0, slot)
+
+    def was_set_up(self, job: Job, worker: Worker) -> None:
+        """One call of the set-up succeeded there."""
+        left = worker.unready.get(job.id)
+        if left == 1:
+            del worker.unready[job.id]
+            self.fleet.refresh(worker)
+        elif left is not None:
+            worker.unready[job.id] = left - 1
+
+    def serve(self, slot: Slot) -> None:
+        """Send the slot the first call that waits for it."""
+        job, (_, lo, hi, losses, chunk) = slot.due[0]
+        self._let_wait(slot, slot.due[1:])
+        self._begin(job, slot, chunk, lo, hi, losses)
+
+    def leave(self, slot: Slot) -> None:
+        """Its worker is lost: what waits for the slot comes to nothing."""
+        due = slot.due
+        self._let_wait(slot, [])
+        for job, (_, lo, hi, losses, chunk) in due:
+            self.requeue(job, chunk, lo, hi, losses)
+            self.conclude(job)
+
+    def _let_wait(self, slot: Slot, due: list[tuple[Job, Span]]) -> None:
+        slot.due = due
+        if due:
+            self.due[slot] = None
+        else:
+            self.due.pop(slot, None)
+        self.fleet.touch(slot)
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -246,6 +309,11 @@ class Board:
             heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
         job.queued -= items
         job.owed = max(0, job.owed - 1)
+        self._begin(job, slot, chunk, lo, lo + items, losses)
+
+    def _begin(self, job: Job, slot: Slot, chunk: Chunk, lo: int, hi: int, losses: int) -> None:
+        """An attempt at items [lo, hi) of the chunk, on the slot."""
+        worker, items = slot.worker, hi - lo
         pace = self.pace(job, worker)
         charge = self.limits.chunk_seconds if pace is None else pace * items
         self.clock = max(self.clock, job.served)
@@ -256,9 +324,7 @@ class Board:
         starts = max(self.now, slot.queue[-1].end) if slot.queue else self.now
         state = "waiting" if slot.queue else "running"
         ends = starts + charge
-        attempt = Attempt(
-            self.last_attempt, job, chunk, lo, lo + items, losses, slot, lo, state, lo, self.now, ends, charge
-        )
+        attempt = Attempt(self.last_attempt, job, chunk, lo, hi, losses, slot, lo, state, lo, self.now, ends, charge)
         attempt.since = self.now
         slot.queue.append(attempt)
         self.attempts[attempt.id] = job.attempts[attempt.id] = attempt
@@ -266,11 +332,13 @@ class Board:
             self._wait(attempt, starts)
         self.expect(attempt, ends)
         self.fleet.touch(slot)
-        self.out.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, lo + items))
+        self.out.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
 
     def expect(self, attempt: Attempt, end: float) -> None:
         """Note when the attempt should end, so that idle slots find the ones that take longest."""
         attempt.end = end
+        if attempt.chunk.place is not None:
+            return  # it can run nowhere else
         waits = attempt.state == "waiting"
         if not waits and (attempt.state != "running" or attempt.job.spec.chunksize or attempt.hi - attempt.next < 2):
             return
@@ -334,7 +402,10 @@ class Board:
         return held
 
     def _wait(self, attempt: Attempt, starts: float) -> None:
+        """It waits, and can be taken back for another slot or job; not if it is for this slot."""
         job = attempt.job
+        if attempt.chunk.place is not None:
+            return
         job.waiting += 1
         self.givers[job.id] = job
         heapq.heappush(job.waiters, (starts, attempt.id, attempt))
@@ -344,6 +415,8 @@ class Board:
 
     def _unwait(self, attempt: Attempt) -> None:
         job = attempt.job
+        if attempt.chunk.place is not None:
+            return
         job.waiting -= 1
         if not job.waiting:
             del self.givers[job.id]

@@ -44,6 +44,9 @@ class JobSpec(NamedTuple):
     tags: frozenset[str] = frozenset()
     #: Its label in snapshots.
     name: str = ""
+    #: A set-up: it has no items, but one call in each slot, or on each worker, that is there or comes before it ends. A
+    #: worker that comes takes nothing else until they succeeded there. Such a job counts as pushed.
+    each: Literal["", "slot", "worker"] = ""
 
 
 # --- events: workers -------------------------------------------------------------------------------------------------
@@ -281,6 +284,15 @@ class Take(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
+class SetUp(NamedTuple):
+    """The new chunk is the one call of a set-up that is for this slot. No answer: there is nothing to be read."""
+
+    job: int
+    chunk: int
+    worker: int
+    slot: int
+
+
 class Assign(NamedTuple):
     """Send items [lo, hi) of the chunk to the slot."""
 
@@ -330,13 +342,14 @@ class Deliver(NamedTuple):
 class DeliverLoss(NamedTuple):
     """An item failed for good without a report of its own: hand the consumer an error in its place.
 
-    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout".
+    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout", "gone" (it was for
+    a worker that has left).
     """
 
     job: int
     chunk: int
     at: int
-    cause: Literal["poison", "hosts", "timeout"]
+    cause: Literal["poison", "hosts", "timeout", "gone"]
 
 
 class Discard(NamedTuple):
@@ -365,4 +378,4 @@ class Finish(NamedTuple):
     crashed: bool = False
 
 
-Command = Read | Take | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish
+Command = Read | Take | SetUp | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish

@@ -57,6 +57,8 @@ def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
             board.draw(head, "lost")
         held += [(attempt, charged and attempt is head) for attempt in board.withdraw(slot)]
     board.fleet.leave(worker)
+    for slot in worker.slots:
+        board.leave(slot)
     for attempt, ran in held:
         if ran:
             _suspect(board, attempt)

@@ -74,7 +74,7 @@ class Fleet:
         """The slot's load, its state or its worker's standing changed: note where it stands now."""
         depth = self.limits.slot_depth
         level = -1
-        if slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < depth:
+        if self.takes(slot) and not slot.due and not slot.worker.unready:
             pressed = slot.worker.memory >= self.limits.memory_pressure
             level = len(slot.queue) + (depth if pressed else 0)
         idle = (level in (0, depth)) - (slot.level in (0, depth))
@@ -87,6 +87,10 @@ class Fleet:
             group.open += more
             if level >= 0:
                 self._offer(group, slot)
+
+    def takes(self, slot: Slot) -> bool:
+        """It can be sent something now."""
+        return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
 
     def place(self, group: Group) -> Slot | None:
         """The best slot that can take a chunk now."""

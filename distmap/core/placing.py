@@ -23,6 +23,9 @@ def advance(board: Board) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
     groups = list(board.fleet.groups.values())
     board.patience = faults.rouse(board) if board.resting else None
+    for slot in list(board.due):
+        while slot.due and board.fleet.takes(slot):
+            board.serve(slot)
     while (choice := _turn(board, groups)) is not None:
         job, slot = choice
         if not job.queue and job.spec.pushed:

@@ -32,6 +32,8 @@ class Chunk:
     count: int
     nbytes: int
     open: int
+    #: The slot that it is for (a call of a set-up); None: any.
+    place: Slot | None = None
     #: Offset -> how often it was run again because it raised; offset -> task processes it ended. Both mostly absent.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
@@ -51,6 +53,8 @@ class Worker:
     #: How slow it is beside the others, learnt from every job; 1 is the average.
     slowness: float = 1.0
     slots: list[Slot] = field(default_factory=list)
+    #: Set-ups that must succeed there before it takes anything else: job -> calls that have not.
+    unready: dict[int, int] = field(default_factory=dict)
     #: Groups of tags that it satisfies and some job asks for.
     groups: list[Group] = field(default_factory=list)
 
@@ -66,6 +70,8 @@ class Slot:
     index: int
     state: str = "ready"
     queue: list[Attempt] = field(default_factory=list)
+    #: Calls of set-ups that wait for it, before anything else.
+    due: list[tuple[Job, Span]] = field(default_factory=list)
     #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
     level: int = -1
     open: int = 0

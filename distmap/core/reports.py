@@ -102,6 +102,8 @@ def _accept(board: Board, attempt: Attempt, event: AttemptReported) -> None:
             _land(board, attempt, at, at + 1, now_or_never=True)
             _discard(board, attempt, at + 1, event.hi)
             return board.halt(job, "failed")
+    if chunk.place is not None and event.lo < event.hi and not event.failed:
+        board.was_set_up(job, chunk.place.worker)
     _land(board, attempt, start, event.hi)
     job.meter.add(board.now, job.settled)
 

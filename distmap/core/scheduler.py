@@ -113,6 +113,11 @@ class Scheduler:
         ends = [faults.rest_ends(board, slot) for slot in board.resting if slot.worker.id == worker]
         return len(ends), max(0.0, min(ends, default=now) - now)
 
+    def unready(self, worker: int) -> bool:
+        """Whether a set-up did not succeed yet on a worker that came after it, so that it takes nothing else."""
+        found = self._board.fleet.workers.get(worker)
+        return found is not None and bool(found.unready)
+
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def _worker(self, worker: int) -> Worker | None:
@@ -135,7 +140,11 @@ class Scheduler:
         check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
         check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
         name = event.name or f"worker {event.worker}"
-        fleet.join(Worker(event.worker, name, event.tags, event.rtt, self._board.now), event.slots)
+        worker = Worker(event.worker, name, event.tags, event.rtt, self._board.now)
+        fleet.join(worker, event.slots)
+        for job in self._board.setups.values():
+            if job.state != "stopping" and job.spec.tags <= worker.tags:
+                self._board.set_up(job, worker, first=True)
         self._window_changed()
 
     def _worker_lost(self, event: ev.WorkerLost) -> None:
@@ -199,7 +208,13 @@ class Scheduler:
             fits = value is None or value >= least
             check(fits, "job {}: {} is {}, expected at least {}", event.job, name, value, least)
         check(not spec.pushed or spec.size is None, "job {}: items are pushed, so it has no size ahead", event.job)
+        check(not spec.each or spec.pushed, "job {}: a set-up has no items, it counts as pushed", event.job)
         job = board.open_job(event.job, spec)
+        if spec.each:
+            board.setups[job.id] = job
+            for worker in board.fleet.workers.values():
+                if spec.tags <= worker.tags and worker.state != "draining":
+                    board.set_up(job, worker)
         if spec.size == 0:
             job.input = step(INPUT, job.input, "exhausted", job)
         board.conclude(job)

@@ -391,3 +391,136 @@ def test_input_that_grows_holds_up_reading(desk: Any, pick: Any, make_desk: Any)
     assert desk.tell(ev.InputGrew(1, second.chunk, 92)) == []
     with pytest.raises(InvalidTransition, match="expected at least 0"):
         desk.tell(ev.InputGrew(1, second.chunk, -1))
+
+
+# --- set-ups ----------------------------------------------------------------------------------------------------------
+
+
+def set_up(desk: Any, job: int = 1, each: str = "slot", **spec: Any) -> list[Any]:
+    """Submit a set-up; give what the scheduler answers."""
+    made = ev.JobSpec(pushed=True, stop_on_failure=False, each=each, **spec)  # type: ignore[arg-type]
+    out: list[Any] = desk.tell(ev.JobSubmitted(job, made))
+    return out
+
+
+def places(commands: list[Any], pick: Any) -> list[tuple[int, int]]:
+    return [(one.worker, one.slot) for one in pick(commands, ev.SetUp)]
+
+
+def test_a_set_up_runs_once_in_each_slot(desk: Any, pick: Any) -> None:
+    """Every slot of every worker with the tags gets one call of its own; with the last handle it ends."""
+    desk.tell(ev.WorkerJoined(1, 2, tags=frozenset(["gpu"])), ev.WorkerJoined(2, 1), ev.WorkerJoined(3, 1))
+    desk.tell(ev.WorkerDraining(3))
+    out = set_up(desk)
+    assigns = pick(out, ev.Assign)
+    assert places(out, pick) == [(one.worker, one.slot) for one in assigns] == [(1, 0), (1, 1), (2, 0)]
+    for assign, made in zip(assigns, pick(out, ev.SetUp), strict=True):
+        assert assign.chunk == made.chunk
+        assert len(pick(desk.report(assign), ev.Deliver)) == 1
+    assert places(set_up(desk, 2, tags=frozenset(["gpu"])), pick) == [(1, 0), (1, 1)]
+    assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
+    assert not desk.scheduler.unready(1)
+    assert desk.snapshot(1).done == 3
+
+
+def test_a_set_up_of_workers_takes_the_slot_that_is_free(desk: Any, pick: Any) -> None:
+    """It runs once on each worker, where it need not wait."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    (busy,) = desk.job(2, size=1)
+    assert busy.slot == 0
+    assert places(set_up(desk, each="worker"), pick) == [(1, 1)]
+
+
+def test_a_set_up_goes_before_what_waits(desk: Any, pick: Any) -> None:
+    """It waits for what the slot has, nothing is taken back for it, and further work waits behind it."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    first, second = desk.job(1, size=10, chunksize=1)
+    out = set_up(desk, 2)
+    assert places(out, pick) == [(1, 0)]
+    assert pick(out, ev.Assign) == []
+    (call,) = pick(desk.feed(desk.report(first)), ev.Assign)
+    assert call.job == 2
+    assert {one.job for one in desk.feed(desk.report(second))} == {1}
+    assert {one.job for one in desk.feed(desk.report(call))} == {1}
+
+
+def test_what_waits_of_a_set_up_is_not_taken_back_for_others(desk: Any, pick: Any) -> None:
+    """Neither an idle slot nor a job of higher priority gets a call that is for another slot."""
+    desk.tell(ev.WorkerJoined(1, 1), ev.WorkerJoined(2, 1))
+    desk.job(1, size=1)
+    assert len(pick(set_up(desk, 2), ev.Assign)) == 2
+    assert pick(desk.tell(ev.JobSubmitted(3, ev.JobSpec(size=9, priority=5)), after=9.0), ev.Revoke) == []
+
+
+def test_a_worker_that_comes_later_is_set_up_first(desk: Any, pick: Any) -> None:
+    """It takes nothing else until all its calls succeeded; a second set-up follows the first."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (own,) = pick(set_up(desk, 1), ev.Assign)
+    (other,) = pick(set_up(desk, 2, each="worker"), ev.Assign)
+    desk.report(own), desk.report(other)
+    desk.job(3, size=100, chunksize=1)
+    out = desk.tell(ev.WorkerJoined(2, 2))
+    assert places(out, pick) == [(2, 0), (2, 1), (2, 0)]
+    calls = desk.feed(out)
+    assert [(one.job, one.slot) for one in calls] == [(1, 0), (2, 0), (1, 1)]
+    for call in calls[:2]:
+        assert desk.scheduler.unready(2)
+        assert desk.feed(desk.report(call)) == []
+    assert {(one.worker, one.job) for one in desk.feed(desk.report(calls[2]))} == {(2, 3)}
+    assert not desk.scheduler.unready(2)
+
+
+def test_a_worker_where_a_set_up_failed_is_left_out_until_it_ends(desk: Any, pick: Any) -> None:
+    """The failure is delivered, the worker takes nothing, others go on; with the set-up its demand ends."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.report(pick(set_up(desk), ev.Assign)[0])
+    desk.job(2, size=100, chunksize=1)
+    (call,) = desk.feed(desk.tell(ev.WorkerJoined(2, 1)))
+    out = desk.report(call, failed=(0,))
+    assert len(pick(out, ev.Deliver)) == 1
+    assert desk.feed(out) == []
+    assert desk.scheduler.unready(2)
+    assert {one.worker for one in desk.feed(desk.tell(ev.CancelRequested(1)))} == {2}
+
+
+def test_a_set_up_that_is_cancelled_lets_its_slots_go(desk: Any, pick: Any) -> None:
+    """Calls that wait are forgotten, those that run are interrupted, and workers that come meanwhile owe nothing."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    desk.job(1, size=100, chunksize=1)
+    set_up(desk, 2), set_up(desk, 3)
+    desk.tell(ev.WorkerJoined(2, 1))
+    running = pick(desk.said, ev.Assign)[-2:]
+    assert [one.job for one in running] == [2, 3]
+    out = desk.tell(ev.CancelRequested(2))
+    assert [one.attempt for one in pick(out, ev.Interrupt)] == [running[0].attempt]
+    assert places(desk.tell(ev.WorkerJoined(3, 1)), pick) == [(3, 0)]
+    out = desk.report(running[0], hi=0)
+    assert pick(out, ev.Finish) == [ev.Finish(2, "cancelled")]
+
+
+def test_a_worker_that_leaves_takes_its_calls_along(desk: Any, pick: Any) -> None:
+    """Calls that ran or waited there are lost for that reason, and charged to nobody."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.job(1, size=100, chunksize=1)
+    set_up(desk, 2)
+    desk.tell(ev.WorkerJoined(2, 1))
+    gone = desk.tell(ev.WorkerLost(1), ev.WorkerLost(2))
+    assert [(one.job, one.cause) for one in pick(gone, ev.DeliverLoss)] == [(2, "gone")] * 2
+    assert desk.tell(ev.InputClosed(2)) == [ev.Finish(2, "done")]
+
+
+def test_a_slot_that_dies_in_a_set_up_is_set_up_again(desk: Any, pick: Any) -> None:
+    """The call is charged as an item is: it runs again in the fresh process, and the third death is its end."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (call,) = pick(set_up(desk), ev.Assign)
+    for _ in range(2):
+        desk.tell(ev.SlotDied(1, 0, call.attempt, 0, "died"))
+        (call,) = desk.tell(ev.SlotReady(1, 0))
+    out = desk.tell(ev.SlotDied(1, 0, call.attempt, 0, "died"))
+    assert [one.cause for one in pick(out, ev.DeliverLoss)] == ["poison"]
+
+
+def test_a_set_up_is_pushed(desk: Any) -> None:
+    """It has no input that could be read."""
+    with pytest.raises(InvalidTransition, match="counts as pushed"):
+        desk.tell(ev.JobSubmitted(1, ev.JobSpec(each="slot")))
