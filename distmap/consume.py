@@ -91,15 +91,9 @@ def failure_of(report: ReportData, at: int) -> str:
     return headline(failure) if isinstance(failure, Failure) else "?"
 
 
-def exception_of(lost: Lost) -> BaseException:
-    """The error of an item that was lost for good."""
-    item = "?"
-    if lost.payload is not None:
-        try:
-            item = _item_of(lost.payload, lost.at)
-        except Exception as error:
-            item = f"it does not unpickle here: {type(error).__name__}"
-    name = f"item {lost.item} ({item})"
+def exception_of(lost: Lost, name: str | None = None) -> BaseException:
+    """The error of an item that was lost for good; `name` names what is no item."""
+    name = name or f"item {lost.item} ({_shown(lost)})"
     deaths = list(lost.deaths)
     if lost.cause == "timeout":
         *deaths, (worker, _) = deaths or [("?", "")]
@@ -110,6 +104,15 @@ def exception_of(lost: Lost) -> BaseException:
     if lost.cause == "hosts":
         return PoisonItemError(f"{name} was lost with its worker too many times; it may bring the host down")
     return PoisonItemError(f"{name} ended {_processes(deaths)}")
+
+
+def _shown(lost: Lost) -> str:
+    if lost.payload is None:
+        return "?"
+    try:
+        return _item_of(lost.payload, lost.at)
+    except Exception as error:
+        return f"it does not unpickle here: {type(error).__name__}"
 
 
 def _processes(deaths: Sequence[tuple[str, str]]) -> str:

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.blobs import Blobs, Holder
@@ -45,6 +46,7 @@ from distmap.core.events import (
     Release,
     ResumeRequested,
     Revoke,
+    SetUp,
     SlotDied,
     Take,
     Ticked,
@@ -61,6 +63,7 @@ from distmap.core.scheduler import Scheduler
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
 from distmap.functions import Code
+from distmap.payload import dump_items
 from distmap.pickling import Blob, Payload, size
 from distmap.surroundings import Around
 from distmap.wire.messages import NOTICE, Output, Report, Task
@@ -76,8 +79,6 @@ log.addHandler(logging.NullHandler())
 SNAPSHOT_EVERY = 0.1
 #: Lines of output that were dropped are counted so long before it is said how many, in seconds.
 REMIND = 1.0
-#: Begins tags that users cannot give.
-PRIVATE = "\0"
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
 #: Setbacks that a job is told of; all are counted.
@@ -118,6 +119,16 @@ class Lost(NamedTuple):
     payload: Payload | None
     #: Seconds that it was allowed.
     timeout: float = 0.0
+    #: Why the function did not load, and where.
+    refusal: tuple[Parts, str] | None = None
+
+
+class Placed(NamedTuple):
+    """Item `item` of a set-up is the call that is for this slot."""
+
+    item: int
+    worker: str
+    slot: int
 
 
 class Printed(NamedTuple):
@@ -152,7 +163,7 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Landed | Lost | Printed | Setback | Finished
+JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Setback | Finished
 
 
 class ReportData:
@@ -221,6 +232,8 @@ class Record:
     setbacks: int = 0
     #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
     suspects: list[range] = field(default_factory=list)
+    #: Of a set-up: the worker that each item is for.
+    places: list[int] = field(default_factory=list)
     #: Lines for whoever made the call, each with the workers that say so.
     notices: dict[str, list[str]] = field(default_factory=dict)
 
@@ -254,6 +267,8 @@ class Member:
     resting: int = 0
     rest: float = 0.0
     blobs: set[bytes] = field(default_factory=set)
+    #: Set-ups that failed there, and without which it takes nothing: their names, by job.
+    unfit: dict[int, str] = field(default_factory=dict)
 
 
 class Driver:
@@ -311,6 +326,7 @@ class Driver:
             AssignCommand: self._assign,
             Read: self._read,
             Take: self._read,
+            SetUp: self._set_up,
             Deliver: self._deliver,
             DeliverLoss: self._deliver_loss,
             Discard: self._discard,
@@ -340,7 +356,9 @@ class Driver:
         self._records[record.id] = record
         code = record.code
         around = [blob for blob in code.around if blob is not None]
-        self._blobs.keep(Holder(record.id), (*around, *code.blobs, Blob(code.digest, "code", code.payload)))
+        self._blobs.keep(Holder(record.id), around)
+        for one in (code, *[setup.code for setup in code.setups]):
+            self._blobs.keep(Holder(record.id), (*one.blobs, Blob(one.digest, "code", one.payload)))
         self.post(JobSubmitted(record.id, record.spec))
         self._watch_hunger()
         if record.watched:
@@ -428,12 +446,17 @@ class Driver:
         found = []
         for member in self._members.values():
             resting, rest = self._scheduler.resting(member.id, now)
-            found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest))
+            unready = member.state == "ready" and self._scheduler.unready(member.id)
+            state = "unready" if unready else member.state
+            found.append(replace(member, blobs=set(), busy=member.id in busy, resting=resting, rest=rest, state=state))
         return found
 
     def when_idle(self, then: Callable[[], object]) -> None:
-        """Call `then()` once there is no job left."""
+        """Call `then()` once there is no job left. Set-ups end when what they run is done."""
         self._when_idle = then
+        for record in list(self._records.values()):
+            if record.spec.each:
+                self.post(InputClosed(record.id))
         self._rest()
 
     def _rest(self) -> None:
@@ -451,9 +474,7 @@ class Driver:
             name, number = f"{info.name}-{number}", number + 1
         info = info._replace(name=name)
         self._members[worker] = Member(worker, info, engine, rtt=info.rtt)
-        # The private tag lets `pool.run` address each worker by itself.
-        tags = info.tags | {worker_tag(worker)}
-        self.post(WorkerJoined(worker, info.slots, name, tags, info.rtt))
+        self.post(WorkerJoined(worker, info.slots, name, info.tags, info.rtt))
         self._watch_hunger()
         self.on_members()
         return worker
@@ -578,13 +599,24 @@ class Driver:
     def _read(self, command: Read | Take) -> None:
         self._records[command.job].sink(ReadRequest(command.chunk, command.count))
 
+    def _set_up(self, command: SetUp) -> None:
+        record = self._records[command.job]
+        record.sink(Placed(record.next_start, self._members[command.worker].info.name, command.slot))
+        record.places.append(command.worker)
+        self._enter(record, command.chunk, _call(), (), 1)
+
     def _deliver_loss(self, command: DeliverLoss) -> None:
         record, chunk, at = self._records[command.job], command.chunk, command.at
         held = record.chunks[chunk]
         deaths = tuple(held.deaths.get(at, ()))
-        lost = Lost(command.job, chunk, held.start + at, at, command.cause, deaths, held.payload, record.timeout)
+        refusal, record.refusal = record.refusal, None
+        lost = Lost(
+            command.job, chunk, held.start + at, at, command.cause, deaths, held.payload, record.timeout, refusal
+        )
         record.sink(lost)
         self._delivered(record, chunk, 1)
+        if record.spec.each:
+            self._failed_to_set_up(record, lost.item)
 
     def _discard(self, command: Discard) -> None:
         held = self._reports.get(command.attempt)
@@ -635,21 +667,25 @@ class Driver:
             return
         code = record.code
         place = member.engine.place
-        needs = (*(blob.digest for blob in (*code.around.of(place), *code.blobs)), *chunk.needs)
+        needs = [blob.digest for blob in code.around.of(place)]
+        for setup in code.setups:
+            if setup.tags <= member.info.tags:
+                needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
+        needs += [*[blob.digest for blob in code.blobs], *chunk.needs]
         # What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
         not_there = ("extras",) if place == "here" else ("secret", "descriptor")
-        needs = tuple([digest for digest in needs if self._blobs[digest].kind not in not_there])
+        needs = [digest for digest in needs if self._blobs[digest].kind not in not_there]
         for digest in (*needs, code.digest):
             if digest not in member.blobs:
                 blob = self._blobs[digest]
                 member.blobs.add(digest)
-                name = record.spec.name if blob.kind == "code" else ""
+                name = record.spec.name if digest == code.digest else ""
                 member.engine.put(command.worker, digest, blob.kind, blob.payload.parts, name)
         where = (command.worker, command.slot, command.lo, command.hi)
         self._attempts[command.attempt] = (record, command.chunk, *where)
         task = Task(
-            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start, record.timeout,
-            record.outlet is not None,
+            command.slot, command.attempt, code.digest, tuple(needs), command.lo, command.hi, chunk.start,
+            record.timeout, record.outlet is not None,
         )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
 
@@ -658,7 +694,17 @@ class Driver:
         start = record.chunks[command.chunk].start
         for lo, hi, report in self._settled(command.attempt, command.lo, command.hi):
             record.sink(Landed(record.id, command.chunk, start, lo, hi, report))
+            if record.spec.each and report.failed:
+                self._failed_to_set_up(record, start)
         self._delivered(record, command.chunk, command.hi - command.lo)
+
+    def _failed_to_set_up(self, record: Record, item: int) -> None:
+        """A call of a set-up failed for good: a worker that came after it takes nothing, and jobs may starve."""
+        worker = record.places[item]
+        if self._scheduler.unready(worker) and (member := self._members.get(worker)) is not None:
+            member.unfit[record.id] = record.spec.name
+            log.warning("x worker %s is left out: the set-up %s failed there", member.info.name, record.spec.name)
+            self._watch_hunger()
 
     def _delivered(self, record: Record, chunk: int, count: int) -> None:
         held = record.chunks[chunk]
@@ -694,6 +740,8 @@ class Driver:
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
             del self._reports[attempt]
         self._forget(self._blobs.end(record.id))
+        for member in self._members.values():
+            member.unfit.pop(record.id, None)
         record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
         self._watch_hunger()
@@ -757,6 +805,8 @@ class Driver:
     def _watch_hunger(self) -> None:
         """Jobs with no worker at all end after a while, with an error that says what to try."""
         for record in self._records.values():
+            if record.spec.each:
+                continue  # it waits for workers, not for work
             hungry = not any(self._fits(record, member) for member in self._members.values())
             if hungry and record.hunger is None:
                 patience = 0.0 if self._hopeless() else self._starved
@@ -766,21 +816,25 @@ class Driver:
                 record.hunger = None
 
     def _fits(self, record: Record, member: Member) -> bool:
-        return record.spec.tags <= member.info.tags | {worker_tag(member.id)}
+        return not member.unfit and record.spec.tags <= member.info.tags
 
     def _starve(self, record: Record) -> None:
         record.hunger = None
         if record.id not in self._records:
             return
         error = self._no_workers()
-        wanted = sorted(tag for tag in record.spec.tags if not tag.startswith(PRIVATE))
-        if self._members and wanted:
+        wanted = sorted(record.spec.tags)
+        unfit = [f"{name} on {m.info.name}" for m in self._members.values() for name in m.unfit.values()]
+        if unfit:
+            error = type(error)(
+                f"no worker for {self._starved:g} s: what set them up failed ({', '.join(unfit)}), and without it "
+                "they run nothing while its handle is kept; its `failures` say why"
+            )
+        elif self._members and wanted:
             there = ", ".join(
                 f"{m.info.name} ({', '.join(sorted(m.info.tags)) or 'no tags'})" for m in self._members.values()
             )
             error = type(error)(f"no worker has the tags {wanted} for {self._starved:g} s; there are: {there}")
-        elif self._members:
-            error = type(error)("the worker that this was for is gone")
         elif self._hopeless() and record.suspects:
             error.add_note(f"It had {_spans(record.suspects)} when it broke: one of them ended its process.")
         if done := self._snapshot(record).done:
@@ -869,6 +923,7 @@ def nothing(spec: JobSpec, done: int = 0) -> Snapshot:
     return Snapshot(spec.name, "failed", spec.size, done, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
-def worker_tag(worker: int) -> str:
-    """The private tag that only this worker carries."""
-    return f"{PRIVATE}worker:{worker}"
+@cache
+def _call() -> Payload:
+    """The one item of a chunk of a set-up: a call without arguments."""
+    return dump_items([((), {})])[0]

@@ -6,15 +6,17 @@ given payloads and shared cells, and emits reports. Imported by task processes, 
 
 from __future__ import annotations
 
+import sys
 from _thread import _local, allocate_lock
 from collections.abc import Callable, Iterable, MutableSequence
 from time import perf_counter
-from types import FrameType
+from types import FrameType, FunctionType
 
 from distmap.errors import PayloadError
 from distmap.extras import differences
 from distmap.failures import Failure, describe, failed_to_travel, short_repr, type_name
 from distmap.finder import Shelf
+from distmap.functions import underlying
 from distmap.light import TYPE_CHECKING, Any
 from distmap.modules import is_own
 from distmap.nesting import runners
@@ -65,9 +67,11 @@ class _Code:
     """Loaded code."""
 
     def __init__(self, payload: Payload) -> None:
-        self.fn, self.style, self.combine, self.seed, setup = load_value(payload)
-        if setup is not None:
-            setup[0](*setup[1])
+        self.fn, self.style, self.combine, self.seed, self.anchors = load_value(payload)
+
+
+#: Begins the note of an error that a set-up raised before an item.
+SET_UP = "raised by a set-up"
 
 
 class Library:
@@ -141,6 +145,8 @@ class Runner:
         self._codes: dict[bytes, _Code] = {}
         #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
         self._unloadable: dict[bytes, Failure] = {}
+        #: Set-ups that ran here, each with the globals that it left. That they ran outlives their payloads.
+        self._ready: dict[bytes, dict[str, Any]] = {}
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
         """Keep a payload; it is loaded when a task first needs it."""
@@ -190,30 +196,63 @@ class Runner:
             raise KeyboardInterrupt
 
     def _load(self, task: Task, emit: Emit) -> _Code:
-        library = self._library
+        library, setups = self._library, []
         for digest in task.needs:
             kind, payload = library.get(digest)
             if kind == "surroundings":
                 library.turn.to(digest, payload)
+            elif kind == "code" and digest != task.code:
+                setups.append(digest)
             elif kind in ("modules", "extras"):
                 library.install(digest, kind, payload)
         if self._edition != library.edition:
             self._codes.clear()
+            self._ready.clear()
             self._unloadable.clear()
             self._edition = library.edition
-        code = self._codes.get(task.code)
-        if code is None:
-            # First, as they may be why it does not load.
-            lines = [line for digest in task.needs for line in library.differences.get(digest, ())]
-            self._tell(lines, task, emit)
-            payload = library.get(task.code)[1]
-            try:
-                code = self._codes[task.code] = _Code(payload)
-            except Exception as exc:
-                self._library.shelf.explain(exc)
-                self._unloadable[task.code] = describe(exc, "", dump_small)
-                raise
+        try:
+            for digest in setups:
+                if digest not in self._ready:
+                    self._set_up(digest, task.slot)
+            code = self._codes.get(task.code)
+            if code is None:
+                # First, as they may be why it does not load.
+                self._tell([line for digest in task.needs for line in library.differences.get(digest, ())], task, emit)
+                code = self._code(task.code)
+            return code
+        except Exception as exc:
+            library.shelf.explain(exc)
+            self._unloadable[task.code] = describe(exc, "", dump_small)
+            raise
+
+    def _code(self, digest: bytes) -> _Code:
+        code = _Code(self._library.get(digest)[1])
+        for setup, anchor in code.anchors:
+            # The globals of a notebook travel with each function; they are to be as the set-up left them here.
+            if anchor is not None:
+                anchor.__globals__.update(self._ready.get(setup, ()))
+        if code.style == "setup":
+            code.fn = self._noting(digest, code.fn)
+        self._codes[digest] = code
         return code
+
+    def _noting(self, digest: bytes, fn: Callable[..., Any]) -> Callable[..., Any]:
+        def set_up() -> Any:
+            value = fn()
+            if digest in self._ready:  # other functions were given what it left the last time
+                self._codes = {known: code for known, code in self._codes.items() if code.style == "setup"}
+            self._ready[digest] = _globals_left_by(fn)
+            return value
+
+        return set_up
+
+    def _set_up(self, digest: bytes, slot: int) -> None:
+        code = self._codes.get(digest) or self._code(digest)
+        try:
+            code.fn()
+        except Exception as exc:
+            exc.add_note(f"{SET_UP} (pool.run or initializer=) in slot {slot}, which runs no item without it")
+            raise
 
     def _tell(self, lines: list[str], task: Task, emit: Emit) -> None:
         if lines:
@@ -426,10 +465,22 @@ def _is_read_only(exc: BaseException) -> bool:
     return any(words in text for words in _WORDS)
 
 
+def _globals_left_by(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The globals of a set-up that travelled by value, as they are now: its data, not its functions and classes."""
+    found = underlying(fn)
+    if found is None or getattr(sys.modules.get(found.__module__), "__dict__", None) is found.__globals__:
+        return {}
+    return {
+        name: value
+        for name, value in found.__globals__.items()
+        if not (name.startswith("__") or isinstance(value, type | FunctionType))
+    }
+
+
 _MISSING = object()
 _context = _local()
 _HERE = __file__.rpartition("execution")[0]
-_STEPS = ("single", "<lambda>")
+_STEPS = ("single", "<lambda>", "set_up")
 
 
 def interruptible(frame: FrameType | None) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
@@ -31,10 +32,8 @@ from distmap.pickling import (
 )
 from distmap.surroundings import NOWHERE, Around
 
-#: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]).
-Style = Literal["one", "star", "call"]
-#: Called once where the code is loaded, before its first item: function and arguments.
-Setup = tuple[Callable[..., object], tuple[Any, ...]] | None
+#: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]); the last one also for a set-up.
+Style = Literal["one", "star", "call", "setup"]
 
 #: Code with more captured bytes than this gets a digest of its own for each job: hashing costs more than it saves.
 _HASHED = 1 << 20
@@ -55,11 +54,23 @@ class Code(NamedTuple):
     blobs: tuple[Blob, ...]
     #: Where the call was made.
     around: Around = NOWHERE
+    #: What has to run before it in a task process.
+    setups: tuple[Setup, ...] = ()
 
     def own(self) -> Code:
         """The same with copies of what it captured: what the caller does to an array from now on does not matter."""
         payload = self.payload
         return self._replace(payload=payload._replace(buffers=tuple(map(bytearray, payload.buffers))))
+
+
+class Setup(NamedTuple):
+    """A function that has to run in a task process before its first item: once, while its digest is the same."""
+
+    code: Code
+    #: A stand-in for it in the pickles of other functions, with which it shares its globals; None: it needs none.
+    anchor: Any
+    #: Only on workers that carry all of these.
+    tags: frozenset[str] = frozenset()
 
 
 def dump_code(
@@ -68,21 +79,44 @@ def dump_code(
     style: Style = "one",
     combine: Callable[[Any, Any], Any] | None = None,
     seed: int | None = None,
-    setup: Setup = None,
+    setups: Sequence[Setup] = (),
     around: Around = NOWHERE,
 ) -> Code:
     """Pickle a function with the constants of its job.
 
+    Args:
+        setups: what will have run in each process before: functions that are pickled by value find the globals of the
+            notebook as these left them there.
     Raises:
         PayloadError: it does not pickle; the message names the function and the variable at fault.
     """
-    return _build((fn, style, combine, seed, setup), around)[0]
+    return _build((fn, style, combine, seed), tuple(setups), around)[0]
 
 
-def _build(content: tuple[Any, ...], around: Around, *, exact: bool = False) -> tuple[Code, Needs]:
+def underlying(fn: object) -> FunctionType | None:
+    """The function behind partials and bound methods, if there is one."""
+    while isinstance(fn, MethodType | partial):
+        fn = fn.func if isinstance(fn, partial) else fn.__func__
+    return fn if isinstance(fn, FunctionType) else None
+
+
+def _anchor(fn: object) -> FunctionType | None:
+    """A function that shares the globals of `fn`, and names none of them; None if `fn` has its own everywhere."""
+    found = underlying(fn)
+    if found is None or by_reference(found):
+        return None
+    anchor = FunctionType((lambda: None).__code__, found.__globals__, "<set-up>")
+    anchor.__module__, anchor.__qualname__ = found.__module__, "<set-up>"
+    return anchor
+
+
+def _build(
+    content: tuple[Any, ...], setups: tuple[Setup, ...], around: Around, *, exact: bool = False
+) -> tuple[Code, Needs]:
     """The code of a job. `exact`: however large what it captured is, equal content has an equal digest."""
     needs = Needs()
     fn = content[0]
+    content = (*content, tuple([(setup.code.digest, setup.anchor) for setup in setups]))
     try:
         payload = dump_value(content, needs, what=f"function {name_of(fn)}")
     except PayloadError as exc:
@@ -102,7 +136,7 @@ def _build(content: tuple[Any, ...], around: Around, *, exact: bool = False) -> 
     if sum(map(size, buffers)) > _HASHED:
         buffers = tuple(map(_hash, buffers)) if exact else (os.urandom(16),)
     digests = [blob.digest for blob in (*blobs, *around) if blob is not None]
-    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, around), needs
+    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, around, setups), needs
 
 
 def _hash(buffer: Buffer) -> bytes:
@@ -112,6 +146,7 @@ def _hash(buffer: Buffer) -> bytes:
 
 
 def name_of(fn: object) -> str:
+    fn = underlying(fn) or fn
     name = getattr(fn, "__qualname__", None)
     return f"{name}()" if isinstance(name, str) else short_repr(fn)
 
@@ -175,8 +210,8 @@ def _parts(obj: object) -> Iterator[tuple[str, object]]:
 
 def _culprit(content: tuple[Any, ...], error: BaseException) -> str | None:
     """Words for the innermost object, as far as it can be found, that does not pickle."""
-    fn, _, combine, _, setup = content
-    roots = [("", fn), ("combine=", combine), ("initializer", setup)]
+    fn, _, combine, *_ = content
+    roots = [("", fn), ("combine=", combine)]
     path: list[str] = []
     value: object = None
     candidates: Iterator[tuple[str, object]] = iter(roots)
@@ -314,15 +349,24 @@ class CodeCache:
     time, and its arrays are read: only so is a change in place seen. The digest tells whether it is still the same.
     """
 
-    def __init__(self, *, setup: Setup = None, size: int = 64) -> None:
-        self._setup = setup
+    def __init__(self, *, size: int = 64) -> None:
         self._size = size
-        self._entries: dict[tuple[int, Style], tuple[object, _Entry]] = {}
+        self._entries: dict[tuple[int, Style, tuple[object, ...]], tuple[object, _Entry]] = {}
         #: Seconds spent on large captures.
         self._seconds = 0.0
 
-    def get(self, fn: Callable[..., Any], style: Style = "one", around: Around = NOWHERE) -> Code:
-        key = (id(fn), style)
+    def setup(self, fn: Callable[..., Any], tags: frozenset[str], before: tuple[Setup, ...]) -> Setup:
+        """The function as a set-up that runs after those `before`; the same wherever a call is made."""
+        return Setup(self.get(fn, "setup", before), _anchor(fn), tags)
+
+    def get(
+        self,
+        fn: Callable[..., Any],
+        style: Style = "one",
+        setups: tuple[Setup, ...] = (),
+        around: Around = NOWHERE,
+    ) -> Code:
+        key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
         known = self._entries.get(key)
         if known is not None and known[0] is fn and known[1].code.around is around and known[1].holds():
             return known[1].code
@@ -330,11 +374,10 @@ class CodeCache:
         try:
             # Before pickling, so that a change in between is seen at the next call.
             entry.note(fn)  # type: ignore[union-attr]
-            entry.note(self._setup)  # type: ignore[union-attr]
         except _Mutable:
             entry = None
         begun = perf_counter()
-        code, needs = _build((fn, style, None, None, self._setup), around, exact=True)
+        code, needs = _build((fn, style, None, None), setups, around, exact=True)
         if code.payload.nbytes > _HASHED:
             self._tell_of_broadcast(fn, code.payload.nbytes, perf_counter() - begun)
         if entry is not None:

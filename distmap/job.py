@@ -26,6 +26,7 @@ from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, res
 from distmap.core.progress import JobState, Snapshot
 from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
+from distmap.execution import SET_UP
 from distmap.extras import tell as tell_of_versions
 from distmap.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.inputs import Input
@@ -633,6 +634,10 @@ class Mailbox:
             self._bell.get(timeout=timeout)
         return self._messages[0]
 
+    def now(self) -> JobMessage | None:
+        """The first message, which stays, if there is one."""
+        return self._messages[0] if self._messages else None
+
     def drop(self) -> None:
         """Take the first message off."""
         self._messages.popleft()
@@ -706,6 +711,8 @@ def refusal_of(failure: Failure, worker: str) -> BaseException:
     error = revive(failure, index=0, worker=worker, attempt=1)
     notes = getattr(error, "__notes__", [])[:-1]  # the last one names an item
     what = "the function could not be loaded on" if failure.sent else "the executor raised this:"
+    if any(note.startswith(SET_UP) for note in notes):
+        what = "on"
     error.__notes__ = [*notes, f"{what} worker {worker}; no item was run there"]
     return error
 

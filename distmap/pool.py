@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.arguments import (
@@ -37,19 +38,20 @@ if TYPE_CHECKING:
 
     from distmap.arguments import Wanted
     from distmap.consume import Consumer
-    from distmap.core.events import Gather
+    from distmap.core.events import Gather, OnError
     from distmap.driver import Driver, Member
     from distmap.ending import Ending
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.executor import PoolExecutor
-    from distmap.functions import Code, CodeCache, Style
+    from distmap.functions import Code, CodeCache, Setup, Style
     from distmap.futures import Submissions, TaskFuture
     from distmap.inputs import Input
     from distmap.job import Job, Seat
     from distmap.options import Progress
     from distmap.pickling import Broadcast
     from distmap.security import Secret
+    from distmap.setups import SetUp
     from distmap.slots.slots import Slots
     from distmap.stream import StreamJob
     from distmap.surroundings import Watch
@@ -69,7 +71,8 @@ class Worker(NamedTuple):
     host: str
     slots: int
     python: str
-    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave) or "resting" (all its slots rest).
+    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave), "resting" (all its slots rest) or
+    #: "unready" (a set-up of `run` has not succeeded there).
     state: str
     #: Load of its host: cpu and memory in use, 0 to 1.
     cpu: float
@@ -107,7 +110,8 @@ class Pool:
         tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`. Beside an executor: how many items
             it is to run at once.
-        initializer, initargs: called in each slot before the first item of each job, as in `multiprocessing.Pool`.
+        initializer, initargs: called once in each task process before its first item, as in `multiprocessing.Pool`;
+            again if what it captures, or a local module that it uses, has changed since.
         maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
             for functions that leak memory; default: it keeps its process.
         progress: what calls show that say nothing themselves: True, False or a callable, as for a call. None (default):
@@ -155,7 +159,11 @@ class Pool:
         self._added = variables(env, wanted)
         functions(initializer=initializer)
         given = checked("initargs", initargs)
-        self._setup = None if initializer is None else (initializer, given)
+        self._initializer = partial(initializer, *given) if initializer is not None and given else initializer
+        #: Digest of the initializer as it was at the last call.
+        self._initialized = b""
+        #: What `run` returned and somebody keeps, the oldest first.
+        self._set_up: list[weakref.ref[SetUp]] = []
         connect_timeout = checked("connect_timeout", connect_timeout)
         self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
         tls = checked("tls_cert", tls_cert), checked("tls_key", tls_key)
@@ -300,7 +308,7 @@ class Pool:
         self._watch: Watch = Watch(self._base, self._added, lambda around: portal.call(driver.turn, around))
         self._seat: Seat = Seat(self._portal, self._driver)
         self._submissions: Submissions = Submissions(self._seat)
-        self._codes: CodeCache = CodeCache(setup=self._setup)
+        self._codes: CodeCache = CodeCache()
         for engine in engines:
             self._portal.run(engine.start(self._driver)).result()
         if self._hub is not None:
@@ -543,31 +551,54 @@ class Pool:
         return handle
 
     @gate
-    def run(self, fn: Callable[[], Any], **options: Any) -> dict[str, Any]:
-        """Call `fn()` once on every worker (set-up, inspection); results by the worker's name."""
-        from distmap.consume import Collect
-        from distmap.driver import worker_tag
-        from distmap.inputs import Sliced
+    def run(
+        self,
+        fn: Callable[[], Any],
+        *,
+        each: Literal["slot", "worker"] = "slot",
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+        tags: Iterable[str] = (),
+        output: bool | Literal["item"] = True,
+    ) -> SetUp:
+        """Call `fn()` in every slot, or once on every worker: to set them up, or to look around there.
+
+        What it returns is a mapping of results: `pool.run(f)["gpu1"][0]` is that of slot 0 of worker gpu1. While you
+        keep it, the set-up holds for what comes: workers that join run `fn` first, and so does every task process that
+        takes the place of another, before any item. Variables of the notebook that `fn` sets by `global` are seen by
+        the functions that run there.
+
+        Args:
+            each: "slot": in every task process. "worker": once for a host, in one of its slots (to fetch a file, say).
+            timeout: seconds that one call may take.
+            on_error: "raise" (default) raises the first error, which names worker and slot. "return" puts errors in
+                the place of results, "skip" leaves them out; then this was a look around, and holds for nothing that
+                comes. `failures` has the errors in any case.
+            tags: only on workers that carry all of these.
+            output: as for `map`.
+
+        Over an executor that you gave to the pool its own scheduler decides which process or thread takes a call, so
+        results do not tell which; but each of them runs `fn` before its first item. `Pool("inline")` has one slot,
+        this process.
+
+        Raises:
+            Exception: what `fn` raised, unless `on_error` says otherwise.
+            NoWorkers: there is none with the tags.
+        """
+        __tracebackhide__ = True
         from distmap.options import MapOptions
+        from distmap.setups import SetUp
 
         self._ensure_workers()
-        chosen = MapOptions.of({"progress": False, **options})
-        code = self._code(fn, "call", seed=chosen.seed)
-        jobs = {}
-        for member in self._members():
-            tags = frozenset([worker_tag(member.id)])
-            job = self._job(code, Sliced([((), {})]), Collect(chosen.on_error), chosen, "list", fn, "run", tags=tags)
-            jobs[member.info.name] = job.run_aside()
-        results = {}
-        try:
-            # No comprehension: its frame would stand in the traceback.
-            for name, job in jobs.items():
-                results[name] = (job.hand_over() or [None])[0]
-            return results
-        except BaseException:
-            for job in jobs.values():
-                job.cancel()
-            raise
+        chosen = MapOptions.of({"timeout": timeout, "on_error": on_error, "tags": tags, "output": output})
+        if each not in ("slot", "worker"):
+            raise ValueError(f'each must be "slot" or "worker"; got {each!r}')
+        function("the first argument", fn)
+        code = self._codes.get(fn, "setup", self._setups()).own()._replace(around=self._watch.look())
+        handle = SetUp(self._seat, code, fn, each, chosen, self._submissions.aside)
+        handle.begin()
+        self._set_up.append(weakref.ref(handle))
+        return handle
 
     # --- looking and steering ---------------------------------------------------------------------------------------
 
@@ -879,13 +910,31 @@ class Pool:
 
         self._check_open()
         function("the first argument", fn)
-        return dump_code(fn, style=style, setup=self._setup, around=self._watch.look(), **rest)
+        return dump_code(fn, style=style, setups=self._setups(), around=self._watch.look(), **rest)
 
     def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
         if self._closed or os.getpid() != self._pid:
             self._check_open()
         function("the first argument", fn)
-        return self._codes.get(fn, "call", self._watch.look()), name_of(fn)
+        return self._codes.get(fn, "call", self._setups(), self._watch.look()), name_of(fn)
+
+    def _setups(self) -> tuple[Setup, ...]:
+        """What has to run in every slot before its first item, as it is now: the initializer, and what `run` keeps."""
+        if self._initializer is None and not self._set_up:
+            return ()
+        self._set_up = [one for one in self._set_up if one() is not None]
+        setups: tuple[Setup, ...] = ()
+        if self._initializer is not None:
+            setups = (self._codes.setup(self._initializer, frozenset(), ()),)
+            if (digest := setups[0].code.digest) != self._initialized:
+                # What it captured has changed, or this is the first call. It stays on the workers between two calls.
+                self._portal.call(self._driver.unpin, self._initialized)
+                self._portal.call(self._driver.pin, digest)
+                self._initialized = digest
+        for ref in self._set_up:
+            if (handle := ref()) is not None and handle.each == "slot" and not handle.closed:
+                setups = (*setups, self._codes.setup(handle.fn, handle.tags, setups))
+        return setups
 
     def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
         from distmap.inputs import from_iterables
@@ -958,7 +1007,6 @@ class Pool:
         kind: Any = None,
         buffer: int | None = None,
         stop: bool = True,
-        tags: frozenset[str] | None = None,
         **callbacks: Any,
     ) -> Job:
         from distmap.core.events import JobSpec
@@ -977,7 +1025,7 @@ class Pool:
             priority=chosen.priority,
             stop_on_failure=stop and chosen.on_error == "raise",
             buffer=buffer,
-            tags=frozenset(chosen.tags) if tags is None else tags,
+            tags=frozenset(chosen.tags),
             name=name,
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)

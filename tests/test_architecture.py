@@ -62,6 +62,7 @@ RINGS = {
     "ending": 7,
     "executor": 7,
     "futures": 7,
+    "setups": 7,
     "stream": 7,
     "job": 7,
     "pool": 8,
@@ -88,7 +89,7 @@ GROUPS = [
         "rebuild",
         "shared",
     },
-    {"job", "consume", "futures", "stream", "ending"},
+    {"job", "consume", "futures", "setups", "stream", "ending"},
 ]
 
 #: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.

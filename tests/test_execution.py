@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from distmap.execution import (
     rng,
 )
 from distmap.failures import Failure
+from distmap.functions import CodeCache
 from distmap.payload import Folded, Payload, dump_code, dump_item, dump_items, join_items, load_results
-from distmap.pickling import Broadcast
+from distmap.pickling import Blob, Broadcast
 from distmap.wire.messages import Refused, Report, Task
 
 TESTS = Path(__file__).resolve().parent
@@ -66,7 +68,8 @@ class Outcome:
     def run(self, fn: Any, items: Any, lo: int = 0, hi: int | None = None, start: int = 0, **options: Any) -> Outcome:
         code = dump_code(fn, **options)
         payload, blobs = items if type(items) is tuple and type(items[0]) is Payload else dump_items(items)
-        needs = (*code.blobs, *blobs)
+        before = [Blob(setup.code.digest, "code", setup.code.payload) for setup in code.setups]
+        needs = (*before, *code.blobs, *blobs)
         for blob in needs:
             self.runner.put(*blob[:3])
         self.runner.put(code.digest, "code", code.payload)
@@ -357,13 +360,32 @@ def test_put_and_drop() -> None:
     assert isinstance(outcome.messages[-1], Refused)
 
 
-def test_setup_runs_once_before_the_first_item() -> None:
-    """The set-up function shares its globals with the function."""
+def test_a_set_up_runs_once_before_the_first_item() -> None:
+    """It runs before the first function that needs it, and all of them see the globals that it left."""
     namespace: dict[str, Any] = {"__name__": "__main__", "calls": 0}
-    source = "def setup(n):\n    global calls\n    calls += n\ndef fn(x):\n    return calls + x\n"
+    source = "def setup(n):\n    global calls\n    calls += n\n    return calls\ndef fn(x):\n    return calls + x\n"
     exec(source, namespace)
-    assert run(namespace["fn"], [1, 2], setup=(namespace["setup"], (10,))).values == [11, 12]
-    assert isinstance(run(abs, [1], setup=(explode, ())).messages[0], Refused)
+    setups = (CodeCache().setup(partial(namespace["setup"], 10), frozenset(), ()),)
+    outcome = Outcome()
+    assert outcome.run(namespace["fn"], [1, 2], setups=setups).values == [11, 12]
+    assert outcome.run(lambda x: namespace["fn"](x), [1, 2], setups=setups).values[2:] == [11, 12]
+    # Called by itself it runs again, and what it leaves then counts.
+    code = setups[0].code
+    payload, _ = dump_items([((), {})])
+    task = Task(2, ATTEMPT, code.digest, (), 0, 1, 0, 0.0)
+    for right in (20, 30):
+        outcome.runner.run(task, payload, outcome.cells, outcome.emit)
+        assert outcome.values[-1] == right
+        assert outcome.run(namespace["fn"], [1], setups=setups).values[-1] == right + 1
+
+
+def test_a_set_up_that_fails_refuses_what_needs_it() -> None:
+    """No item runs, and the next chunk of the job finds that out without running it again."""
+    outcome = Outcome()
+    setups = (CodeCache().setup(explode, frozenset(), ()),)
+    for _ in range(2):
+        outcome.run(abs, [1], setups=setups)
+        assert isinstance(outcome.messages[-1], Refused)
 
 
 def test_combine_folds_each_report() -> None:

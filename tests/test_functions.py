@@ -10,6 +10,7 @@ import threading
 import timeit
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from distmap.functions import CodeCache, dump_code
 from distmap.pickling import Broadcast, load_value
 
 
+def prepare(value: object) -> None:
+    """A set-up."""
+
+
 def notebook(source: str, **names: Any) -> dict[str, Any]:
     """Run a cell: what it defines belongs to `__main__`, and is pickled by value."""
     namespace: dict[str, Any] = {"__name__": "__main__", **names}
@@ -30,10 +35,13 @@ def notebook(source: str, **names: Any) -> dict[str, Any]:
 
 
 def test_code_holds_the_constants_of_its_job() -> None:
-    """Function, style, combine, seed and set-up are one pickle; equal content has an equal digest."""
-    code = dump_code(math.floor, style="star", combine=max, seed=5, setup=(print, ("x",)))
-    assert load_value(code.payload) == (math.floor, "star", max, 5, (print, ("x",)))
-    assert code.digest == dump_code(math.floor, style="star", combine=max, seed=5, setup=(print, ("x",))).digest
+    """Function, style, combine, seed and what runs before it are one pickle; equal content has an equal digest."""
+    setups = (CodeCache().setup(partial(print, "x"), frozenset(), ()),)
+    code = dump_code(math.floor, style="star", combine=max, seed=5, setups=setups)
+    assert load_value(code.payload) == (math.floor, "star", max, 5, ((setups[0].code.digest, None),))
+    assert code.setups == setups
+    assert code.digest == dump_code(math.floor, style="star", combine=max, seed=5, setups=setups).digest
+    assert code.digest != dump_code(math.floor, style="star", combine=max, seed=5).digest
     assert code.digest != dump_code(math.floor).digest
     assert len(code.digest) == 16
 
@@ -119,11 +127,11 @@ def test_what_does_not_pickle_is_named(fn: Callable[..., Any], words: list[str])
 
 
 def test_what_does_not_pickle_in_the_options_is_named() -> None:
-    """So for `combine` and the set-up; and where nothing can be found, the function at least."""
+    """So for `combine` and the arguments of a set-up; and where nothing can be found, the function at least."""
     with pytest.raises(PayloadError, match="combine="):
         dump_code(abs, combine=closure())
-    with pytest.raises(PayloadError, match="initializer"):
-        dump_code(abs, setup=(print, (LOCK,)))
+    with pytest.raises(PayloadError, match=r"function prepare\(\) .*its arguments"):
+        CodeCache().setup(partial(prepare, LOCK), frozenset(), ())
 
 
 def test_a_very_large_capture_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,17 +270,31 @@ def test_importable_functions_are_cached() -> None:
     handle.release()
 
 
-def test_the_cache_is_bounded_and_keeps_its_setup() -> None:
-    """It forgets rather than grows; a set-up that may change is not cached."""
-    cache = CodeCache(setup=(print, ("x",)), size=2)
+def test_the_cache_is_bounded() -> None:
+    """It forgets rather than grows, and tells apart what runs before a function."""
+    cache = CodeCache(size=2)
     first = cache.get(len)
+    setups = (cache.setup(print, frozenset(), ()),)
     assert cache.get(len) is first
-    assert load_value(first.payload)[4] == (print, ("x",))
+    assert cache.get(len, "one", setups).digest != first.digest
     for fn in (abs, max, min):
         cache.get(fn)
     assert cache.get(len) is not first
-    mutable = CodeCache(setup=(print, ([],)))
-    assert mutable.get(len) is not mutable.get(len)
+
+
+def test_a_set_up_of_a_notebook_is_anchored_in_its_globals() -> None:
+    """What is pickled with a stand-in for the set-up shares its globals there; the same content has the same digest."""
+    cell = notebook("def prepare(): pass\ndef look(): return known", known=5)
+    cache = CodeCache()
+    setup = cache.setup(cell["prepare"], frozenset(), ())
+    assert cache.setup(partial(cell["prepare"]), frozenset(), ()).anchor.__globals__ is cell
+    assert cache.setup(cell["prepare"], frozenset(), ()).code.digest == setup.code.digest
+    fn, *_, ((digest, anchor),) = load_value(dump_code(cell["look"], setups=(setup,)).payload)
+    assert digest == setup.code.digest
+    assert anchor.__globals__ is fn.__globals__
+    assert fn() == 5
+    assert cache.setup([].append, frozenset(), ()).anchor is None
+    assert cache.setup(math.floor, frozenset(), ()).anchor is None
 
 
 def test_a_hit_is_cheap() -> None:

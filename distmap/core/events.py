@@ -200,7 +200,7 @@ class AttemptLost(NamedTuple):
 class AttemptRefused(NamedTuple):
     """The engine could not run the attempt at all (its code did not load, its input did not unpickle).
 
-    The job fails with the error that the driver holds.
+    The job fails with the error that the driver holds; of a set-up only this call does.
     """
 
     attempt: int
@@ -342,14 +342,14 @@ class Deliver(NamedTuple):
 class DeliverLoss(NamedTuple):
     """An item failed for good without a report of its own: hand the consumer an error in its place.
 
-    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout", "gone" (it was for
-    a worker that has left).
+    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout"; of a set-up
+    also "gone" (its worker has left) and "refused" (it did not load there).
     """
 
     job: int
     chunk: int
     at: int
-    cause: Literal["poison", "hosts", "timeout", "gone"]
+    cause: Literal["poison", "hosts", "timeout", "gone", "refused"]
 
 
 class Discard(NamedTuple):

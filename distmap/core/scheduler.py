@@ -357,7 +357,9 @@ class Scheduler:
             return
         job = attempt.job
         board.detach(attempt)
-        if job.state in ("running", "paused"):
+        if job.spec.each and job.state != "stopping":
+            faults.lose(board, attempt, attempt.lo, "refused")
+        elif job.state in ("running", "paused"):
             board.halt(job, "failed")
         board.conclude(job)
 

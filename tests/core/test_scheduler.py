@@ -520,6 +520,17 @@ def test_a_slot_that_dies_in_a_set_up_is_set_up_again(desk: Any, pick: Any) -> N
     assert [one.cause for one in pick(out, ev.DeliverLoss)] == ["poison"]
 
 
+def test_a_set_up_that_does_not_load_fails_there_only(desk: Any, pick: Any) -> None:
+    """A refusal is the end of that call, and its worker is left out; the set-up itself goes on."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    desk.report(pick(set_up(desk), ev.Assign)[0])
+    (call,) = desk.feed(desk.tell(ev.WorkerJoined(2, 1)))
+    out = desk.tell(ev.AttemptRefused(call.attempt))
+    assert [one.cause for one in pick(out, ev.DeliverLoss)] == ["refused"]
+    assert desk.scheduler.unready(2)
+    assert desk.tell(ev.InputClosed(1)) == [ev.Finish(1, "done")]
+
+
 def test_a_set_up_is_pushed(desk: Any) -> None:
     """It has no input that could be read."""
     with pytest.raises(InvalidTransition, match="counts as pushed"):

@@ -270,6 +270,7 @@ def test_other_calls_print_too(capsys):
         "[local] got 3",
         "[local] got 4 5",
         "[local] got",
+        "[local] got",
         "[local] got 6",
         "[local] got 7",
     ]

@@ -141,10 +141,11 @@ def test_a_released_broadcast_is_freed_at_once(until):
 
 
 def test_run_reaches_every_worker(pool2):
-    """`run(fn)` runs once on every worker and gives results by worker name."""
+    """`run(fn)` runs in every slot of every worker and gives results by worker name."""
     got = pool2.run(os.getpid)
     assert list(got) == [worker.name for worker in pool2.workers]
-    assert all(pid != os.getpid() for pid in got.values())
+    assert [len(set(pids)) for pids in got.values()] == [worker.slots for worker in pool2.workers]
+    assert all(os.getpid() not in pids for pids in got.values())
 
 
 def test_run_raises_what_fn_raises(pool2):
