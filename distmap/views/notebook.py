@@ -231,6 +231,9 @@ class CellCard:
                 self._draw_static(seen)
         elif moved is None or self._turns % _CARD_TURNS == 0:
             self._draw_static(seen)
+        else:
+            self._turns += 1
+            return  # what is not drawn stays to be drawn
         self._turns += moved is not None
         self._drawn, self._stale, self._late = time.monotonic(), False, _between.is_set()
 
