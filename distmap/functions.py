@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.caller import warn
 from distmap.errors import PayloadError
-from distmap.failures import promise_in, short_repr
+from distmap.failures import short_repr
 from distmap.light import Any, Literal, NamedTuple
 from distmap.modules import imported, imported_again, place, stamps, unchanged
 from distmap.pickling import (
@@ -27,10 +27,10 @@ from distmap.pickling import (
     by_reference,
     digest_of,
     dump_value,
-    is_shared,
     size,
 )
 from distmap.surroundings import NOWHERE, Around
+from distmap.trail import cannot, cells_of, names_of, parts_of, way_to_generator
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]); the last one also for a set-up.
 Style = Literal["one", "star", "call", "setup"]
@@ -120,10 +120,11 @@ def _build(
     try:
         payload = dump_value(content, needs, what=f"function {name_of(fn)}")
     except PayloadError as exc:
-        culprit = _culprit(content, exc)
-        if culprit is None:
-            raise
-        raise PayloadError(f"function {name_of(fn)} cannot be sent to a worker: {culprit}") from exc.__cause__
+        names = ("", "style", "combine=", "seed=", "a set-up")
+        error = cannot(f"function {name_of(fn)} cannot be sent to a worker", content, exc.__cause__ or exc, names)
+        raise error from error.__cause__
+    if needs.generator:
+        _warn_generator(fn)
     if size(payload.head) > _LARGE:
         _warn_large(fn)
     for name in imported_again(needs.references):
@@ -154,106 +155,38 @@ def name_of(fn: object) -> str:
 # --- what a function reaches ------------------------------------------------------------------------------------------
 
 
-def _names(code: CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _names(constant)
-    return names
-
-
-def _globals_of(fn: FunctionType) -> Iterator[tuple[str, object]]:
-    namespace = fn.__globals__
-    for name in sorted(_names(fn.__code__)):
-        if name in namespace:
-            yield name, namespace[name]
-
-
-def _cells_of(fn: FunctionType) -> Iterator[tuple[str, CellType, object]]:
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-        try:
-            yield name, cell, cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-
-
-def _parts(obj: object) -> Iterator[tuple[str, object]]:
-    """What is pickled along with an object, each with the words that name it."""
-    if isinstance(obj, FunctionType):
-        if not by_reference(obj):
-            for name, value in _globals_of(obj):
-                yield f"its global variable {name!r}", value
-            for name, _, value in _cells_of(obj):
-                yield f"its captured variable {name!r}", value
-            yield "its default arguments", (obj.__defaults__, obj.__kwdefaults__)
-    elif isinstance(obj, MethodType):
-        yield "the object it is bound to", obj.__self__
-        yield "the method", obj.__func__
-    elif isinstance(obj, dict):
-        for key, value in list(obj.items())[:100]:
-            yield f"the value of key {short_repr(key)}", value
-    elif isinstance(obj, (list, tuple, set, frozenset)):
-        for at, value in enumerate(list(obj)[:100]):
-            yield f"element {at}", value
-    elif isinstance(obj, type):
-        for name, value in list(vars(obj).items()):
-            yield f"its attribute {name!r}", value
-    elif type(obj).__name__ == "partial" and hasattr(obj, "func"):
-        yield "its function", obj.func
-        yield "its arguments", (obj.args, obj.keywords)  # type: ignore[attr-defined]
-    elif type(obj).__reduce__ is not object.__reduce__ or is_shared(type(obj)):
-        return  # it says by itself what is pickled, or why it is not
-    elif hasattr(obj, "__dict__") and not isinstance(obj, ModuleType):
-        for name, value in list(vars(obj).items()):
-            yield f"its attribute {name!r}", value
-
-
-def _culprit(content: tuple[Any, ...], error: BaseException) -> str | None:
-    """Words for the innermost object, as far as it can be found, that does not pickle."""
-    fn, _, combine, *_ = content
-    roots = [("", fn), ("combine=", combine)]
-    path: list[str] = []
-    value: object = None
-    candidates: Iterator[tuple[str, object]] = iter(roots)
-    for _ in range(6):
-        found = next((pair for pair in candidates if (failure := _fails(pair[1])) is not None), None)
-        if found is None:
-            break
-        words, value = found
-        if words:
-            path.append(words)
-        error = error if failure is None else failure
-        if said := promise_in(value, 0):
-            return f"{', '.join(path)}: {said}"
-        candidates = _parts(value)
-    if not path:
-        return None
-    cause = error if error.__cause__ is None else error.__cause__
-    return f"{', '.join(path)} ({short_repr(value)}) does not pickle: {type(cause).__name__}: {cause}"
-
-
-def _fails(value: object) -> PayloadError | None:
-    try:
-        dump_value(value, Needs(), what="")
-    except PayloadError as exc:
-        return exc
-    return None
-
-
 _warned: set[str] = set()
 
 
-def _warn_large(fn: Callable[..., Any]) -> None:
-    sizes = [(sys.getsizeof(value), words) for words, value in _parts(fn)]
-    nbytes, words = max(sizes, default=(0, "what it captures"))
-    if words in _warned:
+def _warn(name: str, text: str) -> None:
+    """Warn at the user's line, once for each name."""
+    if name in _warned:
         return
-    _warned.add(words)
-    warn(
+    _warned.add(name)
+    warn(text)
+
+
+def _warn_large(fn: Callable[..., Any]) -> None:
+    sizes = [(sys.getsizeof(part.value), str(part)) for part in parts_of(fn)]
+    nbytes, words = max(sizes, default=(0, "what it captures"))
+    _warn(
+        words,
         f"function {name_of(fn)}: {words} is very large ({max(nbytes, _LARGE) >> 20} MB or more) and is copied into "
         "every slot of every worker; keep it in NumPy arrays (shared by the slots of a host), or load it in the "
-        "function"
+        "function",
     )
+
+
+def _warn_generator(fn: Callable[..., Any]) -> None:
+    found = way_to_generator(fn)
+    if found is not None:
+        words, generator = found
+        _warn(
+            f"{name_of(fn)} {words}",
+            f"function {name_of(fn)}: {words or 'it'} is a random generator ({short_repr(generator)}): every slot gets "
+            "a copy of it as it is now, so that all draw the same numbers; take distmap.rng() in the function, which "
+            "differs for each item (and seed= in the call, to get the same numbers again)",
+        )
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -326,12 +259,12 @@ class _Entry:
         self.functions.append((fn, fn.__code__, fn.__defaults__, fn.__kwdefaults__))
         self.note(fn.__defaults__)
         namespace = fn.__globals__
-        for name in _names(fn.__code__):
+        for name in names_of(fn.__code__):
             value = namespace.get(name, _MISSING)
             self.mappings.append((namespace, name, value))
             if value is not _MISSING:
                 self.note(value)
-        for _, cell, value in _cells_of(fn):
+        for _, cell, value in cells_of(fn):
             self.cells.append((cell, value))
             self.note(value)
 

@@ -25,11 +25,14 @@ from distmap.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, du
 from distmap.pickling import Blob as Blob
 from distmap.pickling import Broadcast as Broadcast
 from distmap.pickling import Payload as Payload
+from distmap.trail import cannot
 
 #: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
 _SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
+#: So many of the values of a chunk that do not pickle are searched for what is at fault.
+_TOLD = 8
 #: Kinds of dtypes that a stack keeps as they are: numbers, text, times. Structured and foreign ones go by themselves.
 _STACKABLE = "?biufcSUmM"
 _C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
@@ -188,7 +191,8 @@ def _encode_singly(
         try:
             writer.write(value)
         except UNPICKLABLE as exc:
-            error = failed_to_travel(f"{what} cannot be pickled", exc, value)
+            said = f"{what} cannot be pickled"
+            error = cannot(said, value, exc) if len(failed) < _TOLD else failed_to_travel(said, exc, value)
             shown = short_repr(value) if item is None else item(at)
             writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
@@ -292,7 +296,7 @@ def dump_item(item: Any) -> DumpedItem:
     try:
         writer.write(item)
     except UNPICKLABLE as exc:
-        error = failed_to_travel("the item cannot be pickled", exc, item)
+        error = cannot("the item cannot be pickled", item, exc, ("", ""))
         writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),

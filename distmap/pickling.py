@@ -105,6 +105,11 @@ class Broadcast:
         found = _loaded.get(self.digest, _MISSING)
         return _load(self.digest, self.writable) if found is _MISSING else found
 
+    @property
+    def held(self) -> Any:
+        """The value, if it was given here."""
+        return None if self._value is _MISSING else self._value
+
     def blob(self) -> Blob:
         """The value as it is sent; pickled on first use."""
         if self._blob is None:
@@ -304,7 +309,7 @@ class _ByValue(Exception):
 
 
 # What a pickler does with the objects of one type.
-_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED = range(8)
+_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED, _ASKED = range(9)
 
 #: Random generators, by module and name of a class of theirs.
 _GENERATORS = {
@@ -347,14 +352,15 @@ class _Kinds:
     """What is done with the objects of which type: looked at once for each of what one Writer meets."""
 
     def __init__(self) -> None:
-        # Not by the types themselves: a metaclass may forbid to hash them. They are kept, so that no number is reused.
-        self._found: dict[int, tuple[int, type]] = {}
+        #: By the `id` of the type, as a metaclass may forbid to hash it. The types are kept, so that no id is reused.
+        self.found: dict[int, int] = {}
+        self._kept: list[type] = []
 
     def of(self, kind: type) -> int:
-        found = self._found.get(id(kind))
-        return self._look(kind) if found is None else found[0]
+        found = self.found.get(id(kind))
+        return self.look(kind) if found is None else found
 
-    def _look(self, kind: type) -> int:
+    def look(self, kind: type) -> int:
         if issubclass(kind, (type, FunctionType)):
             how = _DEFINED
         elif kind is Broadcast:
@@ -375,14 +381,15 @@ class _Kinds:
             how = _NAMED  # perhaps
         else:
             how = _PLAIN
-        self._found[id(kind)] = how, kind
+        self.found[id(kind)] = how
+        self._kept.append(kind)
         return how
 
     def gave_no_name(self, kind: type) -> None:
-        """Objects of this type are not asked again, if what speaks for them is written in C: it knows no exceptions."""
+        """Objects of this type are asked no more, if what speaks for them is written in C: it knows no exceptions."""
         says = (kind.__reduce_ex__, kind.__reduce__, copyreg.dispatch_table.get(kind))
-        if kind is not BuiltinFunctionType and not any(isinstance(method, FunctionType) for method in says):
-            self._found[id(kind)] = _PLAIN, kind
+        in_c = kind is not BuiltinFunctionType and not any(isinstance(method, FunctionType) for method in says)
+        self.found[id(kind)] = _PLAIN if in_c else _ASKED
 
 
 def _modules_own(generator: object) -> Any:
@@ -399,11 +406,15 @@ class _Guard(_pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds) -> None:
         super().__init__(file, 5, buffer_callback=keep)
-        self.needs, self.kinds = needs, kinds
+        self.needs, self.kinds, self.found = needs, kinds, kinds.found
+        self.makers: dict[type, Callable[[Any], Any]] = copyreg.dispatch_table
         self.linked: set[int] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        how = self.kinds.of(type(obj))
+        kind = type(obj)
+        how = self.found.get(id(kind))
+        if how is None:
+            how = self.kinds.look(kind)
         if how == _PLAIN:
             return NotImplemented
         if how == _DEFINED:
@@ -431,10 +442,11 @@ class _Guard(_pickle.Pickler):
             from distmap.shared import reduce_shared
 
             return reduce_shared(obj, self.needs.share)
-        make = copyreg.dispatch_table.get(type(obj))
+        make = self.makers.get(kind)
         reduced = obj.__reduce_ex__(5) if make is None else make(obj)
         if type(reduced) is not str:
-            self.kinds.gave_no_name(type(obj))
+            if how == _NAMED:
+                self.kinds.gave_no_name(kind)
             return reduced
         module = getattr(obj, "__module__", None)
         # All of NumPy's functions say that they are of `numpy`, also those that other packages make.
@@ -456,8 +468,7 @@ def _found_by_name(obj: Any, name: str, needs: Needs) -> Any:
     where = place(home)
     if where == "value":
         return None
-    if where == "local":
-        needs.modules.add(home)
+    (needs.modules if where == "local" else needs.references).add(home)
     return name if home == getattr(obj, "__module__", None) else (find, (home, name))
 
 
@@ -601,7 +612,7 @@ def _make_cloud_type() -> Any:
                 return rebuild.find, (rebuild.__name__, "get_ipython")
             elif rebuild.is_shell(obj):
                 raise PayloadError(rebuild.NO_SHELL)
-            elif how == _NAMED:
+            elif how in (_NAMED, _ASKED):
                 return self.named(obj)
             return NotImplemented
 
@@ -623,6 +634,8 @@ def _make_cloud_type() -> Any:
 
         def named(self, obj: Any) -> Any:
             """What may pickle by a name."""
+            if type(obj).__name__ == "SystemRandom":
+                return type(obj), ()  # it has no state, and says no more than that
             make = self.dispatch_table.get(type(obj))
             reduced = obj.__reduce_ex__(5) if make is None else make(obj)
             if type(reduced) is not str:
@@ -762,6 +775,55 @@ def dump_small(value: object, *, careful: bool = False) -> bytes:
     writer = Writer(Needs(), out_of_band=sys.maxsize)
     writer.write(value, careful=careful)
     return writer.file.getvalue()
+
+
+#: The search for what does not pickle gives up after so many objects: it is done in Python.
+_MOST_LOOKED = 500_000
+
+
+def way_to_failure(value: object) -> tuple[list[object], BaseException]:
+    """The objects from the value to the innermost one that does not pickle, and what that raised."""
+    import pickle
+
+    way: list[object] = []
+    looked = 0
+    cloud = _cloud(io.BytesIO(), lambda _: False, Needs(), _Kinds(), None)
+
+    slow: Any = pickle._Pickler
+
+    class Tracer(slow):  # type: ignore[misc]
+        """The pickler that is written in Python, which says where it is."""
+
+        dispatch_table = cloud.dispatch_table
+        reducer_override = cloud.reducer_override
+
+        def save(self, obj: object, *args: Any) -> None:
+            nonlocal looked
+            looked += 1
+            if looked > _MOST_LOOKED:
+                raise _Lost
+            way.append(obj)
+            if type(obj) is Broadcast:
+                self.save(obj.held)
+            super().save(obj, *args)
+            way.pop()
+
+    try:
+        Tracer(_Nowhere(), 5, buffer_callback=lambda _: False).dump(value)
+    except UNPICKLABLE as exc:
+        if not isinstance(exc, _Lost | RecursionError):
+            return way, exc
+    raise _Lost
+
+
+class _Lost(Exception):
+    """What does not pickle was not found."""
+
+
+class _Nowhere:
+    """A file that nobody reads."""
+
+    def write(self, data: object) -> None: ...
 
 
 def _comes_back(part: object) -> bool:

@@ -80,10 +80,12 @@ def reduce_error(error: BaseException, linked: set[int], travels: Callable[[obje
     if kept.left:
         notes = attributes.get("__notes__")
         attributes["__notes__"] = [*(notes if isinstance(notes, list) else ()), kept.note()]
-    state = own, attributes, fields, _links_of(error, linked)
     theirs = _their_own(error)
     if travels is not None and not travels(theirs):
         theirs = None
+    if theirs is not None:
+        own = kept.each("argument", BaseException.args.__get__(error))  # type: ignore[attr-defined]
+    state = own, attributes, fields, _links_of(error, linked)
     return remake_error, (cls, args, theirs), state, None, None, restore_error
 
 
@@ -220,7 +222,7 @@ class _Identities:
     """Objects that are one object, here and wherever they went (classes, sentinels): by keys that travel with them."""
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self._lock = allocate_lock()
         self._start = os.urandom(8).hex()
         self._count = 0
         #: What gives the object, and whether it comes from here.
@@ -236,12 +238,14 @@ class _Identities:
 
     def find(self, key: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """The object of that key; made if it is not here."""
-        with self._lock:
-            get, _ = self._objects.get(key, (_nothing, False))
-            obj = get()
-            if obj is None:
-                obj = make(*args)
-                self._keep(key, obj, home=False)
+        obj = self._objects.get(key, (_nothing, False))[0]()
+        if obj is None:
+            made = make(*args)  # without the lock: it may import modules, and run what the user wrote
+            with self._lock:
+                obj = self._objects.get(key, (_nothing, False))[0]()
+                if obj is None:
+                    obj = made
+                    self._keep(key, obj, home=False)
         return obj
 
     def is_home(self, key: str) -> bool:
@@ -250,8 +254,9 @@ class _Identities:
     def _keep(self, key: str, obj: Any, *, home: bool) -> None:
         number = id(obj)
 
-        def forget(_: object) -> None:
-            self._objects.pop(key, None)
+        def forget(watched: object) -> None:
+            if self._objects.get(key, (None, False))[0] is watched:
+                del self._objects[key]
             self._keys.pop(number, None)
 
         try:
@@ -320,8 +325,8 @@ def restore(obj: Any, state: tuple[str, Any]) -> None:
         obj.__setstate__(parts)
         return
     attributes, slots = parts if isinstance(parts, tuple) else (parts, None)
-    if (space := _unvalued.pop(id(obj), None)) is not None:
-        space[_VALUE] = slots["value"]
+    if type(obj).__name__ == "TypeAliasType":
+        _unvalued.pop(id(obj), {})[_VALUE] = slots["value"]  # it is given once, and holds from then on
         return
     if attributes:
         vars(obj).clear()
@@ -445,12 +450,15 @@ def reduce_class(cls: Any, reduced: Any) -> Any:
     else:
         kind, name, bases, space, _, _ = args
         make, space = make_class, dict(space)
+        args = kind, name, bases, space
+        if hasattr(cls, "__struct_config__"):
+            make, args = make_struct, (*args, *_struct(cls))
+            attributes = {name: value for name, value in attributes.items() if name not in (*args[4], *_OF_STRUCTS)}
         # `NamedTuple` makes them by itself; it is a function.
-        if "__slots__" in vars(cls) and not any(isinstance(base, FunctionType) for base in bases):
+        elif "__slots__" in vars(cls) and not any(isinstance(base, FunctionType) for base in bases):
             space["__slots__"] = slots = _slots_of(cls)
             for slot in slots:
                 attributes.pop(slot, None)
-        args = kind, name, bases, space
     key = _identities.key(cls)
     more = members, _registered_with(cls), copyreg.dispatch_table.get(cls)
     return remake, (key, make, args), (key, setter, attributes, more), None, None, restore_class
@@ -480,6 +488,40 @@ def _registered_with(cls: type) -> list[Any]:
 
 #: What every member of an enumeration has.
 _MEMBER = ("_name_", "_value_", "_sort_order_", "__objclass__")
+
+
+#: What msgspec sets by itself.
+_OF_STRUCTS = ("__annotations__", "__match_args__", "__slots__")
+
+
+def _struct(cls: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a class of msgspec is made with, as its fields are laid out then: fields, defaults and keywords."""
+    import inspect
+
+    msgspec: Any = sys.modules["msgspec"]
+    fields = cls.__struct_fields__
+    own = vars(cls).get("__annotations__", {})
+    defaults = dict(zip(reversed(fields), reversed(cls.__struct_defaults__), strict=False))
+    defaults = {name: value for name, value in defaults.items() if name in own and value is not msgspec.NODEFAULT}
+    factories = {name: value.factory for name, value in defaults.items() if hasattr(value, "factory")}
+    config, parameters = cls.__struct_config__, inspect.signature(cls).parameters
+    keywords = {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+    keywords["kw_only"] = any(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in own)
+    keywords["rename"] = dict(zip(fields, cls.__struct_encode_fields__, strict=True))
+    plain = {name: value for name, value in defaults.items() if name not in factories}
+    return own, {"plain": plain, "factories": factories}, keywords
+
+
+def make_struct(
+    kind: Any, name: str, bases: Any, space: Any, own: Any, defaults: dict[str, Any], keywords: dict[str, Any]
+) -> Any:
+    import types
+    from importlib import import_module
+
+    msgspec: Any = import_module("msgspec")
+    made = {name: msgspec.field(default_factory=factory) for name, factory in defaults["factories"].items()}
+    body = {**space, "__annotations__": own, **defaults["plain"], **made}
+    return types.new_class(name, bases, {"metaclass": kind, **keywords}, lambda final: final.update(body))
 
 
 def _slots_of(cls: type) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ RINGS = {
     "blobs": 3,
     "portal": 3,
     "traces": 3,
+    "trail": 2,
     "transport": 3,
     "slots": 4,
     "engine": 5,
@@ -88,6 +89,7 @@ GROUPS = [
         "surroundings",
         "rebuild",
         "shared",
+        "trail",
     },
     {"job", "consume", "futures", "setups", "stream", "ending"},
 ]

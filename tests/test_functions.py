@@ -113,8 +113,8 @@ defaulted.__module__ = "__main__"
         (notebook("def f(x): return g(x)\ndef g(x): return L", L=LOCK)["f"], ["f()", "global variable 'g'", "'L'"]),
         (Holder().method, ["method()", "bound to", "attribute 'inner'", "'key'"]),
         (Holder(), ["Holder", "its attribute 'inner'"]),
-        (functools.partial(max, [LOCK]), ["its arguments", "element 0"]),
-        (defaulted, ["default arguments"]),
+        (functools.partial(max, [LOCK]), ["its argument 0", "element 0"]),
+        (defaulted, ["its default argument 'lock'"]),
     ],
 )
 def test_what_does_not_pickle_is_named(fn: Callable[..., Any], words: list[str]) -> None:
@@ -130,7 +130,7 @@ def test_what_does_not_pickle_in_the_options_is_named() -> None:
     """So for `combine` and the arguments of a set-up; and where nothing can be found, the function at least."""
     with pytest.raises(PayloadError, match="combine="):
         dump_code(abs, combine=closure())
-    with pytest.raises(PayloadError, match=r"function prepare\(\) .*its arguments"):
+    with pytest.raises(PayloadError, match=r"function prepare\(\) .*its argument 0"):
         CodeCache().setup(partial(prepare, LOCK), frozenset(), ())
 
 

@@ -5,17 +5,24 @@ The rows are one source: run as a notebook (`__main__`, without a file), and imp
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import os
+import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 import distmap
+from distmap import functions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -462,3 +469,211 @@ def test_a_class_of_a_function_is_one_type(pool: distmap.Pool) -> None:
     made = pool.map(lambda x: local(x), range(60), chunksize=4)
     assert {type(one) for one in made} == {local}
     assert [one.x for one in made] == list(range(60))
+
+
+STRUCTS = """
+import typing
+
+import msgspec
+
+class Point(msgspec.Struct):
+    x: int
+    y: str = "y"
+    def both(self):
+        return self.x, self.y
+
+class More(Point):
+    z: float = 1.5
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag="message", rename="camel"):
+    my_field: int
+    items: list[int] = msgspec.field(default_factory=list)
+"""
+
+
+def test_structs(pool: distmap.Pool, needs: Callable[[bool, str], None]) -> None:
+    """Classes of msgspec are laid out when they are made, with keywords that only they know."""
+    needs(importlib.util.find_spec("msgspec") is not None, "msgspec")
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(STRUCTS, space)
+    Point, More, Message, msgspec = (space[name] for name in ("Point", "More", "Message", "msgspec"))
+
+    def works(x: int) -> bool:
+        try:
+            Message(my_field=1).my_field = 2
+        except AttributeError:
+            return (
+                Point(1).both() == (1, "y")
+                and More(1) == More(1, "y", 1.5)
+                and isinstance(More(1), Point)
+                and Message(my_field=1).items is not Message(my_field=1).items
+                and msgspec.json.encode(Message(my_field=1)) == b'{"type":"message","myField":1,"items":[]}'
+            )
+        return False
+
+    assert pool.map(works, [1, 2]) == [True, True] == [works(1), works(2)]
+    items = [Point(1), More(2), Message(my_field=3)]
+    back = pool.map(lambda item: item, items)
+    assert back == items
+    assert list(map(type, back)) == [Point, More, Message]
+
+
+GENERATOR = np.random.default_rng(1)
+OLD_GENERATOR = np.random.RandomState(1)
+PLAIN_GENERATOR = random.Random(1)
+
+
+class Simulation:
+    """Has a generator of its own."""
+
+    def __init__(self) -> None:
+        self.parts = {"noise": random.Random(2)}
+
+    def step(self, x: int) -> float:
+        return self.parts["noise"].random()
+
+    def __call__(self, x: int) -> float:
+        return self.step(x)
+
+
+def in_closure() -> Callable[[int], float]:
+    generator = np.random.default_rng(3)
+    return lambda x: generator.normal() + x
+
+
+def in_helper() -> Callable[[int], float]:
+    return lambda x: draw(x)
+
+
+def draw(x: int, generator: random.Random = PLAIN_GENERATOR) -> float:
+    return generator.random()
+
+
+draw.__module__ = in_helper.__module__ = "__main__"
+
+
+@pytest.mark.parametrize(
+    ("fn", "words"),
+    [
+        (in_closure(), "its captured variable 'generator' is a random generator (Generator(PCG64)"),
+        (lambda x: OLD_GENERATOR.rand(), "its global variable 'OLD_GENERATOR' is a random generator (RandomState("),
+        (lambda x: (lambda: GENERATOR.normal())(), "its global variable 'GENERATOR' is"),
+        (lambda x, g=PLAIN_GENERATOR: g.random(), "its default argument 'g' is a random generator (<random.Random"),
+        (in_helper(), "its global variable 'draw', its default argument 'generator' is"),
+        (functools.partial(draw, generator=random.Random(4)), "its argument 'generator' is"),
+        (Simulation().step, "the object it is bound to, its attribute 'parts', the value of key 'noise' is"),
+        (Simulation(), "its attribute 'parts', the value of key 'noise' is"),
+        (GENERATOR.normal, "the object it is bound to is"),
+    ],
+    ids=["closure", "global", "nested", "default", "of-a-helper", "partial", "method", "callable", "bound-builtin"],
+)
+def test_a_captured_generator_is_warned_of_once(pool: distmap.Pool, fn: Callable[[int], float], words: str) -> None:
+    """Every slot would get a copy of it and draw the same: the warning names it, and what to use instead."""
+    functions._warned.clear()
+    with pytest.warns(UserWarning, match=r"distmap\.rng\(\)") as told:
+        assert [pool.map(fn, range(4)), pool.map(fn, range(4))]
+    (warning,) = told
+    assert words in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_generators_that_are_no_mistake_are_not_warned_of(pool: distmap.Pool) -> None:
+    """One for each item, that of a module, the system's, and what a library keeps inside of its objects."""
+    system = random.SystemRandom()
+    assert len(set(pool.map(lambda g: g.random(), [random.Random(n) for n in range(9)]))) == 9
+    assert all(pool.map(lambda x: system.random() < 1, range(4)))
+
+    def draw(x: int) -> tuple[float, float]:
+        return from_random(), float(from_numpy())
+
+    # As `random.random` and `numpy.random.rand` are: every process has its own, with a seed of its own.
+    from_random, from_numpy = random.random, np.random.rand
+    random.seed(5)
+    np.random.seed(5)
+    draws = pool.map(draw, range(40), chunksize=1)
+    assert len({a for a, _ in draws}) == len({b for _, b in draws}) == 40
+
+
+def test_what_does_not_travel_is_named_with_the_way_to_it(pool: distmap.Pool) -> None:
+    """In functions, items, results and broadcast values: each step to the object that does not pickle."""
+    lock = threading.Lock()
+    held = {"a": [1, Simulation()]}
+    held["a"][1].parts["noise"] = lock
+    way = r"the value of key 'a', element 1, its attribute 'parts', the value of key 'noise' \(<unlocked _thread.lock"
+    with pytest.raises(distmap.PayloadError, match=rf"captured variable 'held', {way}.* does not pickle: TypeError"):
+        pool.map(lambda x: held, [1])
+    with pytest.raises(distmap.PayloadError, match=f"the item cannot be pickled: {way}"):
+        pool.map(id, [held])
+    handle = pool.broadcast(held)
+    with pytest.raises(distmap.PayloadError, match=f"captured variable 'handle', its value, {way}"):
+        pool.map(lambda x: handle.value, [1])
+
+    def result(x: int) -> object:
+        import threading
+
+        return {"a": [1, threading.Lock()]}
+
+    with pytest.raises(distmap.PayloadError, match=r"the result cannot be pickled: the value of key 'a', element 1 \("):
+        pool.map(result, [1])
+
+
+#: As IPython writes `!echo`, `x = !echo` and `%time`.
+SHELL = """
+def runs(x): get_ipython().system('echo hi')
+def gets(x): return get_ipython().getoutput('echo hi {x}')
+def magic(x): get_ipython().run_line_magic('time', 'x')
+def helped(x): return gets(x)
+def asks(x):
+    try:
+        return type(get_ipython()).__name__
+    except NameError:
+        return "no shell"
+def holds(x): return shell.system('echo hi')
+"""
+
+
+def test_commands_and_magics(pool: distmap.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`!command` and `%magic` in a function: one sentence says that they do not work there, and what does."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        space = {"__name__": "__main__", "get_ipython": shell.get_ipython, "shell": shell}
+        exec(SHELL, space)
+        for name in ("runs", "gets", "magic", "helped"):
+            with pytest.raises(NameError, match=r"`!command` and `%magic` do not work .* use subprocess\.run\(\)"):
+                pool.map(space[name], [1])
+        assert pool.map(space["asks"], [1]) == ["no shell"]
+        with pytest.raises(distmap.PayloadError, match=r"global variable 'shell'.*`!command` and `%magic` do not work"):
+            pool.map(space["holds"], [1])
+    finally:
+        InteractiveShell.clear_instance()
+
+
+@pytest.mark.own_leaks
+def test_commands_and_magics_of_a_cell(tmp_path: Path) -> None:
+    """In a kernel too, whatever IPython makes of the lines; functions that ask whether they are in a notebook go on."""
+    from kernels import Kernel
+
+    kernel = Kernel(tmp_path)
+    try:
+        kernel.run(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport distmap; pool = distmap.Pool(1)")
+        for line in ("out = !echo hi {x}", "!echo {x}", "%time x", "get_ipython().system('echo')"):
+            kernel.run(f"def fn(x):\n    {line}\npool.map(fn, [1])")
+            assert kernel.raised == "NameError", line
+            assert "`!command` and `%magic` do not work in a function that a pool runs; use subprocess" in " ".join(
+                kernel.traceback.split()
+            )
+        source = """
+            def fn(x):
+                try:
+                    return get_ipython() is None
+                except NameError:
+                    return "no"
+            print(pool.map(fn, [1]))
+            pool.terminate()
+            """
+        assert kernel.run(source).printed.strip() == "['no']"
+    finally:
+        kernel.close()
