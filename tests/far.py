@@ -45,7 +45,7 @@ class Far:
         code = dump_code(fn, **options)
         payload, blobs = dump_items(items)
         needs = (*code.blobs, *blobs)
-        for digest, kind, content in (*needs, (code.digest, "code", code.payload)):
+        for digest, kind, content, *_ in (*needs, (code.digest, "code", code.payload)):
             if digest not in self.put:
                 self.put.add(digest)
                 self.say("put", digest, kind, content)
