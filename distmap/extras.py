@@ -184,21 +184,31 @@ class _Installed:
         return self._known[top]
 
     def _look(self, top: str) -> tuple[str, str] | None:
+        if (version := version_of(top)) is not None:  # most are called like their module
+            return top, version
         from importlib import metadata
 
-        # OSError: a folder without METADATA, to the finder of the package importlib_metadata (Dask brings it).
-        try:
-            return top, metadata.version(top)  # most are called like their module
-        except (metadata.PackageNotFoundError, OSError):
-            pass
-        try:
-            if self._all is None:
+        if self._all is None:
+            try:
                 self._all = metadata.packages_distributions()
-            for name in self._all.get(top, ()):
-                return name, metadata.version(name)
-        except OSError:
-            pass
+            except (OSError, KeyError, Warning):  # a folder without METADATA; Python 3.12 and 3.13 warn of it
+                self._all = {}
+        for name in filter(None, self._all.get(top, ())):
+            if (version := version_of(name)) is not None:
+                return name, version
         return None
+
+
+def version_of(distribution: str) -> str | None:
+    """The version that is installed; None if there is none, or if its folder does not tell."""
+    from importlib import metadata
+
+    try:
+        head = metadata.metadata(distribution)
+    except (metadata.PackageNotFoundError, OSError):
+        # OSError: a folder without METADATA, to the finder of the package importlib_metadata (Dask brings it).
+        return None
+    return head["Version"] if "Version" in head else None
 
 
 _installed = _Installed([])
@@ -222,14 +232,9 @@ def tell(notices: Mapping[str, list[str]]) -> None:
 
 def differences(wanted: Mapping[str, str]) -> list[str]:
     """In a worker: a line for each distribution that has another version here, to be followed by who says it."""
-    from importlib import metadata
-
     lines = []
     for name, version in wanted.items():
-        try:
-            here = metadata.version(name)
-        except (metadata.PackageNotFoundError, OSError):
-            continue  # its import says so
-        if here != version:
+        here = version_of(name)
+        if here not in (version, None):  # None: its import says so
             lines.append(f"{name} is {version} here and {here} on")
     return lines

@@ -290,7 +290,7 @@ VALUES: dict[str, Callable[[], list[Any]]] = {
     "time-units": lambda: [np.timedelta64(1, "s"), np.timedelta64(5, "ms")],
     "time-units-that-do-not-mix": lambda: [np.timedelta64(1, "Y"), np.timedelta64(1, "D")],
     "time-no-unit": lambda: [np.timedelta64(1), np.timedelta64(1, "D")],
-    "time-dates": lambda: [np.datetime64("2026"), np.datetime64("2026-01-01"), np.datetime64("NaT")],
+    "time-dates": lambda: [np.datetime64("2026"), np.datetime64("2026-01-01"), np.datetime64("NaT", "D")],
     "time-array-units": lambda: [np.array([1], "m8[s]"), np.array([1], "m8[ms]")],
     "time-array-multiples": lambda: [np.array([1], "m8[25s]"), np.array([2], "m8[25s]")],
     "order-of-bytes": lambda: [np.array([x], ">f4") for x in range(3)],
@@ -346,6 +346,7 @@ def dtype_facts(dtype: Any) -> tuple[Any, ...]:
     return dtype, dtype.str, dtype.itemsize, dtype.isalignedstruct, dict(dtype.metadata or {})
 
 
+@pytest.mark.filterwarnings("ignore:The 'generic' unit for NumPy timedelta:DeprecationWarning")  # of numpy 2.5
 @pytest.mark.parametrize("make", VALUES.values(), ids=VALUES)
 def test_what_goes_together_comes_back_as_it_was(pool, make):
     """Items arrive and results come back with the same type, dtype and bits, alone and in one chunk with others."""
