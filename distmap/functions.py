@@ -236,6 +236,9 @@ class _Entry:
         if kind in (tuple, frozenset):
             for element in value:  # type: ignore[attr-defined]
                 self.note(element)
+        elif kind is partial:
+            for part in (value.func, value.args, *value.keywords.values()):  # type: ignore[attr-defined]
+                self.note(part)
         elif kind is FunctionType:
             self._note_function(value)  # type: ignore[arg-type]
         elif isinstance(value, type):

@@ -288,6 +288,10 @@ def test_a_set_up_of_a_notebook_is_anchored_in_its_globals() -> None:
     cache = CodeCache()
     setup = cache.setup(cell["prepare"], frozenset(), ())
     assert cache.setup(partial(cell["prepare"]), frozenset(), ()).anchor.__globals__ is cell
+    given = partial(cell["prepare"], 1, by="name")
+    assert cache.get(given) is cache.get(given)
+    given = partial(cell["prepare"], [])
+    assert cache.get(given) is not cache.get(given)
     assert cache.setup(cell["prepare"], frozenset(), ()).code.digest == setup.code.digest
     fn, *_, ((digest, anchor),) = load_value(dump_code(cell["look"], setups=(setup,)).payload)
     assert digest == setup.code.digest

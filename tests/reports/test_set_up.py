@@ -222,13 +222,16 @@ def test_slots_that_are_recycled_are_set_up():
 
 def test_a_worker_where_it_fails_is_left_out():
     """A worker that comes later and cannot be set up takes nothing; if no other is there the error says why."""
-    with WorkerProcess("--port", "0", "--slots", "1", "--name", "late") as late:
+    with WorkerProcess("--port", "0", "--slots", "1", "--name", "late", "--tag", "late") as late:
         with distmap.Pool(1, connect_timeout=1) as pool:
             kept = pool.run(lambda: 1 // (os.getppid() == here), each="worker") if (here := os.getpid()) else None
             pool.add(late.url)
             pool.wait_for_workers(2, 10)
             assert {pid for pid, _ in pool.map(look, range(12), chunksize=1)} == set(pool.run(os.getpid)["local"])
             assert list(kept.failures) == [("late", 0)]
+            assert {worker.name: worker.state for worker in pool.workers} == {"local": "ready", "late": "unready"}
+            with pytest.raises(distmap.NoWorkers, match=r"what set them up failed \(<lambda> on late\)"):
+                pool.map(abs, [1], tags=["late"])
             kept.close()
             assert len({pid for pid, _ in pool.map(look, range(12), chunksize=1)}) == 2
 
