@@ -236,25 +236,36 @@ def test_what_goes_to_a_worker(remote_pool: distmap.Pool, monkeypatch: pytest.Mo
 
 
 def test_variables_for_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`env=` is set in every slot, wherever it is, before anything of the call is loaded."""
+    """`env=` is set in every slot, wherever it is, before anything of the call is loaded; a worker's own stay."""
 
-    def seen(_: int) -> tuple[str | None, str | None]:
-        return os.environ.get("ADDED"), os.environ.get("OMP_NUM_THREADS")
+    def seen(_: int) -> tuple[str | None, ...]:
+        return tuple(os.environ.get(name) for name in ("ADDED", "OMP_NUM_THREADS", "OF_THE_WORKER", "PATH"))
 
-    with WorkerProcess("--port", "0", "--slots", "1") as worker:
-        for where in (worker.url, 1):
+    with WorkerProcess("--port", "0", "--slots", "1", env={"OF_THE_WORKER": "1", "ADDED": "no"}) as worker:
+        for where, own in ((worker.url, "1"), (1, None)):
             monkeypatch.delenv("ADDED", raising=False)
             with distmap.Pool(where, env={"ADDED": "yes", "OMP_NUM_THREADS": "3"}) as pool:
-                assert pool.map(seen, range(4), chunksize=1) == [("yes", "3")] * 4
+                right = ("yes", "3", own, os.environ["PATH"])
+                assert pool.map(seen, range(4), chunksize=1) == [right] * 4
                 monkeypatch.setenv("ADDED", "the kernel's own")
-                assert pool.submit(seen, 1).result() == ("yes", "3")
+                assert pool.submit(seen, 1).result() == right
 
 
-@pytest.mark.parametrize("env", [{"A": 1}, ["A"], {1: "a"}], ids=["number", "list", "key"])
-def test_variables_that_are_none(env: Any) -> None:
-    """What is no text is refused by name."""
-    with pytest.raises(TypeError, match="env must be a dict of names and values as text"):
+@pytest.mark.parametrize(
+    ("env", "kind", "text"),
+    [
+        ({"A": 1}, TypeError, "env must be a dict of names and values as text"),
+        (["A"], TypeError, "env must be a dict of names and values as text"),
+        ({1: "a"}, TypeError, "env must be a dict of names and values as text"),
+        ({"DISTMAP_TOKEN": "s3cret"}, ValueError, "env= must not hold DISTMAP_TOKEN: tasks would be able to read it"),
+    ],
+    ids=["number", "list", "key", "token"],
+)
+def test_variables_that_are_none(env: Any, kind: type[Exception], text: str) -> None:
+    """What is no text, and the token, is refused by name; no value is repeated."""
+    with pytest.raises(kind, match=text) as captured:
         distmap.Pool(1, env=env)
+    assert "s3cret" not in str(captured.value)
 
 
 FLAGS = """
