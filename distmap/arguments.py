@@ -102,6 +102,11 @@ def variables(env: Mapping[str, str] | None, wanted: Wanted) -> dict[str, str]:
         TypeError, ValueError: it is not a mapping of text to text, or it cannot be honoured; says why.
     """
     taken: dict[str, str] = checked("env", env)
+    if "DISTMAP_TOKEN" in taken:
+        raise ValueError(
+            "env= must not hold DISTMAP_TOKEN: tasks would be able to read it; give it to this pool with token=, "
+            "and to each worker as its DISTMAP_TOKEN_FILE or DISTMAP_TOKEN"
+        )
     if env is not None and (wanted.executors or wanted.inline):
         raise ValueError("env= is for slots and workers of distmap; the processes of an executor are its owner's")
     return taken
