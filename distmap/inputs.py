@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from distmap.batches import WHAT_HAS_ROWS, Rows, rows_of
-from distmap.payload import is_fixed
+from distmap.payload import SCALARS, is_fixed
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
@@ -53,34 +53,38 @@ class Pulled:
     def __init__(self, items: Iterable[Any], size: int | None = None) -> None:
         self._items: Iterator[Any] = iter(items)
         self.size = size or None
+        #: Of the read that is under way.
         self._given = 0
         self._ended = False
 
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
-        before, began = self._given, time.monotonic()
-        items = self._block(1)
-        if items and not is_fixed(items):
-            taken = take(self._one_by_one(items.pop(), count, began + PATIENCE))
-            return taken, self._given - before, self._ended
+        deadline = time.monotonic() + PATIENCE
+        items: list[Any] = []
         # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
-        while 0 < len(items) < count and not self._ended and time.monotonic() - began < PATIENCE:
-            block = self._block(min(len(items), count - len(items)))
-            items += block
-            if not is_fixed(block):
-                break
-        return take(items), self._given - before, self._ended
-
-    def _block(self, wanted: int) -> list[Any]:
-        block = list(itertools.islice(self._items, wanted))
-        self._given += len(block)
-        self._ended = len(block) < wanted
-        return block
+        while True:
+            wanted = min(2 * len(items) or 1, count)
+            for item in itertools.islice(self._items, wanted - len(items)):
+                if type(item) not in SCALARS and not is_fixed(item):
+                    self._given = len(items) + 1
+                    taken = take(itertools.chain(items, self._one_by_one(item, count, deadline)))
+                    return taken, self._given, self._ended
+                items.append(item)
+            self._ended = len(items) < wanted
+            if self._ended or wanted == count or time.monotonic() >= deadline:
+                return take(items), len(items), self._ended
 
     def _one_by_one(self, item: Any, count: int, deadline: float) -> Iterator[Any]:
+        """This item and those behind it: the next one is asked for when whoever takes them has pickled the last."""
         yield item
-        while count > 1 and time.monotonic() < deadline and (block := self._block(1)):
-            count -= 1
-            yield block.pop()
+        clock, given = time.monotonic, self._given
+        for item in itertools.islice(self._items, count - given):
+            given += 1
+            yield item
+            if clock() >= deadline:
+                break
+        else:
+            self._ended = given < count
+        self._given = given
 
 
 class Batches:

@@ -28,7 +28,7 @@ from distmap.pickling import Payload as Payload
 from distmap.trail import cannot
 
 #: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
-_SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
+SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
 #: So many of the values of a chunk that do not pickle are searched for what is at fault.
@@ -95,7 +95,8 @@ def _copies(values: Iterator[Any]) -> tuple[list[Any], Iterator[Any] | None]:
         if numpy is None or type(value) is not numpy.ndarray or value.dtype.hasobject:
             return copies, chain((value,), values)
         copy = value.copy("K")
-        copy.flags.writeable = value.flags.writeable
+        if not value.flags.writeable:
+            copy.flags.writeable = False
         copies.append(copy)
     return copies, None
 
@@ -116,14 +117,18 @@ def _is_plain(values: Sequence[object]) -> bool:
         kinds.discard(tuple)
         nested: Iterable[Any] = [value for value in values if type(value) is tuple] if kinds else values
         kinds.update(map(type, chain.from_iterable(nested)))
-    return kinds <= _SCALARS
+    return kinds <= SCALARS
 
 
-def is_fixed(values: Sequence[object]) -> bool:
-    """Whether nothing can change these any more: plain values, and tuples of them, or NumPy's numbers."""
-    return _is_plain(values) or all(
-        kind.__module__ == "numpy" and kind.__name__ in _NUMBERS for kind in set(map(type, values))
-    )
+def is_fixed(value: Any) -> bool:
+    """Whether nothing can change it any more: a plain value, a tuple of them, or a number of NumPy's."""
+    kind = type(value)
+    if kind is tuple:
+        for part in value:  # `all` would cost twice as much
+            if type(part) not in SCALARS:
+                return False
+        return True
+    return kind in SCALARS or (kind.__module__ == "numpy" and kind.__name__ in _NUMBERS)
 
 
 def _as_array(values: Any) -> Any:

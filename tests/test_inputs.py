@@ -155,4 +155,7 @@ def test_what_an_iterator_may_change_is_taken_one_by_one():
     first = source.read(3, lambda items: [list(item) for item in items])
     assert first == ([[0], [1], [2]], 3, False)
     assert source.read(3, lambda items: [list(item) for item in items]) == ([[3]], 1, True)
-    assert from_iterables([iter([1, 2, [3], [4]])]).read(9) == ([1, 2, [3], [4]], 4, False)
+    assert from_iterables([iter([1, 2, [3], [4]])]).read(9) == ([1, 2, [3], [4]], 4, True)
+    source = from_iterables([itertools.chain(range(9), rows())])
+    assert source.read(11, lambda items: [str(item) for item in items]) == ([*"012345678", "[0]", "[1]"], 11, False)
+    assert source.read(9, lambda items: [str(item) for item in items]) == (["[2]", "[3]"], 2, True)

@@ -222,6 +222,12 @@ def reused_between() -> Iterator[Any]:
         yield at, item
 
 
+def reused_after(*plain: Any) -> Iterator[Any]:
+    """The same list again and again, after values that nothing can change."""
+    yield from plain * 9
+    yield from reused_list()
+
+
 #: Iterators that change what they gave when the next one is asked for, and what is looked at.
 REUSED: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], Any]]] = {
     "list": (reused_list, lambda row: list(row)),
@@ -230,6 +236,10 @@ REUSED: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], Any]]] = {
     "array-views": (reused_views, lambda row: row.tolist()),
     "object": (reused_object, lambda item: item.length),
     "tuple": (reused_between, lambda pair: (pair[0], dict(pair[1]))),
+    "after-numbers": (lambda: reused_after(1, None), str),
+    "after-numbers-of-numpy": (lambda: reused_after(np.float64(1)), str),
+    "after-tuples": (lambda: reused_after((1, "a")), str),
+    "array-after-numbers": (lambda: itertools.chain(range(9), reused_array(3), range(9)), str),
     "groups": (lambda: itertools.groupby("aabbbcdde"), lambda pair: (pair[0], list(pair[1]))),
     "several": (lambda: zip(reused_list(), reused_list(), strict=True), lambda pair: [list(one) for one in pair]),
 }
