@@ -336,7 +336,8 @@ def test_an_error_reads_as_if_it_had_happened_here(kernel: Kernel, code: str) ->
     assert f"----> 1 {code}" in text
     assert "----> 6     y = inner(x)" in text
     assert "----> 3     return 1 // x" in text
-    assert re.search(r"item \d \(.*\) on worker local, attempt 1", text)
+    which = "in slot 0" if "pool.run" in code else r"item \d \(.*\)"
+    assert re.search(rf"{which} on worker local, attempt 1", text)
 
 
 def test_errors_of_distmap_show_the_cell_only(kernel: Kernel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import time
 
 import pytest
 
@@ -198,9 +199,9 @@ def test_progress_false_prints_nothing(pool2, capfd):
 
 
 def test_progress_true_shows_a_bar_outside_a_notebook(pool2, capfd):
-    """`progress=True` in a terminal shows a bar with the title and the number of items."""
+    """`progress=True` in a terminal shows a bar with the title and the number of items, once a call takes a while."""
     pytest.importorskip("tqdm")
-    pool2.map(abs, range(100), progress=True, desc="counting")
+    pool2.map(lambda x: time.sleep(0.015), range(100), progress=True, desc="counting")
     shown = "".join(capfd.readouterr())
     assert "counting" in shown
     assert "100" in shown
