@@ -41,6 +41,8 @@ class Blobs:
         self._blobs: dict[bytes, Blob] = {}
         self._holders: dict[bytes, dict[Holder, None]] = {}
         self._held: dict[Holder, set[bytes]] = {}
+        #: Values that are kept for a chunk alone, and for which.
+        self._alone: dict[bytes, Holder] = {}
 
     def __getitem__(self, digest: bytes) -> Blob:
         return self._blobs[digest]
@@ -56,18 +58,25 @@ class Blobs:
         """Bytes of all that is kept."""
         return sum(blob.payload.nbytes for blob in self._blobs.values())
 
-    def keep(self, holder: Holder, blobs: Iterable[Blob]) -> None:
-        """Keep blobs for somebody; equal digests are kept once."""
+    def keep(self, holder: Holder, blobs: Iterable[Blob]) -> int:
+        """Keep blobs for somebody; equal digests are kept once. Gives the bytes of those that a chunk alone needs."""
+        alone = 0
         for blob in blobs:
+            if holder.chunk != WHOLE and blob.digest not in self._blobs and blob.digest not in self._pinned:
+                self._alone[blob.digest] = holder
+                alone += blob.payload.nbytes
             self._blobs.setdefault(blob.digest, blob)
             self._holders.setdefault(blob.digest, {})[holder] = None
             self._held.setdefault(holder, set()).add(blob.digest)
+        return alone
 
     def let_go(self, holder: Holder) -> list[bytes]:
         """The holder needs nothing any more. Gives what is forgotten now."""
         digests = self._held.pop(holder, ())
         for digest in digests:
             del self._holders[digest][holder]
+            if self._alone.get(digest) == holder:
+                del self._alone[digest]
         return self._forget(digests)
 
     def end(self, job: int) -> list[bytes]:
@@ -76,10 +85,12 @@ class Blobs:
         return [digest for holder in holders for digest in self.let_go(holder)]
 
     def unpinned(self, digest: bytes) -> tuple[list[bytes], Growth | None]:
-        """The handle is gone. Gives what is forgotten now, and for which chunk it is kept, if it is for one."""
+        """The handle is gone. Gives what is forgotten now, and for which chunk it is kept, if it is so from now on."""
         chunk = next((holder for holder in self._holders.get(digest, ()) if holder.chunk != WHOLE), None)
-        growth = None if chunk is None else Growth(chunk, self._blobs[digest].payload.nbytes)
-        return self._forget([digest]), growth
+        if chunk is None or digest in self._alone:  # a chunk may be there before its handle was heard of
+            return self._forget([digest]), None
+        self._alone[digest] = chunk
+        return [], Growth(chunk, self._blobs[digest].payload.nbytes)
 
     def _forget(self, digests: Iterable[bytes]) -> list[bytes]:
         unused = [

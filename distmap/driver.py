@@ -382,11 +382,9 @@ class Driver:
 
     def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
         """Gives the bytes of values that are kept for this chunk alone: their handles are gone already."""
-        values = [blob for blob in blobs if blob.kind == "value" and blob.digest not in self._pinned]
-        grown = sum(blob.payload.nbytes for blob in values if blob.digest not in self._blobs)
-        for blob in blobs:
-            # A module bundle comes with chunk after chunk; a value may be one item's alone.
-            self._blobs.keep(Holder(record.id, chunk) if blob.kind == "value" else Holder(record.id), [blob])
+        # A module bundle comes with chunk after chunk; a value may be one item's alone.
+        grown = self._blobs.keep(Holder(record.id, chunk), [blob for blob in blobs if blob.kind == "value"])
+        self._blobs.keep(Holder(record.id), [blob for blob in blobs if blob.kind != "value"])
         record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
         record.next_start += count
         return grown

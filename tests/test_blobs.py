@@ -53,3 +53,17 @@ def test_a_value_without_its_handle_counts_for_a_chunk() -> None:
     blobs.keep(Holder(1, 4), [blob("b", 30)])
     assert blobs.unpinned(b"a") == ([], None)
     assert blobs.unpinned(b"b") == ([], Growth(Holder(1, 4), 10))
+
+
+def test_a_value_counts_once_for_a_chunk_that_came_before_its_handle_was_heard_of() -> None:
+    """The bytes of a value are told once, whether its chunk or its handle comes first, and anew for a later chunk."""
+    pinned: set[bytes] = set()
+    blobs = Blobs(pinned)
+    assert blobs.keep(Holder(1, 4), [blob("a"), blob("b", 7)]) == 17
+    pinned.add(b"a")
+    assert blobs.keep(Holder(1, 5), [blob("a")]) == 0
+    pinned.clear()
+    assert blobs.unpinned(b"a") == ([], None)
+    assert blobs.let_go(Holder(1, 4)) == [b"b"]
+    assert blobs.unpinned(b"a") == ([], Growth(Holder(1, 5), 10))
+    assert blobs.let_go(Holder(1, 5)) == [b"a"]

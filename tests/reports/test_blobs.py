@@ -194,6 +194,16 @@ def test_the_window_sees_the_bytes_of_values(local_pool):
 
 
 @pytest.mark.own_leaks("threads")  # the shared pool's thread for callbacks
+def test_the_bytes_of_submitted_values_count_once(local_pool):
+    """A value counts once for its chunk, also where the loop sees the item before it hears of the handle."""
+    futures = [local_pool.submit(lambda handle: handle.value[0], local_pool.broadcast(f"{n}" * EACH)) for n in range(9)]
+    assert [future.result() for future in futures] == list("012345678")
+    grown = [event for _, event in local_pool.trace() if isinstance(event, InputGrew)]
+    last = max(event.job for event in grown)
+    assert sum(event.nbytes for event in grown if event.job == last) < 10 * EACH
+
+
+@pytest.mark.own_leaks("threads")  # the shared pool's thread for callbacks
 def test_a_released_value_is_gone_while_its_function_is_still_submitted(pool, until):
     """`release()` frees what nothing runs with, and who uses the handle after that is told so."""
     handle = pool.broadcast(np.zeros(EACH // 8))
