@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from distmap.errors import PoolClosed
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -37,6 +39,17 @@ class Ending:
         self._errors: list[Exception] = []
         #: True from the moment on when nothing can be begun any more.
         self.begun = False
+
+    async def add(self, engine: Engine) -> None:
+        """On the loop: start one more engine, which ends with the others.
+
+        Raises:
+            PoolClosed: they have ended, or will just now.
+        """
+        if self.begun:
+            raise PoolClosed(f"Pool not running: it was {self._why}; make a new one")
+        self._engines.append(engine)
+        await engine.start(self._driver)
 
     def begin(self, why: str) -> None:
         """Stop everything, in a moment; from any thread, as often as wanted. Does not wait.

@@ -669,8 +669,7 @@ class Pool:
             from distmap.engine.local import LocalEngine
 
             engine = LocalEngine(wanted.local, env=self._base, tasks=self._tasks)
-            self._engines.append(engine)
-            self._portal.run(engine.start(self._driver)).result()
+            self._portal.run(self._ending.add(engine)).result()
         for url in wanted.urls:
             self._add_url(url)
 
@@ -684,8 +683,7 @@ class Pool:
         self._codes.clear()
         if self._hub is None:
             self._hub = HubEngine([], listen=None, token=load_token(self._token))
-            self._engines.append(self._hub)
-            self._portal.run(self._hub.start(self._driver)).result()
+            self._portal.run(self._ending.add(self._hub)).result()
         self._portal.call(self._hub.add, url)
 
     def trace(self) -> list[tuple[float, Any]]:

@@ -143,18 +143,26 @@ class Portal:
             raise TimeoutError(f"the loop of the pool did not answer within {timeout:g} s: {why}") from None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine on the loop.
+        """Start a coroutine on the loop, in its turn among the calls; gives PoolClosed if the loop ends first."""
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+        closed = PoolClosed("Pool not running: it was closed meanwhile; make a new one")
 
-        Raises:
-            PoolClosed: the loop has ended.
-        """
-        import asyncio
+        def begin() -> None:
+            try:
+                self.loop.create_task(coroutine).add_done_callback(end)
+            except RuntimeError:
+                coroutine.close()
+                answer.set_exception(closed)
 
-        try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:
-            coroutine.close()
-            raise PoolClosed("Pool not running: it was closed meanwhile; make a new one") from None
+        def end(task: asyncio.Task[T]) -> None:
+            error = closed if task.cancelled() else task.exception()
+            if error is None:
+                answer.set_result(task.result())
+            else:
+                answer.set_exception(error)
+
+        self.call(begin)
+        return answer
 
     def close(self, timeout: float = 5.0) -> None:
         """Stop the loop and wait for the thread."""
@@ -198,12 +206,11 @@ class Portal:
         try:
             loop.run_forever()
         finally:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.run_until_complete(loop.shutdown_asyncgens())
+            while tasks := asyncio.all_tasks(loop):  # a call that comes just now may begin one
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.close()
             with self._leftover:
                 self._drain()  # what came too late for the loop

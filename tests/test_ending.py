@@ -11,6 +11,7 @@ import pytest
 
 from distmap.driver import Driver
 from distmap.ending import Ending
+from distmap.errors import PoolClosed
 from distmap.futures import Submissions
 from distmap.job import Seat
 from distmap.portal import Portal
@@ -47,6 +48,23 @@ def test_however_often_it_is_begun_it_ends_once(parts: Any) -> None:
     assert parts.portal.join(0)
     parts.ending.end("again")
     assert parts.engine.closed == 1
+
+
+def test_an_engine_that_is_added_ends_with_the_others_or_never_begins(parts: Any) -> None:
+    """What is added to a pool that ends just now is not started: nobody would end it."""
+    started = []
+
+    async def start(_: object) -> None:
+        started.append(True)
+
+    parts.engine.start = start
+    parts.portal.run(parts.ending.add(parts.engine)).result(5)
+    late = parts.ending.add(parts.engine)
+    parts.portal.ask(parts.ending.begin, "closed at a place")
+    with pytest.raises(PoolClosed, match="it was closed"):
+        parts.portal.run(late).result(5)
+    parts.ending.wait(10)
+    assert (started, parts.engine.closed) == ([True], 2)
 
 
 def test_it_begins_when_the_last_job_is_over(parts: Any) -> None:

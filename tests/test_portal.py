@@ -101,8 +101,29 @@ def test_close_cancels_what_runs_and_later_calls_run_here():
     assert portal.ask(pow, 2, 5) == 32
     coroutine = forever()
     with pytest.raises(PoolClosed, match="closed"):
-        portal.run(coroutine)
+        portal.run(coroutine).result(5)
     assert coroutine.cr_frame is None
+
+
+def test_a_coroutine_that_comes_as_the_loop_ends_ends_too():
+    """Whoever waits for it hears that the pool is closed, however late it was begun."""
+    portal, late = Portal(), []
+
+    async def forever():
+        await asyncio.Event().wait()
+
+    async def last():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            late.append(portal.run(forever()))
+
+    first = portal.run(last())
+    portal.ask(lambda: None)
+    portal.close()
+    for answer in (first, *late):
+        with pytest.raises(PoolClosed, match="closed"):
+            answer.result(5)
 
 
 def test_what_was_posted_as_the_loop_stopped_runs_too():
