@@ -6,6 +6,7 @@ Owns unpickling of reports (in the calling thread) and the consumers. Knows the 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -116,7 +117,8 @@ def _shown(lost: Lost) -> str:
 
 
 def _processes(deaths: Sequence[tuple[str, str]]) -> str:
-    how = "; ".join(f"{worker}: {text}" for worker, text in deaths) or "no details came back"
+    counts = Counter(f"{worker}: {text}" for worker, text in deaths)
+    how = "; ".join(one + (f" ({n} times)" if n > 1 else "") for one, n in counts.items()) or "no details came back"
     return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {how}"
 
 

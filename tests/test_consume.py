@@ -102,6 +102,8 @@ def test_a_lost_item_is_named():
     error = exception_of(Lost(1, 1, 7, 1, "poison", deaths, payload))
     assert isinstance(error, PoisonItemError)
     assert str(error) == "item 7 ('b') ended 2 task processes: gpu1: SIGSEGV; gpu2: SIGSEGV"
+    error = exception_of(Lost(1, 1, 7, 1, "poison", (*deaths, deaths[0]), payload))
+    assert str(error) == "item 7 ('b') ended 3 task processes: gpu1: SIGSEGV (2 times); gpu2: SIGSEGV"
     late = exception_of(Lost(1, 1, 7, 1, "timeout", (("gpu1", "was ended"),), payload, 2.0))
     assert isinstance(late, ItemTimeout)
     assert str(late) == "item 7 ('b') ran longer than timeout=2 s on worker gpu1 and was stopped"
