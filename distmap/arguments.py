@@ -131,7 +131,7 @@ def tell_of_columns(iterables: Iterable[Any]) -> None:
         if hasattr(kind, "columns") and hasattr(kind, "shape") and hasattr(kind, "__getitem__"):
             warn(
                 f"a {kind.__name__} gives its {len(data.columns)} columns, as iterating over it does; for its rows use "
-                "pool.map_batches(fn, frame), which gives fn slices of rows, and for the columns pass list(frame)"
+                "pool.map_batches(fn, frame), which gives fn slices of rows; to mean the columns, pass list(frame)"
             )
 
 
