@@ -141,7 +141,7 @@ class CellCard:
         self._waits = False
         #: It was drawn while no cell ran.
         self._late = False
-        #: The widgets, while there are any: box, style sheet, rows, and the panels in the box.
+        #: The widgets, while there are any: box, and in it style sheet, numbers, fold and the panels.
         self._box: Any = None
         self._parts: list[Any] = []
         self._panels: list[Panel] = []
@@ -283,16 +283,13 @@ class CellCard:
         for panel in panels:
             if moved is None or panel.view is moved:
                 panel.show(alone=alone)
-        _, rows = self._parts
-        html = "" if alone else summary.summary_html(list(self._tallies.values()))
-        if rows.value != html:
-            rows.value = html
-            rows.layout.display = None if html else "none"
+        if not alone:
+            self._show_summary()
         if panels != self._panels:
             gone, self._panels = [panel for panel in self._panels if panel not in panels], panels
             self._box.children = (*self._parts, *(panel.box for panel in panels))
             for panel in gone:
-                panel.close()
+                _close(panel.box)
         if begun:
             # The HTML travels along for front ends that know no widgets.
             self._place({**self._box._repr_mimebundle_(), **self._static(seen)})
@@ -305,22 +302,27 @@ class CellCard:
         self._parts = [
             widgets.HTML(static.STYLE, layout=widgets.Layout(**hidden)),
             widgets.HTML(layout=widgets.Layout(**hidden)),
+            _fold(widgets.HTML()),
         ]
         self._box = widgets.VBox(self._parts)
         self._box.add_class("dm-card")
 
+    def _show_summary(self) -> None:
+        """What all calls together come to: from the second one on."""
+        _, numbers, fold = self._parts
+        tallies = list(self._tallies.values())
+        _send(numbers, summary.numbers_html(tallies))
+        if (worth := summary.fold_of(tallies)) is not None:
+            _send_fold(fold, " · ".join(filter(None, (worth.wrong, worth.slowest))), worth.lines)
+
     def _close_widgets(self) -> None:
-        while self._panels:
-            self._panels[-1].close()
-            self._panels.pop()
         for view in self._live:
-            view.panel = None
-        while self._parts:
-            _close(self._parts[-1])
-            self._parts.pop()
+            if view.panel is not None:
+                _close(view.panel.box)
+                view.panel = None
         if self._box is not None:
             _close(self._box)
-            self._box = None
+            self._box, self._parts, self._panels = None, [], []
 
 
 def _panel_html(view: CallView) -> str:
@@ -343,24 +345,14 @@ class Panel:
         self.view = view
         self._turns = 0
         self._cancelled = False
-        #: Notes that are in the fold already.
-        self._noted = 0
         self._pause: Any = None
         self._cancel: Any = None
-        #: Everything that was made, to be closed at the end.
-        self._widgets: list[Any] = []
-
-        def keep(widget: Any) -> Any:
-            self._widgets.append(widget)
-            return widget
-
-        self._parts = {name: keep(widgets.HTML()) for name in ("head", "bar", "lanes", "notes")}
-        # An accordion, as its fold is the front end's: an update of the text inside does not close it.
-        self._fold = keep(widgets.Accordion([self._parts["notes"]], layout=widgets.Layout(display="none")))
+        self._parts = {name: widgets.HTML() for name in ("head", "bar", "lanes", "notes")}
+        self._fold = _fold(self._parts["notes"])
         steering: list[Any] = []
         if view.steering is not None and has_subshells():
-            self._pause = keep(widgets.Button(description="Pause", tooltip="Start no further items"))
-            self._cancel = keep(widgets.Button(description="Cancel", tooltip="Stop; what is finished is kept"))
+            self._pause = widgets.Button(description="Pause", tooltip="Start no further items")
+            self._cancel = widgets.Button(description="Cancel", tooltip="Stop; what is finished is kept")
             self._cancel.add_class("dm-cancel")
             for button, press in ((self._pause, self._press_pause), (self._cancel, self._press_cancel)):
                 button.add_class("dm-button")
@@ -368,10 +360,10 @@ class Panel:
                 _route_by_front_end(button)
             steering = [self._pause, self._cancel]
         elif view.steering is not None:
-            steering = [keep(widgets.HTML(static.hint_html()))]
-        top = keep(widgets.HBox([self._parts["head"], *steering]))
+            steering = [widgets.HTML(static.hint_html())]
+        top = widgets.HBox([self._parts["head"], *steering])
         top.add_class("dm-top")
-        self.box = keep(widgets.VBox([top, self._parts["bar"], self._parts["lanes"], self._fold]))
+        self.box = widgets.VBox([top, self._parts["bar"], self._parts["lanes"], self._fold])
         self.box.add_class("dm-panel")
 
     def show(self, *, alone: bool) -> None:
@@ -381,19 +373,13 @@ class Panel:
             return
         if alone != ("dm-only" in self.box._dom_classes):
             (self.box.add_class if alone else self.box.remove_class)("dm-only")
-        self._set("head", static.head_html(view.title, snapshot.state, view.kind, 0 if alone else view.number))
-        self._set("bar", static.bar_html(snapshot))
+        _send(self._parts["head"], static.head_html(view.title, snapshot.state, view.kind, 0 if alone else view.number))
+        _send(self._parts["bar"], static.bar_html(snapshot))
         if self._turns % _LANES_TURNS == 0 or not static.is_live(snapshot):
-            self._set("lanes", static.lanes_html(snapshot))
+            _send(self._parts["lanes"], static.lanes_html(snapshot))
         self._turns += 1
         self._show_buttons(static.is_live(snapshot))
         self._show_notes(snapshot)
-
-    def close(self) -> None:
-        """Let go of the widgets."""
-        while self._widgets:
-            _close(self._widgets[-1])
-            self._widgets.pop()
 
     def _show_buttons(self, live: bool) -> None:
         if self._cancel is None or self.view.steering is None:
@@ -406,20 +392,8 @@ class Panel:
 
     def _show_notes(self, snapshot: Snapshot) -> None:
         words, notes = ", ".join(static.troubles(snapshot)), self.view.notes
-        if not words and not notes:
-            return
-        if len(notes) > self._noted:
-            self._noted = len(notes)
-            self._set("notes", static.notes_html(notes[: self._noted]))
-        # Unlike values, these are sent even if nothing changed.
-        if self._fold.titles != (words,):
-            self._fold.titles = (words,)
-        if self._fold.layout.display is not None:
-            self._fold.layout.display = None
-
-    def _set(self, part: str, html: str) -> None:
-        if self._parts[part].value != html:
-            self._parts[part].value = html
+        if words or notes:
+            _send_fold(self._fold, words, static.notes_html(notes))
 
     # Pressed on a thread of the kernel's subshell, or on the main thread while no cell runs. So: no signals, no loop,
     # no widgets; the painter shows what came of it.
@@ -439,7 +413,37 @@ class Panel:
             self.view.steering.cancel()
 
 
+def _send(part: Any, html: str) -> None:
+    """Show it, if it is not shown already."""
+    if part.value != html:
+        part.value = html
+    # Unlike values, all else is sent even if nothing changed.
+    if part.layout.display is not None:
+        part.layout.display = None
+
+
+def _fold(lines: Any) -> Any:
+    """A fold of lines, hidden while there are none.
+
+    An accordion, as whether it is open is the front end's: an update of the text inside does not close it.
+    """
+    import ipywidgets as widgets
+
+    return widgets.Accordion([lines], layout=widgets.Layout(display="none"))
+
+
+def _send_fold(fold: Any, title: str, html: str) -> None:
+    _send(fold.children[0], html)
+    if fold.titles != (title,):
+        fold.titles = (title,)
+    if fold.layout.display is not None:
+        fold.layout.display = None
+
+
 def _close(widget: Any) -> None:
+    """Let go of a widget and of all in it; twice does nothing."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
     # Each widget made a layout and perhaps a style, which would outlive it and pile up job after job.
     for name in ("layout", "style"):
         if hasattr(widget, name):

@@ -99,6 +99,7 @@ border:2px solid var(--dm-soft);vertical-align:1px}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}
 .dm-card .jupyter-widget-Collapse-header{border:0;background:none;padding:0;color:var(--dm-soft);font-size:13px;
 line-height:1.5}
+.dm-card>.jupyter-widget-Accordion .jupyter-widget-Collapse-header{font-weight:400}
 .dm-card .jupyter-widget-Accordion{margin:6px 0 0;padding:6px 0 0;border-top:1px solid var(--dm-line)}
 .dm-foot{margin-top:6px;padding-top:6px;border-top:1px solid var(--dm-line);color:var(--dm-soft)}
 .dm-foot b{color:var(--dm-bad)}
@@ -116,7 +117,7 @@ color:var(--dm-ink)}
 .dm-card .dm-calls{margin-top:0 !important}
 .dm-calls b{font-weight:400}
 .dm-card .dm-wrong{color:var(--dm-bad);font-weight:600}
-.dm-call{margin-top:2px;font-size:12px;line-height:18px;overflow-wrap:anywhere}
+.dm-call{margin-top:2px;color:var(--dm-soft);font-size:12px;line-height:18px;overflow-wrap:anywhere}
 div.dm-call{padding-left:15px}
 .dm-call code,.dm-call code *{color:var(--dm-ink) !important}
 .dm-facts{margin:4px 0 0 !important}

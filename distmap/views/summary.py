@@ -6,12 +6,13 @@ Owns how tallies look; pure functions from numbers to strings, as in `static.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from distmap.core.progress import Snapshot
 from distmap.views.base import QUICK
 from distmap.views.calls import Call, Tally, state_of
 from distmap.views.lanes import lanes_html
-from distmap.views.static import JOB_WORDS, framed, name_html, notes_html, pill_html, row_html, text_html
+from distmap.views.static import JOB_WORDS, name_html, notes_html, pill_html, row_html, text_html
 from distmap.views.words import brief, counted, number, printable
 
 #: More functions than this are counted, not shown; so are calls that went wrong.
@@ -20,11 +21,29 @@ LINES = 8
 #: Of the calls that can be unfolded so many show their workers: a timeline for each of them takes room in the file.
 UNFOLDED = 4
 
+#: No call is over, or none went wrong: a 0 would say that nothing was done.
 _NONE = "\N{EN DASH}"
 
 
+class Fold(NamedTuple):
+    """The calls that went wrong and the slowest ones: two pieces of its title, as text, and what unfolds, as HTML."""
+
+    wrong: str
+    slowest: str
+    lines: str
+
+
 def summary_html(tallies: Sequence[Tally]) -> str:
-    """Head, numbers, and a fold with the calls that went wrong and the slowest ones."""
+    """Head, numbers, and a fold with the calls worth a look."""
+    html, fold = numbers_html(tallies), fold_of(tallies)
+    if fold is None:
+        return html
+    title = " · ".join(filter(None, (fold.wrong and f"<b>{fold.wrong}</b>", fold.slowest)))
+    return f'{html}<details class="dm-foot"><summary>{title}</summary>{fold.lines}</details>'
+
+
+def numbers_html(tallies: Sequence[Tally]) -> str:
+    """Head and numbers."""
     state = state_of(tallies)
     pill = pill_html(state, JOB_WORDS[state])
     if len(tallies) == 1:
@@ -32,21 +51,21 @@ def summary_html(tallies: Sequence[Tally]) -> str:
         name, numbers = name_html(tally.title, tally.kind), _counts(tally)
     else:
         name, numbers = f"<b>{counted(len(tallies), 'function')}</b>", _table(tallies)
-    return f'<div class="dm-top"><div class="dm-head">{name} {pill}</div></div>{numbers}{_fold(tallies)}'
-
-
-def summary_card(tallies: Sequence[Tally]) -> str:
-    """As `summary_html`, as a card that needs nothing else."""
-    return framed(summary_html(tallies))
+    return f'<div class="dm-top"><div class="dm-head">{name} {pill}</div></div>{numbers}'
 
 
 def _counts(tally: Tally) -> str:
-    pace = f"{number(round(tally.ended / tally.seconds))} calls/s · " if tally.ended >= 10 * tally.seconds > 0 else ""
     calls = "call" if tally.calls == 1 else "calls"
+    items = f" · {counted(tally.items, 'item')}" if tally.ended else ""
+    pace = f"{number(round(tally.ended / tally.seconds))} calls/s · " if tally.ended >= 10 * tally.seconds > 0 else ""
+    time = (
+        f'<span class="dm-alt"> · </span><span class="dm-soft">{pace}{brief(tally.seconds)} in all</span>'
+        if tally.ended
+        else ""
+    )
     return (
         f'<div class="dm-counts"><span><b>{number(tally.calls)}</b> '
-        f'<span class="dm-soft">{calls} · {counted(tally.items, "item")}</span></span>'
-        f'<span class="dm-alt"> · </span><span class="dm-soft">{pace}{brief(tally.seconds)} in all</span></div>'
+        f'<span class="dm-soft">{calls}{items}</span></span>{time}</div>'
     )
 
 
@@ -68,13 +87,14 @@ def _table(tallies: Sequence[Tally]) -> str:
 
 def _row(name: str, tallies: Sequence[Tally]) -> str:
     wrong = sum(one.wrong for one in tallies)
+    over = any(one.ended for one in tallies)
     return row_html(
         (
             name,
             number(sum(one.calls for one in tallies)),
             f'<b class="dm-wrong">{number(wrong)}</b>' if wrong else _NONE,
-            number(sum(one.items for one in tallies)),
-            brief(sum(one.seconds for one in tallies)),
+            number(sum(one.items for one in tallies)) if over else _NONE,
+            brief(sum(one.seconds for one in tallies)) if over else _NONE,
         )
     )
 
@@ -84,7 +104,8 @@ def _dot(tally: Tally) -> str:
     return f'<span class="dm-dot dm-dot-{state}"></span><span class="dm-alt">({JOB_WORDS[state]}) </span>'
 
 
-def _fold(tallies: Sequence[Tally]) -> str:
+def fold_of(tallies: Sequence[Tally]) -> Fold | None:
+    """The calls worth a look; None while none is over."""
     wrong = sum(one.wrong for one in tallies)
     listed = [(one, call) for one in tallies for call in one.failed][:LINES]
     slowest = max((call.snapshot.elapsed for one in tallies for call in one.slowest), default=0.0)
@@ -92,10 +113,8 @@ def _fold(tallies: Sequence[Tally]) -> str:
     slow = [(one, call) for one in tallies for call in one.slowest if id(call) not in known and not call.went_wrong]
     slow.sort(key=lambda pair: -pair[1].snapshot.elapsed)
     rest = wrong - len(listed)
-    words = [f"<b>{counted(wrong, 'call')} went wrong</b>"] if wrong else []
     if not listed and not slow:
-        return ""
-    words.append(f"slowest call {brief(slowest)}")
+        return None
     lines, unfolded = "", 0
     for tally, call in [*listed, *slow[:3]]:
         body = _body(call) if unfolded < UNFOLDED else notes_html(call.notes, call.dropped)
@@ -108,7 +127,7 @@ def _fold(tallies: Sequence[Tally]) -> str:
         )
         if rest > 0 and listed and call is listed[-1][1]:
             lines += f'<div class="dm-call">and {number(rest)} more that went wrong</div>'
-    return f'<details class="dm-foot"><summary>{" · ".join(words)}</summary>{lines}</details>'
+    return Fold(f"{counted(wrong, 'call')} went wrong" if wrong else "", f"slowest call {brief(slowest)}", lines)
 
 
 def _line(tally: Tally | None, call: Call) -> str:
@@ -137,9 +156,14 @@ def _body(call: Call) -> str:
 def summary_plain(tallies: Sequence[Tally]) -> str:
     """A line of text for each function."""
     shown, others = _chosen(tallies)
-    lines = [
-        f"{printable(one.title)}: {state_of([one])}, {counted(one.calls, 'call')}, {counted(one.items, 'item')} "
-        f"in {brief(one.seconds)}" + (f", {counted(one.wrong, 'call')} went wrong" if one.wrong else "")
-        for one in shown
-    ]
+    lines = [_line_plain(one) for one in shown]
     return "\n".join([*lines, f"and {number(len(others))} more functions"] if others else lines)
+
+
+def _line_plain(tally: Tally) -> str:
+    facts = [state_of([tally]), counted(tally.calls, "call")]
+    if tally.ended:
+        facts.append(f"{counted(tally.items, 'item')} in {brief(tally.seconds)}")
+    if tally.wrong:
+        facts.append(f"{counted(tally.wrong, 'call')} went wrong")
+    return f"{printable(tally.title)}: {', '.join(facts)}"

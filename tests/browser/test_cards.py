@@ -35,6 +35,18 @@ LOOP = """
         pool.map(picky, range(6), on_error="return")
     results = pool.map(held, range(50), chunksize=1)
 """
+STEPS = """
+    def step(n):
+        import os, time
+        end = time.monotonic() + 60
+        while not os.path.exists(f"step{n}"):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    for n in range(3):
+        pool.map(picky, range(6), on_error="return")
+        pool.map(step, [n])
+"""
 MANY = """
     for n in range(12):
         exec(f"def f{n}(x): return x")
@@ -59,7 +71,7 @@ def test_a_loop_has_one_card_that_moves(lab: Open) -> None:
         "number": (".dm-calls tbody td:nth-child(2)", 4.5),
         "column": (".dm-calls th:last-child", 4.5),
         "went wrong": (".dm-wrong", 3.0),
-        "fold": (".dm-foot > summary", 4.5),
+        "fold": (".dm-foot > summary, .jupyter-widget-Collapse-header", 4.5),
         "which call": (".dm-panel .dm-head .dm-soft", 4.5),
     }
 
@@ -100,3 +112,22 @@ def test_what_went_wrong_unfolds(lab: Open) -> None:
     assert call.locator(".dm-notes").is_visible()
     book.see(2, re.compile("12 functions.*and 4 more", re.S))
     assert book.output(2).locator(".dm-calls tbody tr").count() == 9
+
+
+def test_a_fold_stays_open_while_calls_go_on(lab: Open) -> None:
+    """What the user has unfolded stays so when the next call of a loop ends, and says what is new."""
+    book = lab(SET_UP, STEPS)
+    book.run_through(0)
+    book.run(1)
+    book.see(1, re.compile("2 functions.*Running.*step.*call 1", re.S))
+    book.output(1).get_by_text("1 call went wrong · slowest call").click()
+    line = book.output(1).locator(".dm-call").first
+    line.wait_for(state="visible")
+    for n, ended in enumerate(("2 calls went wrong", "3 calls went wrong")):
+        (book.folder / f"step{n}").touch()
+        book.see(1, ended)
+        book.see(1, f"call {n + 2}")
+        assert line.is_visible()
+    (book.folder / "step2").touch()
+    book.wait_ended(1)
+    book.see(1, "2 functions Done")

@@ -76,8 +76,10 @@ def test_long_calls_unfold_to_their_workers() -> None:
 
 
 def test_nothing_yet() -> None:
-    """While the first calls run there is no fold."""
+    """While the first calls run there is no fold, and no number of items or time that would say that none was done."""
     made = Tally("f", "map")
     made.begin("f")
-    assert "details" not in summary_html([made])
-    assert summary_plain([made]) == "f: running, 1 call, 0 items in 0.0 ms"
+    assert words(summary_html([made])) == "map f Running 1 call"
+    assert summary_plain([made]) == "f: running, 1 call"
+    both = words(summary_html([made, tally("g", DONE)]))
+    assert "(Running) map f 1 – – – (Done) map g 1 – 4 0.10 s" in both
