@@ -115,9 +115,8 @@ class Shelf:
         self._elsewhere = True
         changed = False
         for top, unit in extras.units.items():
-            known = self._units.get(top)
+            known, before = self._units.get(top, unit), self._roots.get(top)
             self._units[top] = unit
-            changed = changed or (known is not None and known.digest != unit.digest)
             if self._is_here(unit):
                 self._roots.pop(top, None)
             else:
@@ -128,6 +127,8 @@ class Shelf:
                         _write(_file_of(root, name, source), source.text.encode("utf-8", "surrogatepass"))
                 for path, data in unit.files:
                     _write(os.path.join(root, path), data)
+            if top in sys.modules and (known.digest != unit.digest or self._roots.get(top) != before):
+                changed = True  # it was imported from another place, or with other data
         return changed and self._forget()
 
     def _forget(self) -> bool:
@@ -169,7 +170,7 @@ class Shelf:
             words: str | None = None
             if self._elsewhere and isinstance(cause, ModuleNotFoundError) and cause.name:
                 words = self._missing(cause.name)
-            elif self._units and isinstance(cause, FileNotFoundError) and isinstance(cause.filename, str | bytes):
+            elif self._elsewhere and isinstance(cause, FileNotFoundError) and isinstance(cause.filename, str | bytes):
                 words = self._left_out(os.path.abspath(os.fsdecode(cause.filename)))
             if words is not None and words not in getattr(error, "__notes__", ()):
                 error.add_note(words)
@@ -187,6 +188,12 @@ class Shelf:
         )
 
     def _left_out(self, path: str) -> str | None:
+        for top, source in self._sources.items():
+            if top not in self._units and any(path.startswith(folder + os.sep) for folder in source.path):
+                return (
+                    f"{os.path.basename(path)} did not travel: when this call began its pool had no workers on other "
+                    "machines; from the next call on the data files of local packages travel to them"
+                )
         for top, unit in self._units.items():
             for base in (self._roots.get(top), *unit.bases):
                 if base is None or not path.startswith(base + os.sep):

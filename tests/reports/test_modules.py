@@ -6,6 +6,7 @@ import concurrent.futures
 import importlib
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
@@ -165,6 +166,52 @@ def test_data_that_does_not_travel(
     with pytest.raises(FileNotFoundError) as caught:
         pool.map(read, [1])
     assert words in "\n".join(caught.value.__notes__)
+
+
+JOINED = """
+    import sys, threading
+    from pathlib import Path
+    import distmap, joined
+    busy, url = sys.argv[1:]
+    with distmap.Pool(1) as pool:
+        job = pool.map_async(joined.read, [busy, *[""] * 5], chunksize=1, on_error="return")
+        while not Path(busy, "busy").exists():
+            threading.Event().wait(0.005)
+        pool.add(url)
+        while not job.progress or job.progress.done < 3:
+            threading.Event().wait(0.005)
+        Path(busy, "free").touch()
+        print(*job.get(15)[-1].__notes__)
+        print(pool.map(joined.read, [""], tags=["far"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a path that only one process knows")
+def test_data_of_a_call_that_a_first_worker_joins(tmp_path: Path) -> None:
+    """A call that began without other machines brings them no files: the error there says so, the next call does."""
+    text = """
+        import time
+        from pathlib import Path
+        def read(busy):
+            if busy:
+                Path(busy, "busy").touch()
+                while not Path(busy, "free").exists():
+                    time.sleep(0.005)
+            return Path(__file__).with_name("data.txt").read_text()
+    """
+    package = tmp_path / "joined"
+    package.mkdir()
+    (package / "__init__.py").write_text(textwrap.dedent(text))
+    (package / "data.txt").write_text("data")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    env = {**os.environ, "PYTHONPATH": f"/proc/self/fd/{fd}"}
+    with WorkerProcess("--port", "0", "--slots", "1", "--tag", "far", env={"TMPDIR": str(tmp_path)}) as worker:
+        command = [sys.executable, "-c", textwrap.dedent(JOINED), str(tmp_path), worker.url]
+        done = subprocess.run(command, env=env, pass_fds=[fd], capture_output=True, text=True, timeout=18)
+    os.close(fd)
+    notes, after = [*done.stdout.splitlines(), "", done.stderr][:2]
+    assert "data.txt did not travel: when this call began its pool had no workers on other machines" in notes
+    assert after == "['data']", done.stderr
 
 
 # --- how modules come about -------------------------------------------------------------------------------------------
