@@ -12,9 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from distmap.caller import warn
 from distmap.checks import checked, is_whole, shown
-from distmap.nesting import cores as cores
-
-#: Files in this folder are distmap's own.
+from distmap.nesting import cores
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 

@@ -634,10 +634,6 @@ class Mailbox:
             self._bell.get(timeout=timeout)
         return self._messages[0]
 
-    def now(self) -> JobMessage | None:
-        """The first message, which stays, if there is one."""
-        return self._messages[0] if self._messages else None
-
     def drop(self) -> None:
         """Take the first message off."""
         self._messages.popleft()

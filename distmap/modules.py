@@ -337,8 +337,8 @@ _logged: set[tuple[bytes, bytes | None]] = set()
 
 def pack(names: frozenset[str]) -> Packed | None:
     """The bundle of these modules; None if none of them is local."""
-    key = names, elsewhere.found
-    known = _packed.get(key)
+    wanted = names, elsewhere.found
+    known = _packed.get(wanted)
     if known is not None and all(mapping.get(key) is value for mapping, key, value in known[0]) and unchanged(known[1]):
         return known[2]
     files = stamps(names)
@@ -350,12 +350,9 @@ def pack(names: frozenset[str]) -> Packed | None:
     _log(sources, packed, extras)
     checks = imported(names)
     if checks is not None:
-        if (
-            sum(len(kept.pickled) + len(kept.extras[1] if kept.extras else b"") for *_, kept in _packed.values())
-            > _KEPT
-        ):
+        if sum(kept.nbytes for *_, kept in _packed.values()) > _KEPT:
             _packed.clear()
-        _packed[key] = (checks, files, packed)
+        _packed[wanted] = (checks, files, packed)
     return packed
 
 
@@ -493,9 +490,9 @@ def _find(name: str) -> ModuleSpec | None:
         return None
     path: Sequence[str] | None = None
     if parent:
-        loaded = sys.modules.get(parent)
-        path = getattr(loaded, "__path__", None)
-        if loaded is None:
+        package = sys.modules.get(parent)
+        path = getattr(package, "__path__", None)
+        if package is None:
             spec = _find(parent)
             path = spec.submodule_search_locations if spec is not None else None
         if path is None:

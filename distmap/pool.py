@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.arguments import (
     Workers,
-    cores,
     mp_arguments,
     mp_keywords,
     mp_options,
@@ -29,7 +28,7 @@ from distmap.arguments import (
     variables,
 )
 from distmap.checks import WAIT, checked, function, functions
-from distmap.nesting import depth, importing
+from distmap.nesting import cores, depth, importing
 from distmap.portal import Portal
 from distmap.traces import gate
 

@@ -158,7 +158,7 @@ class SetUp(Mapping[str, Any]):
     def _catch_up(self) -> None:
         """Take in what came since somebody looked last."""
         with self._lock:
-            while (message := self._box.now()) is not None:
+            while (message := self._box.peek()) is not None:
                 self._take(message)
                 self._box.drop()
 

@@ -7,7 +7,8 @@ import functools
 
 import pytest
 
-from distmap.arguments import Wanted, cores, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.arguments import Wanted, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.nesting import cores
 
 
 def test_forms_of_workers():
