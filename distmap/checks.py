@@ -107,6 +107,8 @@ def _variables(value: Any) -> dict[str, str]:
     taken = dict(value or {})
     if not all(isinstance(text, str) for pair in taken.items() for text in pair):
         raise TypeError
+    if any(name == "" or "=" in name or "\0" in name + text for name, text in taken.items()):
+        raise ValueError  # no system has such variables
     return taken
 
 

@@ -132,6 +132,9 @@ REFUSED: dict[str, tuple[Callable[[P], Any], str]] = {
     "pool-initializer": (lambda p: P(1, initializer=5), "initializer must be a function; got 5"),
     "pool-initargs": (lambda p: P(1, print, 5), "initargs must be a list or tuple of arguments; got 5"),
     "pool-env": (lambda p: P(1, env={"KEY": 5}), 'env must be a dict of names and values as text, such as {"OMP_'),
+    "pool-env-name": (lambda p: P(1, env={"A=B": "x"}), "env must be a dict of names and values as text, such as"),
+    "pool-env-name-empty": (lambda p: P(1, env={"": "x"}), "env must be a dict of names and values as text, such as"),
+    "pool-env-zero-byte": (lambda p: P(1, env={"A": "\0"}), "env must be a dict of names and values as text, such as"),
     "pool-listen": (
         lambda p: P(listen=8786),
         'listen must be an address such as "wss://0.0.0.0:8786", or None; got 8786',
