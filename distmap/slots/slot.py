@@ -176,9 +176,11 @@ class Slot:
         self.retiring = False
 
     def push(self, send: Callable[[], bool]) -> None:
-        """Send something; what does not go now goes when the socket takes it."""
+        """Send something; what does not go now goes when the socket takes it. A process that retires needs nothing."""
         process = self.process
         assert process is not None
+        if self.retiring:
+            return
         try:
             if not send() and self.loop is not None:
                 self.loop.add_writer(process.sock, self._writable, process)

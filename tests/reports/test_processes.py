@@ -341,6 +341,17 @@ def recycled(folder: str) -> None:
         assert set(*pool.map(os.listdir, [folder])) == set(TRACES)  # the next process begins after that
 
 
+def leave_much(folder: str) -> bytes:
+    leave_traces(folder)
+    return bytes(4 << 20)
+
+
+def recycled_at_the_end(folder: str) -> None:
+    with distmap.Pool(1, maxtasksperchild=1) as pool:
+        # Its code and the memory of its result are no longer needed while it leaves.
+        assert len(pool.submit(leave_much, folder).result()) == 4 << 20
+
+
 def of_a_worker(folder: str) -> None:
     with WorkerProcess("--port", "0", "--slots", "1") as worker:
         with distmap.Pool(worker.url) as pool:
@@ -348,7 +359,9 @@ def of_a_worker(folder: str) -> None:
         until(lambda: len(os.listdir(folder)) == len(TRACES))
 
 
-@pytest.mark.parametrize("end", [closed_by_with, closed_and_joined, terminated, recycled, of_a_worker])
+@pytest.mark.parametrize(
+    "end", [closed_by_with, closed_and_joined, terminated, recycled, recycled_at_the_end, of_a_worker]
+)
 def test_a_task_process_ends_in_order(end: Callable[[str], None], tmp_path: Path) -> None:
     """What tasks registered for the end of their process runs before it ends, whichever way it is told to leave."""
     end(str(tmp_path))
