@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, MutableSequence
 from time import perf_counter
 from types import FrameType, FunctionType
 
+from distmap import passed
 from distmap.errors import PayloadError
 from distmap.extras import differences
 from distmap.failures import Failure, describe, failed_to_travel, short_repr, type_name
@@ -94,17 +95,12 @@ class Library:
         if kind == "value":
             keep_value(digest, payload)
         elif kind in ("secret", "descriptor"):
-            from distmap.shared import keep
-
-            keep(digest, kind, bytes(payload.head))
+            passed.keep(digest, bytes(payload.head))
 
     def drop(self, digest: bytes) -> None:
         """Forget a payload."""
         kind, _ = self.payloads.pop(digest, ("", None))
-        if kind in ("secret", "descriptor"):
-            from distmap.shared import forget
-
-            forget(digest)
+        passed.forget(digest, kind)
         forget_value(digest)
 
     def get(self, digest: bytes) -> tuple[BlobKind, Payload]:

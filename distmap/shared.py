@@ -15,6 +15,7 @@ from multiprocessing.process import AuthenticationString  # type: ignore[attr-de
 
 from distmap.errors import PayloadError
 from distmap.light import Any
+from distmap.passed import passed
 from distmap.wire.messages import BlobKind
 
 #: Told what slots of this machine must be sent: a digest, what it is, its bytes, and what must live as long.
@@ -22,9 +23,6 @@ Note = Callable[[bytes, BlobKind, bytes, object], object]
 
 _MADE_BY_FORK = "in a fork context"
 
-#: What this process was sent: keys of the process that shares, and descriptors.
-_secrets: dict[bytes, bytes] = {}
-_passed: dict[bytes, int] = {}
 #: By id, objects that were met here while they live, and the digest that stands for each; and these digests.
 _marks: dict[int, tuple[ref[Any], bytes]] = {}
 _marked: dict[bytes, int] = {}
@@ -128,24 +126,8 @@ def _mark(obj: Any, digest: bytes | None = None) -> bytes:
 # --- the process that it is shared with -------------------------------------------------------------------------------
 
 
-def keep(digest: bytes, kind: BlobKind, data: bytes) -> None:
-    """Task process: a secret or a descriptor has arrived."""
-    if kind == "descriptor":
-        _passed[digest] = int(data)
-    else:
-        _secrets[digest] = data
-
-
-def forget(digest: bytes) -> None:
-    """Task process: it is no longer needed. What was made of it stays."""
-    _secrets.pop(digest, None)
-    fd = _passed.pop(digest, None)
-    if fd is not None:
-        os.close(fd)
-
-
 def _make(digest: bytes, name: str, maker: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    key = _secrets.get(digest)
+    key = passed.get(digest)
     if key is None and digest not in _marked:
         raise _out_of_reach(name)
     if key is not None and key != process.current_process().authkey:
@@ -156,7 +138,7 @@ def _make(digest: bytes, name: str, maker: Callable[..., Any], args: tuple[Any, 
 
 
 def _key(digest: bytes) -> Any:
-    found = _secrets.get(digest) or next((key for key, known in _keys.items() if known == digest), None)
+    found = passed.get(digest) or next((key for key, known in _keys.items() if known == digest), None)
     if found is None:
         raise _out_of_reach("proxy")
     _keys.setdefault(found, digest)  # so that it is known by that where it came from
@@ -174,14 +156,14 @@ class Passed:
 
     def detach(self) -> int:
         """The copy, which is the caller's to close."""
-        fd = _passed.get(self._digest)
-        if fd is None:
-            known = _open.get(self._digest)
-            kept = known() if known is not None else None
-            if kept is None:
-                raise _out_of_reach(self._name)
-            fd = kept.fd
-        return os.dup(fd)
+        fd = passed.get(self._digest)
+        if fd is not None:
+            return os.dup(int(fd))
+        known = _open.get(self._digest)
+        kept = known() if known is not None else None
+        if kept is None:
+            raise _out_of_reach(self._name)
+        return os.dup(kept.fd)
 
 
 def adopt_tracker(digest: bytes) -> None:
@@ -193,7 +175,7 @@ def adopt_tracker(digest: bytes) -> None:
 
     tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is None:
-        tracker._fd = os.dup(_passed[digest])
+        tracker._fd = os.dup(int(passed[digest]))
 
 
 def _out_of_reach(name: str) -> PayloadError:

@@ -14,7 +14,7 @@ import pytest
 from distmap import shared
 from distmap.errors import PayloadError
 from distmap.pickling import Needs, dump_value, is_shared, load_value
-from distmap.shared import Descriptor, Passed, adopt_tracker, forget, keep
+from distmap.shared import Descriptor, Passed, adopt_tracker
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors")
 
@@ -68,23 +68,6 @@ def test_what_was_not_sent_is_out_of_reach() -> None:
     ):
         with pytest.raises(PayloadError, match="works in the process that made it"):
             load()
-
-
-def test_what_was_sent_is_kept_until_it_is_forgotten() -> None:
-    """A task process closes a descriptor that is no longer needed; what was made of it has its own."""
-    read, write = os.pipe()
-    keep(b"d" * 16, "descriptor", b"%d" % write)
-    copy = Passed(b"d" * 16, "Connection").detach()
-    forget(b"d" * 16)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(write)
-    os.close(copy)
-    assert os.read(read, 1) == b""
-    os.close(read)
-    keep(b"s" * 16, "secret", b"key")
-    assert shared._key(b"s" * 16) == b"key"
-    forget(b"s" * 16)
-    del shared._keys[b"key"]
 
 
 def test_a_tracker_of_its_own_is_left_alone() -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory
 from typing import Any
@@ -364,6 +365,24 @@ def test_memory_that_a_task_used_is_not_removed() -> None:
         memory.unlink()
     with pytest.raises(FileNotFoundError):
         shared_memory.SharedMemory(name=name)
+
+
+def test_what_it_needs_does_not_import() -> None:
+    """That costs the call, not the task process."""
+
+    def block(_: int) -> int:
+        sys.modules["distmap.shared"] = None  # type: ignore[assignment]
+        return os.getpid()
+
+    lock = CONTEXT.Lock()
+    with distmap.Pool(1) as pool:
+        [pid] = pool.map(block, [0])
+        with pytest.raises(distmap.PayloadError, match=r"distmap\.shared"):
+            pool.map(locked, [lock], [1])
+        with pytest.raises(ImportError, match=r"distmap\.shared"):
+            pool.map(lambda x: locked(lock, x), [1])
+        assert pool.map(lambda _: os.getpid(), [0]) == [pid]
+        pool.last = None
 
 
 def test_plain_numbers_of_ctypes(pool: distmap.Pool) -> None:
