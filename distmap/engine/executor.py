@@ -30,6 +30,7 @@ from distmap.engine.traits import (
     fenced,
     is_candid,
     is_death,
+    is_deserted,
     is_end,
     renewal_of,
     shares_memory,
@@ -246,6 +247,7 @@ class ExecutorEngine:
         if self._given.get(given.task.attempt) is not given:
             return False
         del self._given[given.task.attempt]
+        given.future = None  # whose callback holds this: a cluster would keep the result until a garbage collection
         if given in self._waiting:
             self._waiting.remove(given)
         self._suspects.discard(given.task.attempt)
@@ -351,19 +353,19 @@ class ExecutorEngine:
             fenced(given.future.running, False) for given in self._given.values() if given.future is not None
         )
         if silent >= self._limits.suspect_after and not runs:
-            refusal = self._knock()
-            if refusal is not None and silent >= self._limits.lost_after:
-                return self._give_up(
-                    f"{_obituary(self._name, refusal)}, and it has answered nothing for {silent:.0f} s"
-                )
+            why = self._knock()
+            if why is not None and silent >= self._limits.lost_after:
+                return self._give_up(f"{why}, and it has answered nothing for {silent:.0f} s")
         self._timer = self._loop.call_later(self._limits.suspect_after / 2, self._look)
 
-    def _knock(self) -> Exception | None:
-        """Whether it takes new calls: one of no consequence."""
+    def _knock(self) -> str | None:
+        """Why nothing is run there any more; None if it takes new calls, which one of no consequence finds out."""
+        if is_deserted(self._executor):
+            return f"{self._name} has no worker left"
         try:
             self._executor.submit(int)
         except Exception as error:
-            return error
+            return _obituary(self._name, error)
         return None
 
     # --- steering ----------------------------------------------------------------------------------------------------

@@ -64,6 +64,13 @@ def _dask_threads(executor: Any) -> int:
     return sum(int(worker["nthreads"]) for worker in workers)
 
 
+def is_deserted(executor: Executor) -> bool:
+    """Whether it is known to have nobody left who could run a call: a Dask cluster without workers."""
+    # What the client knows already: to ask its scheduler may take as long as to find out that there is none.
+    known: Any = getattr(getattr(executor, "_client", None), "_scheduler_identity", None)
+    return known is not None and fenced(lambda: not known["workers"], False)
+
+
 def unknown_slots(executor: Executor) -> str:
     """What to do when `slots_of` knows nothing."""
     name = type(executor).__name__

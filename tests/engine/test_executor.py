@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -280,6 +283,48 @@ def test_an_executor_that_is_silent_and_takes_nothing_new_is_lost(ear: Ears) -> 
         assert await listener.hear("event") == WorkerLost(7, charged=False)
         assert engine.broken is not None
         assert "has answered nothing for" in engine.broken
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_an_executor_without_workers_is_lost(ear: Ears) -> None:
+    """A cluster takes calls when all its workers are gone, and says that they are: nothing is waited for then."""
+
+    async def main() -> None:
+        executor = Mute()
+        executor._client = SimpleNamespace(_scheduler_identity={"workers": {"one": {}}})  # type: ignore[attr-defined]
+        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.04, lost_after=0.08)), ear()
+        await engine.start(listener)
+        listener.send(square, [3])
+        async with asyncio.timeout(10):
+            while len(executor.tasks) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        executor._client._scheduler_identity = {"workers": {}}  # type: ignore[attr-defined]
+        assert await listener.hear("event") == WorkerLost(7, charged=False)
+        assert engine.broken is not None
+        assert "Mute has no worker left, and it has answered nothing for" in engine.broken
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_the_future_of_an_attempt_goes_with_its_answer(ear: Ears) -> None:
+    """Nobody waits for the garbage collector: a cluster keeps each result for as long as its future lives."""
+
+    async def main() -> None:
+        executor = Slow()
+        engine, listener = ExecutorEngine(executor, slots=1), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, [3])
+        future = weakref.ref(executor.tasks[0][0])
+        gc.disable()
+        try:
+            executor.run()
+            assert await listener.values(attempt) == [9]
+            assert future() is None
+        finally:
+            gc.enable()
         await engine.close(now=True)
 
     asyncio.run(main())

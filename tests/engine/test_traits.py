@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +83,17 @@ def test_what_raises_is_not_known() -> None:
     """A foreign call that raises gives what was to be given then."""
     assert traits.fenced(lambda: 1 // 0, 7) == 7
     assert traits.fenced(lambda: 1, 7) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "deserted"),
+    [(None, False), ({}, False), ({"workers": {}}, True), ({"workers": {"one": {}}}, False)],
+    ids=["no-cluster", "nothing-known-yet", "none-left", "one"],
+)
+def test_which_clusters_have_nobody_left(known: object, deserted: bool) -> None:
+    """Only one that says so itself."""
+    executor = SimpleNamespace(_client=SimpleNamespace(_scheduler_identity=known))
+    assert traits.is_deserted(executor) is deserted  # type: ignore[arg-type]
 
 
 def test_only_a_reusable_executor_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
