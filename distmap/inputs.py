@@ -62,13 +62,22 @@ class Pulled:
         items: list[Any] = []
         # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
         while True:
-            wanted = min(2 * len(items) or 1, count)
-            for item in itertools.islice(self._items, wanted - len(items)):
-                if type(item) not in SCALARS and not is_fixed(item):
-                    self._given = len(items) + 1
-                    taken = take(itertools.chain(items, self._one_by_one(item, count, deadline)))
-                    return taken, self._given, self._ended
-                items.append(item)
+            wanted, fixed = min(2 * len(items) or 1, count), True
+            try:
+                for item in itertools.islice(self._items, wanted - len(items)):
+                    fixed = type(item) in SCALARS or is_fixed(item)
+                    if not fixed:
+                        break
+                    items.append(item)
+            except Exception as error:  # the iterator's
+                if not items:
+                    raise
+                self._items = _raising(error)
+                return take(items), len(items), False
+            if not fixed:
+                self._given = len(items) + 1
+                taken = take(itertools.chain(items, self._one_by_one(item, count, deadline)))
+                return taken, self._given, self._ended
             self._ended = len(items) < wanted
             if self._ended or wanted == count or time.monotonic() >= deadline:
                 return take(items), len(items), self._ended
@@ -77,14 +86,23 @@ class Pulled:
         """This item and those behind it: the next one is asked for when whoever takes them has pickled the last."""
         yield item
         clock, given = time.monotonic, self._given
-        for item in itertools.islice(self._items, count - given):
-            given += 1
-            yield item
-            if clock() >= deadline:
-                break
-        else:
-            self._ended = given < count
+        try:
+            for item in itertools.islice(self._items, count - given):
+                given += 1
+                yield item
+                if clock() >= deadline:
+                    break
+            else:
+                self._ended = given < count
+        except Exception as error:
+            self._items = _raising(error)
         self._given = given
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    """What an iterator becomes that raised after it had given items: these count, the next read raises."""
+    raise error
+    yield
 
 
 class Batches:

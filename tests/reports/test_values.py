@@ -255,6 +255,36 @@ def test_items_are_taken_as_they_are_given(pool, make, look):
     assert list(pool.imap(look, make(), chunksize=3)) == expected
 
 
+def until_it_raises(make: Callable[[int], Any]) -> Iterator[Any]:
+    """Five items, then an error."""
+    yield from map(make, range(5))
+    raise LookupError("no more")
+
+
+#: Items of an iterator that raises after them.
+BEFORE_AN_ERROR: dict[str, Callable[[int], Any]] = {
+    "numbers": lambda at: at,
+    "lists": lambda at: [at],
+    "arrays": lambda at: np.full(2, at),
+    "tuples": lambda at: (at, {}),
+    "numbers-then-lists": lambda at: [at] if at > 2 else at,
+}
+
+
+@pytest.mark.parametrize("make", BEFORE_AN_ERROR.values(), ids=BEFORE_AN_ERROR)
+def test_what_an_iterator_gave_before_it_raised_counts(pool, make):
+    """A lazy call gives the results of these items and then raises the error; a blocking one keeps them."""
+    expected = [str(make(at)) for at in range(5)]
+    for chunksize in (None, 1, 3, 100):
+        got: list[str] = []
+        with pytest.raises(LookupError, match="no more"):
+            got.extend(pool.imap(str, until_it_raises(make), chunksize=chunksize))
+        assert got == expected
+        with pytest.raises(LookupError, match="no more"):
+            pool.map(str, until_it_raises(make), chunksize=chunksize)
+        assert pool.last.partial == list(enumerate(expected))
+
+
 class Celsius(np.float64):
     """A subclass of a NumPy number."""
 
