@@ -11,7 +11,7 @@ import _pickle
 import os
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from distmap.caller import users_frame
 from distmap.errors import PayloadError, RemoteError
@@ -295,12 +295,15 @@ def throw(error: BaseException, frames: TracebackType | None = None) -> NoReturn
 def _frames(text: str) -> TracebackType | None:
     """The frames of the last traceback in the text, as a traceback of this process."""
     import ast
+    import re
 
-    _, _, last = ("\n" + text).rpartition("\nTraceback (most recent call last):\n")
-    found = [frame for line in last.split("\n") if line.startswith('  File "') and (frame := _frame_in(line))]
+    # Those of a group; what its members say stands further to the right.
+    last = re.split(r"(?m)^(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", text)[-1]
+    lines = [line.removeprefix("  | ") for line in last.split("\n")]
+    found = [frame for line in lines if line.startswith('  File "') and (frame := _frame_in(line))]
     tb = None
     for file, number, name in reversed(found[-_MOST_FRAMES:]):
-        first = _head(file, number)
+        first = _head(file, number, name)
         # There is no other way to a frame than to run something in it.
         tree = ast.parse("here = look()")
         for node in ast.walk(tree):
@@ -316,15 +319,17 @@ def _frames(text: str) -> TracebackType | None:
     return tb
 
 
-def _head(file: str, number: int) -> int:
+def _head(file: str, number: int, name: str) -> int:
     """The line on which the function begins that has this line: what shows source counts from there."""
     import linecache
     import re
 
     lines = linecache.getlines(file)
-    # As `inspect` of Python 3.11 looks for it.
+    # By its name, as another function may be defined above this line; else as `inspect` of Python 3.11 looks for it.
+    named = re.compile(rf"\s*(async\s+)?def\s+{re.escape(name)}\b")
     head = re.compile(r"^(\s*def\s)|(\s*async\s+def\s)|(.*(?<!\w)lambda(:|\s))|^(\s*@)")
-    return next((at for at in range(min(number, len(lines)), 0, -1) if head.match(lines[at - 1])), 1)
+    above = range(min(number, len(lines)), 0, -1)
+    return next((at for kind in (named, head) for at in above if kind.match(lines[at - 1])), 1)
 
 
 def users_frames(error: BaseException) -> list[TracebackType]:
@@ -333,8 +338,14 @@ def users_frames(error: BaseException) -> list[TracebackType]:
     while tb is not None:
         frames.append(tb)
         tb = tb.tb_next
-    wanted = _users([tb.tb_frame.f_code.co_filename for tb in frames])
+    wanted = _users([_file(tb.tb_frame) for tb in frames])
     return [tb for tb, users in zip(frames, wanted, strict=True) if users]
+
+
+def _file(frame: FrameType) -> str:
+    """Where the code of a frame is; of what a dataclass writes for itself, where that is."""
+    file = frame.f_code.co_filename
+    return str(frame.f_globals.get("__file__", file)) if file == "<string>" else file
 
 
 def shorten(error: BaseException) -> BaseException:

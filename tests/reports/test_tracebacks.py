@@ -27,6 +27,10 @@ SET_UP = """
     def held(name):
         open(name, "w").close()
         time.sleep(60)
+
+    def outer(x):
+        def other(y): return y
+        return bad(x)
 """
 
 #: Call -> what its error is.
@@ -42,6 +46,7 @@ CALLS = {
     "builtin function": ("pool.map(abs, ['a'])", "TypeError"),
     "does not pickle": ("pool.map(lambda x: pool, [1])", "PayloadError"),
     "wrong option": ("pool.map(bad, [1], chunk=2)", "TypeError"),
+    "wrong value": ("pool.map(bad, [1], chunksize=0)", "ValueError"),
     "wrong address": ("distmap.Pool('http://here')", "ConnectError"),
     "late": ("pool.map_async(time.sleep, [60]).get(0.01)", "TimeoutError"),
 }
@@ -91,6 +96,16 @@ SCRIPT = """
                 assert isinstance(error.__cause__, distmap.RemoteError)
                 assert "in bad" in str(error.__cause__)
             call(pool)
+"""
+GROUP = """
+    import distmap
+
+    def many(x):
+        raise ExceptionGroup("many", [ValueError(x), TypeError(x)])
+
+    if __name__ == "__main__":
+        with distmap.Pool(1) as pool:
+            pool.map(many, [1])
 """
 TEST = """
     import distmap
@@ -158,11 +173,28 @@ def test_a_cell_shows_an_error_once(kernel: Kernel, call: str) -> None:
     text = kernel.traceback
     assert kernel.raised == name, text
     assert "direct cause" not in text
+    assert "<string>" not in text
     assert "distmap" not in text.replace(code, "").replace("distmap-worker", "").replace("import distmap", ""), text
     assert len(text.splitlines()) <= 12, text
     if name == "ZeroDivisionError":
         assert text.count("return 1 // x") == 1
         assert text.count("on worker local, attempt 1") == 1
+
+
+@pytest.mark.own_leaks
+def test_a_line_below_an_inner_function_is_shown(kernel: Kernel) -> None:
+    """The line that failed is found by the name of its function, not by the next definition above it."""
+    kernel.run("pool.map(outer, [1, 0])")
+    assert re.search(r"-> +\d+ +return bad\(x\)", kernel.traceback), kernel.traceback
+
+
+def test_a_group_shows_the_line_that_raised_it(tmp_path: Path) -> None:
+    """Its frames in the function, and the members, once."""
+    text = run(tmp_path, GROUP)
+    assert OURS not in text
+    assert "direct cause" not in text
+    assert text.count('raise ExceptionGroup("many"') == 1
+    assert text.count("ValueError: 1") == 1
 
 
 @pytest.mark.own_leaks
