@@ -21,21 +21,16 @@ def clock(seconds: float) -> str:
 
 
 def took(snapshot: Snapshot) -> str:
-    """How long it took: of a job that was over soon 0.35 s or 4.2 s, else a clock."""
-    return clock(snapshot.elapsed) if is_live(snapshot) else seconds(snapshot.elapsed)
-
-
-def seconds(taken: float) -> str:
-    """0.35 s, 4.2 s, or a clock."""
-    if taken >= 9.95:
-        return clock(taken)
-    return f"{taken:.1f} s" if taken >= 0.995 else f"{taken:.2f} s"
+    """How long it took: of a job that was over soon as `brief` says it, else a clock."""
+    return clock(snapshot.elapsed) if is_live(snapshot) else brief(snapshot.elapsed)
 
 
 def brief(taken: float) -> str:
-    """As `seconds`, and 3.1 ms or 31 ms for less than a tenth of one."""
+    """3.1 ms, 31 ms, 0.35 s, 4.2 s, or a clock."""
+    if taken >= 9.95:
+        return clock(taken)
     if taken >= 0.0995:
-        return seconds(taken)
+        return f"{taken:.1f} s" if taken >= 0.995 else f"{taken:.2f} s"
     return f"{1000 * taken:.0f} ms" if taken >= 0.00995 else f"{1000 * taken:.1f} ms"
 
 

@@ -55,7 +55,9 @@ def test_the_line_of_text_tells_everything() -> None:
     assert words.plain("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0.00 s"), (0.352, "0.35 s"), (4.21, "4.2 s"), (9.96, "0:10")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0021, "2.1 ms"), (0.031, "31 ms"), (0.352, "0.35 s"), (4.21, "4.2 s"), (9.96, "0:10")]
+)
 def test_a_job_that_was_over_soon_took_parts_of_a_second(seconds: float, text: str) -> None:
     """While it runs the clock goes by the second."""
     assert words.took(RUNNING._replace(state="done", elapsed=seconds)) == text
