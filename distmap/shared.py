@@ -33,10 +33,10 @@ _open: dict[bytes, ref[Descriptor]] = {}
 
 
 class Descriptor:
-    """A copy of a descriptor of this process; open as long as a blob refers to it."""
+    """A descriptor of its own; open as long as a blob refers to it."""
 
     def __init__(self, digest: bytes, fd: int) -> None:
-        self.fd = os.dup(fd)
+        self.fd = fd
         _open[digest] = ref(self, lambda _: _open.pop(digest, None))
 
     def __bytes__(self) -> bytes:
@@ -50,7 +50,7 @@ def descriptor(digest: bytes, fd: int) -> Descriptor:
     """A copy of the descriptor, to be passed to slots of this machine under that digest; the same while it lives."""
     known = _open.get(digest)
     kept = known() if known is not None else None
-    return Descriptor(digest, fd) if kept is None else kept
+    return Descriptor(digest, os.dup(fd)) if kept is None else kept
 
 
 # --- the process that shares ------------------------------------------------------------------------------------------

@@ -59,6 +59,15 @@ def test_a_descriptor_lives_as_long_as_its_blob() -> None:
     assert context.get_spawning_popen() is None
 
 
+def test_what_is_closed_has_no_descriptor() -> None:
+    """That is an error of pickling and leaves nothing behind, to be closed or to complain of."""
+    sock = socket.socket()
+    sock.close()
+    with pytest.raises(PayloadError, match="it cannot be pickled: OSError"):
+        dump_value(sock, Needs(), what="it")
+    gc.collect()
+
+
 def test_what_was_not_sent_is_out_of_reach() -> None:
     """Whoever was sent neither secret nor descriptor is told why."""
     for load in (
