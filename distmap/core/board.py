@@ -260,6 +260,7 @@ class Board:
             slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
         if first:
             worker.unready[job.id] = len(slots)
+            self.fleet.refresh(worker)
         for slot in slots:
             self.last_chunk += 1
             self.out.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))

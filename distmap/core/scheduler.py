@@ -357,10 +357,11 @@ class Scheduler:
             return
         job = attempt.job
         board.detach(attempt)
-        if job.spec.each and job.state != "stopping":
-            faults.lose(board, attempt, attempt.lo, "refused")
-        elif job.state in ("running", "paused"):
-            board.halt(job, "failed")
+        if job.state in ("running", "paused"):
+            if job.spec.each:
+                faults.lose(board, attempt, attempt.lo, "refused")
+            else:
+                board.halt(job, "failed")
         board.conclude(job)
 
     def _attempt_reported(self, event: ev.AttemptReported) -> None:

@@ -470,6 +470,26 @@ def test_a_worker_that_comes_later_is_set_up_first(desk: Any, pick: Any) -> None
     assert not desk.scheduler.unready(2)
 
 
+def test_all_slots_wait_for_a_set_up_that_runs_in_one(desk: Any, pick: Any) -> None:
+    """The other slots of a worker that comes later take nothing before its one call succeeded."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (own,) = pick(set_up(desk, 1, each="worker"), ev.Assign)
+    desk.report(own)
+    desk.job(2, size=100, chunksize=1)
+    (call,) = desk.feed(desk.tell(ev.WorkerJoined(2, 3)))
+    assert call.job == 1
+    assert {one.slot for one in desk.feed(desk.report(call))} == {0, 1, 2}
+
+
+def test_a_call_of_a_set_up_that_is_over_is_refused(desk: Any, pick: Any) -> None:
+    """That it could not be loaded came too late to matter to anybody."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    (call,) = pick(set_up(desk), ev.Assign)
+    desk.tell(ev.CancelRequested(1))
+    assert ev.Finish(1, "cancelled") in desk.tell(ev.Ticked(), after=1.0)
+    assert desk.tell(ev.AttemptRefused(call.attempt)) == []
+
+
 def test_a_worker_where_a_set_up_failed_is_left_out_until_it_ends(desk: Any, pick: Any) -> None:
     """The failure is delivered, the worker takes nothing, others go on; with the set-up its demand ends."""
     desk.tell(ev.WorkerJoined(1, 1))
