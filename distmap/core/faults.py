@@ -174,8 +174,8 @@ def rouse(board: Board) -> float | None:
 
 
 def rest_ends(board: Board, slot: Slot) -> float:
-    """When a resting slot goes on: early where a job could not go on without it."""
-    if any(_stands_still(board, group) for group in slot.worker.groups):
+    """When a resting slot goes on: early where a job could not go on without it, or a call of a set-up is for it."""
+    if slot.due or any(_stands_still(board, group) for group in slot.worker.groups):
         return slot.rest_until - board.limits.slot_rest + board.limits.slot_rest_alone
     return slot.rest_until
 

@@ -162,6 +162,18 @@ def test_a_rest_is_short_for_whoever_has_no_other_slot(desk: Any, pick: Any) -> 
     assert (assign.job, assign.worker) == (2, 1)
 
 
+def test_a_rest_is_short_for_a_call_of_a_set_up(desk: Any, pick: Any) -> None:
+    """It is for this slot and has no other, though the rest of the pool is well."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    for _ in range(5):
+        desk.tell(ev.SlotDied(1, 0, None, None, "idle"), ev.SlotReady(1, 0))
+    assert desk.scheduler.resting(1, desk.now) == (1, 60.0)
+    desk.tell(ev.JobSubmitted(1, ev.JobSpec(pushed=True, stop_on_failure=False, each="slot")))
+    assert desk.scheduler.resting(1, desk.now) == (1, 5.0)
+    (call,) = pick(desk.tell(ev.Ticked(), after=5.0), ev.Assign)
+    assert (call.slot, call.job) == (0, 1)
+
+
 def test_a_lost_worker_takes_its_resting_slots_along(desk: Any) -> None:
     """Nothing is due for them any more."""
     desk.tell(ev.WorkerJoined(1, 1))
