@@ -42,7 +42,7 @@ class SlotBook:
     held: list[int] = field(default_factory=list)
     deaths: list[float] = field(default_factory=list)
     rest_until: float = 0.0
-    #: It may go on before: once in this rest there was a job that had no other slot.
+    #: It may go on before: once in this rest there was a job, or a call of a set-up, that had no other slot.
     roused: bool = False
 
 
@@ -51,6 +51,8 @@ class WorkerBook:
     slots: list[SlotBook]
     tags: frozenset[str]
     state: str = "trusted"
+    #: Set-ups that were there before it -> its slots where they must still succeed before it runs anything else.
+    required: dict[int, set[int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,6 +83,12 @@ class JobBook:
     refused: bool = False
     input_failed: bool = False
     final_failure: bool = False
+    #: Of a set-up: workers that were there or came before it ended, and the slots where it was to run; those of them
+    #: that came when too many deaths may have ended it; (worker, slot) of each call; calls that were refused.
+    owed: dict[int, list[int]] = field(default_factory=dict)
+    doubtful: set[int] = field(default_factory=set)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    turned_down: set[int] = field(default_factory=set)
     finish: ev.Finish | None = None
 
 
@@ -126,13 +134,25 @@ class Books:
         if not any(slot.rest_until <= early for slot in tired):
             return
         for job in self.jobs.values():
+            if self.goes_on(job):
+                for item, (worker, index) in job.places.items():
+                    slot = self.workers[worker].slots[index]
+                    # A call of a set-up that is for this slot has no other.
+                    slot.roused = slot.roused or (item not in job.items and slot.rest_until <= early)
             slots = self.slots_for(job)
             if job.finish is None and all(slot.state in ("resting", "dead") and slot in tired for slot in slots):
                 for slot in slots:
                     slot.roused = slot.roused or slot.rest_until <= early
 
     def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
-        self.workers[event.worker] = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
+        worker = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
+        self.workers[event.worker] = worker
+        for number, job in self.jobs.items():
+            if job.spec.each and self.goes_on(job) and job.spec.tags <= worker.tags:
+                job.owed[event.worker] = []
+                if job.dry >= self.limits.crash_loop_deaths:
+                    job.doubtful.add(event.worker)
+                worker.required[number] = set()
 
     def _on_WorkerLost(self, event: ev.WorkerLost) -> None:
         worker = self.workers[event.worker]
@@ -196,7 +216,14 @@ class Books:
             slot.state = "resting" if slot.rest_until > self.now and not slot.roused else "ready"
 
     def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
-        self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
+        job = self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
+        if event.spec.each:
+            there = {number: book for number, book in self.workers.items() if book.state in ("trusted", "suspect")}
+            job.owed = {number: [] for number, book in there.items() if event.spec.tags <= book.tags}
+
+    def goes_on(self, job: JobBook) -> bool:
+        """Nothing ends it so far; too many deaths may have."""
+        return job.finish is None and not (job.cancelled or job.final_failure or job.refused)
 
     def _on_ItemsAdded(self, event: ev.ItemsAdded) -> None:
         job = self.jobs[event.job]
@@ -221,6 +248,13 @@ class Books:
             job.open_chunks.append([count])
         job.read += count
         job.bytes += nbytes
+
+    def _on_InputGrew(self, event: ev.InputGrew) -> None:
+        job = self.jobs[event.job]
+        start, count, nbytes = job.chunks.get(event.chunk, (0, 0, -1))
+        if job.finish is None and nbytes >= 0:
+            job.chunks[event.chunk] = (start, count, nbytes + event.nbytes)
+            job.bytes += event.nbytes
 
     def _on_InputFailed(self, event: ev.InputFailed) -> None:
         job = self.jobs[event.job]
@@ -260,8 +294,11 @@ class Books:
 
     def _on_AttemptRefused(self, event: ev.AttemptRefused) -> None:
         attempt = self.attempts[event.attempt]
-        if attempt.live:
-            self.jobs[attempt.job].refused = True
+        job = self.jobs[attempt.job]
+        if attempt.live and job.spec.each:
+            job.turned_down.add(job.chunks[attempt.chunk][0])
+        elif attempt.live:
+            job.refused = True
         self._end(event.attempt)
 
     def _on_AttemptReported(self, event: ev.AttemptReported) -> None:
@@ -281,6 +318,9 @@ class Books:
                 job.dry = 0
             if job.spec.gather != "list":
                 job.bytes += event.nbytes
+            if job.spec.each and event.lo < event.hi and not event.failed:
+                worker, slot = attempt.slot
+                self.workers[worker].required.get(attempt.job, set()).discard(slot)
             if event.ended:
                 for item in range(start + event.hi, start + attempt.hi):
                     job.items.pop(item, None)

@@ -24,6 +24,7 @@ FAULTS = (
     *("raises", "fragile", "poison", "hangs", "hostile", "crashloop", "deaths", "losses", "silences", "drains"),
     *("joins", "stalls", "late", "twice", "shuffled", "stubborn", "cancels", "pauses", "slow_consumer", "slow_input"),
     *("short_input", "input_fails", "refusals", "pressure", "deaf", "tight", "executor"),
+    *("setups", "grows"),
 )
 #: From then on nothing new goes wrong.
 HEAL = 3.0

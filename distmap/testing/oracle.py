@@ -50,6 +50,31 @@ class Oracle(Books):
         job.added_bytes -= nbytes
         self.enter(job, command.chunk, command.count, nbytes)
 
+    def _do_SetUp(self, command: ev.SetUp) -> None:
+        job, worker = self.jobs[command.job], self.workers[command.worker]
+        slots = job.owed.get(command.worker)
+        self.require(job.spec.each, f"{command}: it is no set-up")
+        self.require(slots is not None and worker.state in ("trusted", "suspect"), f"{command}: not for that worker")
+        assert slots is not None
+        self.require(command.slot < len(worker.slots) and command.slot not in slots, f"{command}: no such call")
+        self.require(not slots or job.spec.each == "slot", f"{command}: a second call on that worker")
+        self.require(command.chunk > self.last_chunk, f"{command}: no new chunk")
+        self.last_chunk = command.chunk
+        slots.append(command.slot)
+        if command.job in worker.required:
+            worker.required[command.job].add(command.slot)
+        job.places[job.read] = (command.worker, command.slot)
+        self.enter(job, command.chunk, 1, 0)
+
+    def _may_run(self, command: ev.Assign, job: JobBook) -> None:
+        """A call of a set-up runs in its own place; anything else only where all set-ups succeeded that came before."""
+        if job.spec.each:
+            place = job.places[job.chunks[command.chunk][0]]
+            return self.require(place == (command.worker, command.slot), f"{command}: this call is for {place}")
+        for number, slots in self.workers[command.worker].required.items():
+            over = not self.goes_on(self.jobs[number])
+            self.require(over or not slots, f"{command}: set-up {number} has not succeeded in slots {slots} there")
+
     def _may_grow(self, job: JobBook, command: ev.Read | ev.Take) -> None:
         """Another chunk of the job may come now."""
         limits = self.limits
@@ -83,6 +108,7 @@ class Oracle(Books):
         self.require(not job.paused and not self._settling(job), f"{command}: the job wants nothing to run")
         self.require(command.attempt > self.last_attempt, f"{command}: no new attempt")
         self.last_attempt = command.attempt
+        self._may_run(command, job)
         start, count, _ = job.chunks[command.chunk]
         self.require(0 <= command.lo < command.hi <= count, f"{command}: no such span")
         for item in range(start + command.lo, start + command.hi):
@@ -166,9 +192,11 @@ class Oracle(Books):
             "poison": job.deaths[item] == self.limits.item_deaths,
             "timeout": item in job.timeouts,
             "hosts": job.hosts[item] >= self.limits.host_losses,
+            "refused": item in job.turned_down,
+            "gone": item in job.places and self.workers[job.places[item][0]].state == "lost",
         }
         self.require(charged[command.cause], f"{command}: item {item} was not charged so")
-        if job.spec.stop_on_failure:
+        if job.spec.stop_on_failure and command.cause != "gone":
             job.final_failure = True
         self._settle(job, item, str(command))
 
@@ -203,6 +231,7 @@ class Oracle(Books):
             "failed": job.final_failure or job.refused or job.input_failed or command.crashed,
         }
         self.require(why[command.outcome], f"{command}: for no reason")
+        self._all_were_called(command.job)
         if command.outcome == "done" or (job.input_failed and not self._settling(job) and not command.crashed):
             self.require(job.delivered == job.read, f"{command}: {job.delivered} of {job.read} items were delivered")
         if command.crashed:
@@ -219,6 +248,14 @@ class Oracle(Books):
                     state = self.workers[worker].slots[index].state
                     self.require(state != "ready", f"{command}: {attempt.slot} still runs it and was not killed")
                 attempt.live = False
+
+    def _all_were_called(self, number: int) -> None:
+        """A set-up had a call in every slot, or one on every worker, that was there before it ended."""
+        job = self.jobs[number]
+        for worker, slots in job.owed.items():
+            right = len(self.workers[worker].slots) if job.spec.each == "slot" else 1
+            fits = len(slots) == right or (not slots and worker in job.doubtful)
+            self.require(fits, f"set-up {number} had calls in slots {slots} of worker {worker}")
 
     def done(self) -> None:
         """The world has come to rest: all jobs are over, every result went somewhere."""

@@ -29,6 +29,10 @@ class World(Floor):
                 work = self.jobs[job]
                 work.chunks[chunk] = work.handed
                 work.handed += count
+            case ev.SetUp(job=job, chunk=chunk):
+                work = self.jobs[job]
+                work.chunks[chunk] = work.handed
+                work.handed += 1
             case ev.Deliver(job=job, lo=lo, hi=hi):
                 self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
             case ev.DeliverLoss(job=job):
@@ -55,8 +59,10 @@ class World(Floor):
             self.join()
         elif self.on(kind) and kind in ("cancels", "pauses"):
             job = rng.choice(list(self.jobs))
-            self.post(ev.CancelRequested(job) if kind == "cancels" else ev.PauseRequested(job))
-            if kind == "pauses":
+            if kind == "cancels":
+                self.post(ev.CancelRequested(job))
+            elif not self.jobs[job].spec.each:  # nobody can pause a set-up
+                self.post(ev.PauseRequested(job))
                 self.after(rng.uniform(0.0, 1.0), lambda: self.post(ev.ResumeRequested(job)))
         elif self.on(kind) and live:
             self.strike(kind, rng.choice(live))
@@ -109,6 +115,22 @@ class World(Floor):
         if pushed:
             self.push(work, total)
 
+    def set_up(self) -> None:
+        """A set-up: some of its calls go wrong. Somebody keeps it for a while; one that may fail not for ever."""
+        rng = self.rng
+        number = len(self.jobs) + 1
+        kinds = {}
+        if bad := rng.random() < 0.5:
+            choices = ("raises", "flaky", "fragile", "poison", "hangs", "hostile")
+            kinds = {rng.randrange(8): rng.choice(choices) for _ in range(rng.randint(1, 3))}
+        tags = frozenset({"gpu"}) if rng.random() < 0.3 else frozenset[str]()
+        each = rng.choice(("slot", "slot", "worker"))
+        spec = ev.JobSpec(pushed=True, stop_on_failure=rng.random() < 0.2, tags=tags, each=each)  # type: ignore[arg-type]
+        self.jobs[number] = Work(number, spec, 0, rng.choice((0.0, 0.005, 0.2)), kinds, left=0)
+        self.post(ev.JobSubmitted(number, spec))
+        end = HEAL + 0.1 if bad or "refusals" in self.faults else 100.0
+        self.after(min(rng.choice((0.1, 1.0, end)), end), lambda: self.post(ev.CancelRequested(number)))
+
     def push(self, work: Work, rest: int) -> None:
         if work.over:
             return
@@ -133,6 +155,9 @@ class World(Floor):
         work.left -= items
         work.chunks[command.chunk] = work.handed
         work.handed += items
+        if items and self.on("grows") and self.rng.random() < 0.3:
+            grown = ev.InputGrew(work.id, command.chunk, self.rng.choice((0, ITEM, 50 * ITEM)))
+            self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.post(grown))
         last = not items or (not work.left and self.rng.random() < 0.5)
         self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
 
@@ -160,6 +185,9 @@ class World(Floor):
         self.submit()
         for _ in range(self.rng.choice((0, 0, 1, 2))):
             self.after(self.rng.uniform(0.0, 0.5), self.submit)
+        if "setups" in self.faults:
+            for _ in range(self.rng.randint(1, 3)):
+                self.after(self.rng.uniform(0.0, 1.0), self.set_up)
         self.after(0.01, self.mishap)
         self.after(HEAL, self.heal)
         while self.heap:

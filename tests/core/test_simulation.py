@@ -21,6 +21,18 @@ def test_every_promise_is_kept(part: int) -> None:
         run(seed)
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(45, id="an-idle-slot-beside-the-one-that-sets-its-worker-up"),
+        pytest.param(3523, id="a-set-up-that-is-refused-after-it-was-cancelled"),
+    ],
+)
+def test_what_once_broke_a_promise(seed: int) -> None:
+    """Worlds in which a promise was broken before."""
+    run(seed)
+
+
 def test_a_seed_replays_byte_for_byte() -> None:
     """The same seed gives the same log, so that a failure can be looked at."""
     for seed in range(20):

@@ -62,6 +62,39 @@ def test_a_breach(before: tuple[Any, ...], command: Any, text: str) -> None:
         oracle_of(*before).check(command)
 
 
+JOIN = ev.WorkerJoined(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("each", "said", "command", "text"),
+    [
+        ("slot", (), ev.SetUp(2, 1, 2, 2), "no such call"),
+        ("slot", (ev.SetUp(2, 1, 2, 0),), ev.SetUp(2, 2, 2, 0), "no such call"),
+        ("worker", (ev.SetUp(2, 1, 2, 0),), ev.SetUp(2, 2, 2, 1), "a second call on that worker"),
+        ("slot", (), ev.SetUp(1, 1, 2, 0), "no set-up"),
+        ("slot", (ev.WorkerLost(2),), ev.SetUp(2, 1, 2, 0), "not for that worker"),
+        ("slot", (ev.SetUp(2, 1, 2, 0),), ev.Assign(2, 1, 0, 2, 1, 0, 1), "this call is for"),
+        ("slot", (ev.SetUp(2, 1, 2, 0),), ev.Assign(2, 1, 0, 1, 0, 0, 3), "set-up 2 has not succeeded"),
+        ("slot", (ev.SetUp(2, 1, 2, 0), ev.CancelRequested(2)), ev.Finish(2, "cancelled"), "had calls in slots"),
+        ("slot", (ev.SetUp(2, 1, 2, 0),), ev.DeliverLoss(2, 1, 0, "gone"), "was not charged so"),
+        ("slot", (ev.SetUp(2, 1, 2, 0),), ev.DeliverLoss(2, 1, 0, "refused"), "was not charged so"),
+    ],
+)
+def test_a_breach_of_a_set_up(each: Any, said: tuple[Any, ...], command: Any, text: str) -> None:
+    """Its calls are where they should be, and nothing runs on a worker that came later before they succeeded."""
+    oracle = Oracle(LIMITS)
+    oracle.hear(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
+    oracle.hear(ev.JobSubmitted(2, ev.JobSpec(pushed=True, each=each)), 0.0)
+    for one in (JOIN, *said):
+        if isinstance(one, ev.SetUp):
+            oracle.check(one)
+        else:
+            oracle.hear(one, 0.0)
+    oracle.jobs[1].chunks[0] = (0, 3, 24)
+    with pytest.raises(Broken, match=text):
+        oracle.check(command)
+
+
 def test_order() -> None:
     """An ordered job's results come in input order."""
     oracle = oracle_of(ASSIGN, DONE, gather="ordered")
