@@ -47,8 +47,9 @@ class World:
         self.spent += time.perf_counter() - began
         for command in commands:
             if isinstance(command, ev.Read):
-                read = ev.ChunkRead(command.job, command.chunk, command.count, command.count * 8, False)
-                self.later(now, read)
+                count = min(command.count, self.items)
+                self.items -= count
+                self.later(now, ev.ChunkRead(command.job, command.chunk, count, count * 8, not self.items))
             elif isinstance(command, ev.Assign):
                 self.chunks += 1
                 self.run(command, now)
