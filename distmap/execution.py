@@ -172,12 +172,12 @@ class Runner:
         try:
             code = self._load(task, emit)
             items = Items([payload[0], *payload[1]])
-        except KeyboardInterrupt:
-            if self._inline:
-                raise
-            emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
-            return
         except BaseException as exc:
+            if isinstance(exc, KeyboardInterrupt) and self._inline:
+                raise
+            if isinstance(exc, KeyboardInterrupt) and cells[CELL_INTERRUPT] == task.attempt:
+                emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
+                return
             self._library.shelf.explain(exc)
             failure = describe(exc, "", dump_small)
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])

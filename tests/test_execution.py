@@ -323,7 +323,16 @@ def interrupt() -> None:
 
 def test_an_interrupt_while_code_loads_gives_everything_back() -> None:
     """Nothing was run, nothing has failed."""
-    assert run(Interrupting(), range(4)).reports == [(0, 0, True)]
+    outcome = Outcome()
+    outcome.cells[CELL_INTERRUPT] = ATTEMPT
+    assert outcome.run(Interrupting(), range(4)).reports == [(0, 0, True)]
+
+
+def test_code_that_raises_keyboard_interrupt_by_itself_is_refused() -> None:
+    """Nobody interrupted the attempt, so giving it back would go on for ever."""
+    outcome = run(Interrupting(), range(4))
+    assert outcome.messages == [Refused(2, ATTEMPT)]
+    assert outcome.values[0].type == "KeyboardInterrupt"
 
 
 def test_code_that_does_not_load_is_refused() -> None:
