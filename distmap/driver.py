@@ -233,7 +233,7 @@ class Record:
     #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
     suspects: list[range] = field(default_factory=list)
     #: Of a set-up: the worker that each item is for.
-    places: list[int] = field(default_factory=list)
+    places: list[Member] = field(default_factory=list)
     #: Lines for whoever made the call, each with the workers that say so.
     notices: dict[str, list[str]] = field(default_factory=dict)
 
@@ -600,13 +600,16 @@ class Driver:
     def _set_up(self, command: SetUp) -> None:
         record = self._records[command.job]
         record.sink(Placed(record.next_start, self._members[command.worker].info.name, command.slot))
-        record.places.append(command.worker)
+        record.places.append(self._members[command.worker])
         self._enter(record, command.chunk, _call(), (), 1)
 
     def _deliver_loss(self, command: DeliverLoss) -> None:
         record, chunk, at = self._records[command.job], command.chunk, command.at
         held = record.chunks[chunk]
         deaths = tuple(held.deaths.get(at, ()))
+        if command.cause == "gone":
+            member = record.places[held.start + at]
+            deaths = ((member.info.name, member.why),)
         refusal, record.refusal = record.refusal, None
         lost = Lost(
             command.job, chunk, held.start + at, at, command.cause, deaths, held.payload, record.timeout, refusal
@@ -698,8 +701,8 @@ class Driver:
 
     def _failed_to_set_up(self, record: Record, item: int) -> None:
         """A call of a set-up failed for good: a worker that came after it takes nothing, and jobs may starve."""
-        worker = record.places[item]
-        if self._scheduler.unready(worker) and (member := self._members.get(worker)) is not None:
+        member = record.places[item]
+        if self._scheduler.unready(member.id):
             member.unfit[record.id] = record.spec.name
             log.warning("x worker %s is left out: the set-up %s failed there", member.info.name, record.spec.name)
             self._watch_hunger()

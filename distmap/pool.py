@@ -569,7 +569,7 @@ class Pool:
 
         Args:
             each: "slot": in every task process. "worker": once for a host, in one of its slots (to fetch a file, say).
-            timeout: seconds that one call may take.
+            timeout: seconds that one call may take; not where it runs again in a process that takes another's place.
             on_error: "raise" (default) raises the first error, which names worker and slot. "return" puts errors in
                 the place of results, "skip" leaves them out; then this was a look around, and holds for nothing that
                 comes. `failures` has the errors in any case.

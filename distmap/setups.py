@@ -66,6 +66,8 @@ class SetUp(Mapping[str, Any]):
         self._places: dict[int, Place] = {}
         self._results: dict[Place, Any] = {}
         self._failures: dict[Place, BaseException] = {}
+        #: Workers that left meanwhile, and why.
+        self._left: dict[str, None] = {}
         spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label(fn))
         outlet = Outlet(item=options.output == "item") if options.output else None
         #: What is printed is shown by whoever waits; later by a thread of the pool.
@@ -89,11 +91,14 @@ class SetUp(Mapping[str, Any]):
             self._catch_up()  # the places of all that is there are told at once
             if not self._places and self.tags:
                 raise _nobody(self.tags, members)
+            begun = bool(self._places)
             while self._pending and not self.closed:
                 self._take(self._box.first())
                 self._box.drop()
             if self.closed:
                 raise self._error or JobCancelled(f"run of {self._name} was cut short: the pool was closed")
+            if begun and not self._places:
+                raise NoWorkers(f"every worker left while {self._name} ran there: {'; '.join(self._left)}")
         except BaseException:
             self.close()
             raise
@@ -177,6 +182,9 @@ class SetUp(Mapping[str, Any]):
             place = self._places[message.item]
             if message.cause == "gone":
                 del self._places[message.item]
+                self._left.update(
+                    (f"{worker} ({why or 'no reason came back'})", None) for worker, why in message.deaths
+                )
             elif message.refusal is not None:
                 (failure,) = load_results(message.refusal[0], 0, 1)
                 self._fail(place, refusal_of(failure, place[0]), 1)

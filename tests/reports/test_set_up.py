@@ -118,6 +118,36 @@ def test_a_set_up_that_ends_its_process(fn, kind, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.own_leaks("processes", "descriptors")  # what multiprocessing keeps for all its pools
+@pytest.mark.parametrize("kind", ["worker", "executor"])
+def test_a_set_up_that_takes_all_workers_along(kind):
+    """Nothing is left that could have a result: an error says who left, and why, not an empty mapping."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    if kind == "worker":
+        with WorkerProcess("--port", "0", "--slots", "1", "--name", "brittle") as worker:
+            with distmap.Pool(worker.url, connect_timeout=1) as pool:
+                with pytest.raises(distmap.NoWorkers, match=r"every worker left while .*: brittle \(.*broke"):
+                    pool.run(lambda: os.kill(os.getppid(), 9))
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as made, distmap.Pool(made) as pool:
+        with pytest.raises(distmap.NoWorkers, match=r"every worker left while .*: ProcessPoolExecutor \(.*is broken"):
+            pool.run(lambda: os._exit(3))
+
+
+def interrupt_by_itself():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["run", "initializer"])
+def test_a_set_up_that_raises_keyboard_interrupt(how):
+    """Nobody interrupted anything: it is an error like any other, and the call ends."""
+    with distmap.Pool(1, interrupt_by_itself if how == "initializer" else None) as pool:
+        with pytest.raises(distmap.RemoteError, match="KeyboardInterrupt"):
+            pool.run(interrupt_by_itself) if how == "run" else pool.map(abs, [1])
+
+
 def test_only_where_the_tags_are(pool):
     """Tags that nobody has are an error at once; elsewhere the set-up does not run."""
     with pytest.raises(distmap.NoWorkers, match=r"no worker has the tags \['gpu'\]"):
