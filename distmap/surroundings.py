@@ -102,7 +102,7 @@ class Watch:
 
     def _taken(self, argv: Any, filters: Any, path: Any, cwd: str | None, shares: bool, environ: Any) -> Around:
         plain = _strings(argv), _plain(filters)
-        now = {_text(name): _text(value) for name, value in environ.items()} | {**self._added}
+        now = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()} | {**self._added}
         names = {name for name in now.keys() | self._base.keys() if now.get(name) != self._base.get(name)} - {_SECRET}
         env = {name: now.get(name) for name in sorted(names)}
         tracker = _tracker(self._tracker) if shares else None
@@ -117,10 +117,6 @@ def _tracker(digest: bytes) -> Blob | None:
 
     # It lasts as long as this process.
     return Blob(digest, "descriptor", Payload(b"%d" % cast("int", resource_tracker.getfd())))
-
-
-def _text(value: Any) -> str:
-    return os.fsdecode(value)
 
 
 def _strings(values: Iterable[object]) -> tuple[str, ...]:
