@@ -45,18 +45,11 @@ class LocalEngine:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._slots = Slots(count, name=name, tasks=tasks, env=env) if slots is None else slots
-        self._spawned = slots is not None
         self._name = name
         self._sink: Sink | None = None
         self._worker = -1
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    def spawn(self) -> None:
-        """Start the processes before `start`; in the thread that will run the loop. At most once."""
-        if not self._spawned:
-            self._spawned = True
-            self._slots.spawn()
 
     async def start(self, sink: Sink) -> None:
         import asyncio
@@ -64,7 +57,6 @@ class LocalEngine:
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._slots.listener = self
-        self.spawn()
         self._slots.attach(self._loop)
         python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket.

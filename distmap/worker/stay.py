@@ -105,7 +105,6 @@ class Stay:
         # Made by the first task process that needs it.
         self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
         self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder})
-        self._slots.spawn()
         self._slots.attach(asyncio.get_running_loop())
 
     # --- the pool ----------------------------------------------------------------------------------------------------

@@ -35,8 +35,6 @@ def test_a_worker_of_n_slots_that_works(ear: Ears) -> None:
 
     async def main() -> None:
         engine, listener = LocalEngine(2), ear()
-        engine.spawn()
-        engine.spawn()
         await engine.start(listener)
         try:
             assert (listener.info.name, listener.info.slots, listener.info.address) == ("local", 2, "local")
