@@ -76,11 +76,10 @@ class PoolExecutor(concurrent.futures.Executor):
         buffersize = checked("buffersize", buffersize)
         end = None if timeout is None else time.monotonic() + timeout
         size = None if chunksize == 1 else chunksize
-        if buffersize is not None:
-            return self._track(self._pool.imap(fn, *iterables, progress=False, chunksize=size, buffer=buffersize), end)
-        # The input is read in full, as Executor.map does: the caller may change it afterwards.
-        lists = [list(iterable) for iterable in iterables]
-        return self._track(self._pool.imap(fn, *lists, progress=False, chunksize=size, buffer=1 << 30), end)
+        if buffersize is None:
+            # The input is read in full, as Executor.map does: the caller may change it afterwards.
+            iterables, buffersize = tuple(list(iterable) for iterable in iterables), 1 << 30
+        return self._track(self._pool.imap(fn, *iterables, progress=False, chunksize=size, buffer=buffersize), end)
 
     def _track(self, stream: Any, end: float | None) -> Iterator[Any]:
         with self._lock:

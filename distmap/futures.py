@@ -216,8 +216,11 @@ class Submissions:
     @property
     def outstanding(self) -> int:
         """Submitted items that are not done."""
+        return sum(push.outstanding for push in self._open())
+
+    def _open(self) -> list[_Push]:
         with self.lock:
-            return sum(push.outstanding for push in self._pushes.values())
+            return list(self._pushes.values())
 
     def settle(self, future: TaskFuture, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
@@ -248,10 +251,9 @@ class Submissions:
         self._seat.portal.call(self._released, digest)
 
     def _released(self, digest: bytes) -> None:
-        with self.lock:
-            pushes = [push for push in self._pushes.values() if digest in push.values]
-        for push in pushes:
-            push.rest()
+        for push in self._open():
+            if digest in push.values:
+                push.rest()
 
     def forget(self, push: _Push) -> None:
         """Give it no more items."""
@@ -262,9 +264,7 @@ class Submissions:
 
     def close(self) -> None:
         """No more items: the jobs end when what was submitted is done."""
-        with self.lock:
-            pushes = list(self._pushes.values())
-        for push in pushes:
+        for push in self._open():
             self._seat.portal.call(push.finish)
 
     def stop(self) -> None:
@@ -281,9 +281,7 @@ class Submissions:
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
         """Interrupt the item of `apply` if nothing else is under way for the same function."""
-        with self.lock:
-            pushes = list(self._pushes.values())
-        for push in pushes:
+        for push in self._open():
             self._seat.portal.call(push.cancel_if_alone, future)
 
 
