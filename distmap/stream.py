@@ -55,8 +55,8 @@ class StreamJob(Job):
         self._ending: list[Finished] = []
         self._inlet = _Inlet(seat, record.id, self._box, self._reads, self._ending, self._over)
         record.sink = self._inlet.take
-        # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
-        weakref.finalize(self, seat.portal.call, seat.driver.cancel, record.id)
+        #: The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
+        self._when_dropped = weakref.finalize(self, seat.portal.call, seat.driver.cancel, record.id)
 
     def run_aside(self) -> Job:
         source, self._source = self._source, None
@@ -99,6 +99,14 @@ class StreamJob(Job):
         with self._taking:
             self._exhausted, self._run = True, _Run()
         self._box.ring()
+
+    def _interrupt(self, interrupted: bool = True) -> None:
+        super()._interrupt(interrupted)
+        self._when_dropped.detach()  # it is dropped now: a second interrupt, right behind, would be lost in there
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._when_dropped.detach()
 
     def run_on(self) -> None:
         """From now on wait for nobody who iterates: it runs to its end, and what is found is kept. Returns at once."""

@@ -154,6 +154,14 @@ def test_an_abandoned_iterator_ends_its_job(pool):
     assert threading.active_count() <= before
 
 
+def test_dropping_a_stream_that_has_ended_calls_nothing(pool):
+    """An interrupt that comes then would be lost: Python ignores what is raised while something is dropped."""
+    running, over, interrupted = (pool.imap(abs, itertools.count()), pool.imap(abs, [-1]), pool.imap(abs, [-1]))
+    assert list(over) == [1]
+    interrupted._interrupt()
+    assert [stream._when_dropped.alive for stream in (running, over, interrupted)] == [True, False, False]
+
+
 def test_close_and_join_finish_a_stream_with_an_end():
     """As in multiprocessing: the results are still there after join."""
     with Pool(2) as pool:
