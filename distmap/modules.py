@@ -22,8 +22,8 @@ from distmap.light import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-#: "reference": importable on the other side; "local": its source travels; "value": it has no source, so what lives in
-#: it is pickled by value (as `__main__` is).
+#: "reference": importable on the other side; "local": its source travels; "value": it has no source, or none any more,
+#: so what lives in it is pickled by value (as `__main__` is).
 Place = Literal["reference", "local", "value"]
 
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -112,7 +112,8 @@ def _place(name: str, module: ModuleType) -> Place:
     spec = _spec_of(name, module)
     if spec is not None:
         if _is_local(name, spec):
-            return "local"
+            # Its file may have been removed, or renamed, since it was imported.
+            return "local" if name in _records or _read(name, spec) is not None else "value"
         if spec.origin is not None or spec.loader is not None or spec.submodule_search_locations is not None:
             return "reference"
     if getattr(module, "__file__", None) is not None:

@@ -379,6 +379,25 @@ def test_a_kind_of_module(path: str, text: str, pool: distmap.Pool, beside: Writ
     assert pool.map(lambda x: fn(x), [1, 2]) == [fn(1), fn(2)]
 
 
+def test_a_module_whose_file_has_gone(pool: distmap.Pool, beside: Write) -> None:
+    """What was imported from a file that was removed or renamed since goes by value."""
+    text = """
+        K = 2
+        def g(x): return x + K
+        def f(x): return g(x)
+        class Thing:
+            def __init__(self, x): self.x = x
+            def value(self): return f(self.x)
+        def make(x): return Thing(x)
+    """
+    name = _fresh(beside, {"~/__init__.py": "", "~/late.py": text})
+    module = importlib.import_module(f"{name}.late")
+    (beside({}) / name / "late.py").unlink()
+    assert pool.map(module.f, [1, 2]) == [3, 4]
+    assert pool.map(module.Thing.value, [module.Thing(1)]) == [3]
+    assert {type(made) for made in pool.map(module.make, [1, 2], chunksize=1)} == {module.Thing}
+
+
 def test_a_global_that_is_a_replaced_module(pool: distmap.Pool, beside: Write) -> None:
     """A function of the notebook that uses it finds the worker's own, as with any module."""
     name = _fresh(
