@@ -52,6 +52,8 @@ class Unit(NamedTuple):
     #: Path below the base, size, of what is too large; the limit of all of it.
     left_out: dict[str, int]
     limit: int
+    #: Folders, by their paths below the base, in which more files lie than are looked at.
+    cut: tuple[str, ...] = ()
 
 
 class Extras(NamedTuple):
@@ -86,6 +88,8 @@ class Survey(NamedTuple):
     files: dict[str, dict[str, tuple[str, int]]]
     #: While they hold, nothing was added, changed or removed.
     stamps: Stamps
+    #: Top-level name -> folders, below such a one, that were not looked through, as there are too many files.
+    cut: dict[str, list[str]]
 
 
 def _limits() -> Limits:
@@ -96,28 +100,29 @@ def _limits() -> Limits:
 
 def survey(sources: Mapping[str, Source], limits: Limits | None = None) -> Survey:
     """Look which data files there are."""
-    found = Survey({}, {}, [])
+    found = Survey({}, {}, [], {})
     left = (limits or _limits()).data_files
     for top, source in sources.items():
         if "." in top:
             continue
         folders = source.path if source.package else (os.path.dirname(source.filename or ""),)
         found.bases[top] = tuple([os.path.dirname(folder) if source.package else folder for folder in folders])
-        files = found.files[top] = {}
+        found.files[top], found.cut[top] = {}, []
         for folder in source.path:
-            left = _walk(folder, os.path.basename(folder), files, found.stamps, left)
+            left = _walk(found, top, folder, os.path.basename(folder), left)
     return found
 
 
-def _walk(folder: str, name: str, files: dict[str, tuple[str, int]], stamps: Stamps, left: int) -> int:
+def _walk(found: Survey, top: str, folder: str, name: str, left: int) -> int:
     """Note the data files below a folder, `left` of them at most; how many may follow."""
-    stamps.append((folder, stamp(folder)))
+    found.stamps.append((folder, stamp(folder)))
     try:
         entries = sorted(os.listdir(folder))
     except OSError:
         return left
     for entry in entries:
         if left <= 0:
+            found.cut[top].append(name)
             break
         path, below = os.path.join(folder, entry), f"{name}/{entry}"
         if entry.startswith(".") or entry.endswith(_NO_DATA):
@@ -128,11 +133,11 @@ def _walk(folder: str, name: str, files: dict[str, tuple[str, int]], stamps: Sta
             continue
         if S_ISREG(status.st_mode):
             left -= 1
-            files[below] = (path, status.st_size)
-            stamps.append((path, (status.st_mtime_ns, status.st_size)))
+            found.files[top][below] = (path, status.st_size)
+            found.stamps.append((path, (status.st_mtime_ns, status.st_size)))
         elif S_ISDIR(status.st_mode) and not os.path.islink(path):
             if entry not in _NO_FOLDERS and not entry.endswith(_NO_FOLDER_ENDS):
-                left = _walk(path, below, files, stamps, left)
+                left = _walk(found, top, path, below, left)
     return left
 
 
@@ -162,7 +167,9 @@ def gather(sources: Mapping[str, Source], found: Survey, limits: Limits | None =
         for below, data in content[top]:
             state.update(_pickle.dumps((below, data), 5))
         modules = tuple([name for name in sources if name.partition(".")[0] == top])
-        units[top] = Unit(state.digest(), modules, bases, tuple(content[top]), left_out[top], most)
+        units[top] = Unit(
+            state.digest(), modules, bases, tuple(content[top]), left_out[top], most, tuple(found.cut[top])
+        )
     return Extras(units, {})
 
 

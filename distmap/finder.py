@@ -198,12 +198,21 @@ class Shelf:
             for base in (self._roots.get(top), *unit.bases):
                 if base is None or not path.startswith(base + os.sep):
                     continue
-                size = unit.left_out.get(os.path.relpath(path, base))
+                below = os.path.relpath(path, base)
+                size = unit.left_out.get(below)
                 if size is not None:
                     return (
                         f"{os.path.basename(path)} ({size / (1 << 20):.1f} MB) did not travel: data files of local "
                         f"packages do up to {unit.limit >> 20} MB for each call; pass its content as an argument, or "
                         "put it where every worker can read it"
+                    )
+                if any(below.startswith(folder + os.sep) for folder in unit.cut):
+                    from distmap.core.limits import LIMITS
+
+                    return (
+                        f"{os.path.basename(path)} may be one of those that did not travel: of local packages "
+                        f"{LIMITS.data_files:,} data files do for each call; put them into one file, or where every "
+                        "worker can read them"
                     )
                 if not self._sources[top].package and self._roots.get(top) == base:
                     return (

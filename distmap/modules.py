@@ -395,6 +395,10 @@ def _log(sources: dict[str, Source], packed: Packed, extras: Extras | None) -> N
         size = sum(len(data) for _, data in unit.files)
         if unit.files:
             log.info("> data files of %s that travel to other machines: %d, %.1f kB", top, len(unit.files), size / 1e3)
+        if unit.cut:
+            log.warning(
+                "> folders of %s with too many data files: some do not travel: %s", top, ", ".join(unit.cut[:10])
+            )
         if unit.left_out:
             log.warning("> data files of %s that do not travel: %s", top, ", ".join(sorted(unit.left_out)[:10]))
 

@@ -144,6 +144,11 @@ LEFT_OUT: dict[str, tuple[dict[str, str], str, str]] = {
         "Path(__file__).with_name('big.bin')",
         "big.bin (17.0 MB) did not",
     ),
+    "too many": (
+        {"~/__init__.py": "", "~/big.bin": "", **{f"~/a/{at}": "" for at in range(2000)}},
+        "Path(__file__).with_name('big.bin')",
+        "big.bin may be one of those that did not travel: of local packages 2,000 data files do",
+    ),
     "no package": ({"big.bin": ""}, "Path(__file__).with_name('big.bin')", "not beside a single module such as"),
 }
 
