@@ -63,9 +63,7 @@ def encode(
         if rest is not None:
             seen: list[object] = []
             try:
-                return _encode_singly(
-                    _noting(chain(values, rest), seen), needs, Definitions(), what, item, changing=True
-                )
+                return _encode_singly(chain(values, rest), needs, Definitions(), what, item, seen)
             except _DefinitionsFailed:
                 return _encode_singly(seen, needs, None, what, item)
     try:
@@ -99,12 +97,6 @@ def _copies(values: Iterator[Any]) -> tuple[list[Any], Iterator[Any] | None]:
             copy.flags.writeable = False
         copies.append(copy)
     return copies, None
-
-
-def _noting(values: Iterable[object], seen: list[object]) -> Iterator[object]:
-    for value in values:
-        seen.append(value)
-        yield value
 
 
 class _DefinitionsFailed(Exception):
@@ -183,9 +175,9 @@ def _encode_singly(
     definitions: Definitions | None,
     what: str,
     item: Callable[[int], str] | None,
-    *,
-    changing: bool = False,
+    seen: list[object] | None = None,
 ) -> tuple[Payload, list[int]]:
+    """`seen`: to be filled with the values, which come from an iterator that may change each when it gives the next."""
     writer = Writer(needs, definitions)
     file = writer.file
     file.write(b"i")
@@ -193,6 +185,8 @@ def _encode_singly(
     used: dict[int, list[int]] = {}
     failed: list[int] = []
     for at, value in enumerate(values):
+        if seen is not None:
+            seen.append(value)
         try:
             writer.write(value)
         except UNPICKLABLE as exc:
@@ -203,7 +197,7 @@ def _encode_singly(
             failed.append(at)
         if writer.used:
             used[at] = writer.used
-            if changing:
+            if seen is not None:
                 writer.keep()
         ends.append(file.tell())
     count = len(ends)
