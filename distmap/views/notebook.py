@@ -180,20 +180,12 @@ class CellCard:
             self._waits = True
             PAINTER.add(self, call.snapshot._replace)  # ever a new one: it comes again until it is drawn
 
-    # --- drawn by the painter, where an end came too soon after another drawing ---------------------------------------
-
-    drawn = True
+    # --- told by the painter, where an end came too soon after another drawing ----------------------------------------
 
     def update(self, snapshot: Snapshot) -> None:
         with self.lock:
             if not self._stale or time.monotonic() - self._drawn >= _SUMMARY_EVERY:
                 self.flush()
-
-    def note(self, note: Note) -> None:
-        """Nothing: calls have notes."""
-
-    def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
-        """Nothing: calls end."""
 
     # --- told by the notebook -----------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from distmap.core.progress import Snapshot
-from distmap.views.base import View
 
 log = logging.getLogger("distmap")
 
@@ -24,10 +24,17 @@ EVERY = 0.1
 IDLE_TURNS = 3
 
 
+class Painted(Protocol):
+    """What is drawn: the view of a job, or the card of a cell."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show this moment."""
+
+
 class _Shown:
     __slots__ = ("look", "seen", "view")
 
-    def __init__(self, view: View, look: Callable[[], Snapshot | None]) -> None:
+    def __init__(self, view: Painted, look: Callable[[], Snapshot | None]) -> None:
         self.view = view
         self.look = look
         self.seen: Snapshot | None = None
@@ -42,7 +49,7 @@ class Painter:
         self._changed = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, view: View, look: Callable[[], Snapshot | None]) -> None:
+    def add(self, view: Painted, look: Callable[[], Snapshot | None]) -> None:
         """Draw the view from now on, whenever `look()` has a new snapshot."""
         with self._changed:
             self._turns.append(_Shown(view, look))
@@ -50,7 +57,7 @@ class Painter:
                 self._thread = threading.Thread(target=self._main, name="distmap-painter", daemon=True)
                 self._thread.start()
 
-    def remove(self, view: View) -> None:
+    def remove(self, view: Painted) -> None:
         """Draw it no more; a drawing that has begun may still end."""
         with self._changed:
             for shown in self._turns:
