@@ -18,10 +18,11 @@ STYLE = """<style>
 --dm-ground:color-mix(in srgb,var(--dm-ink) 9%,transparent);
 --dm-fly:color-mix(in srgb,var(--dm-go) 42%,transparent);
 --dm-gone:color-mix(in srgb,var(--dm-bad) 42%,transparent);
-position:relative;box-sizing:border-box;width:100%;max-width:860px;padding:10px 14px;border:1px solid var(--dm-line);
-border-radius:8px;color:var(--dm-ink);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);
+position:relative;box-sizing:border-box;width:100%;max-width:860px;margin-top:4px;padding:10px 14px;
+border:1px solid var(--dm-line);border-radius:8px;color:var(--dm-ink);
+font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);
 font-variant-numeric:tabular-nums}
-.jp-OutputArea-output .widget-box.dm-card{width:calc(100% - 20px)}
+.jp-OutputArea-output .widget-box.dm-card{width:calc(100% - 20px);margin-top:4px}
 .dm-card .widget-html,.dm-card .widget-html-content{line-height:1.5;margin:0;width:100%;min-height:0;height:auto}
 .dm-card b{font-weight:600}
 .dm-card code{padding:0 !important;background:none !important;color:inherit !important;
