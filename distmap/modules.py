@@ -14,6 +14,7 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from types import CodeType, ModuleType
 
 from distmap.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey, versions
@@ -565,6 +566,7 @@ def _literal(name: str, home: str) -> str:
     return _imported_from(bare, len(name) - len(bare), (), home)[0] if bare else ""
 
 
+@lru_cache(maxsize=256)
 def imports_of_code(code: CodeType, package: str = "") -> set[str]:
     """The names of modules that a function imports when it runs, nested functions included.
 

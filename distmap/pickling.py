@@ -16,7 +16,7 @@ import sys
 from _thread import _local, allocate_lock, get_ident
 from _weakref import ref
 from collections.abc import Callable
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
 from distmap.failures import BROKEN, failed_to_travel
@@ -309,7 +309,8 @@ class _ByValue(Exception):
 
 
 # What a pickler does with the objects of one type.
-_PLAIN, _DEFINED, _BROADCAST, _ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED, _ASKED = range(9)
+_PLAIN, _DEFINED, _BROADCAST, _ERROR, _SIMPLE_ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED, _ASKED = range(10)
+_OF_BOTH = range(_BROADCAST, _SHARED + 1)
 
 #: Random generators, by module and name of a class of theirs.
 _GENERATORS = {
@@ -326,6 +327,22 @@ def is_generator(kind: type) -> bool:
     """Whether objects of this type are random generators with a state of their own."""
     names = {(base.__module__, base.__name__) for base in kind.__mro__}
     return not names.isdisjoint(_GENERATORS) and ("random", "SystemRandom") not in names
+
+
+#: A class of exceptions that has none of these leaves it to the builtins how it is made, and how it pickles.
+_MAKERS = {"__new__", "__init__", "__slots__", "__getattribute__", "__setattr__"}
+_MAKERS |= {"__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__", "__getstate__", "__setstate__"}
+
+
+def _is_simple(kind: type[BaseException]) -> bool:
+    """Whether an exception of this type is its `args` and its `__dict__` (but for its links), as plain pickle says."""
+    own = [base for base in kind.__mro__ if base.__module__ != "builtins"]
+    builtin = [base for base in kind.__mro__ if base.__module__ == "builtins"]
+    return (
+        type(kind) is type
+        and all(_MAKERS.isdisjoint(vars(base)) for base in own)
+        and all(base.__basicsize__ <= BaseException.__basicsize__ for base in builtin)
+    )
 
 
 #: What processes of one machine share: all classes of these modules, and these classes of others.
@@ -348,12 +365,16 @@ def is_shared(kind: type) -> bool:
     )
 
 
+#: What is done with the types that every function brings along.
+_usual: dict[int, int] = {}
+
+
 class _Kinds:
     """What is done with the objects of which type: looked at once for each of what one Writer meets."""
 
     def __init__(self) -> None:
         #: By the `id` of the type, as a metaclass may forbid to hash it. The types are kept, so that no id is reused.
-        self.found: dict[int, int] = {}
+        self.found = dict(_usual)
         self._kept: list[type] = []
 
     def of(self, kind: type) -> int:
@@ -366,7 +387,7 @@ class _Kinds:
         elif kind is Broadcast:
             how = _BROADCAST
         elif issubclass(kind, BaseException):
-            how = _ERROR
+            how = _SIMPLE_ERROR if _is_simple(kind) else _ERROR
         elif is_generator(kind):
             how = _GENERATOR
         elif (lossy := _is_lossy(kind)) is not None:
@@ -392,6 +413,9 @@ class _Kinds:
         self.found[id(kind)] = _PLAIN if in_c else _ASKED
 
 
+_usual.update({id(kind): _Kinds().look(kind) for kind in (type, FunctionType, BuiltinFunctionType, CodeType, CellType)})
+
+
 def _modules_own(generator: object) -> Any:
     for module, name in _MODULES_OWN:
         if getattr(sys.modules.get(module), name, None) is generator:
@@ -399,6 +423,32 @@ def _modules_own(generator: object) -> Any:
 
             return find, (module, name)
     return None
+
+
+def _is_linked(error: BaseException) -> bool:
+    return error.__suppress_context__ or error.__context__ is not None or error.__cause__ is not None
+
+
+def _reduce_of_both(pickler: Any, obj: Any, how: int) -> Any:
+    """What both picklers do in the same way."""
+    if how == _BROADCAST:
+        return obj.mention(pickler.needs)
+    if how == _ERROR or how == _SIMPLE_ERROR:
+        pickler.errors = True
+        if how == _SIMPLE_ERROR and pickler.travels is None and not _is_linked(obj):
+            return NotImplemented
+        from distmap.rebuild import reduce_error
+
+        return reduce_error(obj, pickler.linked, pickler.travels)
+    if how == _GENERATOR:
+        own = _modules_own(obj)
+        pickler.needs.generator |= own is None
+        return own or NotImplemented
+    if how == _NUMBER:
+        return _reduce_number(obj)
+    from distmap.shared import reduce_shared
+
+    return reduce_shared(obj, pickler.needs.share)
 
 
 class _Guard(_pickle.Pickler):
@@ -409,6 +459,8 @@ class _Guard(_pickle.Pickler):
         self.needs, self.kinds, self.found = needs, kinds, kinds.found
         self.makers: dict[type, Callable[[Any], Any]] = copyreg.dispatch_table
         self.linked: set[int] = set()
+        self.errors = False
+        self.travels: Callable[[object], bool] | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
@@ -426,22 +478,8 @@ class _Guard(_pickle.Pickler):
                 raise _ByValue
             (self.needs.modules if where == "local" else self.needs.references).add(module)
             return NotImplemented
-        if how == _BROADCAST:
-            return obj.mention(self.needs)
-        if how == _ERROR:
-            from distmap.rebuild import reduce_error
-
-            return reduce_error(obj, self.linked)
-        if how == _GENERATOR:
-            own = _modules_own(obj)
-            self.needs.generator |= own is None
-            return own or NotImplemented
-        if how == _NUMBER:
-            return _reduce_number(obj)
-        if how == _SHARED:
-            from distmap.shared import reduce_shared
-
-            return reduce_shared(obj, self.needs.share)
+        if how in _OF_BOTH:
+            return _reduce_of_both(self, obj, how)
         make = self.makers.get(kind)
         reduced = obj.__reduce_ex__(5) if make is None else make(obj)
         if type(reduced) is not str:
@@ -581,21 +619,8 @@ def _make_cloud_type() -> Any:
             how = self.kinds.of(type(obj))
             if how == _DEFINED:
                 return self.define(obj)
-            if how == _BROADCAST:
-                return obj.mention(self.needs)
-            if how == _ERROR:
-                self.errors = True
-                return rebuild.reduce_error(obj, self.linked, self.travels)
-            if how == _GENERATOR:
-                own = _modules_own(obj)
-                self.needs.generator |= own is None
-                return own or NotImplemented
-            if how == _NUMBER:
-                return _reduce_number(obj)
-            if how == _SHARED:
-                from distmap.shared import reduce_shared
-
-                return reduce_shared(obj, self.needs.share)
+            if how in _OF_BOTH:
+                return _reduce_of_both(self, obj, how)
             home = _replaced(obj)
             if home is not None:
                 self.note(home)
@@ -623,12 +648,13 @@ def _make_cloud_type() -> Any:
                 self.note(home)
                 return NotImplemented
             self.note(obj.__module__)
+            if not _by_value(obj):
+                return NotImplemented
             if isinstance(obj, FunctionType):
-                if _by_value(obj):
-                    package = obj.__globals__.get("__package__")
-                    self.needs.modules |= imports_of_code(obj.__code__, package if type(package) is str else "")
+                package = obj.__globals__.get("__package__")
+                self.needs.modules |= imports_of_code(obj.__code__, package if type(package) is str else "")
                 return super().reducer_override(obj)
-            if self.definitions is not None and _by_value(obj):
+            if self.definitions is not None:
                 return _definition, (self.definitions.index(obj),)
             return rebuild.reduce_class(obj, super().reducer_override(obj))
 
