@@ -208,17 +208,23 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
         # The text has the causes; as objects they are kept, but not shown a second time.
         remote.__context__ = exc.__context__ if exc.__cause__ is None else exc.__cause__
         remote.__suppress_context__ = True
-        if exc.__context__ is None:
-            exc.__context__ = exc.__cause__
-        exc.__cause__ = remote
+        link(exc, exc.__cause__ if exc.__context__ is None else exc.__context__, remote)
     else:  # the message has it
-        exc.__context__, exc.__cause__, exc.__suppress_context__ = exc.__cause__, None, True
+        link(exc, exc.__cause__, None)
     where = f"on worker {worker}, attempt {attempt}" if failure.sent else "failed here, before it was sent to a worker"
-    try:
-        exc.add_note(f"item {index} ({failure.item}) {where}")
-    except Exception:
-        return PayloadError(f"{said}\n\n{text}")
+    notes = vars(exc).get("__notes__")
+    vars(exc)["__notes__"] = [
+        *(notes if isinstance(notes, list) else ()),
+        f"item {index} ({failure.item}) {where}",
+    ]
     return exc
+
+
+def link(error: BaseException, context: BaseException | None, cause: BaseException | None) -> None:
+    """Set what an exception is shown with, also if its class forbids to set attributes, as frozen ones do."""
+    base: Any = BaseException
+    base.__context__.__set__(error, context)
+    base.__cause__.__set__(error, cause)
 
 
 def _with_source(text: str) -> str:

@@ -309,8 +309,9 @@ class _ByValue(Exception):
 
 
 # What a pickler does with the objects of one type.
-_PLAIN, _DEFINED, _BROADCAST, _ERROR, _SIMPLE_ERROR, _GENERATOR, _NUMBER, _SHARED, _NAMED, _ASKED = range(10)
+_PLAIN, _DEFINED, _BROADCAST, _ERROR, _SIMPLE_ERROR, _GENERATOR, _NUMBER, _MEMBER, _SHARED, _NAMED, _ASKED = range(11)
 _OF_BOTH = range(_BROADCAST, _SHARED + 1)
+_BY_IDENTITY: Any = object.__eq__
 
 #: Random generators, by module and name of a class of theirs.
 _GENERATORS = {
@@ -392,6 +393,8 @@ class _Kinds:
             how = _GENERATOR
         elif (lossy := _is_lossy(kind)) is not None:
             how = _NUMBER if lossy else _PLAIN
+        elif kind.__reduce_ex__ is getattr(getattr(loaded("enum"), "Enum", None), "__reduce_ex__", None):
+            how = _MEMBER
         elif is_shared(kind):
             how = _SHARED
         elif (
@@ -446,6 +449,10 @@ def _reduce_of_both(pickler: Any, obj: Any, how: int) -> Any:
         return own or NotImplemented
     if how == _NUMBER:
         return _reduce_number(obj)
+    if how == _MEMBER:
+        # The value of a member leads to it, if that is equal to anything but itself; else its name does.
+        by_name = type(obj._value_).__eq__ is _BY_IDENTITY
+        return (getattr, (type(obj), obj._name_)) if by_name else NotImplemented
     from distmap.shared import reduce_shared
 
     return reduce_shared(obj, pickler.needs.share)

@@ -80,7 +80,7 @@ def reduce_error(error: BaseException, linked: set[int], travels: Callable[[obje
     if kept.left:
         notes = attributes.get("__notes__")
         attributes["__notes__"] = [*(notes if isinstance(notes, list) else ()), kept.note()]
-    theirs = _their_own(error)
+    theirs = _their_own(error, base)
     if travels is not None and not travels(theirs):
         theirs = None
     if theirs is not None:
@@ -154,10 +154,10 @@ def _links_of(error: BaseException, linked: set[int]) -> list[tuple[Any, ...]]:
     return links
 
 
-def _their_own(error: BaseException) -> Any:
+def _their_own(error: BaseException, base: Any) -> Any:
     """What the class says by itself about pickling, if it does."""
-    says = next(kind for kind in type(error).__mro__ if {"__reduce__", "__reduce_ex__"} & vars(kind).keys())
-    if says.__module__ == "builtins":
+    cls: Any = type(error)
+    if cls.__reduce__ is base.__reduce__ and cls.__reduce_ex__ is base.__reduce_ex__:
         return None
     try:
         reduced = error.__reduce_ex__(5)
@@ -198,7 +198,7 @@ def restore_error(error: BaseException, state: tuple[Any, ...]) -> None:
     for name, value in fields.items():
         try:
             if getattr(error, name, _MISSING) is not value:
-                setattr(error, name, value)
+                BaseException.__setattr__(error, name, value)  # its class may forbid to set any, as frozen ones do
         except (AttributeError, TypeError):
             pass  # a field that can only be read
     for one, *found in links:
@@ -441,7 +441,7 @@ def reduce_class(cls: Any, reduced: Any) -> Any:
     if len(args) == 7:
         bases, name, qualname, _, module, _, _ = args
         # With aliases, and flags of several bits.
-        values = {name: member._value_ for name, member in cls.__members__.items()}
+        values = {name: _member_value(member._value_) for name, member in cls.__members__.items()}
         for member in values:
             attributes.pop(member, None)
         for member, made in cls.__members__.items():
@@ -449,7 +449,7 @@ def reduce_class(cls: Any, reduced: Any) -> Any:
         args = bases, name, qualname, values, module, None, None
     else:
         kind, name, bases, space, _, _ = args
-        make, space = make_class, dict(space)
+        make, space = make_class, {**space, "__qualname__": cls.__qualname__}
         args = kind, name, bases, space
         if hasattr(cls, "__struct_config__"):
             make, args = make_struct, (*args, *_struct(cls))
@@ -488,6 +488,13 @@ def _registered_with(cls: type) -> list[Any]:
 
 #: What every member of an enumeration has.
 _MEMBER = ("_name_", "_value_", "_sort_order_", "__objclass__")
+
+
+def _member_value(value: Any) -> Any:
+    """As a class statement must be given it: a function or a class in there would be a method, not a member."""
+    from enum import member
+
+    return member(value) if isinstance(value, type) or hasattr(value, "__get__") else value
 
 
 #: What msgspec sets by itself.

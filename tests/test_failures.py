@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distmap.errors import PayloadError, RemoteError
+from distmap.errors import RemoteError
 from distmap.failures import Failure, describe, failed_to_travel, headline, revive, short_repr, shorten, throw
 from distmap.options import MapOptions
 from distmap.pickling import dump_small
@@ -171,9 +171,13 @@ def test_a_pickle_that_fails_here() -> None:
 
 
 def test_an_exception_without_notes() -> None:
-    """Even an exception that refuses notes comes out as an error with the text."""
-    failure = describe(Noteless("n"), "", dump_small)
-    assert isinstance(revive(failure, index=0, worker="w", attempt=1), PayloadError)
+    """An exception that refuses notes, or has something else in their place, keeps its type and gets one anyhow."""
+    odd = Noteless("n")
+    odd.__notes__ = "odd"  # type: ignore[assignment]
+    for error in (Noteless("n"), odd):
+        revived = revive(describe(error, "", dump_small), index=0, worker="w", attempt=1)
+        assert type(revived) is Noteless
+        assert revived.__notes__ == ["item 0 () on worker w, attempt 1"]
 
 
 class Noteless(Exception):

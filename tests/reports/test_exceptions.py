@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -139,6 +140,29 @@ class SetState(Exception):
         vars(self).update(state, read=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Forbids to set attributes, also those that Python sets."""
+
+    code: int
+
+
+class FrozenSlots(Exception):
+    """As attrs.frozen makes them."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        object.__setattr__(self, "code", code)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
 def caused(error: Exception, cause: Exception) -> Exception:
     """`raise error from cause`."""
     error.__cause__ = cause
@@ -181,6 +205,8 @@ MADE: dict[str, Callable[[], Exception]] = {
     "slots": lambda: Slotted(4),
     "oserror-of-another": lambda: Own("host", OSError(111, "refused")),
     "two-builtin-bases": lambda: BothOf("k"),
+    "frozen": lambda: Frozen(3),
+    "frozen-slots": lambda: FrozenSlots(3),
     "own-setstate": lambda: SetState("s"),
     "oserror-file": lambda: FileNotFoundError(2, "No such file", "/nowhere"),
     "oserror-two-files": lambda: OSError(18, "cross-device", "/a", None, "/b"),

@@ -233,6 +233,11 @@ class Labelled(str, enum.Enum):
         made._value_, made.label = value, label
         return made
 
+class Operator(enum.Enum):
+    ADD = enum.member(lambda a, b: a + b)
+    KIND = enum.member(int)
+    NONE = object()
+
 @enum.global_enum
 class Globally(enum.Enum):
     GLOBAL_ONE = 1
@@ -242,7 +247,7 @@ def row_enums(x):
         Colour.CRIMSON is Colour.RED is Colour["CRIMSON"] and Colour(2) is Colour.GREEN and len(Colour) == 2
         and Access["RW"] == Access.R | Access.W and Access.R in Access.RW and Word("yes") is Word.YES == "yes"
         and Planet.EARTH.radius == 6.3 and Planet.EARTH._kept == 1 and Labelled("a").label == "first"
-        and GLOBAL_ONE is Globally.GLOBAL_ONE
+        and GLOBAL_ONE is Globally.GLOBAL_ONE and Operator.ADD.value(1, 2) == 3 and Operator.KIND.value is int
     )
 
 class Named(typing.NamedTuple):
@@ -253,6 +258,14 @@ Old = collections.namedtuple("Old", "x y")
 
 class Dict(typing.TypedDict, total=False):
     a: int
+
+class Outer:
+    @dataclasses.dataclass
+    class Inner:
+        a: int
+
+def row_nested(x):
+    return Outer.Inner.__qualname__ == "Outer.Inner" and repr(Outer.Inner(1)) == "Outer.Inner(a=1)"
 
 def row_tuples(x):
     return Named(1) == (1, "q") and Old(1, 2).y == 2 and Dict(a=1) == {"a": 1} and Dict.__total__ is False
@@ -341,11 +354,12 @@ def row_thread_local(x):
 
 ITEMS = [
     UserId, T, P, Ts, MISSING, UNSET, REGISTERED, SEVEN, Colour.RED, GLOBAL_ONE, Labelled.A, Access.RW,
+    Operator.ADD, Operator.KIND, Operator.NONE,
     Slotted, Plugged, Colour, Frozen,
     Slotted(1), Frozen(2), Slots(), MoreSlots(), Named(3), Plugged(), Methods(), Described(), root, Virtual(), Tagged(),
     Planet.EARTH, ufunc, cached, dispatched, wrapped, [MISSING, UserId],
 ]
-SAME = 16
+SAME = 19
 
 if sys.version_info >= (3, 12):
     exec("""
