@@ -53,7 +53,7 @@ ALWAYS = 64 << 10
 #: So many answers in a row may be worth nothing (cancelled by somebody else, an executor that breaks before it has
 #: anything to run): then the executor is given up.
 IN_VAIN = 50
-#: Round trips that are remembered. The shortest counts: the others waited in the executor's own queue.
+#: Round trips that are remembered. The shortest counts: others may have waited for what else runs there.
 ROUND_TRIPS = 8
 
 
@@ -67,7 +67,8 @@ class _Given:
         #: None while the executor does not have it.
         self.future: Future[Answer] | None = None
         self.executor: Executor | None = None
-        self.since = 0.0
+        #: When the executor got it, and seconds of work that had been answered by then.
+        self.since = self.worked = 0.0
 
 
 class ExecutorEngine:
@@ -119,6 +120,8 @@ class ExecutorEngine:
         self._heard = 0.0
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._rtt = 0.0
+        #: Seconds of work of all answers so far.
+        self._worked = 0.0
 
     async def start(self, sink: Sink) -> None:
         import asyncio
@@ -163,7 +166,7 @@ class ExecutorEngine:
         """False: the executor takes nothing now, or any more."""
         assert self._loop is not None
         loop, cells = self._loop, given.cells if self._threads else None
-        given.since = loop.time()
+        given.since, given.worked = loop.time(), self._worked
         if self._timer is None:
             self._heard = given.since
             self._timer = loop.call_later(self._limits.suspect_after, self._look)
@@ -216,17 +219,25 @@ class ExecutorEngine:
         elif answer.missing:  # dropped meanwhile: nobody waits for it any more
             self._end(given)
         else:
-            self._measure(when - given.since - answer.seconds, answer.first)
+            others, self._worked = self._worked - given.worked, self._worked + answer.seconds
+            if not answer.first:
+                self._measure(when - given.since - answer.seconds, others)
             self._forget(given)
             for message, parts in answer.said:
                 self._tell(message, parts)
         self._pump()
 
-    def _measure(self, rtt: float, first: bool) -> None:
-        """Tell the round trip if it is another than the sink knows: the size of chunks hangs on it."""
-        if first or self._sink is None:
+    def _measure(self, rtt: float, others: float) -> None:
+        """Tell the round trip if it is another than the sink knows: the size of chunks hangs on it.
+
+        Args:
+            rtt: seconds there and back, and of waiting there.
+            others: seconds of work that was answered meanwhile. If it may have waited for that, nothing is known:
+                chunks would grow by what they themselves make others wait.
+        """
+        if self._sink is None or rtt < 2 * others:
             return
-        self._round_trips.append(max(0.0, rtt))
+        self._round_trips.append(rtt)
         rtt = min(self._round_trips)
         if not rtt / 2 <= self._rtt <= rtt * 2:
             self._rtt = rtt

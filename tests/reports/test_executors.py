@@ -5,6 +5,7 @@ Each row: an executor, and what `[fn(x) for x in data]` gives; distmap gives the
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 import distmap
+from distmap.core.events import Assign
 from distmap.errors import JobCancelled, NoWorkers, PoisonItemError
 
 #: loky keeps a process and pipes of its own.
@@ -407,6 +409,21 @@ def test_chunks_fit_the_round_trip(rude: Rude) -> None:
         assert 0.02 < pool.workers[0].latency < 0.3
         # Chunks of 20 ms each would be about forty.
         assert pool.last.stats["chunks"] < 30
+
+
+def test_what_waits_for_others_is_no_round_trip() -> None:
+    """Chunks of a long stream stay small: they do not grow by the time that they make each other wait."""
+
+    def step(x: int) -> int:
+        time.sleep(0.001)
+        return x
+
+    with ThreadPoolExecutor(2) as threads, distmap.Pool(threads) as pool:
+        stream = pool.imap(step, itertools.count(), progress=False)
+        assert list(itertools.islice(stream, 2000)) == list(range(2000))
+        stream.close()
+        assigned = [event.hi - event.lo for _, event in pool.trace() if isinstance(event, Assign)]
+        assert max(assigned) < 200  # of 20 ms they have twenty
 
 
 def test_large_payloads_are_kept_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
