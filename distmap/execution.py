@@ -124,6 +124,11 @@ class Library:
                 reload_values()
             self._installed.add(digest)
 
+    def shares(self, task: Task) -> bool:
+        """Whether something that the task was sent lies in memory that other slots read too."""
+        sent = [self.payloads[digest][1].buffers for digest in (*task.needs, task.code) if digest in self.payloads]
+        return any(type(buffer) is memoryview and buffer.readonly for buffers in sent for buffer in buffers)
+
 
 class Runner:
     """Runs tasks, with what was put into its library. Threads have one each: a function is loaded once for each.
@@ -183,7 +188,7 @@ class Runner:
             emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
             return
         before = getattr(_context, "run", None)
-        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._shares(task), self._library.shelf)
+        run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._library)
         try:
             interrupted = run.loop()
         finally:
@@ -256,11 +261,6 @@ class Runner:
             pieces = tuple([(-1, NOTICE, len(text)) for text in texts])
             emit(Output(task.slot, task.attempt, 0, pieces), Payload(b"".join(texts)))
 
-    def _shares(self, task: Task) -> bool:
-        """Whether something that the task was sent lies in memory that other slots read too."""
-        sent = (self._library.get(digest)[1].buffers for digest in (*task.needs, task.code))
-        return any(type(buffer) is memoryview and buffer.readonly for buffers in sent for buffer in buffers)
-
 
 runners.add(Runner.run.__code__)
 
@@ -269,12 +269,10 @@ class _Run:
     """One attempt while it runs."""
 
     def __init__(
-        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, shared: bool, shelf: Shelf
+        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, library: Library
     ) -> None:
         self.task, self.code, self.items, self.cells, self.emit, self.inline = task, code, items, cells, emit, inline
-        #: Something that the function was sent is shared with other slots, and read-only.
-        self.shared = shared
-        self.shelf = shelf
+        self.library = library
         self.generator: tuple[int, numpy.random.Generator] | None = None
         self._item: Any = _MISSING
 
@@ -369,9 +367,13 @@ class _Run:
             return Failure(type_name(type(exc)), said, "", None, "")
 
     def _described(self, exc: BaseException, x: Any) -> Failure:
-        if self.shared and isinstance(exc, ValueError | TypeError | BufferError) and _is_read_only(exc):
+        if (
+            isinstance(exc, ValueError | TypeError | BufferError)
+            and _is_read_only(exc)
+            and self.library.shares(self.task)
+        ):
             exc.add_note(_READ_ONLY)
-        self.shelf.explain(exc)
+        self.library.shelf.explain(exc)
         if x is _MISSING:
             return describe(exc, "", dump_small)
         item = x if self.items.whole is not None else self._item
@@ -457,6 +459,8 @@ _READ_ONLY = (
 
 
 def _is_read_only(exc: BaseException) -> bool:
+    if not isinstance(exc, ValueError | TypeError | BufferError):
+        return False
     text = str(exc).lower()
     return any(words in text for words in _WORDS)
 
