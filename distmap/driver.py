@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -232,6 +232,8 @@ class Record:
     setbacks: int = 0
     #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
     suspects: list[range] = field(default_factory=list)
+    #: Worker -> what every chunk needs there.
+    needs: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
     #: Of a set-up: the worker that each item is for.
     places: list[Member] = field(default_factory=list)
     #: Lines for whoever made the call, each with the workers that say so.
@@ -246,6 +248,7 @@ class Record:
         """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
         self.code = _NO_CODE
         self.chunks.clear()
+        self.needs.clear()
 
 
 @dataclass(slots=True)
@@ -383,8 +386,10 @@ class Driver:
     def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
         """Gives the bytes of values that are kept for this chunk alone: their handles are gone already."""
         # A module bundle comes with chunk after chunk; a value may be one item's alone.
-        grown = self._blobs.keep(Holder(record.id, chunk), [blob for blob in blobs if blob.kind == "value"])
-        self._blobs.keep(Holder(record.id), [blob for blob in blobs if blob.kind != "value"])
+        grown = 0
+        if blobs:
+            grown = self._blobs.keep(Holder(record.id, chunk), [blob for blob in blobs if blob.kind == "value"])
+            self._blobs.keep(Holder(record.id), [blob for blob in blobs if blob.kind != "value"])
         record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
         record.next_start += count
         return grown
@@ -667,15 +672,11 @@ class Driver:
         if member is None:
             return
         code = record.code
-        place = member.engine.place
-        needs = [blob.digest for blob in code.around.of(place)]
-        for setup in code.setups:
-            if setup.tags <= member.info.tags:
-                needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
-        needs += [*[blob.digest for blob in code.blobs], *chunk.needs]
-        # What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
-        not_there = ("extras",) if place == "here" else ("secret", "descriptor")
-        needs = [digest for digest in needs if self._blobs[digest].kind not in not_there]
+        needs = record.needs.get(member.id)
+        if needs is None:
+            needs = record.needs[member.id] = self._there(_needs_of(code, member), member)
+        if chunk.needs:
+            needs = (*needs, *self._there(chunk.needs, member))
         for digest in (*needs, code.digest):
             if digest not in member.blobs:
                 blob = self._blobs[digest]
@@ -685,10 +686,18 @@ class Driver:
         where = (command.worker, command.slot, command.lo, command.hi)
         self._attempts[command.attempt] = (record, command.chunk, *where)
         task = Task(
-            command.slot, command.attempt, code.digest, tuple(needs), command.lo, command.hi, chunk.start,
+            command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start,
             record.timeout, record.outlet is not None,
         )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
+
+    def _there(self, needs: Iterable[bytes], member: Member) -> tuple[bytes, ...]:
+        """Those that the worker is sent.
+
+        What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
+        """
+        not_there = ("extras",) if member.engine.place == "here" else ("secret", "descriptor")
+        return tuple([digest for digest in needs if self._blobs[digest].kind not in not_there])
 
     def _deliver(self, command: Deliver) -> None:
         record = self._records[command.job]
@@ -909,6 +918,15 @@ class Driver:
         # Whatever is still said of values and workers comes too late.
         self._blobs = Blobs(self._pinned)
         self._members.clear()
+
+
+def _needs_of(code: Code, member: Member) -> list[bytes]:
+    """What each task of the code needs on the worker, in the order in which it is used there."""
+    needs = [blob.digest for blob in code.around.of(member.engine.place)]
+    for setup in code.setups:
+        if setup.tags <= member.info.tags:
+            needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
+    return needs + [blob.digest for blob in code.blobs]
 
 
 def _spans(spans: Sequence[range]) -> str:
