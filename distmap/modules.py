@@ -474,14 +474,17 @@ def unchanged(files: Stamps) -> bool:
 
 def _read(name: str, spec: ModuleSpec) -> Source | None:
     import hashlib
+    from importlib.machinery import SourceFileLoader
 
     path = tuple(spec.submodule_search_locations or ())
     package = spec.submodule_search_locations is not None
     if not spec.has_location:
         return Source(package, None, "", b"", path)
+    # Of what imports in a way of its own (pytest, with its assertions) the file says what it imported.
+    loader: Any = spec.loader if hasattr(spec.loader, "get_source") else SourceFileLoader(name, str(spec.origin))
     try:
-        text = spec.loader.get_source(name)  # type: ignore[union-attr]
-    except (AttributeError, ImportError, OSError, SyntaxError):
+        text = loader.get_source(name)
+    except (ImportError, OSError, SyntaxError):
         return None
     if text is None:
         return None

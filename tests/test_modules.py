@@ -187,6 +187,12 @@ def test_a_bundle_holds_everything_that_is_imported(folder: Path) -> None:
     assert bundle(["numpy", "json", "nowhere"]) == {}
 
 
+def test_a_module_with_a_loader_of_its_own_is_in_its_bundle() -> None:
+    """Test modules, which pytest loads, travel to workers elsewhere like any other, with what they import."""
+    found = bundle([__name__])
+    assert found[__name__].text == Path(__file__).read_text(encoding="utf-8")
+
+
 def test_content_is_that_of_the_last_import(folder: Path) -> None:
     """Editing the file changes nothing until it is imported again; then it does, and the bundle's digest too."""
     write(folder, edited="K = 1")
