@@ -221,10 +221,9 @@ def test_a_notebook_that_is_run_and_saved_keeps_the_summary() -> None:
 
 
 @pytest.mark.parametrize("library", ["scipy", "emcee"])
-def test_libraries_that_take_a_pool(kernel: Kernel, library: str) -> None:
+def test_libraries_that_take_a_pool(kernel: Kernel, library: str, needs: Callable[[bool, str], None]) -> None:
     """An optimiser with `workers=pool.map`, a sampler with `pool=pool`: hundreds of calls, one card."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed; the other rows make calls as it does")
+    needs(importlib.util.find_spec(library) is not None, library)
     kernel.run(
         {
             "scipy": "import scipy.optimize as so\n"
