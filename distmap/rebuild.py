@@ -450,6 +450,8 @@ def reduce_class(cls: Any, reduced: Any) -> Any:
     else:
         kind, name, bases, space, _, _ = args
         make, space = make_class, {**space, "__qualname__": cls.__qualname__}
+        if "__class__" in attributes:
+            space["__class__"] = attributes.pop("__class__")  # that of a proxy; a class that is there refuses it
         args = kind, name, bases, space
         if hasattr(cls, "__struct_config__"):
             make, args = make_struct, (*args, *_struct(cls))

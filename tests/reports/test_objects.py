@@ -264,6 +264,14 @@ class Outer:
     class Inner:
         a: int
 
+class Proxy:
+    def __init__(self, of):
+        self.of = of
+    __class__ = property(lambda self: type(self.of))
+
+def row_proxy(x):
+    return isinstance(Proxy(x), int) and type(Proxy(x)) is Proxy
+
 def row_nested(x):
     return Outer.Inner.__qualname__ == "Outer.Inner" and repr(Outer.Inner(1)) == "Outer.Inner(a=1)"
 
