@@ -336,7 +336,7 @@ def test_an_error_reads_as_if_it_had_happened_here(kernel: Kernel, code: str) ->
     assert f"----> 1 {code}" in text
     assert "----> 6     y = inner(x)" in text
     assert "----> 3     return 1 // x" in text
-    which = "in slot 0" if "pool.run" in code else r"item \d \(.*\)"
+    which = r"in slot \d" if "pool.run" in code else r"item \d \(.*\)"  # whichever slot fails first
     assert re.search(rf"{which} on worker local, attempt 1", text)
 
 
