@@ -37,9 +37,9 @@ from distmap.traces import clean, gate
 from distmap.views.aside import quietly
 from distmap.views.base import Above
 from distmap.views.choose import in_kernel
+from distmap.views.display import JobDisplay, Progress
 from distmap.views.outlet import plain
 from distmap.views.static import Note
-from distmap.views.story import Progress, Story
 
 log = logging.getLogger("distmap")
 
@@ -146,7 +146,7 @@ class Job:
         self._steering = Steering(seat, record.id)
         name = record.spec.name
         titled = function is not None and function != name
-        self._story = Story(
+        self._display = JobDisplay(
             name, "" if titled else call, self._steering, lambda: record.latest, (function or name, call)
         )
 
@@ -263,8 +263,8 @@ class Job:
     @property
     def progress(self) -> Snapshot | None:
         """How far it is, at this moment."""
-        if self._story.last is not None:
-            return self._story.last
+        if self._display.final is not None:
+            return self._display.final
         seat = self._seat
         now = seat.portal.ask(seat.driver.snapshot, self._record.id)
         return now or self._record.latest
@@ -272,7 +272,9 @@ class Job:
     def glance(self) -> Snapshot | None:
         """As `progress`, for whoever must not wait: None if the pool does not answer at once."""
         try:
-            return self._story.last or self._seat.portal.ask(self._seat.driver.snapshot, self._record.id, timeout=0.5)
+            return self._display.final or self._seat.portal.ask(
+                self._seat.driver.snapshot, self._record.id, timeout=0.5
+            )
         except TimeoutError:
             return None
 
@@ -290,12 +292,12 @@ class Job:
     @property
     def state(self) -> str:
         """ "running", "paused", "done", "failed", "cancelled" or "interrupted" (cancelled by the user's interrupt)."""
-        if self._story.last is not None:
-            return self._story.last.state
+        if self._display.final is not None:
+            return self._display.final.state
         return "paused" if self._steering.paused else "running"
 
     def __repr__(self) -> str:
-        snapshot = self._story.now
+        snapshot = self._display.latest
         if snapshot is None:
             return f"<Job {self.name}: {self.state}>"
         of = f" of {snapshot.total}" if snapshot.total is not None else ""
@@ -304,16 +306,16 @@ class Job:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """Its card, as it is at this moment."""
-        return {"text/plain": repr(self), "text/html": self._story.html(self.glance())}
+        return {"text/plain": repr(self), "text/html": self._display.html(self.glance())}
 
     def _ipython_display_(self) -> None:
         """Its panel, live, in this cell too; its card once it is over."""
         if not in_kernel():
             raise NotImplementedError  # IPython then takes the repr
-        if self._story.is_here:
+        if self._display.is_in_this_cell:
             return  # the call that made it is the last line of the cell
         self._seat.portal.call(self._seat.driver.watch, self._record.id, True)
-        self._story.show(True, apart=True)
+        self._display.show(True, apart=True)
 
     # --- steering ---------------------------------------------------------------------------------------------------
 
@@ -330,7 +332,7 @@ class Job:
     def _interrupt(self, interrupted: bool = True) -> None:
         """Whoever waits for it was interrupted by the user, or cancelled otherwise."""
         if not self.ready():
-            self._story.interrupted = interrupted
+            self._display.interrupted = interrupted
             self._steering.cancel()
 
     def pause(self) -> None:
@@ -451,9 +453,9 @@ class Job:
             self._abort(error)
 
     def _serve(self) -> None:
-        box, story = self._box, self._story
+        box, display = self._box, self._display
         looked = time.monotonic()
-        reports = story.has_reader
+        reports = display.has_callbacks
         while True:
             try:
                 message = box.first(LOOK_EVERY if reports else None)
@@ -461,7 +463,7 @@ class Job:
                 message = None
             if reports and (now := time.monotonic()) - looked >= LOOK_EVERY:
                 looked = now
-                story.report()
+                display.call_callbacks()
             if isinstance(message, Finished):
                 break
             if message is not None:
@@ -471,7 +473,7 @@ class Job:
 
     def _show(self) -> None:
         """Show it in the calling thread, whose cell it belongs to; what tasks print goes by way of that view."""
-        view = self._story.show(self._progress)
+        view = self._display.show(self._progress)
         if isinstance(view, Above):
             self._write = view.write
         if self._record.outlet is not None:
@@ -494,7 +496,7 @@ class Job:
             box.drop()
             return
         if isinstance(message, Setback):
-            tell(self._story, message)
+            tell(self._display, message)
             box.drop()
             return
         assert isinstance(message, Landed | Lost)
@@ -510,12 +512,12 @@ class Job:
         if isinstance(message, Landed):
             values, failures = results_of(message)
             self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
-            tell_failures(self._story, message, failures)
+            tell_failures(self._display, message, failures)
             self._absorbed += message.hi - message.lo
             return message.hi - message.lo, message.report.nbytes
         error = exception_of(message)
         self._consumer.take(message.item, 1, [SKIP], {message.item: error})
-        tell_failures(self._story, message, {message.item: error})
+        tell_failures(self._display, message, {message.item: error})
         self._absorbed += 1
         return 1, 0
 
@@ -535,7 +537,7 @@ class Job:
         self._settle(error, finished.snapshot)
 
     def _settle(self, error: BaseException | None, snapshot: Snapshot) -> None:
-        if isinstance(error, JobCancelled) and self._story.interrupted:
+        if isinstance(error, JobCancelled) and self._display.interrupted:
             error = JobCancelled(f"{self.name} was interrupted")
         try:
             # Callbacks first, as in multiprocessing: whoever waited for the result finds what they did. The card too:
@@ -544,7 +546,7 @@ class Job:
                 self._call_back("callback=", self._callback, self._consumer.result())
             elif error is not None and self._error_callback is not None:
                 self._call_back("error_callback=", self._error_callback, error)
-            self._story.end(snapshot, state_of(error, self._story))
+            self._display.close(snapshot, state_of(error, self._display))
         finally:
             self._conclude(error)
 
@@ -577,7 +579,7 @@ class Job:
         """
         interrupted = isinstance(error, KeyboardInterrupt)
         snapshot: Snapshot | None = None
-        self._story.interrupted = self._story.interrupted or interrupted
+        self._display.interrupted = self._display.interrupted or interrupted
         try:
             self._steering.cancel()
             snapshot = self._last_words()
@@ -666,10 +668,10 @@ def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest
     seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, count, last)
 
 
-def tell(story: Story, setback: Setback) -> None:
+def tell(display: JobDisplay, setback: Setback) -> None:
     """Note a setback. May unpickle what an item raised, so never on the loop."""
-    if story.full:
-        story.drop()
+    if display.is_full:
+        display.count_dropped()
         return
     text = setback.text
     if setback.report is not None:
@@ -677,28 +679,28 @@ def tell(story: Story, setback: Setback) -> None:
             text = failure_of(setback.report, setback.at)
         except Exception as error:  # a neighbour's result does not unpickle
             log.info("! an item is run again, but not why: %r", error)
-    story.note(Note(setback.kind, setback.item, setback.worker, setback.attempt, text))
+    display.note(Note(setback.kind, setback.item, setback.worker, setback.attempt, text))
 
 
-def tell_failures(story: Story, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
+def tell_failures(display: JobDisplay, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
     """Note the items that failed for good."""
     for index, error in failures.items():
-        if story.full:
-            story.drop()
+        if display.is_full:
+            display.count_dropped()
         elif isinstance(message, Landed):
             report = message.report
             attempt = report.attempts.get(index - message.start, 1)
-            story.note(Note("failed", index, report.worker, attempt, headline(error)))
+            display.note(Note("failed", index, report.worker, attempt, headline(error)))
         else:
-            story.note(Note("failed", index, "", len(message.deaths), headline(error)))
+            display.note(Note("failed", index, "", len(message.deaths), headline(error)))
 
 
-def state_of(error: BaseException | None, story: Story) -> JobState:
+def state_of(error: BaseException | None, display: JobDisplay) -> JobState:
     """What a job that ended with this error is called."""
     if error is None:
         return "done"
     if isinstance(error, JobCancelled):
-        return "interrupted" if story.interrupted else "cancelled"
+        return "interrupted" if display.interrupted else "cancelled"
     return "failed"
 
 

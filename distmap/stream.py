@@ -26,7 +26,7 @@ from distmap.inputs import Input
 from distmap.interrupts import Interrupts
 from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
 from distmap.traces import clean
-from distmap.views.story import Story
+from distmap.views.display import JobDisplay
 
 #: No value is there yet.
 NOTHING = object()
@@ -65,7 +65,7 @@ class StreamJob(Job):
         self._show()
         self.thread = threading.Thread(
             target=_read_aside,
-            args=(self._seat, self._record, source, self._reads, self._story),
+            args=(self._seat, self._record, source, self._reads, self._display),
             name=f"distmap-read-{self.name}",
             daemon=True,
         )
@@ -75,14 +75,14 @@ class StreamJob(Job):
     @property
     def progress(self) -> Snapshot | None:
         """How far it is, at this moment."""
-        return self._ending[0].snapshot if self._ending and self._story.last is None else super().progress
+        return self._ending[0].snapshot if self._ending and self._display.final is None else super().progress
 
     @property
     def state(self) -> str:
         """As that of any job: over when its work is, not when it is consumed."""
         if not self._ending:
             return super().state
-        return state_of(end_of(self._ending[0], self._consumer.first_failure), self._story)
+        return state_of(end_of(self._ending[0], self._consumer.first_failure), self._display)
 
     def result(self, timeout: float | None = None) -> Any:
         """Not for a stream: iterate over it."""
@@ -206,7 +206,7 @@ class StreamJob(Job):
             self._show_printed()  # what they printed came before them
         else:
             values, failed, index, cost = [SKIP], {message.item: exception_of(message)}, message.item, (1, 0)
-        tell_failures(self._story, message, failed)
+        tell_failures(self._display, message, failed)
         self._stream.fail(failed)
         given = values[::-1]
         for at, error in failed.items():
@@ -221,7 +221,7 @@ class StreamJob(Job):
     def _finish(self, message: Finished) -> None:
         """Tell that all was taken; raises what ended the job."""
         error = end_of(message, self._consumer.first_failure)
-        if isinstance(error, JobCancelled) and self._story.interrupted:
+        if isinstance(error, JobCancelled) and self._display.interrupted:
             error = JobCancelled(f"{self.name} was interrupted")
         self._conclude(error)
         if error is not None:
@@ -323,10 +323,12 @@ class _Inlet:
         self.pay(*self._owed)
 
 
-def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], story: Story) -> None:
+def _read_aside(
+    seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], display: JobDisplay
+) -> None:
     """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
     outlet = record.outlet
-    reports = story.has_reader
+    reports = display.has_callbacks
     while True:
         try:
             message = reads.get(timeout=LOOK_EVERY) if reports else reads.get()
@@ -336,14 +338,14 @@ def _read_aside(seat: Seat, record: Record, source: Input, reads: queue.SimpleQu
             if outlet is not None and isinstance(message, Printed | Finished):
                 outlet.show(last=isinstance(message, Finished))
             if isinstance(message, Finished):
-                story.end(message.snapshot, state_of(end_of(message, None), story))
+                display.close(message.snapshot, state_of(end_of(message, None), display))
                 return
             if reports:
-                story.report()
+                display.call_callbacks()
             if isinstance(message, ReadRequest):
                 answer_read(seat, record.id, source, message)
             elif isinstance(message, Setback):
-                tell(story, message)
+                tell(display, message)
         except BaseException as error:  # of the input or the view: the iteration raises it
             reports = False
             if isinstance(message, Finished):

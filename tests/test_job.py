@@ -386,7 +386,7 @@ def test_failures_are_lines_above_the_bar(pool2, capsys):
 
 
 def notes_of(job):
-    return [note[:4] for note in job._story.notes]
+    return [note[:4] for note in job._display.notes]
 
 
 def test_setbacks_and_failures_are_noted(pool2, tmp_path):
@@ -408,7 +408,7 @@ def test_setbacks_and_failures_are_noted(pool2, tmp_path):
         job = pool2.last
         if job is None:  # a stream that was dropped
             continue
-        until(lambda: len(job._story.notes) == 3)
+        until(lambda: len(job._display.notes) == 3)
         assert set(notes_of(job)) == {
             ("retried", 1, "local", 1),
             ("retried", 2, "local", 1),
@@ -430,10 +430,10 @@ def test_a_process_that_died_is_noted(pool2):
         return x
 
     assert len(pool2.map(deadly, range(6), chunksize=1, on_error="skip")) == 5
-    died = [note for note in pool2.last._story.notes if note.kind == "died"]
+    died = [note for note in pool2.last._display.notes if note.kind == "died"]
     assert [(note.item, note.worker, note.attempt) for note in died] == [(3, "local", n) for n in (1, 2, 3)]
     assert "exited with code 7" in died[0].text
-    [failed] = [note for note in pool2.last._story.notes if note.kind == "failed"]
+    [failed] = [note for note in pool2.last._display.notes if note.kind == "failed"]
     assert (failed.item, failed.attempt) == (3, 3)
 
 
@@ -455,7 +455,7 @@ def test_steering_from_a_view(pool2, gate):
     """What a panel's buttons do is what the job's own methods do; when it is over they do nothing."""
     job = pool2.map_async(gate.wait, range(4), chunksize=1)
     until(gate.waiting)
-    steering = job._story.steering
+    steering = job._display.steering
     steering.pause()
     assert job.state == "paused"
     until(lambda: job.progress.state == "paused")

@@ -1,7 +1,7 @@
-"""What is told of one job: its title, how it goes, what went wrong; and who is shown it.
+"""Display state of one job: title, issues, attached views.
 
-Owns the notes and the views of a job, from its first view to its card. A job keeps its story for as long as it lives
-itself, so that it can be shown again in any cell; the story holds no reference to the job, its results or its function.
+Owns the notes and the views of a job, from its first view to its card. A job keeps its display for as long as it lives
+itself, so that it can be shown again in any cell; the display has no reference to the job, its results or its function.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ log = logging.getLogger("distmap")
 
 Progress = bool | Callable[[Snapshot], object] | None
 #: One job is shown at so many places at once; the oldest of those beyond stands still.
-PLACES = 4
+MAX_LIVE_VIEWS = 4
 
 
-class Story:
+class JobDisplay:
     """Notes and views of one job; for use from any thread.
 
     Args:
         title: The name of the function, or what the user called the job.
         kind: Name of the call, such as "map"; empty if the title is the user's.
         steering: What buttons do.
-        look: Gives the newest snapshot, None before the first; must not block.
+        snapshot_of: Gives the newest snapshot, None before the first; must not block.
         function: Name and kind of the calls that a cell's card counts it with; default: title and kind.
     """
 
@@ -40,7 +40,7 @@ class Story:
         title: str,
         kind: str,
         steering: Steering,
-        look: Callable[[], Snapshot | None],
+        snapshot_of: Callable[[], Snapshot | None],
         function: tuple[str, str] | None = None,
     ) -> None:
         self.title = title
@@ -51,8 +51,8 @@ class Story:
         self.dropped = 0
         #: The job was ended by the user's interrupt, which its card says instead of "cancelled".
         self.interrupted = False
-        self.last: Snapshot | None = None
-        self._look = look
+        self.final: Snapshot | None = None
+        self._snapshot_of = snapshot_of
         self._cells: set[str | None] = set()
         self._views: list[View] = []
         self._lock = threading.Lock()
@@ -74,43 +74,43 @@ class Story:
         with self._lock:
             for note in self.notes:
                 view.note(note)
-            if self.last is None:
+            if self.final is None:
                 self._views.append(view)
                 if view.drawn:
-                    PAINTER.add(view, self._look)
-                if len(self._views) > PLACES:
-                    PAINTER.remove(self._views[-PLACES])  # it becomes a card with the others, but moves no more
+                    PAINTER.add(view, self._snapshot_of)
+                if len(self._views) > MAX_LIVE_VIEWS:
+                    PAINTER.remove(self._views[-MAX_LIVE_VIEWS])  # it becomes a card with the others, but moves no more
                 return view
-        view.close(self.last, self.dropped)
+        view.close(self.final, self.dropped)
         return view
 
     @property
-    def is_here(self) -> bool:
+    def is_in_this_cell(self) -> bool:
         """Whether the cell that runs shows it already."""
         cell = this_cell()
         return cell is not None and cell in self._cells
 
-    def report(self) -> None:
+    def call_callbacks(self) -> None:
         """Give a user's callable the newest snapshot, in this thread."""
-        if (snapshot := self._look()) is not None:
+        if (snapshot := self._snapshot_of()) is not None:
             for view in self._views:
                 if not view.drawn:
                     view.update(snapshot)
 
     @property
-    def has_reader(self) -> bool:
-        """Whether somebody must call `report` now and then."""
+    def has_callbacks(self) -> bool:
+        """Whether somebody must call `call_callbacks` now and then."""
         return any(not view.drawn for view in self._views)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """No further note is kept; they are counted."""
         return len(self.notes) >= static.NOTES
 
     def note(self, note: Note) -> None:
         """Keep a line and show it wherever the job is shown."""
         with self._lock:
-            if self.full:
+            if self.is_full:
                 self.dropped += 1
                 return
             self.notes.append(note)
@@ -121,22 +121,22 @@ class Story:
             except Exception:  # its terminal is gone, which must cost nobody his results
                 log.exception("! a view failed at a line")
 
-    def drop(self) -> None:
+    def count_dropped(self) -> None:
         """Count a line without making it."""
         with self._lock:
             self.dropped += 1
 
-    def end(self, snapshot: Snapshot, state: JobState) -> None:
+    def close(self, snapshot: Snapshot, state: JobState) -> None:
         """The job is over: the last moment stays wherever it was shown."""
         with self._lock:
-            self.last = static.ended(snapshot._replace(state=state))
+            self.final = static.ended(snapshot._replace(state=state))
         try:
-            self._close_views(self.last)
+            self._close_views(self.final)
         except KeyboardInterrupt:
             # The first one makes the job end once more, as interrupted. After a second one nobody comes again, and a
             # card that goes on saying "Running" would be a lie.
             if self.interrupted:
-                self._close_views(self.last)
+                self._close_views(self.final)
             raise
 
     def _close_views(self, last: Snapshot) -> None:
@@ -152,9 +152,9 @@ class Story:
             self._views.remove(view)
 
     @property
-    def now(self) -> Snapshot | None:
+    def latest(self) -> Snapshot | None:
         """The newest snapshot, None before the first."""
-        return self.last or self._look()
+        return self.final or self._snapshot_of()
 
     def html(self, snapshot: Snapshot | None) -> str:
         """The card, at this moment."""
