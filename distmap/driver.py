@@ -81,8 +81,8 @@ SNAPSHOT_EVERY = 0.1
 REMIND = 1.0
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
-#: Setbacks that a job is told of; all are counted.
-MOST_SETBACKS = 100
+#: Incidents that are sent to a job; further ones are only counted.
+MAX_INCIDENTS = 100
 
 
 class ReadRequest(NamedTuple):
@@ -135,7 +135,7 @@ class Printed(NamedTuple):
     """The job's outlet has something to show."""
 
 
-class Setback(NamedTuple):
+class Incident(NamedTuple):
     """Something did not go as planned, and the job goes on: to be shown, not to be handled.
 
     kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
@@ -163,7 +163,7 @@ class Finished(NamedTuple):
     snapshot: Snapshot
 
 
-JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Setback | Finished
+JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Incident | Finished
 
 
 class ReportData:
@@ -229,7 +229,7 @@ class Record:
     refusal: tuple[Parts, str] | None = None
     next_start: int = 0
     chunks: dict[int, _Chunk] = field(default_factory=dict)
-    setbacks: int = 0
+    incidents: int = 0
     #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
     suspects: list[range] = field(default_factory=list)
     #: Worker -> what every chunk needs there.
@@ -241,7 +241,7 @@ class Record:
 
     def notice(self, line: str, worker: str) -> None:
         """Keep a line; so many of them, as a worker may say anything."""
-        if worker not in self.notices.get(line, ()) and len(self.notices) < MOST_SETBACKS:
+        if worker not in self.notices.get(line, ()) and len(self.notices) < MAX_INCIDENTS:
             self.notices.setdefault(line, []).append(worker)
 
     def let_go(self) -> None:
@@ -590,7 +590,7 @@ class Driver:
         deaths.append((member.info.name, text))
         if told:
             tries = len(deaths) + read.tries.get(at, 0)
-            self._tell(held[0], Setback("died", read.start + at, member.info.name, tries, text))
+            self._report_incident(held[0], Incident("died", read.start + at, member.info.name, tries, text))
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -632,17 +632,17 @@ class Driver:
 
     def _retried(self, record: Record, at: int, report: ReportData) -> None:
         """The failure of an item was discarded: it is run again, unless its job is being stopped."""
-        if record.setbacks >= MOST_SETBACKS or record.id not in self._records:
-            record.setbacks += 1
+        if record.incidents >= MAX_INCIDENTS or record.id not in self._records:
+            record.incidents += 1
         elif self._snapshot(record).state in ("running", "paused"):
-            self._tell(
-                record, Setback("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
+            self._report_incident(
+                record, Incident("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
             )
 
-    def _tell(self, record: Record, setback: Setback) -> None:
-        record.setbacks += 1
-        if record.setbacks <= MOST_SETBACKS:
-            record.sink(setback)
+    def _report_incident(self, record: Record, incident: Incident) -> None:
+        record.incidents += 1
+        if record.incidents <= MAX_INCIDENTS:
+            record.sink(incident)
 
     def _release(self, command: Release) -> None:
         # An ordered job may deliver later what is settled now; the bytes are kept only to name a lost item.
@@ -808,7 +808,7 @@ class Driver:
                     one = len(chunks) == 1
                     text = f"{len(chunks)} chunk{'' if one else 's'} that it held {'is' if one else 'are'} run again"
                     text = f"{member.why}; {text}" if member.why else text
-                    self._tell(self._records[job], Setback("lost", None, member.info.name, 0, text))
+                    self._report_incident(self._records[job], Incident("lost", None, member.info.name, 0, text))
             self._watch_hunger()
             self.on_members()
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from distmap.checks import WAIT, checked
 from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, results_of
 from distmap.core.progress import JobState, Snapshot
-from distmap.driver import Driver, Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback, nothing
+from distmap.driver import Driver, Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, Record, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.execution import SET_UP
 from distmap.extras import tell as tell_of_versions
@@ -35,11 +35,10 @@ from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
 from distmap.traces import clean, gate
 from distmap.views.aside import quietly
-from distmap.views.base import Above
+from distmap.views.base import Above, Issue
 from distmap.views.choose import in_kernel
 from distmap.views.display import JobDisplay, Progress
 from distmap.views.outlet import plain
-from distmap.views.static import Note
 
 log = logging.getLogger("distmap")
 
@@ -495,8 +494,8 @@ class Job:
             self._show_printed()
             box.drop()
             return
-        if isinstance(message, Setback):
-            tell(self._display, message)
+        if isinstance(message, Incident):
+            report_incident(self._display, message)
             box.drop()
             return
         assert isinstance(message, Landed | Lost)
@@ -512,12 +511,12 @@ class Job:
         if isinstance(message, Landed):
             values, failures = results_of(message)
             self._consumer.take(message.start + message.lo, message.hi - message.lo, values, failures)
-            tell_failures(self._display, message, failures)
+            report_failures(self._display, message, failures)
             self._absorbed += message.hi - message.lo
             return message.hi - message.lo, message.report.nbytes
         error = exception_of(message)
         self._consumer.take(message.item, 1, [SKIP], {message.item: error})
-        tell_failures(self._display, message, {message.item: error})
+        report_failures(self._display, message, {message.item: error})
         self._absorbed += 1
         return 1, 0
 
@@ -668,21 +667,21 @@ def answer_read(seat: Seat, job: int, source: Input | None, request: ReadRequest
     seat.portal.call(driver.chunk_read, job, request.chunk, payload, blobs, count, last)
 
 
-def tell(display: JobDisplay, setback: Setback) -> None:
-    """Note a setback. May unpickle what an item raised, so never on the loop."""
+def report_incident(display: JobDisplay, incident: Incident) -> None:
+    """Show an incident. May unpickle what an item raised, so never on the loop."""
     if display.is_full:
         display.count_dropped()
         return
-    text = setback.text
-    if setback.report is not None:
+    text = incident.text
+    if incident.report is not None:
         try:
-            text = failure_of(setback.report, setback.at)
+            text = failure_of(incident.report, incident.at)
         except Exception as error:  # a neighbour's result does not unpickle
             log.info("! an item is run again, but not why: %r", error)
-    display.note(Note(setback.kind, setback.item, setback.worker, setback.attempt, text))
+    display.add_issue(Issue(incident.kind, incident.item, incident.worker, incident.attempt, text))
 
 
-def tell_failures(display: JobDisplay, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
+def report_failures(display: JobDisplay, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
     """Note the items that failed for good."""
     for index, error in failures.items():
         if display.is_full:
@@ -690,9 +689,9 @@ def tell_failures(display: JobDisplay, message: Landed | Lost, failures: dict[in
         elif isinstance(message, Landed):
             report = message.report
             attempt = report.attempts.get(index - message.start, 1)
-            display.note(Note("failed", index, report.worker, attempt, headline(error)))
+            display.add_issue(Issue("failed", index, report.worker, attempt, headline(error)))
         else:
-            display.note(Note("failed", index, "", len(message.deaths), headline(error)))
+            display.add_issue(Issue("failed", index, "", len(message.deaths), headline(error)))
 
 
 def state_of(error: BaseException | None, display: JobDisplay) -> JobState:

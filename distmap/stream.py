@@ -19,12 +19,23 @@ from typing import Any
 from distmap.checks import WAIT, checked
 from distmap.consume import SKIP, Stream, exception_of, results_of
 from distmap.core.progress import Snapshot
-from distmap.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record, Setback
+from distmap.driver import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, Record
 from distmap.errors import JobCancelled
 from distmap.failures import HIDDEN, throw
 from distmap.inputs import Input
 from distmap.interrupts import Interrupts
-from distmap.job import LOOK_EVERY, Job, Mailbox, Seat, answer_read, end_of, state_of, tell, tell_failures, tick
+from distmap.job import (
+    LOOK_EVERY,
+    Job,
+    Mailbox,
+    Seat,
+    answer_read,
+    end_of,
+    report_failures,
+    report_incident,
+    state_of,
+    tick,
+)
 from distmap.traces import clean
 from distmap.views.display import JobDisplay
 
@@ -206,7 +217,7 @@ class StreamJob(Job):
             self._show_printed()  # what they printed came before them
         else:
             values, failed, index, cost = [SKIP], {message.item: exception_of(message)}, message.item, (1, 0)
-        tell_failures(self._display, message, failed)
+        report_failures(self._display, message, failed)
         self._stream.fail(failed)
         given = values[::-1]
         for at, error in failed.items():
@@ -292,7 +303,7 @@ class _Inlet:
 
     def take(self, message: JobMessage) -> None:
         """The job's sink."""
-        if isinstance(message, ReadRequest | Printed | Setback):
+        if isinstance(message, ReadRequest | Printed | Incident):
             self._reads.put(message)
             return
         if isinstance(message, Finished):
@@ -344,8 +355,8 @@ def _read_aside(
                 display.call_callbacks()
             if isinstance(message, ReadRequest):
                 answer_read(seat, record.id, source, message)
-            elif isinstance(message, Setback):
-                tell(display, message)
+            elif isinstance(message, Incident):
+                report_incident(display, message)
         except BaseException as error:  # of the input or the view: the iteration raises it
             reports = False
             if isinstance(message, Finished):

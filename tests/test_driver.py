@@ -10,7 +10,7 @@ import pytest
 
 from distmap.consume import failure_of, results_of
 from distmap.core.events import JobSpec, SlotReady, WorkerLost
-from distmap.driver import Driver, Finished, Landed, Lost, Printed, ReadRequest, Record, Setback
+from distmap.driver import Driver, Finished, Incident, Landed, Lost, Printed, ReadRequest, Record
 from distmap.engine.base import WorkerInfo
 from distmap.engine.inline import InlineEngine
 from distmap.failures import Failure
@@ -291,7 +291,7 @@ def talk():
     seat.close()
 
 
-def test_setbacks_are_told(talk):
+def test_incidents_are_told(talk):
     """A job hears of items that are run again, of processes that died, and of workers that were lost with its items."""
     seat, (ann, bob), tasks, open_job = talk
     _, box = open_job(None, retries=1)
@@ -302,11 +302,11 @@ def test_setbacks_are_told(talk):
     seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
     landed = box.get(timeout=DEADLINE)
     assert isinstance(landed, Landed)
-    setback = box.get(timeout=DEADLINE)
-    assert setback[:4] == ("retried", 1, "ann", 1)
-    assert failure_of(setback.report, setback.at) == "ValueError: bad"
+    incident = box.get(timeout=DEADLINE)
+    assert incident[:4] == ("retried", 1, "ann", 1)
+    assert failure_of(incident.report, incident.at) == "ValueError: bad"
     seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
-    assert box.get(timeout=DEADLINE) == Setback("died", 2, "ann", 1, "killed by SIGSEGV")
+    assert box.get(timeout=DEADLINE) == Incident("died", 2, "ann", 1, "killed by SIGSEGV")
     seat.portal.ask(seat.driver.lost, bob, True, "silent for 30 s")
     lost = box.get(timeout=DEADLINE)
     assert lost[:5] == ("lost", None, "bob", 0, "silent for 30 s; 2 chunks that it held are run again")

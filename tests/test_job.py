@@ -386,10 +386,10 @@ def test_failures_are_lines_above_the_bar(pool2, capsys):
 
 
 def notes_of(job):
-    return [note[:4] for note in job._display.notes]
+    return [issue[:4] for issue in job._display.issues]
 
 
-def test_setbacks_and_failures_are_noted(pool2, tmp_path):
+def test_incidents_and_failures_are_noted(pool2, tmp_path):
     """Also of a job that nobody looks at: who displays it later finds item, worker, attempt and reason."""
     flag = tmp_path / "once"
 
@@ -408,7 +408,7 @@ def test_setbacks_and_failures_are_noted(pool2, tmp_path):
         job = pool2.last
         if job is None:  # a stream that was dropped
             continue
-        until(lambda: len(job._display.notes) == 3)
+        until(lambda: len(job._display.issues) == 3)
         assert set(notes_of(job)) == {
             ("retried", 1, "local", 1),
             ("retried", 2, "local", 1),
@@ -430,10 +430,10 @@ def test_a_process_that_died_is_noted(pool2):
         return x
 
     assert len(pool2.map(deadly, range(6), chunksize=1, on_error="skip")) == 5
-    died = [note for note in pool2.last._display.notes if note.kind == "died"]
-    assert [(note.item, note.worker, note.attempt) for note in died] == [(3, "local", n) for n in (1, 2, 3)]
+    died = [issue for issue in pool2.last._display.issues if issue.kind == "died"]
+    assert [(issue.item, issue.worker, issue.attempt) for issue in died] == [(3, "local", n) for n in (1, 2, 3)]
     assert "exited with code 7" in died[0].text
-    [failed] = [note for note in pool2.last._display.notes if note.kind == "failed"]
+    [failed] = [issue for issue in pool2.last._display.issues if issue.kind == "failed"]
     assert (failed.item, failed.attempt) == (3, 3)
 
 

@@ -6,13 +6,30 @@ buttons do is a Steering.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from distmap.core.progress import Snapshot
-from distmap.views.static import Note
 
 #: A call that is over within so many seconds draws nothing before it is over: loops make thousands of them.
 QUICK = 0.5
+#: Issues of one job that are kept and shown; further ones are counted: a cell is no log.
+MAX_ISSUES = 20
+
+
+class Issue(NamedTuple):
+    """Something that went wrong and is worth a line of its own."""
+
+    #: failed: the item failed for good; retried: it raised and runs again; lost: it was lost with a worker; died: it
+    #: ended its process.
+    kind: Literal["failed", "retried", "lost", "died"]
+    #: None: no single item.
+    item: int | None
+    #: Name of the worker; empty if that is not known.
+    worker: str
+    #: Which try of the item it was, from 1; 0 if that means nothing here.
+    attempt: int
+    #: Last line of the traceback, or a sentence.
+    text: str
 
 
 class View(Protocol):
@@ -24,7 +41,7 @@ class View(Protocol):
     def update(self, snapshot: Snapshot) -> None:
         """Show this moment. Comes ten times a second at most, and never after `close`."""
 
-    def note(self, note: Note) -> None:
+    def add_issue(self, issue: Issue) -> None:
         """Show one line that stays, such as a failed item. The text may come from a worker: it is escaped here."""
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:

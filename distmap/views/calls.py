@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from distmap.core.progress import JobState, Snapshot
 from distmap.core.snapshots import undrawn
-from distmap.views.base import QUICK
-from distmap.views.static import Note
+from distmap.views.base import QUICK, Issue
 
 #: Of each function so many calls are kept to be looked at: the slowest, and the first that failed.
 SLOWEST = 3
@@ -24,7 +23,7 @@ class Call(NamedTuple):
     #: Which one of its function it was in this cell, from 1.
     number: int
     snapshot: Snapshot
-    notes: tuple[Note, ...] = ()
+    issues: tuple[Issue, ...] = ()
     dropped: int = 0
 
     @property

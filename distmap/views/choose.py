@@ -15,8 +15,7 @@ from collections.abc import Callable
 
 from distmap.core.progress import Snapshot
 from distmap.views.aside import quietly
-from distmap.views.base import Steering, View
-from distmap.views.static import Note
+from distmap.views.base import Issue, Steering, View
 
 log = logging.getLogger("distmap")
 
@@ -38,7 +37,7 @@ class CallbackView:
         ):
             self._closed = True
 
-    def note(self, note: Note) -> None:
+    def add_issue(self, issue: Issue) -> None:
         """Nothing: the snapshot counts failures, and the job's exceptions name them."""
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:

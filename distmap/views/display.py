@@ -1,6 +1,6 @@
 """Display state of one job: title, issues, attached views.
 
-Owns the notes and the views of a job, from its first view to its card. A job keeps its display for as long as it lives
+Owns the issues and the views of a job, from its first view to its card. A job keeps its display for as long as it lives
 itself, so that it can be shown again in any cell; the display has no reference to the job, its results or its function.
 """
 
@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 from distmap.core.progress import JobState, Snapshot
 from distmap.views import static
-from distmap.views.base import Steering, View
+from distmap.views.base import MAX_ISSUES, Issue, Steering, View
 from distmap.views.choose import choose, this_cell
 from distmap.views.painter import PAINTER
-from distmap.views.static import Note
 
 log = logging.getLogger("distmap")
 
@@ -47,7 +46,7 @@ class JobDisplay:
         self.function = function
         self.kind = kind
         self.steering = steering
-        self.notes: list[Note] = []
+        self.issues: list[Issue] = []
         self.dropped = 0
         #: The job was ended by the user's interrupt, which its card says instead of "cancelled".
         self.interrupted = False
@@ -72,8 +71,8 @@ class JobDisplay:
             return None
         self._cells.add(cell)
         with self._lock:
-            for note in self.notes:
-                view.note(note)
+            for issue in self.issues:
+                view.add_issue(issue)
             if self.final is None:
                 self._views.append(view)
                 if view.drawn:
@@ -104,20 +103,20 @@ class JobDisplay:
 
     @property
     def is_full(self) -> bool:
-        """No further note is kept; they are counted."""
-        return len(self.notes) >= static.NOTES
+        """No further issue is kept; they are counted."""
+        return len(self.issues) >= MAX_ISSUES
 
-    def note(self, note: Note) -> None:
+    def add_issue(self, issue: Issue) -> None:
         """Keep a line and show it wherever the job is shown."""
         with self._lock:
             if self.is_full:
                 self.dropped += 1
                 return
-            self.notes.append(note)
+            self.issues.append(issue)
             views = list(self._views)
         for view in views:
             try:
-                view.note(note)
+                view.add_issue(issue)
             except Exception:  # its terminal is gone, which must cost nobody his results
                 log.exception("! a view failed at a line")
 
@@ -160,4 +159,4 @@ class JobDisplay:
         """The card, at this moment."""
         if snapshot is None:
             return static.begun_html(self.title, self.kind)
-        return static.card_html(self.title, snapshot, self.notes, self.dropped, self.kind)
+        return static.card_html(self.title, snapshot, self.issues, self.dropped, self.kind)

@@ -24,10 +24,10 @@ from IPython.display import display
 
 from distmap.core.progress import Snapshot
 from distmap.views import static, summary
-from distmap.views.base import QUICK, Steering, View
+from distmap.views.base import QUICK, Issue, Steering, View
 from distmap.views.calls import Call, Tally
 from distmap.views.painter import PAINTER
-from distmap.views.static import Note, ended
+from distmap.views.static import ended
 
 log = logging.getLogger("distmap")
 
@@ -84,7 +84,7 @@ class CallView:
         self.title = title
         self.kind = kind
         self.steering = steering
-        self.notes: list[Note] = []
+        self.issues: list[Issue] = []
         self.snapshot: Snapshot | None = None
         self.panel: Panel | None = None
         self.closed = False
@@ -101,14 +101,14 @@ class CallView:
                 self.snapshot = snapshot
                 self.card.moved(self)
 
-    def note(self, note: Note) -> None:
-        self.notes.append(note)
+    def add_issue(self, issue: Issue) -> None:
+        self.issues.append(issue)
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         with self.card.lock:
             if not self.closed:
                 self.snapshot = ended(snapshot)
-                self.card.end(self, Call(self.number, self.snapshot, tuple(self.notes), dropped))
+                self.card.end(self, Call(self.number, self.snapshot, tuple(self.issues), dropped))
                 # Only now: a second interrupt may have cut it short, and then it is to be done again.
                 self.closed = True
                 self.steering = None  # the card stays, and must not keep the pool
@@ -254,7 +254,7 @@ class CellCard:
         elif one is not None and one.snapshot is not None:
             dropped = 0 if self._last is None else self._last.dropped
             plain = static.plain(one.title, one.snapshot)
-            html = static.card_html(one.title, one.snapshot, one.notes, dropped, one.kind)
+            html = static.card_html(one.title, one.snapshot, one.issues, dropped, one.kind)
         else:
             tallies = list(self._tallies.values())
             plain = summary.summary_plain(tallies)
@@ -321,7 +321,7 @@ def _panel_html(view: CallView) -> str:
     """A call that runs, below the rows."""
     if view.snapshot is None:
         return ""
-    html = static.call_html(view.title, view.snapshot, view.notes, 0, view.kind, view.number)
+    html = static.call_html(view.title, view.snapshot, view.issues, 0, view.kind, view.number)
     return f'<div class="dm-panel">{html}</div>'
 
 
@@ -339,8 +339,8 @@ class Panel:
         self._cancelled = False
         self._pause: Any = None
         self._cancel: Any = None
-        self._parts = {name: widgets.HTML() for name in ("head", "bar", "lanes", "notes")}
-        self._fold = _fold(self._parts["notes"])
+        self._parts = {name: widgets.HTML() for name in ("head", "bar", "lanes", "issues")}
+        self._fold = _fold(self._parts["issues"])
         steering: list[Any] = []
         if view.steering is not None and has_subshells():
             self._pause = widgets.Button(description="Pause", tooltip="Start no further items")
@@ -371,7 +371,7 @@ class Panel:
             _send(self._parts["lanes"], static.lanes_html(snapshot))
         self._turns += 1
         self._show_buttons(static.is_live(snapshot))
-        self._show_notes(snapshot)
+        self._show_issues(snapshot)
 
     def _show_buttons(self, live: bool) -> None:
         if self._cancel is None or self.view.steering is None:
@@ -382,10 +382,10 @@ class Panel:
         if (self._cancelled or not live) and not self._cancel.disabled:
             self._pause.disabled = self._cancel.disabled = True
 
-    def _show_notes(self, snapshot: Snapshot) -> None:
-        words, notes = ", ".join(static.troubles(snapshot)), self.view.notes
-        if words or notes:
-            _send_fold(self._fold, words, static.notes_html(notes))
+    def _show_issues(self, snapshot: Snapshot) -> None:
+        words, issues = ", ".join(static.troubles(snapshot)), self.view.issues
+        if words or issues:
+            _send_fold(self._fold, words, static.issues_html(issues))
 
     # Pressed on a thread of the kernel's subshell, or on the main thread while no cell runs. So: no signals, no loop,
     # no widgets; the painter shows what came of it.

@@ -16,6 +16,7 @@ from html import escape
 from typing import Literal, NamedTuple
 
 from distmap.core.progress import JobState, Snapshot
+from distmap.views.base import Issue
 from distmap.views.lanes import lanes_html as lanes_html
 from distmap.views.style import STYLE as STYLE
 from distmap.views.words import clock, counted, number, pace, printable, speed, took
@@ -24,25 +25,8 @@ from distmap.views.words import is_live as is_live
 from distmap.views.words import plain as plain
 from distmap.views.words import troubles as troubles
 
-#: More notes and workers than this are counted, not shown: a cell is no log.
-NOTES = 20
+#: More workers than this are counted, not shown: a cell is no log.
 WORKERS = 20
-
-
-class Note(NamedTuple):
-    """Something that went wrong and is worth a line of its own."""
-
-    #: failed: the item failed for good; retried: it raised and runs again; lost: it was lost with a worker; died: it
-    #: ended its process.
-    kind: Literal["failed", "retried", "lost", "died"]
-    #: None: no single item.
-    item: int | None
-    #: Name of the worker; empty if that is not known.
-    worker: str
-    #: Which try of the item it was, from 1; 0 if that means nothing here.
-    attempt: int
-    #: Last line of the traceback, or a sentence.
-    text: str
 
 
 class WorkerRow(NamedTuple):
@@ -81,7 +65,7 @@ JOB_WORDS: dict[JobState, str] = {
     "cancelled": "Cancelled",
     "interrupted": "Interrupted",
 }
-_NOTE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
+_ISSUE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
 
 
 def text_html(words: str) -> str:
@@ -164,24 +148,24 @@ def row_html(cells: Iterable[str], tag: str = "td") -> str:
     return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
-def notes_html(notes: Sequence[Note], dropped: int = 0) -> str:
+def issues_html(issues: Sequence[Issue], dropped: int = 0) -> str:
     """A table of what went wrong, and how many lines were left out; empty if there are none."""
     rows = "".join(
         row_html(
             (
-                ("" if note.item is None else f"item {number(note.item)} ") + _NOTE_WORDS[note.kind],
-                text_html(note.worker),
-                str(note.attempt or ""),
-                f"<code>{text_html(note.text)}</code>",
+                ("" if issue.item is None else f"item {number(issue.item)} ") + _ISSUE_WORDS[issue.kind],
+                text_html(issue.worker),
+                str(issue.attempt or ""),
+                f"<code>{text_html(issue.text)}</code>",
             )
         )
-        for note in notes
+        for issue in issues
     )
     more = f'<div class="dm-soft">and {counted(dropped, "more line")}</div>' if dropped else ""
     if not rows:
         return more
     head = row_html(("Item", "Worker", "Attempt", "Error"), "th")
-    return f'<table class="dm-table dm-notes"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
+    return f'<table class="dm-table dm-issues"><thead>{head}</thead><tbody>{rows}</tbody></table>{more}'
 
 
 def begun_html(title: str, kind: str = "map") -> str:
@@ -189,9 +173,9 @@ def begun_html(title: str, kind: str = "map") -> str:
     return framed(f'<div class="dm-top">{head_html(title, "running", kind)}</div>')
 
 
-def card_html(title: str, snapshot: Snapshot, notes: Sequence[Note] = (), dropped: int = 0, kind: str = "map") -> str:
+def card_html(title: str, snapshot: Snapshot, issues: Sequence[Issue] = (), dropped: int = 0, kind: str = "map") -> str:
     """The whole job as one piece of HTML that needs neither a kernel nor a script."""
-    return framed(call_html(title, snapshot, notes, dropped, kind))
+    return framed(call_html(title, snapshot, issues, dropped, kind))
 
 
 def framed(html: str) -> str:
@@ -200,10 +184,10 @@ def framed(html: str) -> str:
 
 
 def call_html(
-    title: str, snapshot: Snapshot, notes: Sequence[Note] = (), dropped: int = 0, kind: str = "map", call: int = 0
+    title: str, snapshot: Snapshot, issues: Sequence[Issue] = (), dropped: int = 0, kind: str = "map", call: int = 0
 ) -> str:
     """What a card says of a job; arguments as for `card_html` and `head_html`."""
-    trouble, lines = troubles_html(snapshot), notes_html(notes, dropped)
+    trouble, lines = troubles_html(snapshot), issues_html(issues, dropped)
     foot = ""
     if lines:
         foot = f'<details class="dm-foot"><summary>{trouble or "Notes"}</summary>{lines}</details>'

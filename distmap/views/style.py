@@ -105,11 +105,11 @@ line-height:1.5}
 .dm-foot{margin-top:6px;padding-top:6px;border-top:1px solid var(--dm-line);color:var(--dm-soft)}
 .dm-foot b{color:var(--dm-bad)}
 .dm-card summary{cursor:pointer}
-.dm-notes td{white-space:pre-wrap !important;overflow-wrap:anywhere;vertical-align:top !important;
+.dm-issues td{white-space:pre-wrap !important;overflow-wrap:anywhere;vertical-align:top !important;
 color:var(--dm-ink)}
-.dm-notes tr>:nth-child(1){width:132px}
-.dm-notes tr>:nth-child(2){width:104px}
-.dm-notes tr>:nth-child(3){width:52px}
+.dm-issues tr>:nth-child(1){width:132px}
+.dm-issues tr>:nth-child(2){width:104px}
+.dm-issues tr>:nth-child(3){width:52px}
 .dm-card .dm-panel{margin-top:8px;padding-top:8px;border-top:1px solid var(--dm-line)}
 .dm-card .dm-panel.dm-only{margin:0;padding:0;border:0}
 .dm-calls td,.dm-calls th{text-align:right !important}
@@ -123,7 +123,7 @@ div.dm-call{padding-left:15px}
 .dm-call code,.dm-call code *{color:var(--dm-ink) !important}
 .dm-facts{margin:4px 0 0 !important}
 .dm-facts tr>:nth-child(1){width:104px}
-.dm-workers,.dm-notes{margin:0 !important}
+.dm-workers,.dm-issues{margin:0 !important}
 .dm-workers tr>:nth-child(3){width:9%}
 .dm-workers tr>:nth-child(4){width:7%}
 .dm-workers tr>:nth-child(5){width:9%}

@@ -12,7 +12,7 @@ from distmap.core.progress import Snapshot
 from distmap.views.base import QUICK
 from distmap.views.calls import Call, Tally, state_of
 from distmap.views.lanes import lanes_html
-from distmap.views.static import JOB_WORDS, name_html, notes_html, pill_html, row_html, text_html
+from distmap.views.static import JOB_WORDS, issues_html, name_html, pill_html, row_html, text_html
 from distmap.views.words import brief, counted, number, printable
 
 #: More functions than this are counted, not shown; so are calls that went wrong.
@@ -117,7 +117,7 @@ def fold_of(tallies: Sequence[Tally]) -> Fold | None:
         return None
     lines, unfolded = "", 0
     for tally, call in [*listed, *slow[:3]]:
-        body = _body(call) if unfolded < UNFOLDED else notes_html(call.notes, call.dropped)
+        body = _body(call) if unfolded < UNFOLDED else issues_html(call.issues, call.dropped)
         unfolded += "<svg" in body
         line = _line(tally if len(tallies) > 1 else None, call)
         lines += (
@@ -138,7 +138,7 @@ def _line(tally: Tally | None, call: Call) -> str:
         failed = f"{number(snapshot.failed)} failed" if snapshot.failed else ""
         how = failed if snapshot.state == "done" else JOB_WORDS[snapshot.state].lower()
         facts.append(f'<b class="dm-wrong">{how}</b>')
-        facts += [f"<code>{text_html(note.text)}</code>" for note in call.notes[:1]]
+        facts += [f"<code>{text_html(issue.text)}</code>" for issue in call.issues[:1]]
     return " · ".join(facts)
 
 
@@ -150,7 +150,7 @@ def _items(snapshot: Snapshot) -> str:
 def _body(call: Call) -> str:
     """What unfolds: the workers, if they did enough to be seen, and what was noted."""
     drawn = call.snapshot.elapsed >= QUICK and any(lane.blocks for lane in call.snapshot.lanes)
-    return (lanes_html(call.snapshot) if drawn else "") + notes_html(call.notes, call.dropped)
+    return (lanes_html(call.snapshot) if drawn else "") + issues_html(call.issues, call.dropped)
 
 
 def summary_plain(tallies: Sequence[Tally]) -> str:

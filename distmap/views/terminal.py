@@ -16,9 +16,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
-from distmap.views.base import QUICK, Above
+from distmap.views.base import QUICK, Above, Issue
 from distmap.views.outlet import plain
-from distmap.views.static import Note
 from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
@@ -85,13 +84,13 @@ def facts(snapshot: Snapshot) -> list[str]:
 _VERBS = {"failed": "failed", "retried": "is run again", "died": "ended its process", "lost": "was lost"}
 
 
-def line(note: Note) -> str:
+def line(issue: Issue) -> str:
     """A noted line."""
-    if note.item is None:
-        return f"worker {note.worker} {_VERBS[note.kind]}: {note.text}"
-    where = f" on {note.worker}" if note.worker else ""
-    attempt = f", attempt {note.attempt}" if note.attempt else ""
-    return f"item {note.item} {_VERBS[note.kind]}{where}{attempt}: {note.text}"
+    if issue.item is None:
+        return f"worker {issue.worker} {_VERBS[issue.kind]}: {issue.text}"
+    where = f" on {issue.worker}" if issue.worker else ""
+    attempt = f", attempt {issue.attempt}" if issue.attempt else ""
+    return f"item {issue.item} {_VERBS[issue.kind]}{where}{attempt}: {issue.text}"
 
 
 class TerminalView(Above):
@@ -125,10 +124,10 @@ class TerminalView(Above):
                 self._shown = now
                 self._draw(snapshot)
 
-    def note(self, note: Note) -> None:
+    def add_issue(self, issue: Issue) -> None:
         with self._lock:
             if not self._closed:
-                self._write(line(note))
+                self._write(line(issue))
 
     def write(self, text: str, stream: str) -> None:
         with self._lock:

@@ -109,7 +109,7 @@ def test_what_went_wrong_unfolds(lab: Open) -> None:
     call = book.output(1).locator("details.dm-call").first
     call.locator("summary").click()
     book.see(call, re.compile("call 1.*1 failed.*item 3 failed.*ValueError: no reading for 3", re.S))
-    assert call.locator(".dm-notes").is_visible()
+    assert call.locator(".dm-issues").is_visible()
     book.see(2, re.compile("12 functions.*and 4 more", re.S))
     assert book.output(2).locator(".dm-calls tbody tr").count() == 9
 

@@ -9,8 +9,8 @@ import types
 import pytest
 
 from distmap.core.progress import Snapshot
+from distmap.views.base import Issue
 from distmap.views.choose import CallbackView, choose, default, in_kernel, this_cell
-from distmap.views.static import Note
 from distmap.views.terminal import TerminalView
 
 MOMENT = Snapshot("map", "running", 10, 5, 0, 1, 0, 0, 0, 0, 0, 1.0, 5.0, 1.0, ())
@@ -98,7 +98,7 @@ def test_a_callable_gets_every_snapshot() -> None:
     view = choose(seen.append, "t")
     assert isinstance(view, CallbackView)
     view.update(MOMENT)
-    view.note(Note("failed", 1, "w", 1, "a line"))
+    view.add_issue(Issue("failed", 1, "w", 1, "a line"))
     view.close(MOMENT)
     view.close(MOMENT)
     view.update(MOMENT)

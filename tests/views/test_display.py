@@ -8,9 +8,8 @@ import pytest
 
 from distmap.core.progress import Snapshot
 from distmap.views import display as module
-from distmap.views import static
+from distmap.views.base import MAX_ISSUES, Issue
 from distmap.views.display import MAX_LIVE_VIEWS, JobDisplay
-from distmap.views.static import Note
 
 MOMENT = Snapshot("map", "running", 100, 40, 0, 2, 0, 0, 0, 0, 0, 1.0, 40.0, 1.5, ())
 
@@ -36,8 +35,8 @@ class Board:
     def update(self, snapshot: Snapshot) -> None:
         self.seen.append(snapshot.done)
 
-    def note(self, note: Note) -> None:
-        self.seen.append(note.text)
+    def add_issue(self, issue: Issue) -> None:
+        self.seen.append(issue.text)
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         if self.fails:
@@ -74,8 +73,8 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-def fault(text: str) -> Note:
-    return Note("failed", 1, "w", 1, text)
+def fault(text: str) -> Issue:
+    return Issue("failed", 1, "w", 1, text)
 
 
 def test_every_view_hears_every_note(display: Any) -> None:
@@ -83,9 +82,9 @@ def test_every_view_hears_every_note(display: Any) -> None:
     first, late = Board(), Board()
     display.boards += [first, late]
     assert display.show(True) is first
-    display.note(fault("one"))
+    display.add_issue(fault("one"))
     assert display.show(True) is late
-    display.note(fault("two"))
+    display.add_issue(fault("two"))
     assert display.turns.drawn == [first, late]
     display.close(MOMENT, "interrupted")
     assert first.seen == late.seen == ["one", "two", ("interrupted", 0)]
@@ -96,8 +95,8 @@ def test_every_view_hears_every_note(display: Any) -> None:
 
 
 def test_after_the_end_there_is_only_the_card(display: Any) -> None:
-    """A view of a job that is over is closed at once, with its notes."""
-    display.note(fault("one"))
+    """A view of a job that is over is closed at once, with its issues."""
+    display.add_issue(fault("one"))
     display.close(MOMENT, "done")
     board = Board()
     display.boards.append(board)
@@ -111,12 +110,12 @@ def test_notes_beyond_the_first_are_counted(display: Any) -> None:
     board = Board()
     display.boards.append(board)
     display.show(True)
-    for n in range(static.NOTES + 3):
-        display.note(fault(str(n)))
+    for n in range(MAX_ISSUES + 3):
+        display.add_issue(fault(str(n)))
     assert display.is_full
     display.count_dropped()
     display.close(MOMENT, "failed")
-    assert len(board.seen) == static.NOTES + 1
+    assert len(board.seen) == MAX_ISSUES + 1
     assert board.seen[-1] == ("failed", 4)
     assert "and 4 more" in display.html(display.latest)
 

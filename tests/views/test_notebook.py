@@ -17,6 +17,7 @@ SET_UP = """
 import threading
 from distmap.core.progress import Lane, Snapshot
 from distmap.views import notebook, static
+from distmap.views.base import Issue
 from distmap.views.choose import choose
 S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 1.0, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
 """
@@ -26,7 +27,7 @@ view = choose(None, "score")
 print(type(view).__name__)
 for done in range(1, 100):
     view.update(S._replace(done=done))
-view.note(static.Note("failed", 7, "local", 1, "ValueError('<b>')"))
+view.add_issue(Issue("failed", 7, "local", 1, "ValueError('<b>')"))
 view.update(S._replace(done=99, failed=1))
 view.close(S._replace(state="done", done=100, failed=1, elapsed=2.0, rate=50.0))
 view.close(S)
@@ -119,7 +120,7 @@ for part, widget in panel._parts.items():
 for done in range(1, 10):
     view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
     view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
-view.note(static.Note("retried", 1, "w", 1, "once"))
+view.add_issue(Issue("retried", 1, "w", 1, "once"))
 for _ in range(3):
     view.update(S._replace(done=9, retried=1, lanes=(S.lanes[0]._replace(items=9, chunks=9),)))
 print({part: sent.count(part) for part in panel._parts}, panel._fold.titles, panel._fold.layout.display)
@@ -200,7 +201,7 @@ def test_broken_widgets_cost_the_buttons_only(outputs: list[list[dict[str, Any]]
 
 def test_what_is_the_same_is_not_sent(outputs: list[list[dict[str, Any]]]) -> None:
     """Parts are sent when they change, the lanes at a third of the turns, the fold when there is something to tell."""
-    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 7, 'notes': 1} ('1 retry',) None"]
+    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 7, 'issues': 1} ('1 retry',) None"]
 
 
 def test_nothing_of_the_machine_is_shown(outputs: list[list[dict[str, Any]]]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import count
 
 from distmap.core.progress import Snapshot
+from distmap.views.base import Issue
 from distmap.views.painter import Painter
-from distmap.views.static import Note
 
 MOMENT = Snapshot("map", "running", 1000, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
@@ -29,7 +29,7 @@ class Board:
         if self.fails:
             raise OSError("no front end")
 
-    def note(self, note: Note) -> None: ...
+    def add_issue(self, issue: Issue) -> None: ...
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None: ...
 

@@ -9,7 +9,8 @@ import pytest
 
 from distmap.core.progress import Block, Lane, Snapshot
 from distmap.views import static
-from distmap.views.static import Note, PoolFacts, WorkerRow
+from distmap.views.base import Issue
+from distmap.views.static import PoolFacts, WorkerRow
 
 LANES = (
     Lane("local", 2, "busy", 700, 20, 12, 0.95, 2, (Block(0, 0.0, 3.0, "done"),)),
@@ -32,7 +33,7 @@ RUNNING = Snapshot(
     eta=23.0,
     lanes=LANES,
 )
-NOTE = Note("failed", 3, "gpu1", 2, "ValueError: no")
+ISSUE = Issue("failed", 3, "gpu1", 2, "ValueError: no")
 FACTS = PoolFacts(
     "open",
     (
@@ -88,7 +89,7 @@ def test_the_head_names_call_function_and_state() -> None:
 
 def test_the_card_is_whole_and_readable_without_its_style() -> None:
     """The card's tags balance, and its words alone tell the story (a notebook that is not trusted shows only them)."""
-    text = Balanced(static.card_html("score", RUNNING, [NOTE], dropped=2)).text
+    text = Balanced(static.card_html("score", RUNNING, [ISSUE], dropped=2)).text
     for words in ("map score Running", "of 20\u202f000 · 38%", "0:14 elapsed", "0:23 left", "local (busy)", "lost"):
         assert words in text
     assert "item 3 failed" in text
@@ -100,7 +101,7 @@ def test_the_card_is_whole_and_readable_without_its_style() -> None:
 def test_strings_of_others_are_escaped() -> None:
     """Names of jobs and workers and noted lines cannot add tags, attributes or control characters."""
     hostile = RUNNING._replace(lanes=(Lane(EVIL, 1, "busy", 1, 1, 1, 0.1),))
-    html = static.card_html(EVIL, hostile, [Note("died", 1, EVIL, 2, EVIL)], kind=EVIL)
+    html = static.card_html(EVIL, hostile, [Issue("died", 1, EVIL, 2, EVIL)], kind=EVIL)
     html += static.begun_html(EVIL, EVIL)
     assert "<script" not in html
     assert 'title="&lt;script&gt;alert(1)&lt;/script&gt;&quot;' in html
@@ -136,8 +137,8 @@ def test_the_bar_can_be_read_aloud() -> None:
 
 def test_notes_are_a_table() -> None:
     """Item, worker, attempt and line; what is not known is left empty."""
-    html = static.notes_html(
-        [NOTE, Note("lost", None, "gpu2", 0, "silent for 30 s"), Note("retried", 12_000, "", 1, "E")]
+    html = static.issues_html(
+        [ISSUE, Issue("lost", None, "gpu2", 0, "silent for 30 s"), Issue("retried", 12_000, "", 1, "E")]
     )
     rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in html.split("<tr>")[1:]]
     assert rows == [
@@ -146,8 +147,8 @@ def test_notes_are_a_table() -> None:
         ["lost", "gpu2", "", "<code>silent for 30 s</code>"],
         ["item 12\u202f000 retried", "", "1", "<code>E</code>"],
     ]
-    assert static.notes_html([]) == ""
-    assert Balanced(static.notes_html([], 3)).text == "and 3 more lines"
+    assert static.issues_html([]) == ""
+    assert Balanced(static.issues_html([], 3)).text == "and 3 more lines"
 
 
 def test_the_hint_says_how_to_cancel() -> None:

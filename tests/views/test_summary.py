@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 
 from distmap.core.progress import Block, Lane, Snapshot
+from distmap.views.base import Issue
 from distmap.views.calls import Call, Tally
-from distmap.views.static import Note
 from distmap.views.summary import LINES, ROWS, UNFOLDED, summary_html, summary_plain
 
 LANE = Lane("local", 2, "idle", 4, 1, 0, 0.5, 1, (Block(0, 0.0, 0.1, "done"),))
 DONE = Snapshot("f", "done", 4, 4, 0, 0, 0, 0, 0, 0, 0, 0.1, 0.0, None, (LANE,))
-BAD = Note("failed", 2, "local", 1, "ValueError: <b>")
+BAD = Issue("failed", 2, "local", 1, "ValueError: <b>")
 
 
-def tally(name: str, *snapshots: Snapshot, notes: tuple[Note, ...] = ()) -> Tally:
+def tally(name: str, *snapshots: Snapshot, issues: tuple[Issue, ...] = ()) -> Tally:
     made = Tally(name, "map")
     for snapshot in snapshots:
-        made.end(Call(made.begin(name), snapshot, notes if snapshot.failed else ()))
+        made.end(Call(made.begin(name), snapshot, issues if snapshot.failed else ()))
     return made
 
 
@@ -37,7 +37,7 @@ def test_one_function_has_no_table() -> None:
 def test_a_row_for_each_function_up_to_a_few() -> None:
     """Those that went wrong or took long have a row; the others are counted."""
     many = [tally(f"f{n}", DONE._replace(elapsed=n)) for n in range(ROWS + 3)]
-    many.append(tally("bad", DONE._replace(failed=1), notes=(BAD,)))
+    many.append(tally("bad", DONE._replace(failed=1), issues=(BAD,)))
     html = summary_html(many)
     assert html.partition("</table>")[0].count("<tr>") == 1 + ROWS + 1
     assert f"{ROWS + 4} functions" in html
@@ -52,7 +52,7 @@ def test_a_row_for_each_function_up_to_a_few() -> None:
 
 def test_what_went_wrong_unfolds() -> None:
     """Each call that went wrong says what, names are escaped, and the rest of them is counted."""
-    many = [tally(f"g{n}", *[DONE._replace(failed=1)] * 9, notes=(BAD,)) for n in range(3)]
+    many = [tally(f"g{n}", *[DONE._replace(failed=1)] * 9, issues=(BAD,)) for n in range(3)]
     html = summary_html(many)
     assert "27 calls went wrong" in html
     assert html.count('<details class="dm-call">') == LINES

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from distmap.core.progress import Lane, Snapshot
-from distmap.views.static import Note
+from distmap.views.base import Issue
 from distmap.views.terminal import TerminalView
 
 START = Snapshot(
@@ -82,12 +82,12 @@ def test_it_draws_seldom() -> None:
 
 
 def test_noted_lines_stand_above_the_bar() -> None:
-    """A note is a line of its own, without control characters, and the bar is still there below it."""
+    """A issue is a line of its own, without control characters, and the bar is still there below it."""
     file = io.StringIO()
     view = TerminalView("t", file=file, every=0.0)
     view.update(START)
-    view.note(Note("failed", 3, "gpu1", 2, "ValueError: '\x1b[2J\n'"))
-    view.note(Note("lost", None, "gpu2", 0, "3 chunks that it held will be run elsewhere"))
+    view.add_issue(Issue("failed", 3, "gpu1", 2, "ValueError: '\x1b[2J\n'"))
+    view.add_issue(Issue("lost", None, "gpu2", 0, "3 chunks that it held will be run elsewhere"))
     lines = shown(file)
     assert "item 3 failed on gpu1, attempt 2: ValueError: '\\x1b[2J '" in lines
     assert "worker gpu2 was lost: 3 chunks that it held will be run elsewhere" in lines
@@ -115,7 +115,7 @@ def test_a_view_may_be_closed_at_once() -> None:
     assert "3/1000" in text
     assert "cancelled" in text
     view.update(START)
-    view.note(Note("failed", 1, "w", 1, "too late"))
+    view.add_issue(Issue("failed", 1, "w", 1, "too late"))
     view.close(START)
     assert file.getvalue() == text
 
