@@ -57,7 +57,7 @@ class Seat(NamedTuple):
     driver: Driver
 
 
-class Steering:
+class JobControls:
     """What may be done to a job from any thread, the threads of buttons too; when the job is over nothing happens."""
 
     def __init__(self, seat: Seat, job: int) -> None:
@@ -142,11 +142,11 @@ class Job:
         record.sink = self._box.put
         # Here, not on the loop: a cancel may be on its way before the loop has heard of the job.
         record.id = seat.driver.new_id()
-        self._steering = Steering(seat, record.id)
+        self._controls = JobControls(seat, record.id)
         name = record.spec.name
         titled = function is not None and function != name
         self._display = JobDisplay(
-            name, "" if titled else call, self._steering, lambda: record.latest, (function or name, call)
+            name, "" if titled else call, self._controls, lambda: record.latest, (function or name, call)
         )
 
     # --- asking -----------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Job:
         """ "running", "paused", "done", "failed", "cancelled" or "interrupted" (cancelled by the user's interrupt)."""
         if self._display.final is not None:
             return self._display.final.state
-        return "paused" if self._steering.paused else "running"
+        return "paused" if self._controls.paused else "running"
 
     def __repr__(self) -> str:
         snapshot = self._display.latest
@@ -325,22 +325,22 @@ class Job:
         """
         if self.ready():
             return False
-        self._steering.cancel()
+        self._controls.cancel()
         return True
 
     def _interrupt(self, interrupted: bool = True) -> None:
         """Whoever waits for it was interrupted by the user, or cancelled otherwise."""
         if not self.ready():
             self._display.interrupted = interrupted
-            self._steering.cancel()
+            self._controls.cancel()
 
     def pause(self) -> None:
         """Start no further items; those that run go on to their end."""
-        self._steering.pause()
+        self._controls.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        self._steering.resume()
+        self._controls.resume()
 
     def add_done_callback(self, function: Callable[[Job], object]) -> None:
         """Call `function(job)` once the job is over, in the thread that finds out; at once if it is over already.
@@ -580,7 +580,7 @@ class Job:
         snapshot: Snapshot | None = None
         self._display.interrupted = self._display.interrupted or interrupted
         try:
-            self._steering.cancel()
+            self._controls.cancel()
             snapshot = self._last_words()
             self._show_printed(last=True)
         except KeyboardInterrupt:  # a third one

@@ -455,16 +455,16 @@ def test_steering_from_a_view(pool2, gate):
     """What a panel's buttons do is what the job's own methods do; when it is over they do nothing."""
     job = pool2.map_async(gate.wait, range(4), chunksize=1)
     until(gate.waiting)
-    steering = job._display.steering
-    steering.pause()
+    controls = job._display.controls
+    controls.pause()
     assert job.state == "paused"
     until(lambda: job.progress.state == "paused")
     job.resume()
-    assert not steering.paused
-    steering.cancel()
+    assert not controls.paused
+    controls.cancel()
     with pytest.raises(distmap.JobCancelled, match="was cancelled"):
         job.result(10)
-    for late in (steering.cancel, steering.pause, steering.resume):
+    for late in (controls.cancel, controls.pause, controls.resume):
         late()
     assert job.state == job.progress.state == "cancelled"
     assert pool2.map(abs, [-1]) == [1]

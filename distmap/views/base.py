@@ -1,7 +1,7 @@
 """The ports between a job and everything that shows how far it is.
 
-Owns the View and Steering protocols. A view reads immutable snapshots and knows no pool, scheduler or worker; what its
-buttons do is a Steering.
+Owns the View and Controls protocols. A view reads immutable snapshots and knows no pool, scheduler or worker; what its
+buttons do is a Controls.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Above:
         raise NotImplementedError
 
 
-class Steering(Protocol):
+class Controls(Protocol):
     """What a view may do to its job, from any thread; once the job is over nothing happens."""
 
     paused: bool

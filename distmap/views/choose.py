@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from distmap.core.progress import Snapshot
 from distmap.views.aside import quietly
-from distmap.views.base import Issue, Steering, View
+from distmap.views.base import Controls, Issue, View
 
 log = logging.getLogger("distmap")
 
@@ -81,7 +81,7 @@ def choose(
     progress: bool | Callable[[Snapshot], object] | None,
     title: str,
     kind: str = "",
-    steering: Steering | None = None,
+    controls: Controls | None = None,
     function: tuple[str, str] | None = None,
     cell: str | None = None,
 ) -> View | None:
@@ -91,7 +91,7 @@ def choose(
         progress: As `default` gives it; None: True in a notebook, else False.
         title: What the job is called above its bar: the name of its function, or the user's own words.
         kind: Name of the call, such as "map"; empty if the title says it all.
-        steering: What the buttons of a panel do; without one there are none.
+        controls: What the buttons of a panel do; without one there are none.
         function: Name and kind of the calls that it is counted with, where the title is the user's.
         cell: Name of the cell whose calls it is shown with; None: it is shown by itself.
     """
@@ -103,7 +103,7 @@ def choose(
             try:
                 from distmap.views.notebook import notebook_view
 
-                return notebook_view(title, kind, steering, function, cell)
+                return notebook_view(title, kind, controls, function, cell)
             except Exception:  # a kernel with a broken front end still computes
                 log.exception("! no view in this notebook")
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from distmap.core.progress import JobState, Snapshot
 from distmap.views import static
-from distmap.views.base import MAX_ISSUES, Issue, Steering, View
+from distmap.views.base import MAX_ISSUES, Controls, Issue, View
 from distmap.views.choose import choose, this_cell
 from distmap.views.painter import PAINTER
 
@@ -29,7 +29,7 @@ class JobDisplay:
     Args:
         title: The name of the function, or what the user called the job.
         kind: Name of the call, such as "map"; empty if the title is the user's.
-        steering: What buttons do.
+        controls: What buttons do.
         snapshot_of: Gives the newest snapshot, None before the first; must not block.
         function: Name and kind of the calls that a cell's card counts it with; default: title and kind.
     """
@@ -38,14 +38,14 @@ class JobDisplay:
         self,
         title: str,
         kind: str,
-        steering: Steering,
+        controls: Controls,
         snapshot_of: Callable[[], Snapshot | None],
         function: tuple[str, str] | None = None,
     ) -> None:
         self.title = title
         self.function = function
         self.kind = kind
-        self.steering = steering
+        self.controls = controls
         self.issues: list[Issue] = []
         self.dropped = 0
         #: The job was ended by the user's interrupt, which its card says instead of "cancelled".
@@ -66,7 +66,7 @@ class JobDisplay:
         if progress is False:
             return None
         cell = this_cell()
-        view = choose(progress, self.title, self.kind, self.steering, self.function, None if apart else cell)
+        view = choose(progress, self.title, self.kind, self.controls, self.function, None if apart else cell)
         if view is None:
             return None
         self._cells.add(cell)

@@ -24,7 +24,7 @@ from IPython.display import display
 
 from distmap.core.progress import Snapshot
 from distmap.views import static, summary
-from distmap.views.base import QUICK, Issue, Steering, View
+from distmap.views.base import QUICK, Controls, Issue, View
 from distmap.views.calls import Call, Tally
 from distmap.views.painter import PAINTER
 from distmap.views.static import ended
@@ -49,18 +49,18 @@ _FUNCTIONS = 64
 def notebook_view(
     title: str,
     kind: str = "",
-    steering: Steering | None = None,
+    controls: Controls | None = None,
     function: tuple[str, str] | None = None,
     cell: str | None = None,
 ) -> View:
     """A call on the card of its cell.
 
     Args:
-        title, kind, steering: as for `choose`.
+        title, kind, controls: as for `choose`.
         function: name and kind of the calls that it is counted with; default: those of the call.
         cell: name of the cell; None: a card of its own.
     """
-    view = CallView(_card_of(cell), title, kind, steering, function or (title, kind))
+    view = CallView(_card_of(cell), title, kind, controls, function or (title, kind))
     if cell is None:
         view.card.flush()  # somebody asked to see it
     return view
@@ -78,12 +78,12 @@ class CallView:
     drawn = True
 
     def __init__(
-        self, card: CellCard, title: str, kind: str, steering: Steering | None, function: tuple[str, str]
+        self, card: CellCard, title: str, kind: str, controls: Controls | None, function: tuple[str, str]
     ) -> None:
         self.card = card
         self.title = title
         self.kind = kind
-        self.steering = steering
+        self.controls = controls
         self.issues: list[Issue] = []
         self.snapshot: Snapshot | None = None
         self.panel: Panel | None = None
@@ -111,7 +111,7 @@ class CallView:
                 self.card.end(self, Call(self.number, self.snapshot, tuple(self.issues), dropped))
                 # Only now: a second interrupt may have cut it short, and then it is to be done again.
                 self.closed = True
-                self.steering = None  # the card stays, and must not keep the pool
+                self.controls = None  # the card stays, and must not keep the pool
 
 
 class CellCard:
@@ -341,8 +341,8 @@ class Panel:
         self._cancel: Any = None
         self._parts = {name: widgets.HTML() for name in ("head", "bar", "lanes", "issues")}
         self._fold = _fold(self._parts["issues"])
-        steering: list[Any] = []
-        if view.steering is not None and has_subshells():
+        controls: list[Any] = []
+        if view.controls is not None and has_subshells():
             self._pause = widgets.Button(description="Pause", tooltip="Start no further items")
             self._cancel = widgets.Button(description="Cancel", tooltip="Stop; what is finished is kept")
             self._cancel.add_class("dm-cancel")
@@ -350,10 +350,10 @@ class Panel:
                 button.add_class("dm-button")
                 button.on_click(press)
                 _route_by_front_end(button)
-            steering = [self._pause, self._cancel]
-        elif view.steering is not None:
-            steering = [widgets.HTML(static.hint_html())]
-        top = widgets.HBox([self._parts["head"], *steering])
+            controls = [self._pause, self._cancel]
+        elif view.controls is not None:
+            controls = [widgets.HTML(static.hint_html())]
+        top = widgets.HBox([self._parts["head"], *controls])
         top.add_class("dm-top")
         self.box = widgets.VBox([top, self._parts["bar"], self._parts["lanes"], self._fold])
         self.box.add_class("dm-panel")
@@ -374,9 +374,9 @@ class Panel:
         self._show_issues(snapshot)
 
     def _show_buttons(self, live: bool) -> None:
-        if self._cancel is None or self.view.steering is None:
+        if self._cancel is None or self.view.controls is None:
             return
-        words = "Resume" if self.view.steering.paused else "Pause"
+        words = "Resume" if self.view.controls.paused else "Pause"
         if self._pause.description != words:
             self._pause.description = words
         if (self._cancelled or not live) and not self._cancel.disabled:
@@ -391,18 +391,18 @@ class Panel:
     # no widgets; the painter shows what came of it.
 
     def _press_pause(self, _: Any) -> None:
-        steering = self.view.steering
-        if steering is None or self.view.closed or self._cancelled:
+        controls = self.view.controls
+        if controls is None or self.view.closed or self._cancelled:
             return
-        if steering.paused:
-            steering.resume()
+        if controls.paused:
+            controls.resume()
         else:
-            steering.pause()
+            controls.pause()
 
     def _press_cancel(self, _: Any) -> None:
-        if self.view.steering is not None and not self.view.closed:
+        if self.view.controls is not None and not self.view.closed:
             self._cancelled = True
-            self.view.steering.cancel()
+            self.view.controls.cancel()
 
 
 def _send(part: Any, html: str) -> None:
