@@ -35,7 +35,7 @@ from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
 from distmap.traces import clean, gate
 from distmap.views.aside import quietly
-from distmap.views.base import Above, Issue
+from distmap.views.base import Issue, TextSink
 from distmap.views.choose import in_kernel
 from distmap.views.display import JobDisplay, Progress
 from distmap.views.outlet import plain
@@ -473,7 +473,7 @@ class Job:
     def _show(self) -> None:
         """Show it in the calling thread, whose cell it belongs to; what tasks print goes by way of that view."""
         view = self._display.show(self._progress)
-        if isinstance(view, Above):
+        if isinstance(view, TextSink):
             self._write = view.write
         if self._record.outlet is not None:
             self._record.outlet.through(view)

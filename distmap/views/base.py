@@ -53,7 +53,7 @@ class View(Protocol):
         """
 
 
-class Above:
+class TextSink:
     """A view that draws where text is written, such as a bar in a terminal: what tasks print goes through it.
 
     Elsewhere it is simply written. Called in the context of the cell, by any thread.

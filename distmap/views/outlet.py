@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, NamedTuple
 
-from distmap.views.base import Above
+from distmap.views.base import TextSink
 
 if TYPE_CHECKING:
     from distmap.views.base import View
@@ -87,7 +87,7 @@ class Outlet:
 
     def through(self, view: View | None) -> None:
         """From now on write by way of the view, if it draws where text is written."""
-        if isinstance(view, Above):
+        if isinstance(view, TextSink):
             self._write = view.write
 
     # --- on the loop's thread ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
-from distmap.views.base import QUICK, Above, Issue
+from distmap.views.base import QUICK, Issue, TextSink
 from distmap.views.outlet import plain
 from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
 
@@ -93,7 +93,7 @@ def line(issue: Issue) -> str:
     return f"item {issue.item} {_VERBS[issue.kind]}{where}{attempt}: {issue.text}"
 
 
-class TerminalView(Above):
+class TerminalView(TextSink):
     """A tqdm bar on stderr; noted lines stand above it. A call that is over soon, and went well, has none."""
 
     drawn = True

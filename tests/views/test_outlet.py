@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distmap.views import outlet as module
-from distmap.views.base import Above
+from distmap.views.base import TextSink
 from distmap.views.outlet import BURST, RATE, Outlet
 
 DEADLINE = 10.0
@@ -252,7 +252,7 @@ def test_without_streams_nothing_breaks(monkeypatch: pytest.MonkeyPatch, caplog:
 def test_a_view_that_draws_is_written_through() -> None:
     """A view that draws where text is written gets the lines; others, and none, change nothing."""
 
-    class Bar(Above):
+    class Bar(TextSink):
         def __init__(self) -> None:
             self.lines: list[tuple[str, str]] = []
 
