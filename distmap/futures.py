@@ -29,7 +29,7 @@ from distmap.functions import Code
 from distmap.job import Seat, end_of, tick
 from distmap.payload import DumpedItem, dump_item, join_items
 from distmap.traces import gate
-from distmap.views.aside import quietly
+from distmap.views.callbacks import call_showing_errors
 from distmap.views.outlet import Outlet
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.
@@ -228,7 +228,7 @@ class Submissions:
 
     def call_back(self, fn: Callable[[Any], object], future: TaskFuture) -> None:
         """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
-        call = partial(quietly, fn, future, what="add_done_callback of a future", context=future.context)
+        call = partial(call_showing_errors, fn, future, what="add_done_callback of a future", context=future.context)
         if self._seat.portal.inside():
             self.aside(call)
         else:
@@ -290,7 +290,7 @@ _Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 def _settle(box: queue.SimpleQueue[_Call | None], settled: threading.Event) -> None:
     while (call := box.get()) is not None:
-        quietly(call[0], *call[1], what="the thread of a pool's callbacks")
+        call_showing_errors(call[0], *call[1], what="the thread of a pool's callbacks")
         call = None  # not kept until the next one comes
     settled.set()
 
@@ -317,7 +317,7 @@ def _resolve(future: TaskFuture, outcome: Any) -> None:
         else:
             failed = isinstance(outcome, BaseException)
         if future.before is not None:
-            quietly(
+            call_showing_errors(
                 future.before,
                 *((None, outcome) if failed else (outcome, None)),
                 what=f"{'error_' * failed}callback= of apply_async",

@@ -34,8 +34,8 @@ from distmap.interrupts import Interrupts
 from distmap.payload import dump_items, load_results
 from distmap.portal import Portal
 from distmap.traces import clean, gate
-from distmap.views.aside import quietly
 from distmap.views.base import Issue, TextSink
+from distmap.views.callbacks import call_showing_errors
 from distmap.views.choose import in_kernel
 from distmap.views.display import JobDisplay, Progress
 from distmap.views.outlet import plain
@@ -355,7 +355,7 @@ class Job:
 
     def _call_back(self, what: str, function: Callable[..., object], *args: Any) -> None:
         """Call a function that the user hooked on."""
-        quietly(function, *args, what=f"{what} of {self.name}", context=self._home, write=self._write)
+        call_showing_errors(function, *args, what=f"{what} of {self.name}", context=self._home, write=self._write)
 
     # --- iterating and awaiting -------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 
 from distmap.core.progress import Snapshot
-from distmap.views.aside import quietly
 from distmap.views.base import Controls, Issue, View
+from distmap.views.callbacks import call_showing_errors
 
 log = logging.getLogger("distmap")
 
@@ -32,7 +32,7 @@ class CallbackView:
         self._closed = False
 
     def update(self, snapshot: Snapshot) -> None:
-        if not self._closed and not quietly(
+        if not self._closed and not call_showing_errors(
             self._call, snapshot, what=f"progress= of {self._title}, which is called no more", context=self._context
         ):
             self._closed = True

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from distmap.views.aside import quietly, show_error
+from distmap.views.callbacks import call_showing_errors, show_error
 
 CELL = contextvars.ContextVar("CELL", default="none")
 
@@ -19,7 +19,7 @@ def fail() -> None:
 def test_a_callback_that_returns_is_said_to_have() -> None:
     """True, and nothing is shown."""
     seen: list[int] = []
-    assert quietly(seen.append, 3, what="a callback")
+    assert call_showing_errors(seen.append, 3, what="a callback")
     assert seen == [3]
 
 
@@ -29,9 +29,9 @@ def test_the_error_goes_to_the_cell_of_the_call(capsys: pytest.CaptureFixture[st
     home = contextvars.Context()
     home.run(CELL.set, "In[3]")
     write = lambda text, stream: written.append((CELL.get(), stream, text.splitlines()[0]))  # noqa: E731
-    assert not quietly(fail, what="callback= of score", context=home, write=write)
+    assert not call_showing_errors(fail, what="callback= of score", context=home, write=write)
     assert written == [("In[3]", "stderr", "Exception in callback= of score; everything else goes on:")]
-    assert not quietly(fail, what="a callback")
+    assert not call_showing_errors(fail, what="a callback")
     said = capsys.readouterr().err
     assert said.endswith("LookupError: a bug\n")
     assert "distmap/views" not in said
@@ -44,10 +44,12 @@ def test_the_interrupt_of_the_main_thread_passes(capsys: pytest.CaptureFixture[s
         raise error
 
     with pytest.raises(KeyboardInterrupt):
-        quietly(stop, KeyboardInterrupt, what="a callback")
-    assert not quietly(stop, SystemExit, what="a callback")
+        call_showing_errors(stop, KeyboardInterrupt, what="a callback")
+    assert not call_showing_errors(stop, SystemExit, what="a callback")
     told: list[bool] = []
-    thread = threading.Thread(target=lambda: told.append(quietly(stop, KeyboardInterrupt, what="a callback")))
+    thread = threading.Thread(
+        target=lambda: told.append(call_showing_errors(stop, KeyboardInterrupt, what="a callback"))
+    )
     thread.start()
     thread.join(10)
     assert told == [False]

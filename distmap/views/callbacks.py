@@ -1,7 +1,7 @@
 """Exceptions of the user's callbacks: nobody waits for them, so they are shown, once, where the call was made.
 
-Owns `quietly`, which fences a callback, and `show_error`. Every callable of the user's that is called beside the
-results (`callback=`, `error_callback=`, `add_done_callback`, `progress=`) goes through `quietly`. Any thread may call.
+Owns `call_showing_errors`, which fences a callback, and `show_error`. Every callable of the user's that is called beside the
+results (`callback=`, `error_callback=`, `add_done_callback`, `progress=`) goes through `call_showing_errors`. Any thread may call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distmap.views.outlet import plain
 log = logging.getLogger("distmap")
 
 
-def quietly(
+def call_showing_errors(
     function: Callable[..., object],
     *args: Any,
     what: str,
