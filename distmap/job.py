@@ -36,8 +36,8 @@ from distmap.portal import Portal
 from distmap.traces import clean, gate
 from distmap.views.base import Issue, TextSink
 from distmap.views.callbacks import call_showing_errors
-from distmap.views.choose import in_kernel
 from distmap.views.display import JobDisplay, Progress
+from distmap.views.kernel import in_kernel
 from distmap.views.outlet import plain
 
 log = logging.getLogger("distmap")

@@ -1,7 +1,6 @@
 """Which view a job gets: none, a callable, the notebook's, or the terminal's.
 
-Owns the meaning of `progress=`. Imports the views only when one is wanted, and looks for a notebook without importing
-IPython, so that `import distmap` stays light. Call `choose` in the thread of the cell: a notebook view remembers from
+Owns the meaning of `progress=`. Imports a view only when it is wanted, so that `import distmap` stays light. Call `choose` in the thread of the cell: a notebook view remembers from
 there to which cell its output belongs.
 """
 
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from distmap.core.progress import Snapshot
 from distmap.views.base import Controls, Issue, View
 from distmap.views.callbacks import call_showing_errors
+from distmap.views.kernel import in_kernel
 
 log = logging.getLogger("distmap")
 
@@ -43,25 +43,6 @@ class CallbackView:
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         self.update(snapshot)
         self._closed = True
-
-
-def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel, whose front end can show more than text."""
-    # Who runs in a kernel has IPython imported already; importing it here would cost others a second.
-    ipython = sys.modules.get("IPython")
-    get_ipython = getattr(ipython, "get_ipython", None)
-    if get_ipython is None:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
-
-
-def this_cell() -> str | None:
-    """Which run of which cell this is; None outside a notebook."""
-    if not in_kernel():
-        return None
-    parent = sys.modules["IPython"].get_ipython().kernel.get_parent()
-    name = parent.get("header", {}).get("msg_id")
-    return name if isinstance(name, str) else None
 
 
 def default(

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from distmap.core.progress import JobState, Snapshot
 from distmap.views import static
 from distmap.views.base import MAX_ISSUES, Controls, Issue, View
-from distmap.views.choose import choose, this_cell
+from distmap.views.choose import choose
+from distmap.views.kernel import current_cell
 from distmap.views.painter import PAINTER
 
 log = logging.getLogger("distmap")
@@ -65,7 +66,7 @@ class JobDisplay:
         """
         if progress is False:
             return None
-        cell = this_cell()
+        cell = current_cell()
         view = choose(progress, self.title, self.kind, self.controls, self.function, None if apart else cell)
         if view is None:
             return None
@@ -86,7 +87,7 @@ class JobDisplay:
     @property
     def is_in_this_cell(self) -> bool:
         """Whether the cell that runs shows it already."""
-        cell = this_cell()
+        cell = current_cell()
         return cell is not None and cell in self._cells
 
     def call_callbacks(self) -> None:

@@ -26,6 +26,7 @@ from distmap.core.progress import Snapshot
 from distmap.views import static, summary
 from distmap.views.base import QUICK, Controls, Issue, View
 from distmap.views.calls import Call, Tally
+from distmap.views.kernel import has_subshells
 from distmap.views.painter import PAINTER
 from distmap.views.static import ended
 
@@ -64,12 +65,6 @@ def notebook_view(
     if cell is None:
         view.card.flush()  # somebody asked to see it
     return view
-
-
-def has_subshells() -> bool:
-    """Whether a click can reach this kernel while a cell blocks."""
-    info = getattr(getattr(get_ipython(), "kernel", None), "kernel_info", None)
-    return isinstance(info, dict) and "kernel subshells" in info.get("supported_features", ())
 
 
 class CallView:

@@ -10,7 +10,7 @@ import pytest
 
 from distmap.core.progress import Snapshot
 from distmap.views.base import Issue
-from distmap.views.choose import CallbackView, choose, default, in_kernel, this_cell
+from distmap.views.choose import CallbackView, choose, default
 from distmap.views.terminal import TerminalView
 
 MOMENT = Snapshot("map", "running", 10, 5, 0, 1, 0, 0, 0, 0, 0, 1.0, 5.0, 1.0, ())
@@ -32,7 +32,6 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_kernel")
 def test_a_script_shows_nothing_unless_asked() -> None:
     """Outside a notebook the default is silence, and True is a bar in the terminal."""
-    assert not in_kernel()
     assert choose(None, "t") is None
     assert choose(False, "t") is None
     assert isinstance(choose(True, "t"), TerminalView)
@@ -40,9 +39,8 @@ def test_a_script_shows_nothing_unless_asked() -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_a_kernel_is_recognised() -> None:
-    """A shell with a kernel is a notebook; False still means silence there."""
-    assert in_kernel()
+def test_a_notebook_shows_a_view() -> None:
+    """In a kernel the default is a view; False still means silence there."""
     assert choose(False, "t") is None
     assert [default(p, None) for p in (None, False, True, print)] == [True, False, True, print]
 
@@ -67,29 +65,6 @@ def test_the_nearest_word_counts(monkeypatch: pytest.MonkeyPatch, who: str) -> N
     (call, pool, environment), shown = SAID[who]
     monkeypatch.setenv("DISTMAP_PROGRESS", environment)
     assert default(call, pool) is shown  # type: ignore[arg-type]
-
-
-def test_a_shell_in_a_terminal_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """IPython in a terminal, or imported only, is no notebook."""
-    module = types.ModuleType("IPython")
-    for shell in (None, types.SimpleNamespace()):
-        module.get_ipython = lambda shell=shell: shell  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "IPython", module)
-        assert not in_kernel()
-
-
-@pytest.mark.usefixtures("no_kernel")
-def test_each_run_of_a_cell_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A notebook names each run of a cell; elsewhere there is none."""
-    assert this_cell() is None
-    parent: dict[str, object] = {"header": {"msg_id": "abc"}}
-    module = types.ModuleType("IPython")
-    kernel = types.SimpleNamespace(get_parent=lambda: parent)
-    module.get_ipython = lambda: types.SimpleNamespace(kernel=kernel)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "IPython", module)
-    assert this_cell() == "abc"
-    parent.clear()
-    assert this_cell() is None
 
 
 def test_a_callable_gets_every_snapshot() -> None:
