@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from distmap.checks import WAIT, checked
 from distmap.consume import SKIP, Consumer, Given, exception_of, failure_of, results_of
-from distmap.core.progress import JobState, Snapshot
+from distmap.core.progress import JobState, ProgressOption, Snapshot
 from distmap.driver import Driver, Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, Record, nothing
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.execution import SET_UP
@@ -36,7 +36,7 @@ from distmap.portal import Portal
 from distmap.traces import clean, gate
 from distmap.views.base import Issue, TextSink
 from distmap.views.callbacks import call_showing_errors
-from distmap.views.display import JobDisplay, Progress
+from distmap.views.display import JobDisplay
 from distmap.views.kernel import in_kernel
 from distmap.views.outlet import plain
 
@@ -102,7 +102,7 @@ class Job:
         source: Input | None,
         consumer: Consumer,
         *,
-        progress: Progress = False,
+        progress: ProgressOption = False,
         call: str = "map",
         function: str | None = None,
         callback: Callable[[Any], object] | None = None,

@@ -5,15 +5,13 @@ Owns their names and defaults; `checks.py` has the rules for their values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from distmap.checks import checked, function
 from distmap.core.events import OnError
-from distmap.core.progress import Snapshot
-
-Progress = bool | Callable[[Snapshot], object] | None
+from distmap.core.progress import ProgressOption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class MapOptions:
     """
 
     chunksize: int | None = None
-    progress: Progress = None
+    progress: ProgressOption = None
     desc: str | None = None
     total: int | None = None
     retries: int = 0

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from distmap.arguments import Wanted
     from distmap.consume import Consumer
     from distmap.core.events import Gather, OnError
+    from distmap.core.progress import ProgressOption
     from distmap.driver import Driver, Member
     from distmap.ending import Ending
     from distmap.engine.base import Engine
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from distmap.futures import Submissions, TaskFuture
     from distmap.inputs import Input
     from distmap.job import Job, Seat
-    from distmap.options import Progress
     from distmap.pickling import Broadcast
     from distmap.security import Secret
     from distmap.setups import SetUp
@@ -146,14 +146,14 @@ class Pool:
         tls_key: str | None = None,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
-        progress: Progress = None,
+        progress: ProgressOption = None,
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers, listen, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         mp_options(wanted, self._tasks, context)
-        self._progress: Progress = checked("progress", progress)
+        self._progress: ProgressOption = checked("progress", progress)
         self._token = checked("token", token)
         self._added = variables(env, wanted)
         functions(initializer=initializer)

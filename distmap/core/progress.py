@@ -6,6 +6,7 @@ Owns the Snapshot and the arithmetic of rate and time left. Knows no view; time 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -69,6 +70,9 @@ class Snapshot(NamedTuple):
     eta: float | None
     lanes: tuple[Lane, ...]
 
+
+#: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.
+ProgressOption = bool | Callable[[Snapshot], object] | None
 
 #: The rate is that of the last so many seconds, from samples that are at least so far apart.
 WINDOW = 10.0

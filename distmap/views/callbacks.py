@@ -1,7 +1,8 @@
-"""Exceptions of the user's callbacks: nobody waits for them, so they are shown, once, where the call was made.
+"""Calls the user's callbacks, and shows what they raise where the call was made.
 
-Owns `call_showing_errors`, which fences a callback, and `show_error`. Every callable of the user's that is called beside the
-results (`callback=`, `error_callback=`, `add_done_callback`, `progress=`) goes through `call_showing_errors`. Any thread may call.
+Owns `call_showing_errors` and `show_error`. Everything of the user's that is called beside the results (`callback=`,
+`error_callback=`, `add_done_callback`, `progress=`) is called by `call_showing_errors`, from any thread: nobody waits
+for these calls, so their errors would get lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which view a job gets: none, a callable, the notebook's, or the terminal's.
 
-Owns the meaning of `progress=`. Imports a view only when it is wanted, so that `import distmap` stays light. Call `choose` in the thread of the cell: a notebook view remembers from
-there to which cell its output belongs.
+Owns the meaning of `progress=`. Imports a view only when it is wanted, so that `import distmap` stays light. Call
+`choose` in the thread of the cell: a notebook view remembers from there to which cell its output belongs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from distmap.core.progress import Snapshot
+from distmap.core.progress import ProgressOption, Snapshot
 from distmap.views.base import Controls, Issue, View
 from distmap.views.callbacks import call_showing_errors
 from distmap.views.kernel import in_kernel
@@ -45,9 +45,7 @@ class CallbackView:
         self._closed = True
 
 
-def default(
-    progress: bool | Callable[[Snapshot], object] | None, pools: bool | Callable[[Snapshot], object] | None
-) -> bool | Callable[[Snapshot], object]:
+def default(progress: ProgressOption, pools: ProgressOption) -> bool | Callable[[Snapshot], object]:
     """What a call shows: what it says itself, else what its pool says, else DISTMAP_PROGRESS (0: nothing, 1: a bar).
 
     Where nobody says anything: True in a notebook, else False.
@@ -59,7 +57,7 @@ def default(
 
 
 def choose(
-    progress: bool | Callable[[Snapshot], object] | None,
+    progress: ProgressOption,
     title: str,
     kind: str = "",
     controls: Controls | None = None,

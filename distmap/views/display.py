@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from distmap.core.progress import JobState, Snapshot
+from distmap.core.progress import JobState, ProgressOption, Snapshot
 from distmap.views import static
 from distmap.views.base import MAX_ISSUES, Controls, Issue, View
 from distmap.views.choose import choose
@@ -19,7 +19,6 @@ from distmap.views.painter import PAINTER
 
 log = logging.getLogger("distmap")
 
-Progress = bool | Callable[[Snapshot], object] | None
 #: One job is shown at so many places at once; the oldest of those beyond stands still.
 MAX_LIVE_VIEWS = 4
 
@@ -57,7 +56,7 @@ class JobDisplay:
         self._views: list[View] = []
         self._lock = threading.Lock()
 
-    def show(self, progress: Progress, *, apart: bool = False) -> View | None:
+    def show(self, progress: ProgressOption, *, apart: bool = False) -> View | None:
         """Show it, here and now and until its end, as `progress` says; None if there is nothing to see.
 
         Args:
