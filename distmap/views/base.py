@@ -35,7 +35,7 @@ class Issue(NamedTuple):
 class View(Protocol):
     """Shows one job. Its methods may be called by different threads, also at the same time."""
 
-    #: True: it draws, which the painter's thread does. False: it runs the user's code, which the job's own thread does.
+    #: True: it draws, which the refresh thread does. False: it runs the user's code, which the job's own thread does.
     drawn: bool
 
     def update(self, snapshot: Snapshot) -> None:

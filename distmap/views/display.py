@@ -15,7 +15,7 @@ from distmap.views import static
 from distmap.views.base import MAX_ISSUES, Controls, Issue, View
 from distmap.views.choose import choose
 from distmap.views.kernel import current_cell
-from distmap.views.painter import PAINTER
+from distmap.views.refresh import REFRESH_THREAD
 
 log = logging.getLogger("distmap")
 
@@ -76,9 +76,9 @@ class JobDisplay:
             if self.final is None:
                 self._views.append(view)
                 if view.drawn:
-                    PAINTER.add(view, self._snapshot_of)
+                    REFRESH_THREAD.add(view, self._snapshot_of)
                 if len(self._views) > MAX_LIVE_VIEWS:
-                    PAINTER.remove(self._views[-MAX_LIVE_VIEWS])  # it becomes a card with the others, but moves no more
+                    REFRESH_THREAD.remove(self._views[-MAX_LIVE_VIEWS])  # it is closed with the others, but not updated
                 return view
         view.close(self.final, self.dropped)
         return view
@@ -140,7 +140,7 @@ class JobDisplay:
 
     def _close_views(self, last: Snapshot) -> None:
         for view in self._views:
-            PAINTER.remove(view)
+            REFRESH_THREAD.remove(view)
         # One that is cut short by an interrupt stays on the list, for the next try.
         while self._views:
             view = self._views[0]

@@ -1,7 +1,7 @@
 """The card of a cell: one for all calls that the cell makes, widgets while they run, plain HTML for ever after.
 
 Owns the displays, the widgets and which cell has which card. The only importer of IPython and ipywidgets; how things
-look is `static.py`'s and `summary.py`'s business, when they are drawn is `painter.py`'s. A cell with one call shows
+look is `static.py`'s and `summary.py`'s business, when they are drawn is `refresh.py`'s. A cell with one call shows
 that call; from the second one on there is a row for each function, and below it what runs. A call that is over soon
 draws nothing before it is over; what many calls change is drawn now and then, and when the cell ends.
 
@@ -27,13 +27,13 @@ from distmap.views import static, summary
 from distmap.views.base import QUICK, Controls, Issue, View
 from distmap.views.calls import Call, Tally
 from distmap.views.kernel import has_subshells
-from distmap.views.painter import PAINTER
+from distmap.views.refresh import REFRESH_THREAD
 from distmap.views.static import ended
 
 log = logging.getLogger("distmap")
 
 #: The lanes are ten times the size of the bar: drawn at every third turn of their panel. Counted in turns, which the
-#: painter shares out, so that many panels together cost no more than one.
+#: refresh thread shares out, so that many panels together cost no more than one.
 _LANES_TURNS = 3
 #: Without widgets each update is the whole card.
 _CARD_TURNS = 5
@@ -131,7 +131,7 @@ class CellCard:
         self._last: Call | None = None
         self._turns = 0
         self._drawn = -float("inf")
-        #: Something is not drawn yet; the painter will see to it.
+        #: Something is not drawn yet; the refresh thread will see to it.
         self._stale = False
         self._waits = False
         #: It was drawn while no cell ran.
@@ -173,9 +173,9 @@ class CellCard:
             self._draw()
         elif not self._waits:
             self._waits = True
-            PAINTER.add(self, call.snapshot._replace)  # ever a new one: it comes again until it is drawn
+            REFRESH_THREAD.add(self, call.snapshot._replace)  # ever a new one: it comes again until it is drawn
 
-    # --- told by the painter, where an end came too soon after another drawing ----------------------------------------
+    # --- called by the refresh thread, where an end came too soon after another drawing -------------------------------
 
     def update(self, snapshot: Snapshot) -> None:
         with self.lock:
@@ -190,7 +190,7 @@ class CellCard:
             self._over = self._over or over
             if self._waits:
                 self._waits = False
-                PAINTER.remove(self)
+                REFRESH_THREAD.remove(self)
             if self._stale or self._late or (over and self._box is not None):
                 self._draw()
 
@@ -383,7 +383,7 @@ class Panel:
             _send_fold(self._fold, words, static.issues_html(issues))
 
     # Pressed on a thread of the kernel's subshell, or on the main thread while no cell runs. So: no signals, no loop,
-    # no widgets; the painter shows what came of it.
+    # no widgets; the refresh thread shows what came of it.
 
     def _press_pause(self, _: Any) -> None:
         controls = self.view.controls

@@ -23,8 +23,7 @@ from distmap.views.words import counted, ended, pace, printable, speed, troubles
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
 
-#: Seconds between two drawings: in a terminal whenever the painter comes, seldom in a log file, where each one is a
-#: line that stays.
+#: Seconds between two drawings: in a terminal every update, in a log file seldom, as each drawing there is a line.
 _TERMINAL_EVERY = 0.09
 _FILE_EVERY = 10.0
 

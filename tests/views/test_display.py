@@ -45,7 +45,7 @@ class Board:
 
 
 class Turns:
-    """In the place of the painter."""
+    """In the place of the refresh thread."""
 
     def __init__(self) -> None:
         self.drawn: list[Any] = []
@@ -68,7 +68,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     made = FakedDisplay("score", "map", Wheel(), lambda: MOMENT)
     made.boards, made.turns = [], Turns()
-    monkeypatch.setattr(module, "PAINTER", made.turns)
+    monkeypatch.setattr(module, "REFRESH_THREAD", made.turns)
     monkeypatch.setattr(module, "choose", lambda *_, **__: made.boards.pop(0) if made.boards else None)
     return made
 
@@ -121,7 +121,7 @@ def test_notes_beyond_the_first_are_counted(display: Any) -> None:
 
 
 def test_a_callable_is_called_by_the_job_only(display: Any) -> None:
-    """A view that runs the user's code is not the painter's; what it raises is shown by itself."""
+    """A view that runs the user's code is not the refresh thread's; what it raises is shown by itself."""
     board = Board(drawn=False)
     display.boards.append(board)
     assert not display.has_callbacks
