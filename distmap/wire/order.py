@@ -1,4 +1,4 @@
-"""Which message has to wait for which, before its first byte is cut.
+"""Ordering constraints between outgoing messages: which one waits for which before its first frame is cut.
 
 Owns the order of messages of one direction. It knows messages but no bytes. Read by `session.py`, which calls an
 entry ready when nothing that it follows is unfinished.
@@ -18,20 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
-from distmap.wire.messages import (
-    Died,
-    Drop,
-    Interrupt,
-    Kill,
-    Message,
-    Output,
-    Put,
-    Ready,
-    Refused,
-    Report,
-    Revoke,
-    Task,
-)
+from distmap.wire import messages as msg
 
 T = TypeVar("T", bound=Hashable)
 
@@ -39,7 +26,7 @@ _NOTHING: tuple[()] = ()
 
 
 class _Key(Generic[T]):
-    """Who of the unfinished touches a key: the last that changed it, and those that read it since."""
+    """The unfinished entries that touch a key: the last one that changed it, and those that read it since."""
 
     __slots__ = ("last", "readers")
 
@@ -49,7 +36,7 @@ class _Key(Generic[T]):
 
 
 class _Node(Generic[T]):
-    """An unfinished entry: how many it waits for, who waits for it, and which keys it touches."""
+    """An unfinished entry: how many entries it waits for, which ones wait for it, and which keys it touches."""
 
     __slots__ = ("keys", "then", "waits")
 
@@ -72,8 +59,8 @@ class Order(Generic[T]):
         """How many entries are not done."""
         return len(self._nodes)
 
-    def add(self, entry: T, message: Message) -> None:
-        """Take an entry that stands for the message; it follows those of the earlier ones that it means."""
+    def add(self, entry: T, message: msg.Message) -> None:
+        """Take the entry of a message; it follows the earlier entries that touch the same keys."""
         changes, reads = _touches(message)
         node = self._nodes[entry] = _Node((*changes, *reads))
         for name in reads:
@@ -127,17 +114,17 @@ class Order(Generic[T]):
                 node.waits += 1
 
 
-def _touches(message: Message) -> tuple[tuple[Hashable, ...], tuple[Hashable, ...]]:
+def _touches(message: msg.Message) -> tuple[tuple[Hashable, ...], tuple[Hashable, ...]]:
     """The keys that a message changes, and those that it only reads.
 
     A slot is its number, an attempt the complement of its own (so that the two never meet), a digest its bytes.
     """
-    if isinstance(message, Task):
+    if isinstance(message, msg.Task):
         return (message.slot, ~message.attempt), (message.code, *message.needs)
-    if isinstance(message, Report | Output | Refused | Died | Ready | Kill):
+    if isinstance(message, msg.Report | msg.Output | msg.Refused | msg.Died | msg.Ready | msg.Kill):
         return (message.slot,), _NOTHING
-    if isinstance(message, Revoke | Interrupt):
+    if isinstance(message, msg.Revoke | msg.Interrupt):
         return (~message.attempt,), _NOTHING
-    if isinstance(message, Put | Drop):
+    if isinstance(message, msg.Put | msg.Drop):
         return (message.digest,), _NOTHING
     return _NOTHING, _NOTHING
