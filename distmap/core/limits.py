@@ -74,6 +74,25 @@ class Limits(NamedTuple):
     #: From Interrupt to Kill of a slot that did not stop.
     interrupt_grace: float = 0.5
 
+    # the wire
+    #: Largest frame. 256 KB is on the plateau of throughput and keeps the loop's stalls at milliseconds.
+    frame_bytes: int = 256 << 10
+    #: Data bytes that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
+    credit_bytes: int = 32 << 20
+    #: An acknowledgement of its own is sent after this many bytes or frames, if none could ride on another frame.
+    ack_bytes: int = 2 << 20
+    ack_frames: int = 64
+    #: ... or after this many seconds, for until then the other side keeps the memory of what it sent.
+    ack_delay: float = 0.05
+    #: Seconds in which a side that leaves tries to send what is queued.
+    close_grace: float = 2.0
+    #: Largest message that is sent or accepted, all parts together.
+    message_bytes: int = 8 << 30
+    #: Largest meta block that is accepted: a report that names a million failed items needs 4 MB.
+    meta_bytes: int = 16 << 20
+    #: Messages of one sender that may be incomplete at once.
+    streams: int = 1024
+
     # liveness
     beat_every: float = 5.0
     suspect_after: float = 10.0

@@ -16,15 +16,9 @@ from distmap.errors import ProtocolError
 from distmap.modules import loaded
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
 from distmap.wire.messages import Beat, Bye, Message
-from distmap.wire.session import Session, State
+from distmap.wire.session import Liveness, Session
 
 logger = logging.getLogger(__name__)
-
-#: What came in is acknowledged by a frame of its own after so long, if nothing went out meanwhile. Until then the
-#: other side keeps the memory of what it sent.
-ACK_DELAY = 0.05
-#: How long `close` tries to send what is queued.
-CLOSE_GRACE = 2.0
 
 CLOSE_NORMAL, CLOSE_BROKEN = 1000, 4400
 
@@ -40,7 +34,7 @@ class Conversation:
         on_closed: Called once, with one sentence, when the conversation ends in any way but by our own `close` or
             `abort`.
         beat: Asked every `limits.beat_every` for a heartbeat; None sends a bare ping.
-        limits: Of these, the heartbeat and liveness times count.
+        limits: Those of the wire and of liveness count.
     """
 
     def __init__(
@@ -48,7 +42,7 @@ class Conversation:
         connection: Connection,
         *,
         on_message: Callable[[Message, list[Buffer]], None],
-        on_state: Callable[[State], None],
+        on_state: Callable[[Liveness], None],
         on_closed: Callable[[str], None],
         beat: Callable[[], Beat | None],
         limits: Limits = LIMITS,
@@ -61,22 +55,13 @@ class Conversation:
         self._beat = beat
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._session = Session(
-            self._loop.time(),
-            allocate=_allocate,
-            beat_every=limits.beat_every,
-            suspect_after=limits.suspect_after,
-            lost_after=limits.lost_after,
-        )
-        self._state: State = "fine"
+        #: Its state is that of the conversation: once it is `over`, nothing is reported any more.
+        self._session = Session(self._loop.time(), limits=limits, allocate=_allocate)
+        self._liveness: Liveness = "fine"
         self._ack_timer: asyncio.TimerHandle | None = None
         self._settled: list[asyncio.Future[None]] = []
-        #: Nothing is reported any more.
-        self._over = False
         #: Done when Bye has been written, or never will be.
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        #: What the other side's Bye said.
-        self._left: str | None = None
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -95,7 +80,7 @@ class Conversation:
     @property
     def over(self) -> bool:
         """Whether the conversation has ended."""
-        return self._over
+        return self._session.over
 
     def start(self) -> None:
         """Begin to read and write. What was sent before waits until now."""
@@ -117,30 +102,31 @@ class Conversation:
 
         After the end it does nothing: what was lost is told by `on_closed`.
         """
-        if not self._over:
+        if not self.over:
             self._session.send(message, parts)
             self._pump()
 
     async def flushed(self) -> None:
         """Return when all that was sent has been acknowledged by the other side, or the conversation ended."""
-        if not self._over and not self._session.settled:
+        if not self.over and not self._session.settled:
             waiter = self._loop.create_future()
             self._settled.append(waiter)
             await waiter
 
     async def close(self, reason: str = "") -> None:
         """Send what is queued, say Bye, and end; takes a few seconds at most. Closing twice is fine."""
-        if not self._over:
+        if not self.over:
             self._session.send(Bye(reason))
             self._finish()
             self._pump()
             if self._reader is not None:
-                await asyncio.wait([self._gone], timeout=CLOSE_GRACE)
+                await asyncio.wait([self._gone], timeout=self._limits.close_grace)
         await self._channel.close(CLOSE_NORMAL, reason)
         await self._reap()
 
     def abort(self) -> None:
         """End at once, without a word to either side's user."""
+        self._session.end()
         self._finish()
         self._channel.abort()
         for task in (self._writer, self._ticker):
@@ -159,25 +145,24 @@ class Conversation:
                 self._ended(self._farewell(closed))
                 self._resolve(self._gone)
                 return
+            over = session.over
             try:
                 complete = session.incoming(frame, time())
             except ProtocolError as error:
-                self._ended(f"{channel.peer} broke the protocol: {error}")
+                if not over:
+                    self._report_end(f"{channel.peer} broke the protocol: {error}")
                 self._resolve(self._gone)
                 await channel.close(CLOSE_BROKEN, "protocol error")
                 return
             # Not kept until the next one comes.
             del frame
             for message, parts in complete:
-                if not self._over:
-                    if isinstance(message, Bye):
-                        self._left = message.reason
-                    self._on_message(message, parts)
+                self._on_message(message, parts)
             complete.clear()
             if session.wants_to_write:
                 self._pump()
-            elif session.owes and self._ack_timer is None and not self._over:
-                self._ack_timer = self._loop.call_later(ACK_DELAY, self._acknowledge)
+            elif session.owes and self._ack_timer is None and not session.over:
+                self._ack_timer = self._loop.call_later(self._limits.ack_delay, self._acknowledge)
             if self._settled and session.settled:
                 self._release()
 
@@ -194,7 +179,7 @@ class Conversation:
         except ChannelClosed:
             # The reader gets the same, after the frames that still came.
             return
-        if self._over and session.written:
+        if session.state == "closed":
             self._resolve(self._gone)
 
     async def _tick(self) -> None:
@@ -204,11 +189,11 @@ class Conversation:
             await asyncio.sleep(pause)
             session.heard(self._channel.last_heard)
             now = time()
-            state = session.state(now)
-            if state != self._state:
-                self._state = state
-                self._on_state(state)
-            if state == "lost":
+            liveness = session.liveness(now)
+            if liveness != self._liveness:
+                self._liveness = liveness
+                self._on_state(liveness)
+            if liveness == "lost":
                 self._ended(f"{self._channel.peer} was silent for {limits.lost_after:g} s")
                 self._channel.abort()
                 return
@@ -236,14 +221,17 @@ class Conversation:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _farewell(self, closed: ChannelClosed) -> str:
-        if self._left is not None:
-            return f"{self._channel.peer} left" + (f": {self._left}" if self._left else "")
+        if self._session.state == "left":
+            return f"{self._channel.peer} left" + (f": {self._session.farewell}" if self._session.farewell else "")
         return f"{self._channel.peer}: {closed}"
 
     def _ended(self, sentence: str) -> None:
-        """Tell the user, once, and let the other tasks go."""
-        if self._over:
-            return
+        """End the session and report it, unless it is over already."""
+        if not self.over:
+            self._session.end()
+            self._report_end(sentence)
+
+    def _report_end(self, sentence: str) -> None:
         self._finish()
         current = asyncio.current_task()
         for task in (self._writer, self._ticker):
@@ -252,7 +240,6 @@ class Conversation:
         self._on_closed(sentence)
 
     def _finish(self) -> None:
-        self._over = True
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None

@@ -391,13 +391,12 @@ def test_leaving_without_a_reason() -> None:
     run(main)
 
 
-def test_close_does_not_wait_for_a_mute_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_does_not_wait_for_a_mute_side() -> None:
     """What cannot be sent within the grace is given up."""
-    monkeypatch.setattr(module, "CLOSE_GRACE", 0.1)
 
     async def main() -> None:
         to_worker, _ = connect({}, {})
-        pool = Side(to_worker)
+        pool = Side(to_worker, LIMITS._replace(close_grace=0.1))
         pool.send(Put(A, "value"), [bytes(8 << 20)])
         await pool.conversation.close()
         assert pool.conversation.over

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 
 import pytest
 
+from distmap.core.limits import LIMITS
 from distmap.errors import PayloadError, ProtocolError
-from distmap.wire import session as module
 from distmap.wire.codec import encode
 from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Output, Put, Report, Task
-from distmap.wire.session import ACK_BYTES, ACK_FRAMES, FRAME, MAX_MESSAGE, MAX_META, MAX_STREAMS, Buffer, Session
+from distmap.wire.session import TABLE, Session
+from distmap.wire.streams import Buffer
 
 A, B = b"a" * 16, b"b" * 16
 HEAD = struct.Struct("<B3xIQQ")
 OPEN, MORE, ACK, PING, PONG = 1, 2, 3, 4, 5
+FRAME, ACK_BYTES, ACK_FRAMES = LIMITS.frame_bytes, LIMITS.ack_bytes, LIMITS.ack_frames
 
 Given = list[tuple[Message, list[Buffer]]]
 
@@ -112,17 +114,6 @@ def test_parts_are_owned_and_writable() -> None:
         part[0] = 0  # type: ignore[index]
 
 
-def test_views_of_any_shape_travel_as_bytes() -> None:
-    """Views of wider items or more dimensions are sent by their bytes, empty ones too."""
-    left, right = Session(0), Session(0)
-    wide = memoryview(struct.pack("<4I", 1, 2, 3, 4)).cast("I")
-    square = memoryview(bytes(range(6))).cast("B", (2, 3))
-    empty = memoryview(b"").cast("B").cast("I")
-    left.send(Put(A, "value"), [wide, square, empty])
-    [(_, parts)] = carry(left, right)
-    assert parts == [wide.tobytes(), bytes(range(6)), b""]
-
-
 def test_memory_comes_from_the_allocator() -> None:
     """A caller that has better memory than bytearray's gives it."""
     asked: list[int] = []
@@ -150,7 +141,10 @@ def test_a_meta_block_of_many_frames() -> None:
 def test_seeded_traffic(pieces: str) -> None:
     """Random messages of random sizes in both directions all arrive, each once, each as it was sent."""
     chance = random.Random(pieces)
-    left, right = Session(0, window=FRAME), Session(0, window=FRAME)
+    left, right = (
+        Session(0, limits=LIMITS._replace(credit_bytes=FRAME)),
+        Session(0, limits=LIMITS._replace(credit_bytes=FRAME)),
+    )
     sent: list[Given] = [[], []]
     came: list[Given] = [[], []]
     for number in range(300):
@@ -216,14 +210,73 @@ def test_equal_ones_follow_each_other() -> None:
     assert when == sorted(when)
 
 
+# --- states ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_state_is_reached_from_the_table() -> None:
+    """What follows in the table is a state of the table."""
+    assert {state for row in TABLE.values() for state in row.values()} == set(TABLE)
+
+
 def test_nothing_follows_bye() -> None:
     """Bye comes last, and what is sent after it is dropped."""
     left, right = Session(0), Session(0)
     left.send(Put(A, "value"), [bytes(2 * FRAME)])
     left.send(Bye("done"))
     left.send(Draining())
+    assert left.state == "closing"
     assert names(carry(left, right)) == ["Put", "Bye"]
-    assert left.written
+    assert left.state == "closed"
+    assert right.state == "left"
+    assert right.farewell == "done"
+
+
+def test_a_message_after_bye_is_refused() -> None:
+    """A side that goes on after its goodbye breaks the protocol; its signs of life do not."""
+    right = Session(0)
+    right.incoming(opened(message_bytes(Bye("done"))), 0)
+    right.incoming(HEAD.pack(ACK, 0, 0, 0), 0)
+    assert not right.over
+    with pytest.raises(ProtocolError, match="a Put came after Bye"):
+        right.incoming(opened(GOOD, seq=2, stream=2), 0)
+
+
+def test_who_leaves_gives_nothing_out() -> None:
+    """After our Bye the other side's messages are taken and acknowledged, but given to nobody."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(2 * FRAME)])
+    left.send(Bye(""))
+    right.send(Draining())
+    assert carry(right, left) == []
+    assert left.state == "closing"
+    assert names(carry(left, right)) == ["Put", "Bye"]
+    assert right.settled
+
+
+def test_a_session_that_was_ended_is_quiet() -> None:
+    """It gives nothing out and ignores what is still under way, however malformed. Ending twice is fine."""
+    left = Session(0)
+    left.send(Draining())
+    left.end()
+    left.end()
+    assert left.over
+    assert left.outgoing() is None
+    assert left.incoming(b"?", 0) == []
+    assert left.state == "closed"
+
+
+def test_a_session_shows_itself_in_one_line() -> None:
+    """State, what was written and what came in: enough for a log."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(2 * FRAME)])
+    frame = left.outgoing()
+    assert frame is not None
+    right.incoming(b"".join(frame), 0)
+    assert repr(left) == (
+        "<Session open: 1 frames out, 1 of them unacknowledged, 1 messages to write; 0 frames in, "
+        "0 messages incomplete>"
+    )
+    assert "1 frames in, 1 messages incomplete" in repr(right)
 
 
 # --- credits and acknowledgements ------------------------------------------------------------------------------------
@@ -231,7 +284,7 @@ def test_nothing_follows_bye() -> None:
 
 def test_data_stops_at_the_window() -> None:
     """At most a window of data (and one frame) is unacknowledged; control still goes; acknowledging lets data flow."""
-    left, right = Session(0, window=4 * FRAME), Session(0)
+    left, right = Session(0, limits=LIMITS._replace(credit_bytes=4 * FRAME)), Session(0)
     left.send(Put(A, "value"), [bytes(10 * FRAME)])
     written = frames(left)
     assert 4 <= len(written) <= 5
@@ -264,7 +317,10 @@ def test_what_was_printed_and_not_written_is_known() -> None:
 
 def test_two_full_windows_do_not_lock_each_other() -> None:
     """Both sides send more than the window at once, and all of it arrives."""
-    left, right = Session(0, window=2 * ACK_BYTES), Session(0, window=2 * ACK_BYTES)
+    left, right = (
+        Session(0, limits=LIMITS._replace(credit_bytes=2 * ACK_BYTES)),
+        Session(0, limits=LIMITS._replace(credit_bytes=2 * ACK_BYTES)),
+    )
     for side in (left, right):
         for slot in range(3):
             side.send(report(slot), [bytes(2 * ACK_BYTES)])
@@ -374,11 +430,11 @@ def test_the_hand_made_frame_is_good() -> None:
         opened(GOOD + b"x"),
         opened(b"\1\0"),
         opened(struct.pack("<I", 3) + b"abc"),
-        opened(struct.pack("<I", MAX_META + 1)),
+        opened(struct.pack("<I", LIMITS.meta_bytes + 1)),
         opened(struct.pack("<II", 4, 0)),
         opened(struct.pack("<III", 8, 2, 0)),
         opened(message_bytes(Put(A, "value"), [2**63])),
-        opened(message_bytes(Put(A, "value"), [MAX_MESSAGE // 2, MAX_MESSAGE // 2 + 1])),
+        opened(message_bytes(Put(A, "value"), [LIMITS.message_bytes // 2, LIMITS.message_bytes // 2 + 1])),
         HEAD.pack(MORE, 1, 1, 0) + b"x",
         HEAD.pack(0, 0, 0, 0),
         HEAD.pack(9, 0, 0, 0),
@@ -407,7 +463,7 @@ def test_every_damaged_frame_is_refused_or_harmless() -> None:
             damaged = bytearray(frame)
             damaged[at] = value
             try:
-                Session(0, max_message=100).incoming(damaged, 0)
+                Session(0, limits=LIMITS._replace(message_bytes=100)).incoming(damaged, 0)
             except ProtocolError:
                 continue
 
@@ -422,17 +478,18 @@ def test_a_session_that_failed_does_nothing_more() -> None:
         right.incoming(opened(GOOD), 0)
     right.send(Draining())
     assert right.outgoing() is None
-    assert right.phase == "failed"
+    assert right.state == "failed"
+    assert right.over
 
 
 def test_a_session_may_fail_after_its_goodbye() -> None:
     """What comes in after Bye was sent is still checked."""
     right = Session(0)
     right.send(Bye(""))
-    assert right.phase == "closing"
+    assert right.state == "closing"
     with pytest.raises(ProtocolError):
         right.incoming(b"?", 0)
-    assert right.phase == "failed"
+    assert right.state == "failed"
 
 
 def test_a_stream_cannot_begin_twice() -> None:
@@ -448,10 +505,10 @@ def test_streams_under_way_are_limited() -> None:
     """A sender cannot make the receiver keep any number of incomplete messages."""
     right = Session(0)
     body = message_bytes(Put(A, "value"), [4], b"12")
-    for seq in range(1, MAX_STREAMS + 1):
+    for seq in range(1, LIMITS.streams + 1):
         right.incoming(opened(body, seq=seq, stream=seq), 0)
     with pytest.raises(ProtocolError, match="cannot begin"):
-        right.incoming(opened(body, seq=MAX_STREAMS + 1, stream=MAX_STREAMS + 1), 0)
+        right.incoming(opened(body, seq=LIMITS.streams + 1, stream=LIMITS.streams + 1), 0)
 
 
 def test_messages_arrive_byte_by_byte() -> None:
@@ -465,10 +522,9 @@ def test_messages_arrive_byte_by_byte() -> None:
     assert given == [(Put(A, "value"), [b"1234", b"", b"567"])]
 
 
-def test_a_message_too_large_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sender says so before the receiver would end the conversation."""
-    monkeypatch.setattr(module, "MAX_MESSAGE", 100)
-    left = Session(0)
+def test_a_message_too_large_is_not_sent() -> None:
+    """The sender refuses it before the receiver would end the conversation."""
+    left = Session(0, limits=LIMITS._replace(message_bytes=100))
     with pytest.raises(PayloadError, match="too large"):
         left.send(Put(A, "value"), [bytes(200)])
     left.send(Put(A, "value"), [bytes(10)])
@@ -505,7 +561,7 @@ def watch(session: Session, start: float, end: float) -> str:
     """Ask every second, as a ticker does; the last answer."""
     state, now = "", start
     while now <= end:
-        state = session.state(now)
+        state = session.liveness(now)
         now += 1
     return state
 
@@ -535,7 +591,7 @@ def test_a_late_watcher_counts_afresh() -> None:
     """Who was not able to look for a while was starved itself and judges nobody."""
     session = Session(0)
     watch(session, 1, 9)
-    assert session.state(100) == "fine"
+    assert session.liveness(100) == "fine"
     assert watch(session, 101, 109) == "fine"
     assert watch(session, 110, 129) == "suspect"
     assert watch(session, 130, 130) == "lost"

@@ -90,9 +90,12 @@ class Line:
         return values
 
 
+FAST = Limits(beat_every=0.2)
+
+
 @asynccontextmanager
-async def staying(slots: int = 1) -> AsyncIterator[Line]:
-    stay = Stay(slots, Load(), name="w", limits=Limits(beat_every=0.2))
+async def staying(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[Line]:
+    stay = Stay(slots, Load(), name="w", limits=limits)
     line = Line(stay)
     try:
         yield line
@@ -105,11 +108,11 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
-def test_results_that_no_message_holds_are_errors_of_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_no_message_holds_are_errors_of_their_items() -> None:
     """They are not lost in silence: the pool would wait for ever. What comes after them arrives."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with staying(limits=FAST._replace(message_bytes=1 << 19)) as line:
             line.begin()
             line.give(bytes, [1 << 20], attempt=1)
             (failure,) = await line.ended(1)
@@ -118,7 +121,6 @@ def test_results_that_no_message_holds_are_errors_of_their_items(monkeypatch: py
             line.give(bytes, [3], attempt=2)
             assert await line.ended(2) == [bytes(3)]
 
-    monkeypatch.setattr("distmap.wire.session.MAX_MESSAGE", 1 << 19)
     run(main)
 
 

@@ -1,0 +1,233 @@
+"""What holds for every message, every header and every way to cut a conversation into frames."""
+
+from __future__ import annotations
+
+import struct
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distmap.core.limits import LIMITS
+from distmap.errors import ProtocolError
+from distmap.wire import messages as msg
+from distmap.wire.codec import decode, encode
+from distmap.wire.session import Session
+from distmap.wire.streams import Buffer
+
+Sent = tuple[msg.Message, list[bytes]]
+
+u8, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
+i64 = st.integers(-(2**63), 2**63 - 1)
+seconds = st.floats(allow_nan=False)
+digests = st.binary(min_size=16, max_size=16)
+texts = st.text(max_size=100)
+kinds = st.sampled_from(["code", "value", "modules", "extras", "surroundings", "secret", "descriptor"])
+reasons = st.sampled_from(["died", "timeout", "killed", "idle"])
+
+MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
+    msg.Put: st.builds(msg.Put, digests, kinds, st.text(max_size=msg.NAME)),
+    msg.Drop: st.builds(msg.Drop, digests),
+    msg.Task: st.builds(
+        msg.Task, u32, u64, digests, st.lists(digests, max_size=4).map(tuple), u32, u32, u64, seconds, st.booleans()
+    ),
+    msg.Report: st.builds(msg.Report, u32, u64, u32, u32, seconds, st.booleans(), st.lists(u32, max_size=8).map(tuple)),
+    msg.Refused: st.builds(msg.Refused, u32, u64),
+    msg.Output: st.builds(msg.Output, u32, u64, u64, st.lists(st.tuples(i64, u8, u32), max_size=5).map(tuple)),
+    msg.Revoke: st.builds(msg.Revoke, u32, u64, u32),
+    msg.Interrupt: st.builds(msg.Interrupt, u32, u64),
+    msg.Kill: st.builds(msg.Kill, u32),
+    msg.Died: st.builds(msg.Died, u32, i64, i64, reasons, texts),
+    msg.Ready: st.builds(msg.Ready, u32),
+    msg.Segment: st.builds(msg.Segment, u64, u64),
+    msg.Free: st.builds(msg.Free, u64),
+    msg.Beat: st.builds(msg.Beat, seconds, seconds, st.lists(st.tuples(i64, i64, seconds), max_size=4).map(tuple)),
+    msg.Draining: st.just(msg.Draining()),
+    msg.Bye: st.builds(msg.Bye, texts),
+}
+messages = st.one_of(list(MESSAGES.values()))
+headers = messages.map(encode)
+
+# Of these a byte other than 0 is true: the last fixed byte of a Task, and the one before the count of a Report.
+BOOLEANS = {3: struct.calcsize("<BIQIIQd16sH"), 4: struct.calcsize("<BIQIId")}
+
+
+# --- the codec -------------------------------------------------------------------------------------------------------
+
+
+def test_every_message_is_drawn() -> None:
+    """No message can be added without its strategy here."""
+    assert set(MESSAGES) == set(get_args(msg.Message))
+
+
+@given(messages)
+def test_every_message_comes_back(message: msg.Message) -> None:
+    """What is encoded decodes to an equal message of the same type."""
+    back = decode(encode(message))
+    assert back == message
+    assert type(back) is type(message)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=120), st.builds(lambda tag, rest: bytes((tag,)) + rest, st.integers(0, 17), st.binary())
+    )
+)
+def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    """Only ProtocolError comes out of bytes that are no message; what is one has these very bytes as its header."""
+    try:
+        message = decode(data)
+    except ProtocolError:
+        return
+    assert encode(message) == with_plain_booleans(data)
+
+
+@given(headers)
+def test_no_prefix_of_a_header_is_a_message(header: bytes) -> None:
+    """A header that is cut at any byte is refused, never taken for a shorter message."""
+    for end in range(len(header)):
+        with pytest.raises(ProtocolError):
+            decode(header[:end])
+
+
+@given(headers, st.data())
+def test_a_flipped_byte_is_refused_or_shows(header: bytes, data: st.DataObject) -> None:
+    """A damaged header is refused, or is the header of another message: it is never taken for the one that was sent."""
+    at = data.draw(st.integers(0, len(header) - 1))
+    damaged = bytearray(header)
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    try:
+        message = decode(damaged)
+    except ProtocolError:
+        return
+    assert encode(message) == with_plain_booleans(damaged)
+
+
+def with_plain_booleans(header: bytes | bytearray) -> bytes:
+    plain = bytearray(header)
+    if (at := BOOLEANS.get(header[0])) is not None:
+        plain[at] = plain[at] != 0
+    return bytes(plain)
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+HEAD = struct.Struct("<B3xIQQ")
+OPEN, MORE = 1, 2
+TINY = LIMITS._replace(frame_bytes=64, credit_bytes=150, ack_bytes=100, ack_frames=3)
+
+parts_of = st.lists(st.binary(max_size=150), max_size=3)
+
+
+def frame_of(message: msg.Message, parts: list[bytes]) -> bytes:
+    """The one frame in which a small message travels."""
+    sender = Session(0)
+    sender.send(message, parts)
+    frame = sender.outgoing()
+    assert frame is not None
+    assert sender.outgoing() is None
+    return b"".join(frame)
+
+
+@given(messages, parts_of)
+def test_a_message_may_be_cut_at_every_byte(message: msg.Message, parts: list[bytes]) -> None:
+    """Wherever its bytes are cut into two frames, nothing comes out of the first and the message out of the second."""
+    frame = frame_of(message, parts)
+    for end in range(HEAD.size + 4, len(frame)):
+        receiver = Session(0)
+        assert receiver.incoming(frame[:end], 0) == []
+        given_out = receiver.incoming(HEAD.pack(MORE, 1, 2, 0) + frame[end:], 0)
+        assert given_out == [(message, parts)]
+
+
+@given(messages, parts_of)
+def test_a_frame_that_is_cut_short_gives_nothing(message: msg.Message, parts: list[bytes]) -> None:
+    """It is refused, or its message stays incomplete; no other message comes out of it."""
+    frame = frame_of(message, parts)
+    for end in range(len(frame)):
+        assert taken(Session(0), frame[:end]) == []
+
+
+@given(messages, parts_of, st.data())
+def test_a_flipped_byte_of_a_frame_does_no_harm(message: msg.Message, parts: list[bytes], data: st.DataObject) -> None:
+    """It is refused, ignored, or gives at most one message, with parts no larger than what came in.
+
+    Bytes inside parts are not checked by the format: TLS sees to them.
+    """
+    frame = bytearray(frame_of(message, parts))
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    given_out = taken(Session(0), frame)
+    assert len(given_out) <= 1
+    for other, received in given_out:
+        assert decode(encode(other)) is not None
+        assert sum(map(len, received)) <= len(frame)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
+    """Only ProtocolError comes out of bytes that are no frame."""
+    taken(Session(0), data)
+
+
+@given(st.integers(0, 6), st.lists(st.binary(max_size=60), min_size=1, max_size=8))
+def test_after_an_error_everything_is_refused(kind: int, bodies: list[bytes]) -> None:
+    """Once a session failed it takes no frame any more, and gives none out."""
+    receiver = Session(0)
+    receiver.ping(0)
+    for seq, body in enumerate(bodies, 1):
+        failed = receiver.state == "failed"
+        given_out = taken(receiver, HEAD.pack(kind, 1, seq, 0) + body)
+        if failed:
+            assert given_out == []
+            assert receiver.state == "failed"
+            assert receiver.outgoing() is None
+
+
+def taken(receiver: Session, frame: bytes | bytearray) -> list[tuple[msg.Message, list[Buffer]]]:
+    """What the receiver gives out; nothing if it refuses, which it does by ProtocolError and for good."""
+    try:
+        return receiver.incoming(frame, 0)
+    except ProtocolError:
+        assert receiver.state == "failed"
+        return []
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(st.binary(max_size=200), max_size=3)), max_size=12),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=30),
+    st.booleans(),
+)
+def test_two_sessions_deliver_everything_in_order(
+    content: list[tuple[bool, list[bytes]]], schedule: list[tuple[bool, int]], leaves: bool
+) -> None:
+    """However frames are small, late or held up by credits: what one side sends about a slot arrives once, in order."""
+    sides = Session(0, limits=TINY), Session(0, limits=TINY)
+    sent: list[list[Sent]] = [[], []]
+    came: list[list[tuple[msg.Message, list[Buffer]]]] = [[], []]
+
+    def carry(source: bool, limit: int) -> None:
+        while limit and (frame := sides[source].outgoing()) is not None:
+            came[source] += sides[not source].incoming(b"".join(frame), 0)
+            limit -= 1
+
+    for turn, (side, parts) in enumerate(content):
+        message = msg.Report(0, turn, 0, 1, 0.0, True, ())
+        sides[side].send(message, parts)
+        sent[side].append((message, parts))
+        for source, limit in schedule[turn::12]:
+            carry(source, limit)
+    if leaves:
+        sides[0].send(msg.Bye("done"))
+        sent[0].append((msg.Bye("done"), []))
+        sent[1].clear()
+    while any(side.wants_to_write or side.acknowledge() for side in sides if side.state != "closed"):
+        carry(False, 1000)
+        carry(True, 1000)
+    assert came[0] == sent[0]
+    if leaves:
+        assert (sides[0].state, sides[1].state) == ("closed", "left")
+    else:
+        assert came[1] == sent[1]
+        assert sides[0].settled
+        assert sides[1].settled
