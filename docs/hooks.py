@@ -1,0 +1,105 @@
+"""What MkDocs and mkdocstrings do not do by themselves for the site of distmap.
+
+- Files outside `docs/` become pages: the README (the start page), the notebooks, CONTRIBUTING and others. All links are
+  written so that they work in the repository; here they are rewritten for the site.
+- Links and pictures of the built pages are checked, those in notebooks and in HTML too, which MkDocs does not check. A
+  page must load nothing from another host.
+
+MkDocs calls the `on_*` functions in this order (https://www.mkdocs.org/dev-guide/plugins/#events).
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
+
+log = logging.getLogger("mkdocs.plugins.distmap")
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Files of the repository outside `docs/` that are pages too. MkDocs makes README.md the start page of its folder.
+OUTSIDE = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
+    *(f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))),
+)
+PICTURE = re.compile(r'<picture>.*?srcset="([^"]+)".*?alt="([^"]*)" src="([^"]+)".*?</picture>', re.DOTALL)
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#]+)")
+
+
+@event_priority(100)  # before mkdocs-jupyter looks for notebooks
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are not in `docs/`."""
+    for path in OUTSIDE:
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turn links of the repository into links of the site, in which the content of `docs/` lies beside the rest."""
+    here = page.file.src_uri
+    folder = posixpath.dirname(here if here in OUTSIDE else f"docs/{here}")
+
+    def link(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, match[1])).removeprefix("docs/")
+        return posixpath.relpath(target, posixpath.dirname(here) or ".")
+
+    markdown = PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
+    return LINK.sub(link, markdown)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Make the pages of notebooks lead to each other, and load nothing from elsewhere."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    html = re.sub(r'href="(\w+)\.ipynb"', r'href="../\1/"', html)
+    # No notebook has a formula; the template would fetch MathJax all the same.
+    return re.sub(r'<script[^>]*src="https?://[^>]*></script>', "", html)
+
+
+class _Page(HTMLParser):
+    """The anchors, links and loaded files of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = {"", "__top"}
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        elif "src" in found:
+            self.loads.append(found["src"])
+        elif tag == "link" and found.get("rel") in ("stylesheet", "icon"):
+            self.loads.append(found["href"])
+
+
+def on_post_build(config: Any) -> None:
+    """Check every link and every loaded file of every page; a warning fails a strict build."""
+    site = Path(config.site_dir)
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
+    for path, page in pages.items():
+        here = path.relative_to(site)
+        for target in page.loads:
+            if urlsplit(target).netloc:
+                log.warning("%s loads %s from another host", here, target)
+        for target in [*page.links, *page.loads]:
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            file = (path.parent / unquote(url.path)).resolve() if url.path else path
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists():
+                log.warning("%s leads to %s, which does not exist", here, target)
+            elif file in pages and unquote(url.fragment) not in pages[file].anchors:
+                log.warning("%s leads to %s, but that page has no such anchor", here, target)

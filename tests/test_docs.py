@@ -1,0 +1,182 @@
+"""The site keeps its word: its examples run, and the names, files and numbers in it are those of the code."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import multiprocessing
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import distmap
+from distmap.core.limits import LIMITS
+from distmap.options import MapOptions
+from distmap.worker.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+#: A block of code, and the text block behind it, if there is one: what the code prints.
+BLOCK = re.compile(r"^```(python|py)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def name(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+def test_the_examples_of_a_page_run(page: Path) -> None:
+    """Blocks marked `python` run in order and print what the page says; `py` ones, which need more, compile."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    checker = doctest.OutputChecker()
+    try:
+        for kind, code, expected in blocks(page):
+            compiled = compile(code, name(page), "exec", dont_inherit=True)
+            if kind == "python":
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    exec(compiled, space)
+                got = printed.getvalue()
+                assert checker.check_output(expected, got, doctest.ELLIPSIS), f"{code}\nprinted:\n{got}"
+    finally:
+        if "pool" in space:
+            space["pool"].terminate()
+
+
+def test_every_example_of_a_docstring_runs() -> None:
+    """The examples in the docstrings of the package give what they say."""
+    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(verbose=False)
+    examples = 0
+    for path in sorted((ROOT / "distmap").rglob("*.py")):
+        if ">>> " not in path.read_text(encoding="utf-8"):
+            continue
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for test in finder.find(module):
+            examples += len(test.examples)
+            report = io.StringIO()
+            runner.run(test, out=report.write)
+            assert report.getvalue() == ""
+    assert examples > 0
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of the tables of a page whose first cell has names in code: the first name -> the other cells."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            found.update(dict.fromkeys(re.findall(r"`([\w-]+)", cells[0]), cells[1:]))
+    return found
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """Each name that `distmap` exports is on the page of all names, and that page has no other."""
+    listed = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (\S.*?) \|", read("reference/names.md"), re.M))))
+    assert listed == set(distmap.__all__)
+    described = set(re.findall(r"^::: distmap\.(\w+)$", read("reference/pool.md") + read("reference/jobs.md"), re.M))
+    errors = {name for name in distmap.__all__ if getattr(distmap, name) in vars(distmap.errors).values()}
+    assert described | errors | {"__version__"} == set(distmap.__all__)
+
+
+def test_what_the_reference_describes_exists() -> None:
+    """Each object that the reference takes from a docstring can be imported, and has one."""
+    for page in PAGES:
+        for target in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M):
+            assert inspect.getdoc(pkgutil.resolve_name(target)), target
+
+
+def test_every_option_is_in_the_reference() -> None:
+    """The table of options is that of MapOptions, defaults included, and the calls that take them are named."""
+    text = read("reference/options.md")
+    table = rows(text)
+    assert set(table) == set(MapOptions.__dataclass_fields__)
+    for option, field in MapOptions.__dataclass_fields__.items():
+        default = '"raise"' if field.default == "raise" else repr(field.default)
+        assert table[option][1] == f"`{default}`", option
+
+
+def test_every_error_is_in_the_reference() -> None:
+    """The table of errors has every public exception but the root, and says of what else each is a kind."""
+    table = rows(read("reference/errors.md"))
+    kinds = {name: getattr(distmap, name) for name in distmap.__all__ if isinstance(getattr(distmap, name), type)}
+    errors = {name for name, kind in kinds.items() if issubclass(kind, Exception)} - {"DistmapError"}
+    assert set(table) == errors
+    foreign = {
+        "multiprocessing.TimeoutError": multiprocessing.TimeoutError,
+        "concurrent.futures.CancelledError": concurrent.futures.CancelledError,
+        "ConnectionError": ConnectionError,
+        "ValueError": ValueError,
+    }
+    for error in errors:
+        also = {text for text, kind in foreign.items() if issubclass(kinds[error], kind)}
+        assert set(re.findall(r"`([\w.]+)`", table[error][0])) == also, error
+
+
+def test_every_option_of_the_worker_is_in_the_reference() -> None:
+    """The options of `distmap-worker` are those of the command, with their defaults."""
+    listed = set(
+        re.findall(r"`(--[\w-]+)", "\n".join(re.findall(r"^\| (.*?) \|", read("reference/command-line.md"), re.M)))
+    )
+    parser = build_parser()
+    assert listed == {name for name in parser._option_string_actions if name.startswith("--")} - {"--token"}
+    table = rows(read("reference/command-line.md").replace("`--", "`"))
+    assert table["drain"][0] == f"`{parser.get_default('drain'):g}`"
+    assert table["exit-if-orphaned"][0].endswith(f"`{LIMITS.orphan_after:g}` without a number")
+
+
+def test_every_limit_is_in_the_reference() -> None:
+    """The table of limits has the names and values of `core/limits.py`."""
+    units = {"s": 1, "MiB": 1 << 20}
+    table = rows(read("reference/limits.md"))
+    found = {}
+    for limit, cells in table.items():
+        number, _, unit = cells[0].partition(" ")
+        found[limit] = float(number) * units.get(unit, 1)
+    assert found == LIMITS._asdict()
+
+
+def test_every_variable_is_in_the_reference() -> None:
+    """Every environment variable that distmap reads or sets is in the reference."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "distmap").rglob("*.py"))
+    page = read("reference/environment.md")
+    assert {name for name in re.findall(r"\bDISTMAP_[A-Z_]*[A-Z]\b", source) if f"`{name}`" not in page} == set()
+
+
+# --- the site --------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """Each page of `docs/` and each notebook is in the navigation of the site, and each entry of it is a file."""
+    nav = re.findall(r": (\S+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    pages = {name(page) for page in PAGES} | {f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert pages <= set(nav)
+    assert all((DOCS / page).exists() or (ROOT / page).exists() for page in nav)
+    assert len(nav) == len(set(nav))
+
+
+def test_links_lead_to_files() -> None:
+    """Each local link and picture of a page is a file of the repository."""
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{name(page)}: {target}"
