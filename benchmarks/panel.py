@@ -16,7 +16,7 @@ from scheduler import World
 
 from distmap.core import events as ev
 from distmap.core.progress import Snapshot
-from distmap.views import static
+from distmap.views import cards
 
 WORKERS = 64
 BARS, LANES = 10, 4
@@ -56,15 +56,15 @@ def main() -> None:
         snapshot: Snapshot = world.scheduler.snapshot(0, now)
         parts = {
             "snapshot": lambda world=world, now=now: world.scheduler.snapshot(0, now),
-            "head and bar": lambda s=snapshot: (static.head_html("score", s.state), static.bar_html(s)),
-            "lanes": lambda s=snapshot: static.lanes_html(s),
-            "whole card": lambda s=snapshot: static.card_html("score", s),
+            "head and bar": lambda s=snapshot: (cards.head_html("score", s.state), cards.bar_html(s)),
+            "lanes": lambda s=snapshot: cards.lanes_html(s),
+            "whole card": lambda s=snapshot: cards.card_html("score", s),
         }
         rounds = {name: (lambda call=call: each(call, times)) for name, call in parts.items()}
         name = f"{WORKERS} workers, {chunks:,} chunks"
         medians = report.case(f"{name}: seconds for one", interleave(rounds, args.rounds))
         blocks = sum(len(lane.blocks) for lane in snapshot.lanes)
-        lanes, card = len(static.lanes_html(snapshot).encode()), len(static.card_html("score", snapshot).encode())
+        lanes, card = len(cards.lanes_html(snapshot).encode()), len(cards.card_html("score", snapshot).encode())
         report.note(f"{blocks:,} blocks kept; lanes {lanes:,} bytes, whole card {card:,} bytes")
         report.target(f"{name}: a snapshot in ms", 1000 * medians["snapshot"], 1.0)
         share = BARS * (medians["snapshot"] + medians["head and bar"]) + LANES * medians["lanes"]

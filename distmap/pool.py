@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from distmap.slots.slots import Slots
     from distmap.stream import StreamJob
     from distmap.surroundings import Watch
-    from distmap.views.static import WorkerRow
+    from distmap.views.cards import WorkerRow
 
 
 #: Making a pool waits so long, at most, for workers that are dialled.
@@ -709,7 +709,7 @@ class Pool:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """The card that a notebook shows: state, workers, work, and how to add a worker. The token is never in it."""
-        from distmap.views.static import PoolFacts, pool_html
+        from distmap.views.cards import PoolFacts, pool_html
 
         state: Literal["open", "closing", "closed"] = "closed" if self._gone else "closing" if self._closed else "open"
         members = [] if self._gone else self._members_now()
@@ -1009,7 +1009,7 @@ class Pool:
         from distmap.core.events import JobSpec
         from distmap.driver import Record
         from distmap.job import Job
-        from distmap.views.choose import default
+        from distmap.views.choose import resolve_progress
         from distmap.views.outlet import Outlet
 
         self._check_open()
@@ -1026,7 +1026,7 @@ class Pool:
             name=name,
         )
         record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
-        progress = default(chosen.progress, self._progress)
+        progress = resolve_progress(chosen.progress, self._progress)
         record.watched = progress is not False
         if chosen.output:
             record.outlet = Outlet(item=chosen.output == "item")
@@ -1065,7 +1065,7 @@ def _worker(member: Member) -> Worker:
 
 
 def _row(member: Member) -> WorkerRow:
-    from distmap.views.static import WorkerRow
+    from distmap.views.cards import WorkerRow
 
     info = member.info
     state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state

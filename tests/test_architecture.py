@@ -125,10 +125,10 @@ IMPURE = {
 
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
-    "IPython": {"views.notebook"},
+    "IPython": {"views.cell_card"},
     "cloudpickle": {"pickling"},
     "cryptography": {"security"},
-    "ipywidgets": {"views.notebook"},
+    "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
     "websockets": {"transport.websocket"},
@@ -141,7 +141,8 @@ UNTESTED = {
     "core.limits": "frozen numbers",
     "engine.base": "protocols only",
     "views.base": "a protocol only",
-    "views.style": "one string; the tests of the static views show it",
+    "views.cell_card": "needs a kernel: the one of views/test_notebook.py",
+    "views.style": "one string; the tests of the cards show it",
     "wire.messages": "frozen records; the codec's tests send every one of them",
 }
 

@@ -1,7 +1,7 @@
 """Which view a job gets: none, a callable, the notebook's, or the terminal's.
 
 Owns the meaning of `progress=`. Imports a view only when it is wanted, so that `import distmap` stays light. Call
-`choose` in the thread of the cell: a notebook view remembers from there to which cell its output belongs.
+`choose_view` in the thread of the cell: a notebook view remembers from there to which cell its output belongs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CallbackView:
         self._closed = True
 
 
-def default(progress: ProgressOption, pools: ProgressOption) -> bool | Callable[[Snapshot], object]:
+def resolve_progress(progress: ProgressOption, pools: ProgressOption) -> bool | Callable[[Snapshot], object]:
     """What a call shows: what it says itself, else what its pool says, else DISTMAP_PROGRESS (0: nothing, 1: a bar).
 
     Where nobody says anything: True in a notebook, else False.
@@ -56,7 +56,7 @@ def default(progress: ProgressOption, pools: ProgressOption) -> bool | Callable[
     return in_kernel()
 
 
-def choose(
+def choose_view(
     progress: ProgressOption,
     title: str,
     kind: str = "",
@@ -67,7 +67,7 @@ def choose(
     """Give the view that `progress=` asks for: the best that works here, None if nothing does.
 
     Args:
-        progress: As `default` gives it; None: True in a notebook, else False.
+        progress: As `resolve_progress` gives it; None: True in a notebook, else False.
         title: What the job is called above its bar: the name of its function, or the user's own words.
         kind: Name of the call, such as "map"; empty if the title says it all.
         controls: What the buttons of a panel do; without one there are none.

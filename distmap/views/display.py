@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable
 
 from distmap.core.progress import JobState, ProgressOption, Snapshot
-from distmap.views import static
+from distmap.views import cards
 from distmap.views.base import MAX_ISSUES, Controls, Issue, View
-from distmap.views.choose import choose
+from distmap.views.choose import choose_view
 from distmap.views.kernel import current_cell
 from distmap.views.refresh import REFRESH_THREAD
+from distmap.views.words import as_ended
 
 log = logging.getLogger("distmap")
 
@@ -60,13 +61,13 @@ class JobDisplay:
         """Show it, here and now and until its end, as `progress` says; None if there is nothing to see.
 
         Args:
-            progress: As for `choose`.
+            progress: As for `choose_view`.
             apart: By itself, not with the calls of the cell that runs.
         """
         if progress is False:
             return None
         cell = current_cell()
-        view = choose(progress, self.title, self.kind, self.controls, self.function, None if apart else cell)
+        view = choose_view(progress, self.title, self.kind, self.controls, self.function, None if apart else cell)
         if view is None:
             return None
         self._cells.add(cell)
@@ -128,7 +129,7 @@ class JobDisplay:
     def close(self, snapshot: Snapshot, state: JobState) -> None:
         """The job is over: the last moment stays wherever it was shown."""
         with self._lock:
-            self.final = static.ended(snapshot._replace(state=state))
+            self.final = as_ended(snapshot._replace(state=state))
         try:
             self._close_views(self.final)
         except KeyboardInterrupt:
@@ -158,5 +159,5 @@ class JobDisplay:
     def html(self, snapshot: Snapshot | None) -> str:
         """The card, at this moment."""
         if snapshot is None:
-            return static.begun_html(self.title, self.kind)
-        return static.card_html(self.title, snapshot, self.issues, self.dropped, self.kind)
+            return cards.new_card_html(self.title, self.kind)
+        return cards.card_html(self.title, snapshot, self.issues, self.dropped, self.kind)

@@ -28,6 +28,11 @@ def has_subshells() -> bool:
     return isinstance(info, dict) and "kernel subshells" in info.get("supported_features", ())
 
 
-def _kernel() -> Any:
+def shell() -> Any:
+    """IPython's shell; None outside of it."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return None if get_ipython is None else getattr(get_ipython(), "kernel", None)
+    return None if get_ipython is None else get_ipython()
+
+
+def _kernel() -> Any:
+    return getattr(shell(), "kernel", None)

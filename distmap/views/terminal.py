@@ -18,7 +18,7 @@ from tqdm import tqdm
 from distmap.core.progress import Snapshot
 from distmap.views.base import QUICK, Issue, TextSink
 from distmap.views.outlet import plain
-from distmap.views.words import counted, ended, pace, printable, speed, troubles, working
+from distmap.views.words import as_ended, counted, live_workers, printable, problems, rate_of, rate_words
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
@@ -74,7 +74,7 @@ def _size(file: TextIO) -> dict[str, Any]:
 
 def facts(snapshot: Snapshot) -> list[str]:
     """What stands behind the times: pace, workers, and what went not as planned."""
-    words = [speed(pace(snapshot)), counted(working(snapshot), "worker"), *troubles(snapshot)]
+    words = [rate_words(rate_of(snapshot)), counted(live_workers(snapshot), "worker"), *problems(snapshot)]
     if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
     return [word for word in words if word]
@@ -144,9 +144,9 @@ class TerminalView(TextSink):
             self._closed = True
             if dropped:
                 self._write(f"and {counted(dropped, 'more line')}")
-            quick = snapshot.elapsed < QUICK and snapshot.state == "done" and not troubles(snapshot)
+            quick = snapshot.elapsed < QUICK and snapshot.state == "done" and not problems(snapshot)
             if self._bar is not None or not quick:
-                self._draw(ended(snapshot)).close()
+                self._draw(as_ended(snapshot)).close()
                 self._bar = None
 
     def _write(self, text: str) -> None:

@@ -1,6 +1,6 @@
-"""What happened, in words: numbers, times, and one line for a whole job.
+"""Plain text: numbers, times, and one line for a whole job.
 
-Owns how snapshots read as plain text; terminals and HTML share it. Knows no HTML and no clock.
+Owns how snapshots read as text; terminals and HTML share it. Knows no HTML and no clock.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def took(snapshot: Snapshot) -> str:
-    """How long it took: of a job that was over soon as `brief` says it, else a clock."""
-    return clock(snapshot.elapsed) if is_live(snapshot) else brief(snapshot.elapsed)
+def duration(seconds: float) -> str:
+    """3.1 ms, 31 ms, 0.35 s, 4.2 s, or from ten seconds on as `clock`."""
+    if seconds >= 9.95:
+        return clock(seconds)
+    if seconds >= 0.0995:
+        return f"{seconds:.1f} s" if seconds >= 0.995 else f"{seconds:.2f} s"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.00995 else f"{1000 * seconds:.1f} ms"
 
 
-def brief(taken: float) -> str:
-    """3.1 ms, 31 ms, 0.35 s, 4.2 s, or a clock."""
-    if taken >= 9.95:
-        return clock(taken)
-    if taken >= 0.0995:
-        return f"{taken:.1f} s" if taken >= 0.995 else f"{taken:.2f} s"
-    return f"{1000 * taken:.0f} ms" if taken >= 0.00995 else f"{1000 * taken:.1f} ms"
+def elapsed(snapshot: Snapshot) -> str:
+    """How long the job took; while it runs, a clock."""
+    return clock(snapshot.elapsed) if is_live(snapshot) else duration(snapshot.elapsed)
 
 
-def speed(rate: float) -> str:
-    """Items per second, or seconds per item where that is the readable number; empty while unknown."""
+def rate_words(rate: float) -> str:
+    """Items per second, or seconds per item if that is easier to read; empty while unknown."""
     if rate <= 0:
         return ""
     if rate < 0.5:
@@ -48,8 +48,8 @@ def is_live(snapshot: Snapshot) -> bool:
     return snapshot.state in ("running", "paused")
 
 
-def ended(snapshot: Snapshot) -> Snapshot:
-    """The last snapshot of a job that nobody serves any more: one that still ran was broken off."""
+def as_ended(snapshot: Snapshot) -> Snapshot:
+    """The last snapshot of a job that has ended: if it still ran, it was cancelled."""
     if snapshot.eta is None and not snapshot.in_flight and not is_live(snapshot):
         return snapshot
     state: JobState = "cancelled" if is_live(snapshot) else snapshot.state
@@ -59,21 +59,21 @@ def ended(snapshot: Snapshot) -> Snapshot:
     return snapshot._replace(state=state, in_flight=0, eta=None, lanes=lanes)
 
 
-def pace(snapshot: Snapshot) -> float:
-    """Items per second: of late while the job runs, on the whole once it has ended."""
+def rate_of(snapshot: Snapshot) -> float:
+    """Items per second: recent ones while the job runs, the mean of all once it has ended."""
     s = snapshot
     if is_live(s) or s.elapsed <= 0:
         return s.rate
     return s.done / s.elapsed
 
 
-#: Not printable to Python, and wanted: line ends, tabs, and the spaces inside of our own numbers.
-_HARMLESS = "\n\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
+#: Not printable to Python, but kept: line ends, tabs, and the spaces inside our own numbers.
+_KEPT = "\n\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
 
 
 def printable(text: str) -> str:
     """The text with control characters made visible, so that a worker cannot steer the user's terminal."""
-    return "".join(c if c.isprintable() or c in _HARMLESS else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in _KEPT else repr(c)[1:-1] for c in text)
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
@@ -81,8 +81,8 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{number(n)} {one if n == 1 else many or one + 's'}"
 
 
-def troubles(snapshot: Snapshot) -> list[str]:
-    """What went not as planned, each as a few words; empty if nothing did."""
+def problems(snapshot: Snapshot) -> list[str]:
+    """What went wrong, each as a few words; empty if nothing did."""
     s = snapshot
     parts = [
         (s.failed, f"{number(s.failed)} failed"),
@@ -95,16 +95,16 @@ def troubles(snapshot: Snapshot) -> list[str]:
     return [words for n, words in parts if n]
 
 
-def working(snapshot: Snapshot) -> int:
-    """How many workers the job has that are not lost."""
+def live_workers(snapshot: Snapshot) -> int:
+    """Number of the job's workers that are not lost."""
     return sum(lane.state != "lost" for lane in snapshot.lanes)
 
 
-def plain(title: str, snapshot: Snapshot) -> str:
+def job_line(title: str, snapshot: Snapshot) -> str:
     """The whole job in one line of text."""
     s = snapshot
     of = "" if s.total is None else f" of {number(s.total)}"
-    facts = [f"{number(s.done)}{of} items in {took(s)}", speed(pace(s))]
+    facts = [f"{number(s.done)}{of} items in {elapsed(s)}", rate_words(rate_of(s))]
     facts.append(counted(len(s.lanes), "worker") if s.lanes else "")
-    facts += troubles(s)
+    facts += problems(s)
     return f"{printable(title)}: {s.state}, " + ", ".join(filter(None, facts))

@@ -70,9 +70,9 @@ def test_a_loop_has_one_card_that_moves(lab: Open) -> None:
         "function": (".dm-calls tbody code", 4.5),
         "number": (".dm-calls tbody td:nth-child(2)", 4.5),
         "column": (".dm-calls th:last-child", 4.5),
-        "went wrong": (".dm-wrong", 3.0),
+        "went wrong": (".dm-error", 3.0),
         "fold": (".dm-foot > summary, .jupyter-widget-Collapse-header", 4.5),
-        "which call": (".dm-panel .dm-head .dm-soft", 4.5),
+        "which call": (".dm-panel .dm-head .dm-muted", 4.5),
     }
 
     def look(theme: str, names: set[str]) -> None:

@@ -176,7 +176,7 @@ def test_the_panel_is_readable_in_both_themes(lab: Open) -> None:
         "title": (".dm-head b", 4.5),
         "state": (".dm-pill", 3.0),  # bold, and the only word in a coloured field
         "count": (".dm-counts b", 4.5),
-        "rest of the count": (".dm-counts .dm-soft", 4.5),
+        "rest of the count": (".dm-counts .dm-muted", 4.5),
         "column": (".dm-lanes th:last-child", 4.5),
         "worker": (".dm-lanes tbody td", 4.5),
     }

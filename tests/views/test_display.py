@@ -69,7 +69,7 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = FakedDisplay("score", "map", Wheel(), lambda: MOMENT)
     made.boards, made.turns = [], Turns()
     monkeypatch.setattr(module, "REFRESH_THREAD", made.turns)
-    monkeypatch.setattr(module, "choose", lambda *_, **__: made.boards.pop(0) if made.boards else None)
+    monkeypatch.setattr(module, "choose_view", lambda *_, **__: made.boards.pop(0) if made.boards else None)
     return made
 
 

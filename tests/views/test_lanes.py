@@ -9,7 +9,7 @@ import pytest
 
 from distmap.core.progress import Block, Lane, Snapshot
 from distmap.core.timeline import BLOCKS
-from distmap.views.lanes import DRAWN, LANES, lanes_html
+from distmap.views.lanes import MAX_BLOCKS, MAX_LANES, lanes_html
 
 
 def snapshot(*lanes: Lane, state: str = "running", elapsed: float = 10.0, deaths: int = 0) -> Snapshot:
@@ -31,7 +31,7 @@ def cells(html: str) -> list[str]:
 
 
 def paths(html: str) -> dict[str, str]:
-    return dict(re.findall(r'<path class="dm-(\w+)" d="([^"]*)"/>', html))
+    return dict(re.findall(r'<path class="dm-block-(\w+)" d="([^"]*)"/>', html))
 
 
 def test_a_lane_in_words() -> None:
@@ -70,15 +70,15 @@ def test_blocks_are_lines_of_their_colour() -> None:
         )
     )
     assert paths(html) == {
-        "fly": "M800 6h200",
-        "go": "M0 6h100m2 0h98m300 0h100",
-        "gone": "M996 18h4",
-        "again": "M200 18h200",
-        "bad": "M0 18h4",
+        "running": "M800 6h200",
+        "done": "M0 6h100m2 0h98m300 0h100",
+        "lost": "M996 18h4",
+        "retried": "M200 18h200",
+        "failed": "M0 18h4",
     }
-    assert 'class="dm-time dm-rows-2"' in html
+    assert 'class="dm-timeline dm-rows-2"' in html
     assert paths(lanes_html(snapshot(lane("w", "busy", 5, Block(0, 0.0, 0.0, "done")), elapsed=0.0))) == {
-        "go": "M0 12h1"
+        "done": "M0 12h1"
     }
 
 
@@ -116,18 +116,18 @@ def test_eight_lanes_are_less_than_8_kb(rows: int) -> None:
     html = lanes_html(snapshot(*many, elapsed=now))
     assert len(html.encode()) < 8000
     drawn = paths(html)
-    assert sum(d.count("h") for d in drawn.values()) <= DRAWN
-    for kind, colour in (("done", "go"), ("failed", "bad")):
+    assert sum(d.count("h") for d in drawn.values()) <= MAX_BLOCKS
+    for kind in ("done", "failed"):
         share = sum(block.end - block.begin for block in blocks if block.kind == kind) / now
-        assert sum(map(int, re.findall(r"h(\d+)", drawn[colour]))) / 1000 == pytest.approx(share, abs=0.06)
+        assert sum(map(int, re.findall(r"h(\d+)", drawn[kind]))) / 1000 == pytest.approx(share, abs=0.06)
 
 
 def test_many_lanes_are_counted() -> None:
     """Past the limit they share a row."""
-    many = [lane(f"w{at}", items=1) for at in range(LANES)]
+    many = [lane(f"w{at}", items=1) for at in range(MAX_LANES)]
     more = [lane("x", "lost", 4, flight=0), *(lane(f"y{at}", items=0) for at in range(23))]
     html = lanes_html(snapshot(*many, *more))
-    assert html.count("<tr") == LANES + 2
+    assert html.count("<tr") == MAX_LANES + 2
     assert cells(html) == ["and 24 more workers", "1", "50%", "72", "48"]
 
 

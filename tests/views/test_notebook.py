@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.own_leaks("threads", "descriptors"), pytest.mark.timeo
 SET_UP = """
 import threading
 from distmap.core.progress import Lane, Snapshot
-from distmap.views import notebook, static
+from distmap.views import cell_card, notebook
 from distmap.views.base import Issue
-from distmap.views.choose import choose
+from distmap.views.choose import choose_view
 S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 1.0, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
 """
 
 RUN = """
-view = choose(None, "score")
+view = choose_view(None, "score")
 print(type(view).__name__)
 for done in range(1, 100):
     view.update(S._replace(done=done))
@@ -41,7 +41,7 @@ print(len(ipywidgets.Widget.get_manager_state()["state"]))
 # The view is made in this cell and used by a thread while the next one runs.
 BACKGROUND_1 = """
 go = threading.Event()
-view = choose(True, "background")
+view = choose_view(True, "background")
 def work():
     go.wait()
     view.update(S._replace(done=50))
@@ -53,78 +53,32 @@ BACKGROUND_2 = "go.set(); thread.join()"
 
 SHORT = """
 before = len(ipywidgets.Widget.get_manager_state()["state"])
-view = choose(True, "short")
+view = choose_view(True, "short")
 view.close(S._replace(state="done", done=100))
 print(len(ipywidgets.Widget.get_manager_state()["state"]) - before)
 """
 
 NO_WIDGETS = """
-view = notebook.CallView(notebook.CellCard(widgets=False, over=True), "card", "", None, ("card", ""))
+view = cell_card.CallView(
+    cell_card.CellCard(widgets=False, over=True, between_cells=threading.Event()), "card", "", None, ("card", ""))
 view.update(S)
 view.close(S._replace(state="failed", done=3))
-"""
-
-STEERED = """
-class Wheel:
-    paused = False
-    done = []
-    def pause(self): self.paused = True; self.done.append("pause")
-    def resume(self): self.paused = False; self.done.append("resume")
-    def cancel(self): self.done.append("cancel")
-
-view = choose(True, "steered", "map", Wheel())
-view.update(S)
-panel = view.panel
-def buttons(): return [(b.description, b.disabled) for b in (panel._pause, panel._cancel)]
-print(buttons())
-panel._press_pause(None)
-view.update(S._replace(state="paused"))
-print(buttons())
-panel._press_pause(None)
-panel._press_cancel(None)
-panel._press_cancel(None)
-panel._press_pause(None)
-view.update(S)
-print(buttons(), Wheel.done)
-print(set(type(c).__name__ for c in panel._fold.children), panel._fold.layout.display)
-view.close(S._replace(state="cancelled"), 7)
-panel._press_cancel(None)
-panel._press_pause(None)
-print(Wheel.done[4:])
 """
 
 # An ipywidgets that does not import, such as one of another Python.
 BROKEN = """
 import sys
 kept = sys.modules["ipywidgets"]
+ours = sys.modules.pop("distmap.views.widgets")
 sys.modules["ipywidgets"], found = None, notebook.importlib.util.find_spec
 notebook.importlib.util.find_spec = lambda name: object()
-view = choose(True, "broken")
+view = choose_view(True, "broken")
 print(type(view).__name__)
 for done in range(6):
     view.update(S._replace(done=done))
 view.close(S._replace(state="done", done=100))
-sys.modules["ipywidgets"] = kept
+sys.modules["ipywidgets"], sys.modules["distmap.views.widgets"] = kept, ours
 notebook.importlib.util.find_spec = found
-"""
-
-# What is not changed is not sent again; the lanes come at every third turn.
-SENT = """
-from ipywidgets import HTML
-sent = []
-view = choose(True, "sent")
-view.update(S)
-panel = view.panel
-for part, widget in panel._parts.items():
-    widget.observe(lambda change, part=part: sent.append(part), "value")
-for done in range(1, 10):
-    view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
-    view.update(S._replace(done=done, lanes=(S.lanes[0]._replace(items=done, chunks=done),)))
-view.add_issue(Issue("retried", 1, "w", 1, "once"))
-for _ in range(3):
-    view.update(S._replace(done=9, retried=1, lanes=(S.lanes[0]._replace(items=9, chunks=9),)))
-print({part: sent.count(part) for part in panel._parts}, panel._fold.titles, panel._fold.layout.display)
-view.close(S._replace(state="done"))
 """
 
 
@@ -138,7 +92,7 @@ def execute(*cells: str) -> list[list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def outputs() -> list[list[dict[str, Any]]]:
     """One kernel for all: its start is nearly all the time."""
-    return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT, STEERED, BROKEN, SENT)
+    return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT, BROKEN)
 
 
 def data(outputs: list[dict[str, Any]]) -> dict[str, str]:
@@ -181,27 +135,10 @@ def test_a_short_job_makes_no_widget(outputs: list[list[dict[str, Any]]]) -> Non
     assert outputs[6][1]["text"] == "0\n"
 
 
-def test_the_buttons_steer(outputs: list[list[dict[str, Any]]]) -> None:
-    """Pause toggles, Cancel is pressed once, and after the end neither does anything."""
-    assert text(outputs[7]) == [
-        "[('Pause', False), ('Cancel', False)]",
-        "[('Resume', False), ('Cancel', False)]",
-        "[('Pause', True), ('Cancel', True)] ['pause', 'resume', 'cancel', 'cancel']",
-        "{'HTML'} none",
-        "[]",
-    ]
-    assert "steered: cancelled" in data(outputs[7])["text/plain"]
-
-
 def test_broken_widgets_cost_the_buttons_only(outputs: list[list[dict[str, Any]]]) -> None:
     """If ipywidgets is there but does not work, the card is shown in its place."""
-    assert text(outputs[8]) == ["CallView"]
-    assert data(outputs[8])["text/plain"].startswith("broken: done, 100 of 100 items")
-
-
-def test_what_is_the_same_is_not_sent(outputs: list[list[dict[str, Any]]]) -> None:
-    """Parts are sent when they change, the lanes at a third of the turns, the fold when there is something to tell."""
-    assert text(outputs[9]) == ["{'head': 0, 'bar': 9, 'lanes': 7, 'issues': 1} ('1 retry',) None"]
+    assert text(outputs[7]) == ["CallView"]
+    assert data(outputs[7])["text/plain"].startswith("broken: done, 100 of 100 items")
 
 
 def test_nothing_of_the_machine_is_shown(outputs: list[list[dict[str, Any]]]) -> None:

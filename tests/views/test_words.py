@@ -34,7 +34,7 @@ def test_numbers_read_well() -> None:
     """Thousands are spaced, times are clocks, slow rates are told per item."""
     assert words.number(1234567) == "1\u202f234\u202f567"
     assert [words.clock(s) for s in (0, 59.6, 205, 3723)] == ["0:00", "1:00", "3:25", "1:02:03"]
-    assert [words.speed(r) for r in (0, 0.1, 3.14, 527.4)] == ["", "10.0 s/item", "3.1 items/s", "527 items/s"]
+    assert [words.rate_words(r) for r in (0, 0.1, 3.14, 527.4)] == ["", "10.0 s/item", "3.1 items/s", "527 items/s"]
     assert words.counted(1, "retry", "retries") == "1 retry"
     assert words.counted(2000, "slot") == "2\u202f000 slots"
 
@@ -47,12 +47,12 @@ def test_control_characters_are_shown() -> None:
 
 def test_the_line_of_text_tells_everything() -> None:
     """The text has state, counts, time, rate, workers and what went wrong."""
-    assert words.plain("map score", RUNNING) == (
+    assert words.job_line("map score", RUNNING) == (
         "map score: running, 7\u202f770 of 20\u202f000 items in 0:14, 527 items/s, 2 workers, 1 failed, 2 retries, "
         "3 requeued, 1 process died, 1 worker lost"
     )
     unknown = RUNNING._replace(total=None, lanes=(), rate=0.0, failed=0, retried=0, requeued=0, deaths=0, losses=0)
-    assert words.plain("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
+    assert words.job_line("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_the_line_of_text_tells_everything() -> None:
 )
 def test_a_job_that_was_over_soon_took_parts_of_a_second(seconds: float, text: str) -> None:
     """While it runs the clock goes by the second."""
-    assert words.took(RUNNING._replace(state="done", elapsed=seconds)) == text
-    assert words.took(RUNNING._replace(elapsed=seconds)) == words.clock(seconds)
+    assert words.elapsed(RUNNING._replace(state="done", elapsed=seconds)) == text
+    assert words.elapsed(RUNNING._replace(elapsed=seconds)) == words.clock(seconds)
 
 
 def test_nothing_wrong_is_not_mentioned() -> None:
     """Counters at zero are left out."""
-    assert words.troubles(RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)) == []
-    assert words.working(RUNNING) == 1
+    assert words.problems(RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)) == []
+    assert words.live_workers(RUNNING) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_nothing_wrong_is_not_mentioned() -> None:
 )
 def test_a_job_that_nobody_serves_is_over(state: str, after: str) -> None:
     """Its last snapshot has nothing in flight and no busy worker; one that was broken off reads "cancelled"."""
-    over = words.ended(RUNNING._replace(state=state))  # type: ignore[arg-type]
+    over = words.as_ended(RUNNING._replace(state=state))  # type: ignore[arg-type]
     assert (over.state, over.in_flight, over.eta) == (after, 0, None)
     assert [(lane.state, lane.in_flight) for lane in over.lanes] == [("idle", 0), ("lost", 0)]
     assert over.lanes[0].blocks == LANES[0].blocks
@@ -83,9 +83,9 @@ def test_a_job_that_nobody_serves_is_over(state: str, after: str) -> None:
 
 def test_the_pace_of_an_ended_job_is_the_whole_one() -> None:
     """While a job runs its pace is that of late, afterwards items by seconds."""
-    assert words.pace(RUNNING) == RUNNING.rate
-    assert words.pace(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
-    assert words.pace(RUNNING._replace(state="done", elapsed=0.0)) == RUNNING.rate
+    assert words.rate_of(RUNNING) == RUNNING.rate
+    assert words.rate_of(RUNNING._replace(state="done", done=200, elapsed=8.0)) == 25.0
+    assert words.rate_of(RUNNING._replace(state="done", elapsed=0.0)) == RUNNING.rate
 
 
 def test_numbers_stay_readable() -> None:
@@ -95,5 +95,5 @@ def test_numbers_stay_readable() -> None:
 
 def test_moments_are_told_in_milliseconds() -> None:
     """Less than a tenth of a second is a number of milliseconds with two digits that count."""
-    told = [words.brief(taken) for taken in (0.0021, 0.0314, 0.12, 2.0, 65.0)]
+    told = [words.duration(taken) for taken in (0.0021, 0.0314, 0.12, 2.0, 65.0)]
     assert told == ["2.1 ms", "31 ms", "0.12 s", "2.0 s", "1:05"]

@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from distmap.core.progress import Block, Lane, Snapshot
-from distmap.views import static
+from distmap.views import cards
 from distmap.views.base import Issue
-from distmap.views.static import PoolFacts, WorkerRow
+from distmap.views.cards import PoolFacts, WorkerRow
+from distmap.views.style import STYLE
 
 LANES = (
     Lane("local", 2, "busy", 700, 20, 12, 0.95, 2, (Block(0, 0.0, 3.0, "done"),)),
@@ -74,35 +75,35 @@ class Balanced(HTMLParser):
 def test_nothing_wrong_is_not_mentioned() -> None:
     """A job without troubles has no foot."""
     calm = RUNNING._replace(failed=0, retried=0, requeued=0, deaths=0, losses=0)
-    assert static.troubles_html(calm) == ""
-    assert "dm-foot" not in static.card_html("t", calm).split("</style>")[1]
-    assert "<b>1 failed</b> · 2 retries" in static.card_html("t", RUNNING)
+    assert cards.problems_html(calm) == ""
+    assert "dm-foot" not in cards.card_html("t", calm).split("</style>")[1]
+    assert "<b>1 failed</b> · 2 retries" in cards.card_html("t", RUNNING)
 
 
 def test_the_head_names_call_function_and_state() -> None:
     """A job that the user named shows that name only."""
-    assert Balanced(static.head_html("score(x)", "running", "imap")).text == "imap score(x) Running"
-    assert "<code>score(x)</code>" in static.head_html("score(x)", "running")
-    assert Balanced(static.head_html("Night run", "interrupted", "")).text == "Night run Interrupted"
-    assert "code" not in static.head_html("Night run", "done", "")
+    assert Balanced(cards.head_html("score(x)", "running", "imap")).text == "imap score(x) Running"
+    assert "<code>score(x)</code>" in cards.head_html("score(x)", "running")
+    assert Balanced(cards.head_html("Night run", "interrupted", "")).text == "Night run Interrupted"
+    assert "code" not in cards.head_html("Night run", "done", "")
 
 
 def test_the_card_is_whole_and_readable_without_its_style() -> None:
     """The card's tags balance, and its words alone tell the story (a notebook that is not trusted shows only them)."""
-    text = Balanced(static.card_html("score", RUNNING, [ISSUE], dropped=2)).text
+    text = Balanced(cards.card_html("score", RUNNING, [ISSUE], dropped=2)).text
     for words in ("map score Running", "of 20\u202f000 · 38%", "0:14 elapsed", "0:23 left", "local (busy)", "lost"):
         assert words in text
     assert "item 3 failed" in text
     assert "ValueError: no" in text
     assert "and 2 more lines" in text
-    assert Balanced(static.begun_html("score", "imap")).text == "imap score Running"
+    assert Balanced(cards.new_card_html("score", "imap")).text == "imap score Running"
 
 
 def test_strings_of_others_are_escaped() -> None:
     """Names of jobs and workers and noted lines cannot add tags, attributes or control characters."""
     hostile = RUNNING._replace(lanes=(Lane(EVIL, 1, "busy", 1, 1, 1, 0.1),))
-    html = static.card_html(EVIL, hostile, [Issue("died", 1, EVIL, 2, EVIL)], kind=EVIL)
-    html += static.begun_html(EVIL, EVIL)
+    html = cards.card_html(EVIL, hostile, [Issue("died", 1, EVIL, 2, EVIL)], kind=EVIL)
+    html += cards.new_card_html(EVIL, EVIL)
     assert "<script" not in html
     assert 'title="&lt;script&gt;alert(1)&lt;/script&gt;&quot;' in html
     assert "\x1b" not in html
@@ -115,29 +116,29 @@ def test_every_state_and_length_has_a_look(state: str, total: int | None) -> Non
     """No combination of state and length fails, and bars never pass the end."""
     done = 7_770 if total is None else min(total, 7_770)
     snapshot = RUNNING._replace(state=state, total=total, done=done, failed=min(1, done), eta=None)  # type: ignore[arg-type]
-    html = static.card_html("t", snapshot)
+    html = cards.card_html("t", snapshot)
     Balanced(html)
     assert f"dm-pill dm-{state}" in html
-    assert f".dm-{state}" in static.STYLE
-    widths = [float(w.split("%")[0]) for w in static.bar_html(snapshot).split("width:")[1:]]
+    assert f".dm-{state}" in STYLE
+    widths = [float(w.split("%")[0]) for w in cards.bar_html(snapshot).split("width:")[1:]]
     assert sum(widths) <= 100.02
 
 
 def test_the_bar_can_be_read_aloud() -> None:
     """It has its role and its numbers; none while the length is not known, as nobody knows how far it is."""
-    bar = static.bar_html(RUNNING)
+    bar = cards.bar_html(RUNNING)
     assert 'role="progressbar"' in bar
     assert 'aria-valuemin="0" aria-valuenow="7770" aria-valuemax="20000"' in bar
-    unknown = static.bar_html(RUNNING._replace(total=None))
+    unknown = cards.bar_html(RUNNING._replace(total=None))
     assert "aria-valuenow" not in unknown
     assert "length not known" in unknown
-    assert "dm-part-some" in unknown
-    assert "width:100" in static.bar_html(RUNNING._replace(total=None, failed=0, state="cancelled"))
+    assert "dm-part-unknown" in unknown
+    assert "width:100" in cards.bar_html(RUNNING._replace(total=None, failed=0, state="cancelled"))
 
 
 def test_notes_are_a_table() -> None:
     """Item, worker, attempt and line; what is not known is left empty."""
-    html = static.issues_html(
+    html = cards.issues_html(
         [ISSUE, Issue("lost", None, "gpu2", 0, "silent for 30 s"), Issue("retried", 12_000, "", 1, "E")]
     )
     rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in html.split("<tr>")[1:]]
@@ -147,18 +148,18 @@ def test_notes_are_a_table() -> None:
         ["lost", "gpu2", "", "<code>silent for 30 s</code>"],
         ["item 12\u202f000 retried", "", "1", "<code>E</code>"],
     ]
-    assert static.issues_html([]) == ""
-    assert Balanced(static.issues_html([], 3)).text == "and 3 more lines"
+    assert cards.issues_html([]) == ""
+    assert Balanced(cards.issues_html([], 3)).text == "and 3 more lines"
 
 
 def test_the_hint_says_how_to_cancel() -> None:
     """Where no button can."""
-    assert Balanced(static.hint_html()).text == "Interrupt the kernel (■) to cancel"
+    assert Balanced(cards.hint_html()).text == "Interrupt the kernel (■) to cancel"
 
 
 def test_the_card_of_a_pool() -> None:
     """Workers, where it listens, what it does, and how to add a worker: in words, in two folds."""
-    html = static.pool_html(FACTS)
+    html = cards.pool_html(FACTS)
     text = Balanced(html).text
     for words in ("Pool Open", "2 connected · 20 slots", "wss://127.0.0.1:40213", "1 map · 412 of 2 000 items"):
         assert words in text
@@ -171,7 +172,7 @@ def test_the_card_of_a_pool() -> None:
 
 def test_the_card_of_an_empty_pool() -> None:
     """Nothing to fold, nothing to paste."""
-    html = static.pool_html(PoolFacts("closed", (), None, "", ""))
+    html = cards.pool_html(PoolFacts("closed", (), None, "", ""))
     text = Balanced(html).text
     assert "Pool Closed" in text
     assert "none" in text
@@ -181,7 +182,7 @@ def test_the_card_of_an_empty_pool() -> None:
 
 def test_a_large_pool_is_counted() -> None:
     """Past the limit workers are counted, not shown."""
-    html = static.pool_html(FACTS._replace(workers=FACTS.workers * 20))
+    html = cards.pool_html(FACTS._replace(workers=FACTS.workers * 20))
     assert "40 connected · 400 slots" in html
     assert "and 20 more workers" in html
 
@@ -189,7 +190,7 @@ def test_a_large_pool_is_counted() -> None:
 def test_strings_of_a_pool_are_escaped() -> None:
     """Whatever a worker calls itself."""
     row = WorkerRow(EVIL, EVIL, EVIL, 1, EVIL, 0.0, 0.0, 0.0)
-    html = static.pool_html(PoolFacts("open", (row,), EVIL, EVIL, EVIL))
+    html = cards.pool_html(PoolFacts("open", (row,), EVIL, EVIL, EVIL))
     assert "<script" not in html
     assert "\x1b" not in html
     assert "\"'" not in html
