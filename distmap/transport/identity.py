@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distmap._version import __version__
-from distmap.errors import ProtocolError
+from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMismatch, WorkerBusy
+from distmap.wire.handshake import clean
 
 #: Shown in full; the handshake compares the first two numbers: pickled functions hold bytecode, which only the same
 #: minor version can run.
@@ -25,15 +26,9 @@ TAG_CHARS = 40
 MAX_SLOTS = 4096
 
 
-def clean(value: object, limit: int = NAME_CHARS) -> str:
-    """The text without control characters, cut to `limit`: what the other side says may end up on a terminal."""
-    text = "".join(char for char in str(value)[: 4 * limit] if char.isprintable())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _named(value: object, otherwise: str, limit: int = NAME_CHARS) -> str:
     """As `clean`; `otherwise` if nothing printable is left."""
-    return clean(value or "", limit).strip() or otherwise
+    return clean(str(value or ""), limit).strip() or otherwise
 
 
 def me() -> str:
@@ -87,7 +82,7 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
     """
     tags, slots = info.get("tags", []), info.get("slots")
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
-        raise ProtocolError(f"the worker at {address} offers {clean(slots, 20)} slots; expected 1 to {MAX_SLOTS}")
+        raise ProtocolError(f"the worker at {address} offers {clean(str(slots), 20)} slots; expected 1 to {MAX_SLOTS}")
     if not isinstance(tags, list) or len(tags) > MAX_TAGS:
         raise ProtocolError(f"the worker at {address} sent tags that are not a list of at most {MAX_TAGS} names")
     return Peer(
@@ -95,5 +90,51 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
         host=_named(info.get("host"), "?"),
         python=_named(info.get("python"), "?", 16),
         slots=slots,
-        tags=frozenset(clean(tag, TAG_CHARS) for tag in tags),
+        tags=frozenset(clean(str(tag), TAG_CHARS) for tag in tags),
     )
+
+
+def refusal(ours: Mapping[str, object], theirs: Mapping[str, object], url: str = "") -> DistmapError | None:
+    """Why two sides that trust each other still cannot work together, from the INFO of both; None if they can.
+
+    Both sides make the same sentence. Either INFO may hold a reason under "refused".
+    """
+    for refusing, refused in ((theirs, ours), (ours, theirs)):
+        reason = refusing.get("refused")
+        if reason == "busy":
+            holder = _text(refusing, "by") or "another pool"
+            return WorkerBusy(
+                f"{_name(refusing)}{_at(url)} is busy: it serves {holder}, and one worker serves one pool at a time"
+            )
+        if reason is not None and reason != "version":
+            return ConnectError(f"{_name(refusing)}{_at(url)} refused {_name(refused)}: {_text(refusing, 'refused')}")
+    mine, yours = _minor(ours), _minor(theirs)
+    if mine != yours:
+        # Sorted, so that both sides say the same.
+        first, second = sorted([f"{_name(ours)} runs Python {mine}", f"{_name(theirs)} runs Python {yours}"])
+        return VersionMismatch(
+            f"{first} and {second}{_at(url)}: functions and data travel only between equal minor versions"
+        )
+    if "version" in (ours.get("refused"), theirs.get("refused")):
+        return VersionMismatch(
+            f"{_name(theirs)}{_at(url)} runs another version of distmap; install the same on both sides"
+        )
+    return None
+
+
+def _at(url: str) -> str:
+    return f" ({url})" if url else ""
+
+
+def _name(info: Mapping[str, object]) -> str:
+    role = "worker" if info.get("slots") is not None else "pool"
+    return f"{_text(info, 'role') or role} {_text(info, 'name')}".strip()
+
+
+def _minor(info: Mapping[str, object]) -> str:
+    return ".".join(_text(info, "python").split(".")[:2])
+
+
+def _text(info: Mapping[str, object], key: str) -> str:
+    value = info.get(key)
+    return clean(value) if isinstance(value, str) else ""

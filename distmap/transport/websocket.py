@@ -44,6 +44,7 @@ from distmap.errors import (
 )
 from distmap.security import Secret, WorkerURL, client_context, server_context
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
+from distmap.transport.identity import refusal
 from distmap.wire import handshake
 from distmap.wire.handshake import Role
 
@@ -242,7 +243,7 @@ async def dial(
     except BaseException:
         channel.abort()
         raise
-    problem = handshake.refusal(info, theirs, str(url))
+    problem = refusal(info, theirs, str(url))
     if problem is not None:
         await channel.close(CLOSE_REFUSED)
         raise problem
@@ -464,7 +465,7 @@ class _Host:
             async with self._turn:
                 ours = self._info()
                 await link.send(side.seal_info(ours))
-            problem = handshake.refusal(ours, theirs)
+            problem = refusal(ours, theirs)
             if problem is None:
                 await self._on_connection(Connection(channel, theirs, rtt))
                 await link.wait_closed()

@@ -26,7 +26,7 @@ import struct
 from collections.abc import Mapping
 from typing import Literal
 
-from distmap.errors import AuthenticationError, ConnectError, DistmapError, ProtocolError, VersionMismatch, WorkerBusy
+from distmap.errors import AuthenticationError, ProtocolError, VersionMismatch
 
 Role = Literal["pool", "worker"]
 
@@ -187,55 +187,14 @@ class Dialer(_Side):
         self.proved = True
 
 
-def refusal(ours: Mapping[str, object], theirs: Mapping[str, object], url: str = "") -> DistmapError | None:
-    """Why two sides that trust each other still cannot work together, from the INFO of both; None if they can.
-
-    Both sides come to the same sentence. `ours` may hold a "refused" that was told to the other side.
-    """
-    for told, by in ((theirs, ours), (ours, theirs)):
-        reason = told.get("refused")
-        if reason == "busy":
-            holder = _clean(told.get("by")) or "another pool"
-            return WorkerBusy(
-                f"{_name(told)}{_at(url)} is busy: it serves {holder}, and one worker serves one pool at a time"
-            )
-        if reason is not None and reason != "version":
-            return ConnectError(f"{_name(told)}{_at(url)} refused {_name(by)}: {_clean(reason)}")
-    mine, yours = _minor(ours), _minor(theirs)
-    if mine != yours:
-        # Sorted, so that both sides say the same.
-        first, second = sorted([f"{_name(ours)} runs Python {mine}", f"{_name(theirs)} runs Python {yours}"])
-        return VersionMismatch(
-            f"{first} and {second}{_at(url)}: functions and data travel only between equal minor versions"
-        )
-    if "version" in (ours.get("refused"), theirs.get("refused")):
-        return VersionMismatch(
-            f"{_name(theirs)}{_at(url)} runs another version of distmap; install the same on both sides"
-        )
-    return None
-
-
-def _at(url: str) -> str:
-    return f" ({url})" if url else ""
-
-
-def _name(info: Mapping[str, object]) -> str:
-    role = "worker" if info.get("slots") is not None else "pool"
-    return f"{_clean(info.get('role')) or role} {_clean(info.get('name'))}".strip()
-
-
-def _minor(info: Mapping[str, object]) -> str:
-    return ".".join(_clean(info.get("python")).split(".")[:2])
-
-
-def _clean(value: object) -> str:
-    """A text of the other side, fit to be shown: short, and without control characters."""
-    text = value if isinstance(value, str) else ""
-    return "".join([c for c in text if c.isprintable()])[:200]
+def clean(text: str, limit: int = 200) -> str:
+    """A text of the other side, fit to be shown on a terminal: without control characters, and not long."""
+    text = "".join([char for char in text[: 4 * limit] if char.isprintable()])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _other_token(role: Role, kid: object, ours: str) -> str:
-    theirs = _clean(kid)
+    theirs = clean(kid) if isinstance(kid, str) else ""
     if theirs == ours:
         return f"the {role} names the token {ours}, but its proof is wrong: TLS is terminated in between, or it lies"
     return f"the {role} holds another token ({theirs or 'without an id'}) than this side ({ours})"

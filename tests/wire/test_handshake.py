@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import hmac
 import json
-from typing import Any
 
 import pytest
 
-from distmap.errors import (
-    AuthenticationError,
-    ConnectError,
-    DistmapError,
-    ProtocolError,
-    VersionMismatch,
-    WorkerBusy,
-)
+from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import MAX_MESSAGE, Dialer, Listener, Role, refusal
+from distmap.wire.handshake import MAX_MESSAGE, Dialer, Listener, Role, clean
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -300,54 +292,7 @@ def _proved() -> tuple[Listener, Dialer]:
     return left, right
 
 
-# --- who fits whom ---------------------------------------------------------------------------------------------------
-
-
-def test_sides_that_fit_have_no_refusal() -> None:
-    """Equal minor versions of Python, nobody busy."""
-    assert refusal(INFO_L, INFO_D) is None
-    assert refusal(INFO_D, INFO_L, "wss://gpu1:8786") is None
-
-
-def test_busy_names_the_holder_on_both_sides() -> None:
-    """Worker and pool say the same, the pool with the URL."""
-    busy = {**INFO_L, "refused": "busy", "by": "nb@laptop"}
-    ours, theirs = refusal(busy, INFO_D), refusal(INFO_D, busy, "wss://gpu1:8786")
-    assert isinstance(ours, WorkerBusy)
-    assert isinstance(theirs, WorkerBusy)
-    assert "worker gpu1 is busy: it serves nb@laptop" in str(ours)
-    assert "worker gpu1 (wss://gpu1:8786) is busy: it serves nb@laptop" in str(theirs)
-    assert "another pool" in str(refusal(INFO_D, {"refused": "busy"}))
-
-
-def test_python_versions_name_both_sides_alike() -> None:
-    """One sentence with both minor versions, the same on both sides."""
-    old = {**INFO_L, "python": "3.11.4"}
-    problem = refusal(old, INFO_D)
-    assert isinstance(problem, VersionMismatch)
-    assert "notebook runs Python 3.13" in str(problem)
-    assert "gpu1 runs Python 3.11" in str(problem)
-    assert str(refusal(INFO_D, old)) == str(problem)
-
-
-def test_other_refusals_are_passed_on() -> None:
-    """A refusal for a reason this side does not know is told as it is."""
-    problem = refusal(INFO_D, {**INFO_L, "refused": "draining"}, "wss://gpu1:1")
-    assert isinstance(problem, ConnectError)
-    assert str(problem) == "worker gpu1 (wss://gpu1:1) refused pool notebook: draining"
-
-
-def test_a_version_refusal_without_differing_python() -> None:
-    """The other side found the versions unfit for a reason of its own."""
-    problem = refusal(INFO_D, {**INFO_L, "refused": "version"})
-    assert isinstance(problem, VersionMismatch)
-    assert "another version of distmap" in str(problem)
-
-
-def test_names_of_strangers_are_made_harmless() -> None:
-    """Control characters are dropped, long names cut, and things that are no text left out."""
-    info: dict[str, Any] = {"name": "\x1b[31m" + "x" * 500, "slots": 1, "refused": "busy", "by": 7}
-    text = str(refusal(INFO_D, info))
-    assert "\x1b" not in text
-    assert "another pool" in text
-    assert len(text) < 400
+def test_clean_drops_what_a_terminal_would_obey() -> None:
+    """Escape sequences and line breaks of the other side do not reach a terminal, and long texts are cut."""
+    assert clean("\x1b[31mred\n\u202e") == "[31mred"
+    assert clean("x" * 500, 10) == "x" * 9 + "…"
