@@ -1,4 +1,4 @@
-"""How two sides prove to each other that they hold the same token, without sending it.
+"""The mutual proof of the token, without sending it.
 
 Owns the bytes and the order of the handshake: HELLO of the listener; HELLO and proof of the dialer; proof of the
 listener; then INFO of both. It must not know sockets, TLS or where randomness comes from: nonces and the hash of
@@ -43,7 +43,7 @@ _OTHER: Mapping[Role, Role] = {"pool": "worker", "worker": "pool"}
 
 
 class _Side:
-    """What both sides have in common: a key, a transcript, and where they are."""
+    """What both sides have in common: the key, the transcript, and the state of the proof."""
 
     _dials: bool
 
@@ -53,15 +53,16 @@ class _Side:
         Args:
             kid: The public id of the token.
             token: The token's bytes.
-            role: What this side is; the other side must be the opposite.
+            role: Role of this side; the other side must have the other one.
             nonce: NONCE_BYTES fresh random bytes, never used before.
-            certificate: SHA-256 of the server's certificate (DER): the own one, or the one that TLS showed.
+            certificate: SHA-256 of the listener's certificate (DER), as this side knows it: its own, or the one that
+                TLS showed.
         """
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {len(nonce)} bytes, not {NONCE_BYTES}")
         self.role = role
         self.peer_role: Role = _OTHER[role]
-        #: Whether the other side has proved that it holds the token, and nothing stands between.
+        #: Whether the other side has proved that it holds the token, with nothing in between.
         self.proved = False
         self._kid = kid
         self._key = _hkdf(token)
@@ -78,7 +79,7 @@ class _Side:
         return message
 
     def open_info(self, message: bytes) -> dict[str, object]:
-        """What the other side says of itself. Only after the proof."""
+        """The INFO of the other side. Only after the proof."""
         _bounded(message, self.peer_role)
         data, mac = message[:-_PROOF_BYTES], message[-_PROOF_BYTES:]
         if not hmac.compare_digest(mac, self._info_mac(data, by_dialer=not self._dials)):
@@ -133,7 +134,7 @@ class Listener(_Side):
         return self._hello
 
     def receive(self, message: bytes) -> bytes:
-        """Take HELLO and proof of the dialer; gives the own proof. Raises for anything but the right ones."""
+        """Take HELLO and proof of the dialer; returns our proof. Raises if anything about them is wrong."""
         if not self._hello or self._transcript:
             raise ProtocolError("a second proof, or one before HELLO")
         _bounded(message, self.peer_role)
@@ -160,7 +161,7 @@ class Dialer(_Side):
     _dials = True
 
     def receive_hello(self, message: bytes) -> bytes:
-        """Take the listener's HELLO; gives the own HELLO with the proof. Raises if something stands in between."""
+        """Take the listener's HELLO; returns ours with the proof. Raises if TLS ends before the listener."""
         if self._transcript:
             raise ProtocolError("a second HELLO")
         _bounded(message, self.peer_role)

@@ -1,4 +1,4 @@
-"""What is said between the driver's side and a slot: plain values, no bytes of any user in them.
+"""Messages between the driver's side and a slot: plain values, never bytes of a user.
 
 Owns the message types. A message travels with zero or more *parts* (opaque buffers: pickles and raw data) that are
 never looked into here. `codec.py` turns messages into header bytes and back, without pickle. Imported by task
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from distmap.light import Literal, NamedTuple
 
-#: Bytes of text in one Output at most, and pieces of it.
+#: Most bytes of text in one Output, and most pieces.
 OUTPUT_BYTES = 1 << 20
 OUTPUT_PIECES = 4096
 
@@ -24,11 +24,11 @@ class Put(NamedTuple):
 
     digest: bytes
     kind: BlobKind
-    #: What a function is called, for the log of the worker. Anything may stand in it; what is long is cut.
+    #: Name of the function, for the log of the worker. Any characters; a long one is cut.
     name: str = ""
 
 
-#: Characters of a name that travel.
+#: Most characters of a name on the wire.
 NAME = 80
 
 
@@ -45,7 +45,7 @@ class Task(NamedTuple):
     attempt: int
     #: Digest of the code to run (put before).
     code: bytes
-    #: Digests of module bundles and broadcast values that must be there first (put before).
+    #: Digests of the module bundles and broadcast values that the items need (put before).
     needs: tuple[bytes, ...]
     lo: int
     hi: int
@@ -53,7 +53,7 @@ class Task(NamedTuple):
     start: int
     #: Seconds an item may run; 0: no limit.
     timeout: float
-    #: Whether what the items print is sent (Output) or thrown away.
+    #: Whether what the items print is sent as Output; otherwise it is dropped.
     output: bool = True
 
 
@@ -71,31 +71,32 @@ class Report(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The attempt could not be run at all; the part is a pickled failure that says why."""
+    """The attempt could not be run at all; the part is a pickled Failure with the reason."""
 
     slot: int
     attempt: int
 
 
-#: In the place of a stream: nothing that was printed, but a line for whoever called, such as another version.
+#: Stream number of a line that no item printed: a notice to the caller, such as another version of a package.
 NOTICE = 2
 
 
 class Output(NamedTuple):
-    """What items of an attempt printed; the part is the text of all pieces in UTF-8, none if there are no pieces.
+    """What items of an attempt printed. The part is the text of all pieces in UTF-8; without pieces there is no part.
 
-    Whoever passes it on may drop the text, counting its lines, but not change its place among the reports.
+    A process that forwards it may drop the text and count its lines in `dropped`, but must keep its order among the
+    reports.
     """
 
     slot: int
     attempt: int
-    #: Lines that were printed since the last Output and are not in the text.
+    #: Lines printed since the last Output that are not in the text.
     dropped: int
     #: Offset of the item (-1: none ran), 0 for standard output, 1 for standard error or NOTICE, bytes of text.
     pieces: tuple[tuple[int, int, int], ...]
 
     def spells(self, nbytes: int) -> bool:
-        """Whether the pieces are the whole of a text of so many bytes, and within bounds."""
+        """Whether the pieces make up a text of exactly `nbytes`, within the bounds."""
         return (
             nbytes <= OUTPUT_BYTES
             and len(self.pieces) <= OUTPUT_PIECES
@@ -125,7 +126,7 @@ class Kill(NamedTuple):
 
 
 class Died(NamedTuple):
-    """The slot's process ended; `text` says how (signal, exit code, last lines of stderr). attempt -1, at -1: idle."""
+    """The slot's process ended; `text` says how, for people. Attempt and item are -1 if it was idle."""
 
     slot: int
     attempt: int
@@ -148,13 +149,13 @@ class Segment(NamedTuple):
 
 
 class Free(NamedTuple):
-    """Nothing refers to the segment's memory any more on this side; its maker may use it again."""
+    """Nothing on this side refers to the segment's memory any more; the process that made it may use it again."""
 
     segment: int
 
 
 class Beat(NamedTuple):
-    """The worker lives. Load of the host (0 to 1), and per slot: (attempt or -1, offset, seconds in that item)."""
+    """Heartbeat of a worker. Load of the host (0 to 1), and per slot: (attempt or -1, offset, seconds in that item)."""
 
     cpu: float
     memory: float
@@ -162,11 +163,11 @@ class Beat(NamedTuple):
 
 
 class Draining(NamedTuple):
-    """The worker wants to leave: it takes nothing new, finishes what runs, then says Bye."""
+    """The worker wants to leave: it takes no new work, finishes what runs, then sends Bye."""
 
 
 class Bye(NamedTuple):
-    """The sender leaves for good; nothing of it follows."""
+    """The sender leaves for good; no message of it follows."""
 
     reason: str
 
