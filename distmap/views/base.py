@@ -1,7 +1,7 @@
-"""The ports between a job and everything that shows how far it is.
+"""The ports between a job and its views.
 
-Owns the View and Controls protocols. A view reads immutable snapshots and knows no pool, scheduler or worker; what its
-buttons do is a Controls.
+Owns `View` (what a job needs of a view) and `Controls` (what the buttons of a view may do to its job). A view reads
+immutable snapshots and knows no pool, scheduler or worker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from distmap.core.progress import Snapshot
 
-#: A call that is over within so many seconds draws nothing before it is over: loops make thousands of them.
+#: Seconds: a shorter call draws nothing while it runs, as loops make thousands of such calls.
 QUICK = 0.5
 #: Issues of one job that are kept and shown; further ones are counted: a cell is no log.
 MAX_ISSUES = 20
@@ -26,7 +26,7 @@ class Issue(NamedTuple):
     item: int | None
     #: Name of the worker; empty if that is not known.
     worker: str
-    #: Which try of the item it was, from 1; 0 if that means nothing here.
+    #: Which try of the item it was, from 1; 0: no single item.
     attempt: int
     #: Last line of the traceback, or a sentence.
     text: str
@@ -35,28 +35,28 @@ class Issue(NamedTuple):
 class View(Protocol):
     """Shows one job. Its methods may be called by different threads, also at the same time."""
 
-    #: True: it draws, which the refresh thread does. False: it runs the user's code, which the job's own thread does.
+    #: Which thread calls `update`: the refresh thread (True: it draws) or the job's (False: it calls the user's code).
     drawn: bool
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show this moment. Comes ten times a second at most, and never after `close`."""
+        """Show this moment. Called at most ten times a second; after `close` it does nothing."""
 
     def add_issue(self, issue: Issue) -> None:
-        """Show one line that stays, such as a failed item. The text may come from a worker: it is escaped here."""
+        """Show one line that stays, such as a failed item. The view escapes the text, which may come from a worker."""
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
-        """Show the last moment, in a form that needs nothing alive, and let go of everything. Twice does nothing.
+        """Show the last moment in a form that needs no kernel, and release everything. Twice does nothing.
 
         Args:
-            snapshot: The last one.
-            dropped: Lines that were not noted, as there were too many.
+            snapshot: the last one.
+            dropped: number of issues that were not shown, as there were too many.
         """
 
 
 class TextSink:
-    """A view that draws where text is written, such as a bar in a terminal: what tasks print goes through it.
+    """A view that draws where text is written, such as a bar in a terminal: it then writes what tasks print.
 
-    Elsewhere it is simply written. Called in the context of the cell, by any thread.
+    Called in the context of the cell, by any thread.
     """
 
     def write(self, text: str, stream: str) -> None:
@@ -65,7 +65,7 @@ class TextSink:
 
 
 class Controls(Protocol):
-    """What a view may do to its job, from any thread; once the job is over nothing happens."""
+    """What a view may do to its job, from any thread; once the job is over it does nothing."""
 
     paused: bool
 

@@ -27,12 +27,12 @@ def call_showing_errors(
     context: Context | None = None,
     write: Callable[[str, str], None] = plain,
 ) -> bool:
-    """Call a user's callback; what it raises is shown and changes nothing else. Gives whether it returned.
+    """Call a user's callback, and show what it raises; returns whether it raised nothing.
 
-    Only the user's interrupt passes, which is not the callback's: Python raises it in the main thread.
+    Only a KeyboardInterrupt in the main thread is raised: there Python raises the user's own.
 
     Args:
-        what: names the callback, such as "callback= of score".
+        what: name of the callback, such as "callback= of score".
         context, write: as for `show_error`.
     """
     try:
@@ -51,20 +51,20 @@ def show_error(
     context: Context | None = None,
     write: Callable[[str, str], None] = plain,
 ) -> None:
-    """Write an exception that nobody waits for to `sys.stderr`, as `threading.excepthook` does.
+    """Write an exception to `sys.stderr`, as `threading.excepthook` does, but without distmap's frames.
 
     Args:
-        error: is shown without distmap's frames.
-        what: says where it was raised.
-        context: of the cell whose output it belongs to; None: the one that runs.
-        write: takes text and "stderr"; a view that draws where text is written gives its own.
+        error: the exception.
+        what: where it was raised, as for `call_showing_errors`.
+        context: of the cell to whose output it belongs; None: the current one.
+        write: is called with the text and "stderr"; a `TextSink` gives its own.
     """
     from traceback import format_exception
 
     lines = told_once(error, lambda: format_exception(error))
     text = f"Exception in {what}; everything else goes on:\n{''.join(lines)}"
     try:
-        # A copy, as a context cannot be entered twice.
+        # A copy, as a context cannot be entered while it is entered already.
         (context or contextvars.copy_context()).copy().run(write, text, "stderr")
     except Exception as failed:  # standard error is closed: there is no place to show it
         log.error("! %s; and standard error: %s: %s", text, type(failed).__name__, failed)

@@ -21,7 +21,7 @@ log = logging.getLogger("distmap")
 
 
 class CallbackView:
-    """Gives every snapshot to a function of the user's, as often as the job reports, until it raises."""
+    """Calls a function of the user with every snapshot, until it raises. Called by the job's own thread."""
 
     drawn = False
 
@@ -45,14 +45,11 @@ class CallbackView:
         self._closed = True
 
 
-def resolve_progress(progress: ProgressOption, pools: ProgressOption) -> bool | Callable[[Snapshot], object]:
-    """What a call shows: what it says itself, else what its pool says, else DISTMAP_PROGRESS (0: nothing, 1: a bar).
-
-    Where nobody says anything: True in a notebook, else False.
-    """
-    for said in (progress, pools, {"0": False, "1": True}.get(os.environ.get("DISTMAP_PROGRESS", ""))):
-        if said is not None:
-            return said
+def resolve_progress(call: ProgressOption, pool: ProgressOption) -> bool | Callable[[Snapshot], object]:
+    """The first that is not None: the call's `progress=`, its pool's, DISTMAP_PROGRESS (0 or 1), True in a notebook."""
+    for value in (call, pool, {"0": False, "1": True}.get(os.environ.get("DISTMAP_PROGRESS", ""))):
+        if value is not None:
+            return value
     return in_kernel()
 
 
@@ -64,15 +61,15 @@ def choose_view(
     function: tuple[str, str] | None = None,
     cell: str | None = None,
 ) -> View | None:
-    """Give the view that `progress=` asks for: the best that works here, None if nothing does.
+    """The view that `progress=` asks for: the best one that works here; None if there is none.
 
     Args:
-        progress: As `resolve_progress` gives it; None: True in a notebook, else False.
-        title: What the job is called above its bar: the name of its function, or the user's own words.
-        kind: Name of the call, such as "map"; empty if the title says it all.
-        controls: What the buttons of a panel do; without one there are none.
-        function: Name and kind of the calls that it is counted with, where the title is the user's.
-        cell: Name of the cell whose calls it is shown with; None: it is shown by itself.
+        progress: see `resolve_progress`; None: True in a notebook, else False.
+        title: title of the job: the name of its function, or the user's own words.
+        kind: name of the call, such as "map"; empty if the title is the user's.
+        controls: what the buttons of a panel do; None: it has no buttons.
+        function: title and kind of the calls that it is counted with, if the title is the user's.
+        cell: id of the cell's run on whose card it is shown; None: on a card of its own.
     """
     notebook = in_kernel()
     if progress is False or (progress is None and not notebook):
@@ -89,7 +86,7 @@ def choose_view(
             from distmap.views.terminal import TerminalView
         except ImportError:  # no tqdm
             return None
-        # A program without a terminal, such as a service or one of pythonw, has none, or a closed one.
+        # A service, or a program started by pythonw, has no standard error, or a closed one.
         gone = sys.stderr is None or getattr(sys.stderr, "closed", False)
         return None if gone else TerminalView(title)
     if callable(progress):

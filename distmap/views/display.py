@@ -20,19 +20,21 @@ from distmap.views.words import as_ended
 
 log = logging.getLogger("distmap")
 
-#: One job is shown at so many places at once; the oldest of those beyond stands still.
+#: Places at which one job is updated at the same time: the first one, and the last ones.
 MAX_LIVE_VIEWS = 4
 
 
 class JobDisplay:
-    """Notes and views of one job; for use from any thread.
+    """Issues and views of one job; for use from any thread.
+
+    The calling thread shows and closes, the job's serving thread adds issues, the refresh thread reads snapshots.
 
     Args:
-        title: The name of the function, or what the user called the job.
-        kind: Name of the call, such as "map"; empty if the title is the user's.
-        controls: What buttons do.
-        snapshot_of: Gives the newest snapshot, None before the first; must not block.
-        function: Name and kind of the calls that a cell's card counts it with; default: title and kind.
+        title: the name of the function, or the user's own words.
+        kind: name of the call, such as "map"; empty if the title is the user's.
+        controls: what buttons do.
+        snapshot_of: returns the newest snapshot, None before the first; must not block.
+        function: title and kind of the calls that a cell's card counts it with; default: title and kind.
     """
 
     def __init__(
@@ -49,20 +51,22 @@ class JobDisplay:
         self.controls = controls
         self.issues: list[Issue] = []
         self.dropped = 0
-        #: The job was ended by the user's interrupt, which its card says instead of "cancelled".
+        #: The user's interrupt ended the job: its state is then "interrupted", not "cancelled".
         self.interrupted = False
+        #: The last snapshot, once the job is over.
         self.final: Snapshot | None = None
         self._snapshot_of = snapshot_of
         self._cells: set[str | None] = set()
         self._views: list[View] = []
+        #: Orders issues and new views: every view gets every issue once. Not held while a view is closed.
         self._lock = threading.Lock()
 
     def show(self, progress: ProgressOption, *, apart: bool = False) -> View | None:
-        """Show it, here and now and until its end, as `progress` says; None if there is nothing to see.
+        """Show the job in the current cell or terminal until its end; None if `progress` wants no view.
 
         Args:
-            progress: As for `choose_view`.
-            apart: By itself, not with the calls of the cell that runs.
+            progress: as for `choose_view`.
+            apart: on a card of its own, not on that of the cell.
         """
         if progress is False:
             return None
@@ -86,12 +90,12 @@ class JobDisplay:
 
     @property
     def is_in_this_cell(self) -> bool:
-        """Whether the cell that runs shows it already."""
+        """Whether the current cell shows it already."""
         cell = current_cell()
         return cell is not None and cell in self._cells
 
     def call_callbacks(self) -> None:
-        """Give a user's callable the newest snapshot, in this thread."""
+        """Call the user's functions with the newest snapshot, in this thread."""
         if (snapshot := self._snapshot_of()) is not None:
             for view in self._views:
                 if not view.drawn:
@@ -99,16 +103,16 @@ class JobDisplay:
 
     @property
     def has_callbacks(self) -> bool:
-        """Whether somebody must call `call_callbacks` now and then."""
+        """Whether the job must call `call_callbacks` now and then."""
         return any(not view.drawn for view in self._views)
 
     @property
     def is_full(self) -> bool:
-        """No further issue is kept; they are counted."""
+        """Whether further issues are only counted."""
         return len(self.issues) >= MAX_ISSUES
 
     def add_issue(self, issue: Issue) -> None:
-        """Keep a line and show it wherever the job is shown."""
+        """Keep an issue and show it in all views."""
         with self._lock:
             if self.is_full:
                 self.dropped += 1
@@ -118,23 +122,23 @@ class JobDisplay:
         for view in views:
             try:
                 view.add_issue(issue)
-            except Exception:  # its terminal is gone, which must cost nobody his results
+            except Exception:  # its terminal is gone, which must not cost the user any result
                 log.exception("! a view failed at a line")
 
     def count_dropped(self) -> None:
-        """Count a line without making it."""
+        """Count an issue that need not be made, as the display is full."""
         with self._lock:
             self.dropped += 1
 
     def close(self, snapshot: Snapshot, state: JobState) -> None:
-        """The job is over: the last moment stays wherever it was shown."""
+        """The job is over: all views show its last moment, and are closed."""
         with self._lock:
             self.final = as_ended(snapshot._replace(state=state))
         try:
             self._close_views(self.final)
         except KeyboardInterrupt:
-            # The first one makes the job end once more, as interrupted. After a second one nobody comes again, and a
-            # card that goes on saying "Running" would be a lie.
+            # After a first interrupt the job closes its display once more, as interrupted; after a second one it does
+            # not, and no card may go on showing "Running".
             if self.interrupted:
                 self._close_views(self.final)
             raise
@@ -142,7 +146,7 @@ class JobDisplay:
     def _close_views(self, last: Snapshot) -> None:
         for view in self._views:
             REFRESH_THREAD.remove(view)
-        # One that is cut short by an interrupt stays on the list, for the next try.
+        # A view whose `close` is cut short by an interrupt stays on the list, for the next try.
         while self._views:
             view = self._views[0]
             try:
@@ -157,7 +161,7 @@ class JobDisplay:
         return self.final or self._snapshot_of()
 
     def html(self, snapshot: Snapshot | None) -> str:
-        """The card, at this moment."""
+        """The card of the job at this moment."""
         if snapshot is None:
             return cards.new_card_html(self.title, self.kind)
         return cards.card_html(self.title, snapshot, self.issues, self.dropped, self.kind)

@@ -1,7 +1,7 @@
 """One bar in a terminal, by tqdm.
 
-Owns the bar's format. The only importer of tqdm. Items, rate and time left are the snapshot's (they count items inside
-chunks, and only this job's running time), never tqdm's own estimate.
+Owns the bar's format. The only importer of tqdm. Items, rate and time left are those of the snapshot (they count items
+inside chunks, and only this job's running time), never tqdm's own estimates.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FILE_EVERY = 10.0
 class _Bar(tqdm):  # type: ignore[type-arg]
     """tqdm, fed from snapshots."""
 
-    # No watching thread: every drawing is asked for.
+    # No thread of tqdm's: nothing draws but `show`.
     monitor_interval = 0
 
     def __init__(self, snapshot: Snapshot, **options: Any) -> None:
-        # Before tqdm's own, which draws at once.
+        # First, as tqdm's own constructor draws.
         self.snapshot = snapshot
         super().__init__(total=snapshot.total, initial=snapshot.done, **options)
 
@@ -62,18 +62,18 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 _Bar.set_lock(threading.RLock())
 
 
-def _size(file: TextIO) -> dict[str, Any]:
-    """How tqdm shall find the width."""
+def _size_options(file: TextIO) -> dict[str, Any]:
+    """tqdm's options for the width of the bar."""
     try:
         known = all(os.get_terminal_size(file.fileno()))
     except (AttributeError, OSError, ValueError):
-        known = True  # no terminal: tqdm has an answer to that
-    # In a terminal that says it has no columns or lines (a container's, a recorder's) it would draw nothing.
+        known = True  # no terminal: tqdm has a default for that
+    # In a terminal without columns or lines (a container's, a recorder's) tqdm would draw nothing.
     return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 def facts(snapshot: Snapshot) -> list[str]:
-    """What stands behind the times: pace, workers, and what went not as planned."""
+    """What follows the times: rate, workers, and what went wrong."""
     words = [rate_words(rate_of(snapshot)), counted(live_workers(snapshot), "worker"), *problems(snapshot)]
     if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
@@ -83,8 +83,8 @@ def facts(snapshot: Snapshot) -> list[str]:
 _VERBS = {"failed": "failed", "retried": "is run again", "died": "ended its process", "lost": "was lost"}
 
 
-def line(issue: Issue) -> str:
-    """A noted line."""
+def issue_line(issue: Issue) -> str:
+    """An issue as a line of text."""
     if issue.item is None:
         return f"worker {issue.worker} {_VERBS[issue.kind]}: {issue.text}"
     where = f" on {issue.worker}" if issue.worker else ""
@@ -93,7 +93,10 @@ def line(issue: Issue) -> str:
 
 
 class TerminalView(TextSink):
-    """A tqdm bar on stderr; noted lines stand above it. A call that is over soon, and went well, has none."""
+    """A tqdm bar on stderr, with issues above it. A quick call without problems shows nothing.
+
+    The refresh thread updates it; other threads add issues, write and close: the lock keeps their output apart.
+    """
 
     drawn = True
 
@@ -126,11 +129,11 @@ class TerminalView(TextSink):
     def add_issue(self, issue: Issue) -> None:
         with self._lock:
             if not self._closed:
-                self._write(line(issue))
+                self._write(issue_line(issue))
 
     def write(self, text: str, stream: str) -> None:
         with self._lock:
-            # Away and drawn again only in a terminal: in a file each drawing is a line that stays.
+            # Only in a terminal the bar is taken away and drawn again: in a file each drawing is a line that stays.
             if self._bar is not None and self._file.isatty():
                 with _Bar.external_write_mode(file=getattr(sys, stream)):
                     plain(text, stream)
@@ -154,7 +157,7 @@ class TerminalView(TextSink):
 
     def _draw(self, snapshot: Snapshot) -> _Bar:
         if self._bar is None:
-            self._bar = _Bar(snapshot, desc=self._title, file=self._file, **_size(self._file))
+            self._bar = _Bar(snapshot, desc=self._title, file=self._file, **_size_options(self._file))
         else:
             self._bar.show(snapshot)
         return self._bar
