@@ -2,6 +2,7 @@
 
 - Files outside `docs/` become pages: the README (the start page), the notebooks, CONTRIBUTING and others. All links are
   written so that they work in the repository; here they are rewritten for the site.
+- The table of limits is made from the comments in `distmap/core/limits.py`.
 - Links and pictures of the built pages are checked, those in notebooks and in HTML too, which MkDocs does not check. A
   page must load nothing from another host.
 
@@ -30,6 +31,8 @@ OUTSIDE = (
     *(f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))),
 )
 PICTURE = re.compile(r'<picture>.*?srcset="([^"]+)".*?alt="([^"]*)" src="([^"]+)".*?</picture>', re.DOTALL)
+#: A limit in the source: comment lines, name, value.
+LIMIT = re.compile(r"((?:^    #: .*\n)*)^    (\w+): \w+ = (.+)$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#]+)")
 
 
@@ -50,8 +53,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(folder, match[1])).removeprefix("docs/")
         return posixpath.relpath(target, posixpath.dirname(here) or ".")
 
+    markdown = markdown.replace("<!-- limits -->", limits())
     markdown = PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     return LINK.sub(link, markdown)
+
+
+def limits() -> str:
+    """The table of limits, from the comments in the source."""
+    source = (ROOT / "distmap" / "core" / "limits.py").read_text(encoding="utf-8")
+    rows = ["| limit | value | meaning |", "|---|---|---|"]
+    for comment, name, value in LIMIT.findall(source):
+        number, _, shift = value.partition(" << ")
+        shown = f"{number} {({'10': 'KiB', '20': 'MiB', '30': 'GiB'})[shift]}" if shift else value.replace("_", " ")
+        meaning = " ".join(line.strip().removeprefix("#: ") for line in comment.splitlines())
+        rows.append(f"| `{name}` | {shown} | {meaning} |")
+    return "\n".join(rows)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:

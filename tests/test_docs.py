@@ -144,17 +144,6 @@ def test_every_option_of_the_worker_is_in_the_reference() -> None:
     assert table["exit-if-orphaned"][0].endswith(f"`{LIMITS.orphan_after:g}` without a number")
 
 
-def test_every_limit_is_in_the_reference() -> None:
-    """The table of limits has the names and values of `core/limits.py`."""
-    units = {"s": 1, "MiB": 1 << 20}
-    table = rows(read("reference/limits.md"))
-    found = {}
-    for limit, cells in table.items():
-        number, _, unit = cells[0].partition(" ")
-        found[limit] = float(number) * units.get(unit, 1)
-    assert found == LIMITS._asdict()
-
-
 def test_every_variable_is_in_the_reference() -> None:
     """Every environment variable that distmap reads or sets is in the reference."""
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "distmap").rglob("*.py"))
