@@ -131,7 +131,7 @@ IMPORTERS = {
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
-    "websockets": {"transport.websocket"},
+    "websockets": {"transport.dial", "transport.listen", "transport.websocket"},
 }
 
 #: Modules without a test file of their own, and why.

@@ -93,6 +93,19 @@ class Limits(NamedTuple):
     #: Messages of one sender that may be incomplete at once.
     streams: int = 1024
 
+    # connections
+    #: Seconds that a listener gives TLS, the HTTP upgrade and the proof of the token, each.
+    hop_timeout: float = 5.0
+    #: Seconds for the closing handshake of a WebSocket.
+    close_timeout: float = 2.0
+    #: Connections that may be without proof at once, in all and from one address (IPv6: one /64).
+    unauthenticated: int = 32
+    unauthenticated_per_address: int = 8
+    #: Largest WebSocket message that is taken; a frame of a session has a quarter of it.
+    websocket_bytes: int = 1 << 20
+    #: Unsent bytes in the kernel: control messages stay quick while data flows (0.22 s instead of 0.71 s at 16 Mbit/s).
+    unsent_bytes: int = 128 << 10
+
     # liveness
     beat_every: float = 5.0
     suspect_after: float = 10.0

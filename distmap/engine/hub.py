@@ -27,10 +27,11 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.security import Secret, WorkerURL
-from distmap.transport import websocket
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
+from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info, read_worker
+from distmap.transport.listen import Server, listen
 from distmap.transport.redial import delays
 from distmap.wire.messages import (
     Beat,
@@ -111,7 +112,7 @@ class HubEngine:
         self._tls = (tls_cert, tls_key)
         self._limits = limits
         self._sink: Sink | None = None
-        self._listening: websocket.Listening | None = None
+        self._server: Server | None = None
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._tried: dict[str, asyncio.Event] = {}
         self._fatal: set[str] = set()
@@ -126,9 +127,8 @@ class HubEngine:
         self._sink = sink
         if self._listen is not None:
             cert, key = self._tls
-            self._listening = await websocket.listen(
-                self._listen.host,
-                self._listen.port,
+            self._server = await listen(
+                self._listen,
                 token=self._token,
                 role="pool",
                 info=pool_info,
@@ -137,7 +137,7 @@ class HubEngine:
                 tls_cert=cert,
                 tls_key=key,
             )
-            self.url = self._listening.url
+            self.url = self._server.url
         for url in self._urls:
             self.add(url)
 
@@ -180,8 +180,8 @@ class HubEngine:
         for member in members:
             member.conversation.abort()
             member.over.set()
-        if self._listening is not None:
-            await self._listening.close()
+        if self._server is not None:
+            await self._server.close()
         await asyncio.gather(*goodbyes, *self._dialling.values(), return_exceptions=True)
         self._dialling.clear()
 
@@ -202,7 +202,7 @@ class HubEngine:
     @property
     def fatal(self) -> str | None:
         """Why no worker can come unless a person mends something (wrong token, wrong Python); None while one may."""
-        if self._members or self._listening is not None or not self._fatal or self._fatal != set(self._dialling):
+        if self._members or self._server is not None or not self._fatal or self._fatal != set(self._dialling):
             return None
         # Calling threads ask; the loop changes both meanwhile.
         return " ".join(said for key in list(self._dialling) if (said := self.errors.get(key)) is not None)
@@ -211,7 +211,7 @@ class HubEngine:
     def cause(self) -> Exception | None:
         """What kept the dialled workers away, if it is of one kind for all of them."""
         causes = [self._causes.get(key) for key in list(self._dialling)]
-        one_kind = len(set(map(type, causes))) == 1 and not self._members and self._listening is None
+        one_kind = len(set(map(type, causes))) == 1 and not self._members and self._server is None
         return causes[0] if one_kind else None
 
     async def _keep(self, url: WorkerURL) -> None:
@@ -220,9 +220,7 @@ class HubEngine:
         while True:
             pause = next(pauses)
             try:
-                connection = await websocket.dial(
-                    url, token=self._token, role="pool", info=pool_info(), timeout=self._timeout
-                )
+                connection = await dial(url, token=self._token, role="pool", info=pool_info(), timeout=self._timeout)
                 member = self._join(connection, key)
             except (AuthenticationError, TokenError, VersionMismatch) as error:
                 self._failed(key, error)

@@ -127,8 +127,7 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     if url is not None:
         return await supervisor.dial(url)
     return await supervisor.listen(
-        options.host or "127.0.0.1",
-        PORT if options.port is None else options.port,
+        WorkerURL(options.host or "127.0.0.1", PORT if options.port is None else options.port),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
     )

@@ -18,9 +18,10 @@ from typing import Any
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
 from distmap.security import Secret, WorkerURL
-from distmap.transport import websocket
 from distmap.transport.channel import Connection
+from distmap.transport.dial import dial
 from distmap.transport.identity import pool_name, worker_info
+from distmap.transport.listen import listen
 from distmap.transport.redial import delays
 from distmap.worker.load import Load
 from distmap.worker.stay import Stay
@@ -63,13 +64,12 @@ class Supervisor:
 
     # --- how it is reached -------------------------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int, *, tls_cert: Path | None = None, tls_key: Path | None = None) -> int:
+    async def listen(self, address: WorkerURL, *, tls_cert: Path | None = None, tls_key: Path | None = None) -> int:
         """Serve one pool after the other until told to leave; returns the exit code."""
         self._prepare()
         try:
-            listening = await websocket.listen(
-                host,
-                port,
+            server = await listen(
+                address,
                 token=self._settings.token,
                 role="worker",
                 info=self._offer,
@@ -82,12 +82,12 @@ class Supervisor:
             await self._clear()
             raise
         try:
-            self._announce(f"listening on {listening.url}")
+            self._announce(f"listening on {server.url}")
             await self._leaving.wait()
             return await self._depart()
         finally:
             await self._clear()
-            await listening.close()
+            await server.close()
 
     async def dial(self, url: WorkerURL) -> int:
         """Register with the pool at `url`, again and again, until told to leave; returns the exit code."""
@@ -101,7 +101,7 @@ class Supervisor:
         pauses, said = delays(), ""
         while True:
             try:
-                connection = await websocket.dial(url, token=self._settings.token, role="worker", info=self._offer())
+                connection = await dial(url, token=self._settings.token, role="worker", info=self._offer())
                 self._greet(url)
                 await self._serve(connection)
             except (AuthenticationError, TokenError, VersionMismatch) as error:

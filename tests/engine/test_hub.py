@@ -31,11 +31,12 @@ from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.engine.hub import HubEngine
 from distmap.errors import AuthenticationError, WorkerBusy
 from distmap.payload import Code, dump_code, dump_items, load_results
-from distmap.security import Secret, load_token, parse_url
+from distmap.security import Secret, WorkerURL, load_token, parse_url
 from distmap.testing.workers import WorkerProcess
-from distmap.transport import websocket
 from distmap.transport.conversation import Conversation
+from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, worker_info
+from distmap.transport.listen import listen
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Kill, Output, Report, Task
 
 DEADLINE = 15.0
@@ -439,25 +440,24 @@ def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
             raise AssertionError("it was taken")
 
         info = {**worker_info(name="old", slots=1, tags=frozenset()), "python": "2.7"}
-        listening = await websocket.listen(
-            "127.0.0.1",
-            0,
+        server = await listen(
+            WorkerURL("127.0.0.1", 0),
             token=token,
             role="worker",
             info=lambda: info,
             on_connection=never,
             on_refused=refused.append,
         )
-        engine, ear = hub(listening.url, token=token), Ear()
+        engine, ear = hub(server.url, token=token), Ear()
         await engine.start(ear)
         await engine.dialled()
-        sentence = engine.errors[listening.url]
+        sentence = engine.errors[server.url]
         assert "2.7" in sentence
         assert PYTHON.rpartition(".")[0] in sentence
         assert not ear.infos
         assert engine.fatal == sentence
         await engine.close(now=True)
-        await listening.close()
+        await server.close()
         assert any("2.7" in text and PYTHON.rpartition(".")[0] in text for text in refused)
 
     run(main)
@@ -471,7 +471,7 @@ def test_senseless_worker_is_refused(token: Secret) -> None:
         await engine.start(ear)
         assert engine.url is not None
         info = {**worker_info(name="odd", slots=1, tags=frozenset()), "slots": 0}
-        connection = await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info)
+        connection = await dial(parse_url(engine.url), token=token, role="worker", info=info)
         with pytest.raises(ConnectionError):
             async with asyncio.timeout(DEADLINE):
                 await connection.channel.recv()
@@ -506,7 +506,7 @@ async def fake_worker(engine: HubEngine, token: Secret) -> Conversation:
     assert engine.url is not None
     info = worker_info(name="fake", slots=1, tags=frozenset())
     conversation = Conversation(
-        await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info),
+        await dial(parse_url(engine.url), token=token, role="worker", info=info),
         on_message=lambda message, parts: None,
         on_state=lambda state: None,
         on_closed=lambda reason: None,
@@ -546,7 +546,7 @@ def test_sink_that_fails_takes_no_worker(token: Secret) -> None:
         await engine.start(ear)
         assert engine.url is not None
         info = worker_info(name="fake", slots=1, tags=frozenset())
-        connection = await websocket.dial(parse_url(engine.url), token=token, role="worker", info=info)
+        connection = await dial(parse_url(engine.url), token=token, role="worker", info=info)
         with pytest.raises(ConnectionError):
             async with asyncio.timeout(DEADLINE):
                 await connection.channel.recv()

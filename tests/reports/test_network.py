@@ -15,7 +15,7 @@ import pytest
 import distmap
 from distmap.engine import hub
 from distmap.errors import ConnectError, NoWorkers, WorkerBusy
-from distmap.security import load_token
+from distmap.security import WorkerURL, load_token
 from distmap.testing.workers import WorkerProcess
 from distmap.worker import supervisor
 from distmap.worker.supervisor import Settings, Supervisor
@@ -86,7 +86,7 @@ def test_a_bug_while_dialling_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> 
         tried.release()
         raise ZeroDivisionError("of the library's own")
 
-    monkeypatch.setattr(hub.websocket, "dial", broken)
+    monkeypatch.setattr(hub, "dial", broken)
     with distmap.Pool(AWAY, connect_timeout=1) as pool:
         with pytest.raises(NoWorkers, match="of the library's own"):
             pool.map(abs, [1])
@@ -108,7 +108,7 @@ def served(token_file: object) -> Iterator[Callable[[], str]]:
             ready.set()
 
         worker.append(Supervisor(Settings("w", 1, load_token(), drain=0.0), announce=announce))
-        codes.append(await worker[0].listen("127.0.0.1", 0))
+        codes.append(await worker[0].listen(WorkerURL("127.0.0.1", 0)))
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
 

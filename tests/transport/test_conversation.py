@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.security import Secret, parse_url
+from distmap.security import Secret, WorkerURL, parse_url
 from distmap.transport import conversation as module
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
 from distmap.transport.conversation import Conversation
+from distmap.transport.dial import dial
+from distmap.transport.listen import listen
 from distmap.transport.memory import MemoryChannel, connect
-from distmap.transport.websocket import dial, listen
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 
 A, B = b"a" * 16, b"b" * 16
@@ -119,7 +120,7 @@ def test_over_tls() -> None:
             entered.put_nowait(Side(connection))
 
         listening = await listen(
-            "127.0.0.1", 0, token=token, role="worker", info=lambda: {"slots": 1}, on_connection=enter
+            WorkerURL("127.0.0.1", 0), token=token, role="worker", info=lambda: {"slots": 1}, on_connection=enter
         )
         pool = Side(await dial(parse_url(listening.url), token=token, role="pool", info={}))
         worker = await entered.get()

@@ -17,12 +17,13 @@ import pytest
 from distmap.core.limits import Limits
 from distmap.errors import ConnectError, WorkerBusy
 from distmap.payload import dump_code, dump_items, load_results
-from distmap.security import Secret, load_token, parse_url
+from distmap.security import Secret, WorkerURL, load_token, parse_url
 from distmap.testing.workers import WorkerProcess
-from distmap.transport import websocket
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
+from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, me, pool_info
+from distmap.transport.listen import Server, listen
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 from distmap.worker.supervisor import CUT_SHORT, FATAL, OK, Settings, Supervisor
 
@@ -89,7 +90,7 @@ class Door:
         self.refused: list[str] = []
         self._news = asyncio.Event()
 
-    async def open(self, token: Secret, port: int = 0) -> websocket.Listening:
+    async def open(self, token: Secret, port: int = 0) -> Server:
         async def take(connection: Connection) -> None:
             self.callers.append(Caller(connection))
             self._news.set()
@@ -98,9 +99,8 @@ class Door:
             self.refused.append(sentence)
             self._news.set()
 
-        return await websocket.listen(
-            "127.0.0.1",
-            port,
+        return await listen(
+            WorkerURL("127.0.0.1", port),
             token=token,
             role="pool",
             info=pool_info,
@@ -133,7 +133,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 async def call(url: str, token: Secret) -> Caller:
-    return Caller(await websocket.dial(parse_url(url), token=token, role="pool", info=pool_info()))
+    return Caller(await dial(parse_url(url), token=token, role="pool", info=pool_info()))
 
 
 def tasks_of(worker: WorkerProcess) -> set[psutil.Process]:
@@ -335,9 +335,8 @@ def test_other_python_is_fatal_for_a_dialling_worker(token: Secret) -> None:
         async def never(connection: Connection) -> None:
             raise AssertionError("it was taken")
 
-        listening = await websocket.listen(
-            "127.0.0.1",
-            0,
+        listening = await listen(
+            WorkerURL("127.0.0.1", 0),
             token=token,
             role="pool",
             info=lambda: {**pool_info(), "python": "2.7"},
@@ -358,9 +357,7 @@ def test_other_python_is_refused_by_a_listening_worker(token: Secret) -> None:
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
             with pytest.raises(ConnectionError, match=r"2\.7"):
-                await websocket.dial(
-                    parse_url(worker.url), token=token, role="pool", info={**pool_info(), "python": "2.7"}
-                )
+                await dial(parse_url(worker.url), token=token, role="pool", info={**pool_info(), "python": "2.7"})
             assert PYTHON.rpartition(".")[0] in worker.line("stderr", "2.7")
             caller = await call(worker.url, token)
             await caller.conversation.close()
@@ -394,7 +391,7 @@ def test_listening_in_this_process(token: Secret) -> None:
     async def main() -> None:
         said: list[str] = []
         worker = supervisor(token, said)
-        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
         url = (await until(lambda: said))[0].removeprefix("listening on ")
         for number in (1, 2):
             caller = await call(url, token)
@@ -448,7 +445,7 @@ def test_a_port_that_is_taken_leaves_no_slots(token: Secret) -> None:
         listening = await Door().open(token)
         try:
             with pytest.raises(ConnectError, match=str(listening.port)):
-                await supervisor(token, []).listen("127.0.0.1", listening.port)
+                await supervisor(token, []).listen(WorkerURL("127.0.0.1", listening.port))
             assert psutil.Process().children() == before
         finally:
             await listening.close()
@@ -462,7 +459,7 @@ def test_orphan_in_this_process(token: Secret, caplog: pytest.LogCaptureFixture)
     async def main() -> None:
         said: list[str] = []
         worker = supervisor(token, said, orphan_exit=1.0)
-        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
         url = (await until(lambda: said))[0].removeprefix("listening on ")
         caller = await call(url, token)
         caller.give(time.sleep, [1.2])
@@ -482,10 +479,10 @@ def test_silent_pool_is_given_up(token: Secret, caplog: pytest.LogCaptureFixture
     async def main() -> None:
         said: list[str] = []
         worker = supervisor(token, said)
-        done = asyncio.create_task(worker.listen("127.0.0.1", 0))
+        done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
         url = (await until(lambda: said))[0].removeprefix("listening on ")
         # A connection whose owner never says a word.
-        mute = await websocket.dial(parse_url(url), token=token, role="pool", info=pool_info())
+        mute = await dial(parse_url(url), token=token, role="pool", info=pool_info())
         await until(lambda: "gone" in caplog.text)
         caller = await call(url, token)
         await caller.conversation.close()

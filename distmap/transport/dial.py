@@ -1,0 +1,235 @@
+"""Dialling the other side: proxy, TCP, TLS, upgrade, proof, INFO.
+
+Owns the side of a connection that dials, and the sentences for every hop that can fail on the way. It must not know
+what is sent after the handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import re
+import secrets
+import socket
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
+
+from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
+from distmap.security import Secret, WorkerURL, client_context
+from distmap.transport.channel import Connection
+from distmap.transport.identity import refusal
+from distmap.transport.websocket import (
+    CLOSE_PROTOCOL,
+    CLOSE_REFUSED,
+    CLOSE_TOKEN,
+    OPTIONS,
+    PATH,
+    SUBPROTOCOL,
+    Link,
+    WebSocketChannel,
+)
+from distmap.wire import handshake
+
+
+class _ClientLink(Link, ClientConnection):
+    """Notes whether TLS succeeded."""
+
+    secured = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.secured = True
+
+
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        # A worker never redirects: what does is something else.
+        return exc
+
+
+async def dial(
+    url: WorkerURL, *, token: Secret, role: handshake.Role, info: Mapping[str, object], timeout: float = 10.0
+) -> Connection:
+    """Dial the other side, prove the token both ways, exchange INFO.
+
+    Raises:
+        ConnectError: A hop failed: host name, TCP, proxy, TLS, upgrade. One sentence that names URL and hop.
+        AuthenticationError: The tokens differ, or something stands in between.
+        ProtocolError: The other side speaks something else.
+        VersionMismatch: Python or protocol versions do not fit; the other side reports the same.
+        WorkerBusy: The worker serves another pool.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    link = await _open(url, timeout)
+    channel = WebSocketChannel(link, str(url))
+    try:
+        async with asyncio.timeout_at(deadline):
+            theirs, rtt = await _prove_to_listener(link, token, role, info)
+    except Exception as error:
+        await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
+        raise _handshake_error(url, "worker" if role == "pool" else "pool", token, error, timeout) from error
+    except BaseException:
+        channel.abort()
+        raise
+    problem = refusal(info, theirs, str(url))
+    if problem is not None:
+        await channel.close(CLOSE_REFUSED)
+        raise problem
+    return Connection(channel, theirs, rtt)
+
+
+async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
+    links: list[_ClientLink] = []
+    proxy = _proxy(url)
+
+    def make(*args: Any, **kwargs: Any) -> _ClientLink:
+        links.append(_ClientLink(*args, **kwargs))
+        return links[-1]
+
+    try:
+        link = await _Connect(
+            f"{url}{PATH}",
+            **OPTIONS,
+            ssl=client_context(),
+            proxy=proxy,
+            open_timeout=timeout,
+            # Shorter, so that silence of TLS can be distinguished from silence of the network.
+            ssl_handshake_timeout=timeout / 2,
+            user_agent_header=None,
+            create_connection=make,  # type: ignore[arg-type]
+        )
+    # A proxy's address is the user's, and its scheme may need a package: ValueError, ImportError.
+    except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
+        if proxy is not None and (not links or isinstance(error, ProxyError)):
+            why = f"{_failed_proxy(proxy, error, timeout)}; set no_proxy={url.host} if none is needed"
+        else:
+            why = _failed_hop(url, error, any(link.secured for link in links), timeout)
+        raise ConnectError(f"{url}: {why}") from error
+    assert isinstance(link, _ClientLink)
+    if link.subprotocol != SUBPROTOCOL:
+        link.transport.abort()
+        await link.wait_closed()
+        raise ConnectError(f"{url}: a WebSocket server listens there, but it is not distmap's")
+    return link
+
+
+async def _prove_to_listener(
+    link: _ClientLink, token: Secret, role: handshake.Role, info: Mapping[str, object]
+) -> tuple[Mapping[str, object], float]:
+    """The dialer's half of the handshake; returns the INFO of the other side and the round trip in seconds."""
+    certificate = link.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    side = handshake.Dialer(
+        kid=token.kid,
+        token=token.material(),
+        role=role,
+        nonce=secrets.token_bytes(handshake.NONCE_BYTES),
+        certificate=hashlib.sha256(certificate).digest(),
+    )
+    answer = side.receive_hello(await link.recv(decode=False))
+    began = link.loop.time()
+    await link.send(answer)
+    side.receive_proof(await link.recv(decode=False))
+    rtt = link.loop.time() - began
+    await link.send(side.seal_info(info))
+    return side.open_info(await link.recv(decode=False)), rtt
+
+
+def _proxy(url: WorkerURL) -> str | None:
+    """The proxy for the URL by the environment or the system's settings; None: no proxy."""
+    if url.is_loopback or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    found = urllib.request.getproxies()
+    proxy = next((found[kind] for kind in ("wss", "socks", "https") if kind in found), None)
+    if proxy is not None and proxy == found.get("socks") and proxy.startswith("http://"):
+        return "socks5h://" + proxy.removeprefix("http://")  # the form in the settings of macOS
+    return proxy
+
+
+# --- sentences for what failed ---------------------------------------------------------------------------------------
+
+
+def _failed_proxy(proxy: str, error: Exception, timeout: float) -> str:
+    """What is wrong with the way to the proxy, or through it. Without its password."""
+    shown = "the proxy " + re.sub(r"^(\w+://)?.*@", r"\1", proxy)
+    if isinstance(error, ImportError):
+        return f"{shown} speaks SOCKS, which needs a package: pip install python-socks"
+    if isinstance(error, ProxyError):
+        return f"{shown} refused ({error})"
+    if isinstance(error, InvalidProxy):
+        return f"{shown} is none that can be used ({error.msg}); http://, https:// and socks5h:// can"
+    if isinstance(error, ValueError):
+        return f"{shown} is none that can be used ({error})"
+    if isinstance(error, socket.gaierror):
+        return f"the host name of {shown} does not resolve ({error.strerror})"
+    if isinstance(error, ssl.SSLError):
+        return f"{shown} does not speak TLS ({error.reason or error}); perhaps it is http://"
+    if _is_refused(error):
+        return f"nothing listens at {shown} (connection refused)"
+    if isinstance(error, TimeoutError):
+        return f"{shown} did not answer within {timeout:g} s"
+    return f"{shown} cannot be reached ({error})"
+
+
+def _failed_hop(url: WorkerURL, error: Exception, secured: bool, timeout: float) -> str:
+    """Which hop failed, host name to upgrade. `secured`: TLS succeeded."""
+    elsewhere = "something listens there, but it is no distmap worker or pool"
+    if isinstance(error, socket.gaierror):
+        return f"the host name {url.host} does not resolve ({error.strerror})"
+    if isinstance(error, ssl.SSLError):
+        return f"{elsewhere}: it does not speak TLS 1.3 ({error.reason or error})"
+    if secured:
+        if isinstance(error, InvalidStatus):
+            status = error.response.status_code
+            if status == HTTPStatus.SERVICE_UNAVAILABLE:
+                return "it is shutting down (HTTP 503)"
+            return f"{elsewhere}: it answered the WebSocket upgrade with HTTP {status}"
+        if isinstance(error, TimeoutError):
+            return f"{elsewhere}: it speaks TLS, but did not answer the WebSocket upgrade within {timeout:g} s"
+        if isinstance(error, OSError | EOFError) or isinstance(error.__cause__, EOFError):
+            return "it speaks TLS, but ended the connection: too many are waiting there, or it is no distmap at all"
+        return f"{elsewhere}: it speaks TLS, but no WebSocket ({error})"
+    if _is_refused(error):
+        return (
+            f"nothing listens on port {url.port} of {url.host} (connection refused); start distmap-worker there, with "
+            f"--host 0.0.0.0 if it is another machine and --port {url.port}"
+        )
+    if isinstance(error, ConnectionAbortedError | ConnectionResetError) or not isinstance(error, OSError):
+        return f"{elsewhere}: it ended the connection instead of speaking TLS, or kept silent"
+    if isinstance(error, TimeoutError):
+        return f"{url.host} did not answer within {timeout:g} s; it is down, or a firewall drops the connection"
+    return f"{url.host} cannot be reached ({error.strerror or error})"
+
+
+def _is_refused(error: Exception) -> bool:
+    if isinstance(error, ConnectionRefusedError):
+        return True
+    # A host with several addresses: asyncio puts the errors of all of them into one text.
+    codes = set(re.findall(r"\[Errno (\d+)\]", str(error)))
+    return str(errno.ECONNREFUSED) in codes
+
+
+def _handshake_error(url: WorkerURL, peer: str, token: Secret, error: Exception, timeout: float) -> Exception:
+    """The error to raise for one that came after the upgrade and before both sides trusted each other."""
+    if isinstance(error, AuthenticationError | ProtocolError | VersionMismatch):
+        return type(error)(f"{url}: {error}")
+    if isinstance(error, TimeoutError):
+        return ConnectError(f"{url}: the {peer} did not finish the handshake within {timeout:g} s")
+    if not isinstance(error, ConnectionClosed):
+        return error
+    close = error.rcvd
+    if close is not None and close.code == CLOSE_TOKEN:
+        return AuthenticationError(
+            f"{url}: wrong token: the {peer} holds another one than this side ({token.kid}), or TLS is terminated in "
+            "between; give both sides the same token file (DISTMAP_TOKEN_FILE)"
+        )
+    if close is not None and close.code == CLOSE_PROTOCOL:
+        return ProtocolError(f"{url}: the {peer} did not understand the handshake; install one distmap on both sides")
+    how = f"code {close.code}" if close else "without a word"
+    return ConnectError(f"{url}: the {peer} ended the connection during the handshake ({how})")

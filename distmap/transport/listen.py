@@ -1,0 +1,272 @@
+"""An open port: accepts and authenticates incoming connections.
+
+Owns the side of a connection that listens: HTTP checks, proof, INFO, and how many connections may wait for the proof.
+It must not know what is sent after the handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio import server as library
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from distmap.core.limits import LIMITS
+from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
+from distmap.security import Secret, WorkerURL, server_context
+from distmap.transport.channel import Connection
+from distmap.transport.identity import refusal
+from distmap.transport.websocket import (
+    CLOSE_PROTOCOL,
+    CLOSE_REFUSED,
+    CLOSE_TOKEN,
+    OPTIONS,
+    PATH,
+    Link,
+    WebSocketChannel,
+)
+from distmap.wire import handshake
+
+OnConnection = Callable[[Connection], Awaitable[None]]
+
+
+class _ServerLink(Link, ServerConnection):
+    """Counts as unauthenticated until its proof. The limit is set by the Acceptor that makes it."""
+
+    limit: UnauthenticatedLimit | None = None
+    address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.limit is not None:
+            self.address = _network_of(transport.get_extra_info("peername"))
+            if not self.limit.enter(self):
+                self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.limit is not None:
+            self.limit.leave(self)
+        super().connection_lost(exc)
+
+
+class UnauthenticatedLimit:
+    """The connections without proof, which are limited in all and by address."""
+
+    def __init__(self) -> None:
+        self._links: set[_ServerLink] = set()
+        self._by_address: Counter[str] = Counter()
+
+    def enter(self, link: _ServerLink) -> bool:
+        """Count the link; False if there are too many already."""
+        if (
+            len(self._links) >= LIMITS.unauthenticated
+            or self._by_address[link.address] >= LIMITS.unauthenticated_per_address
+        ):
+            return False
+        self._links.add(link)
+        self._by_address[link.address] += 1
+        return True
+
+    def leave(self, link: _ServerLink) -> None:
+        """The link has proved the token, or is gone. Leaving twice is fine."""
+        if link in self._links:
+            self._links.remove(link)
+            self._by_address[link.address] -= 1
+            # A Counter keeps zeros.
+            self._by_address += Counter()
+
+
+class Acceptor:
+    """Accepts and authenticates incoming connections: HTTP checks, proof, INFO."""
+
+    def __init__(
+        self,
+        token: Secret,
+        role: handshake.Role,
+        certificate: bytes,
+        info: Callable[[], Mapping[str, object]],
+        on_connection: OnConnection,
+        on_refused: Callable[[str], None],
+    ) -> None:
+        self._token = token
+        self._role = role
+        self._certificate = certificate
+        self._info = info
+        self._on_connection = on_connection
+        self._on_refused = on_refused
+        self._limit = UnauthenticatedLimit()
+        # Held while our INFO is sent: connections get it one after the other.
+        self._info_lock = asyncio.Lock()
+
+    def make_link(self, *args: Any, **kwargs: Any) -> _ServerLink:
+        """Called by the library for each TCP connection, before TLS."""
+        link = _ServerLink(*args, **kwargs)
+        link.limit = self._limit
+        return link
+
+    def check_request(self, link: ServerConnection, request: Request) -> Response | None:
+        """Called by the library before its own checks. Only one path exists; a page in a browser is refused."""
+        if "Origin" in request.headers:
+            self._on_refused(f"{_peer_of(link)}: a web page tried to connect; refused")
+            return link.respond(HTTPStatus.FORBIDDEN, "")
+        return None if request.path == PATH else link.respond(HTTPStatus.NOT_FOUND, "")
+
+    async def accept(self, link: ServerConnection) -> None:
+        """Called by the library after the upgrade; the connection lives until this returns."""
+        assert isinstance(link, _ServerLink)
+        peer = _peer_of(link)
+        channel = WebSocketChannel(link, peer)
+        code, sentence = CLOSE_REFUSED, ""
+        try:
+            async with asyncio.timeout(LIMITS.hop_timeout):
+                side, theirs, rtt = await self._prove(link)
+            # No await between info() and the first step of on_connection but this send, and that under the lock: two
+            # pools must not both be accepted by a worker that is free.
+            async with self._info_lock:
+                ours = self._info()
+                await link.send(side.seal_info(ours))
+            problem = refusal(ours, theirs)
+            if problem is None:
+                await self._on_connection(Connection(channel, theirs, rtt))
+                await link.wait_closed()
+                return
+            sentence = f"{peer}: {problem}"
+            if not ours.get("refused"):
+                # The other side comes to the same result and hangs up; if it does not, this side does.
+                with suppress(TimeoutError, ConnectionClosed):
+                    async with asyncio.timeout(LIMITS.close_timeout):
+                        await link.recv(decode=False)
+        except AuthenticationError as error:
+            code, sentence = CLOSE_TOKEN, f"{peer}: wrong token, refused: {error}"
+        except (ProtocolError, VersionMismatch) as error:
+            code, sentence = CLOSE_PROTOCOL, f"{peer}: refused: {error}"
+        except TimeoutError:
+            sentence = f"{peer}: refused: no proof of the token within {LIMITS.hop_timeout:g} s"
+        except ConnectionClosed as error:
+            sentence = f"{peer}: left during the handshake{_why_left(error)}"
+        self._on_refused(sentence)
+        await channel.close(code)
+
+    async def _prove(self, link: _ServerLink) -> tuple[handshake.Listener, Mapping[str, object], float]:
+        """The listener's half of the handshake; returns it, the INFO of the other side and the round trip."""
+        side = handshake.Listener(
+            kid=self._token.kid,
+            token=self._token.material(),
+            role=self._role,
+            nonce=secrets.token_bytes(handshake.NONCE_BYTES),
+            certificate=self._certificate,
+        )
+        began = link.loop.time()
+        await link.send(side.hello())
+        answer = await link.recv(decode=False)
+        rtt = link.loop.time() - began
+        proof = side.receive(answer)
+        self._limit.leave(link)
+        await link.send(proof)
+        return side, side.open_info(await link.recv(decode=False)), rtt
+
+
+class Server:
+    """An open port. `url` is what the other side dials."""
+
+    def __init__(self, server: library.Server, url: WorkerURL) -> None:
+        self._server = server
+        self.port = url.port
+        self.url = str(url)
+
+    async def close(self) -> None:
+        """Stop listening, and close what was accepted."""
+        self._server.close()
+        # The library waits for every handler, and a callback of the user's may never return. A connection that is
+        # still inside TLS ends after hop_timeout.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMITS.hop_timeout + LIMITS.close_timeout + 1):
+                await self._server.wait_closed()
+
+
+async def listen(
+    address: WorkerURL,
+    *,
+    token: Secret,
+    role: handshake.Role,
+    info: Callable[[], Mapping[str, object]],
+    on_connection: OnConnection,
+    on_refused: Callable[[str], None] = lambda sentence: None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
+) -> Server:
+    """Open a port; each connection that proves the token is given to `on_connection`.
+
+    Args:
+        address: Where to listen; hosts "0.0.0.0" and "::" mean every interface, port 0 picks a free one.
+        token: What the other side must hold too.
+        role: Role of this side.
+        info: Called per authenticated connection; returns our INFO. If it has "refused" in it, it is sent all the
+            same, and `on_connection` is not called.
+        on_connection: May return early: the connection lives until its channel is closed. No other connection is
+            accepted between `info()` and its first await, so "busy" can be decided there.
+        on_refused: Called with one sentence for each connection that was refused.
+        tls_cert: Certificate to show (PEM); without one, one is made.
+        tls_key: Its key, if not in the same file.
+    """
+    host, port = address.host, address.port
+    context, certificate = server_context(tls_cert, tls_key)
+    acceptor = Acceptor(token, role, certificate, info, on_connection, on_refused)
+    try:
+        # One address: with port 0 each further one would get a port of its own.
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        server = await library.serve(
+            acceptor.accept,
+            str(found[0][4][0]),
+            port,
+            **OPTIONS,
+            ssl=context,
+            open_timeout=LIMITS.hop_timeout,
+            origins=[None],
+            process_request=acceptor.check_request,
+            server_header=None,
+            create_connection=acceptor.make_link,  # type: ignore[arg-type]
+        )
+    except socket.gaierror as error:
+        raise ConnectError(f"{address}: the host name {host} does not resolve ({error.strerror})") from error
+    except OSError as error:
+        raise ConnectError(f"{address}: cannot listen there: {error.strerror or error}") from error
+    chosen = server.sockets[0].getsockname()[1]
+    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+    return Server(server, WorkerURL(shown, chosen))
+
+
+def _why_left(error: ConnectionClosed) -> str:
+    if error.rcvd is not None and error.rcvd.code == CLOSE_TOKEN:
+        return ": it doubts this side's token, or something stands in between"
+    if error.rcvd is not None and error.rcvd.code in (CLOSE_PROTOCOL, CLOSE_REFUSED):
+        return ": it speaks another version of the protocol"
+    return ""
+
+
+def _peer_of(link: ServerConnection) -> str:
+    address = link.remote_address
+    if not address:
+        return "somebody"
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _network_of(peername: tuple[Any, ...] | None) -> str:
+    """The address that connections are counted by; of IPv6 its /64."""
+    address = ip_address(peername[0].partition("%")[0]) if peername else None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return address.exploded[:19]
+    return str(address)
