@@ -6,9 +6,10 @@ Public names, nothing else. They load on first use, so `import distmap` costs ne
 from __future__ import annotations
 
 from distmap._version import __version__
-from distmap.light import TYPE_CHECKING, Any
+from distmap.tasks._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distmap.calls.job import Job
     from distmap.core.progress import Lane, Snapshot
     from distmap.errors import (
         AuthenticationError,
@@ -27,16 +28,15 @@ if TYPE_CHECKING:
         VersionMismatch,
         WorkerBusy,
     )
-    from distmap.execution import rng
-    from distmap.job import Job
-    from distmap.pickling import Broadcast
     from distmap.pool import Pool
+    from distmap.tasks.pickling import Broadcast
+    from distmap.tasks.runner import rng
 
 _HOMES = {
     "Pool": "distmap.pool",
-    "Job": "distmap.job",
-    "Broadcast": "distmap.pickling",
-    "rng": "distmap.execution",
+    "Job": "distmap.calls.job",
+    "Broadcast": "distmap.tasks.pickling",
+    "rng": "distmap.tasks.runner",
     "Snapshot": "distmap.core.progress",
     "Lane": "distmap.core.progress",
 }

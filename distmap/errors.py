@@ -6,7 +6,7 @@ raise them and any process may unpickle them.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` is not for task processes (see light.py)
+TYPE_CHECKING = False  # `typing` is not for task processes (see tasks/_typing.py)
 
 if TYPE_CHECKING:
     import concurrent.futures

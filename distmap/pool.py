@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from distmap.arguments import (
+from distmap.calls.arguments import (
     Workers,
     mp_arguments,
     mp_keywords,
@@ -27,33 +27,33 @@ from distmap.arguments import (
     tell_of_columns,
     variables,
 )
-from distmap.checks import WAIT, checked, function, functions
-from distmap.nesting import cores, depth, importing
-from distmap.portal import Portal
-from distmap.traces import gate
+from distmap.calls.checks import WAIT, checked, function, functions
+from distmap.calls.traces import gate
+from distmap.driver.portal import Portal
+from distmap.tasks.nesting import cores, depth, importing
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from distmap.arguments import Wanted
-    from distmap.consume import Consumer
+    from distmap.calls.arguments import Wanted
+    from distmap.calls.ending import Ending
+    from distmap.calls.executor import PoolExecutor
+    from distmap.calls.futures import Submissions, TaskFuture
+    from distmap.calls.inputs import Input
+    from distmap.calls.job import Job, Seat
+    from distmap.calls.results import Consumer
+    from distmap.calls.setups import SetUp
+    from distmap.calls.stream import StreamJob
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
-    from distmap.driver import Driver, Member
-    from distmap.ending import Ending
+    from distmap.driver.driver import Driver, Member
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
-    from distmap.executor import PoolExecutor
-    from distmap.functions import Code, CodeCache, Setup, Style
-    from distmap.futures import Submissions, TaskFuture
-    from distmap.inputs import Input
-    from distmap.job import Job, Seat
-    from distmap.pickling import Broadcast
-    from distmap.security import Secret
-    from distmap.setups import SetUp
     from distmap.slots.slots import Slots
-    from distmap.stream import StreamJob
-    from distmap.surroundings import Watch
+    from distmap.tasks.functions import Code, CodeCache, Setup, Style
+    from distmap.tasks.pickling import Broadcast
+    from distmap.tasks.surroundings import Watch
+    from distmap.transport.security import Secret
     from distmap.views.cards import WorkerRow
 
 
@@ -240,7 +240,7 @@ class Pool:
                 self._portal.ask(slots.stop)
             self._portal.close()
             raise
-        from distmap.ending import Ending
+        from distmap.calls.ending import Ending
 
         self._ending = Ending(self._portal, self._driver, self._engines, self._submissions)
         weakref.finalize(self, self._ending.end)
@@ -254,12 +254,12 @@ class Pool:
         tls: tuple[str | None, str | None],
     ) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
-        from distmap.driver import Driver
-        from distmap.extras import elsewhere
-        from distmap.functions import CodeCache
-        from distmap.futures import Submissions
-        from distmap.job import Seat
-        from distmap.surroundings import Watch
+        from distmap.calls.futures import Submissions
+        from distmap.calls.job import Seat
+        from distmap.driver.driver import Driver
+        from distmap.tasks.extras import elsewhere
+        from distmap.tasks.functions import CodeCache
+        from distmap.tasks.surroundings import Watch
 
         self._hub: HubEngine | None = None
         engines: list[Engine] = []
@@ -280,7 +280,7 @@ class Pool:
         elsewhere.found = elsewhere.found or bool(wanted.urls or listen is not None or wanted.executors)
         if wanted.urls or listen is not None:
             from distmap.engine.hub import HubEngine
-            from distmap.security import load_token, parse_url
+            from distmap.transport.security import load_token, parse_url
 
             self._hub = HubEngine(
                 [parse_url(url) for url in wanted.urls],
@@ -293,7 +293,7 @@ class Pool:
             )
             engines.append(self._hub)
         if wanted.executors:
-            from distmap.engine.executor import ExecutorEngine
+            from distmap.engine.foreign import ExecutorEngine
 
             engines += [ExecutorEngine(executor, slots=wanted.at_once) for executor in wanted.executors]
         if wanted.inline:
@@ -323,8 +323,8 @@ class Pool:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
         Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
-        seed, output; see `distmap.options.MapOptions`. A whole number after the iterable is taken as chunksize, as in
-        `multiprocessing.Pool`.
+        seed, output; see `distmap.calls.options.MapOptions`. A whole number after the iterable is taken as
+        chunksize, as in `multiprocessing.Pool`.
 
         Raises:
             Exception: the first item's own exception, with a note that names the item, and the remote traceback as
@@ -416,8 +416,8 @@ class Pool:
             initial: the first value; without one, the first result is.
             combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
         """
-        from distmap.consume import EMPTY, Fold
-        from distmap.options import MapOptions
+        from distmap.calls.options import MapOptions
+        from distmap.calls.results import EMPTY, Fold
 
         chosen = MapOptions.of(options)
         function("reduce", reduce)
@@ -443,10 +443,10 @@ class Pool:
         Args:
             batch_size: rows of a slice; default: four slices for each slot.
         """
-        from distmap.batches import concatenate, nothing_of
-        from distmap.consume import Collect
-        from distmap.inputs import from_batches
-        from distmap.options import MapOptions
+        from distmap.calls.batches import concatenate, nothing_of
+        from distmap.calls.inputs import from_batches
+        from distmap.calls.options import MapOptions
+        from distmap.calls.results import Collect
 
         chosen = MapOptions.of(options)
         batch_size = checked("batch_size", batch_size)
@@ -511,7 +511,7 @@ class Pool:
 
     def executor(self) -> PoolExecutor:
         """This pool as a `concurrent.futures.Executor`."""
-        from distmap.executor import PoolExecutor
+        from distmap.calls.executor import PoolExecutor
 
         self._check_open()
         return PoolExecutor(self)
@@ -527,7 +527,7 @@ class Pool:
             writable: False: arrays of 1 MB or more in it are shared by the slots of a host, and read-only there. True:
                 functions may write to them; what is written to is copied then, and only its slot sees the change.
         """
-        from distmap.pickling import Broadcast
+        from distmap.tasks.pickling import Broadcast
 
         self._check_open()
         handle = Broadcast(value, writable=writable)
@@ -585,8 +585,8 @@ class Pool:
             NoWorkers: there is none with the tags.
         """
         __tracebackhide__ = True
-        from distmap.options import MapOptions
-        from distmap.setups import SetUp
+        from distmap.calls.options import MapOptions
+        from distmap.calls.setups import SetUp
 
         self._ensure_workers()
         chosen = MapOptions.of({"timeout": timeout, "on_error": on_error, "tags": tags, "output": output})
@@ -674,8 +674,8 @@ class Pool:
 
     def _add_url(self, text: str) -> None:
         from distmap.engine.hub import HubEngine
-        from distmap.extras import elsewhere
-        from distmap.security import load_token, parse_url
+        from distmap.tasks.extras import elsewhere
+        from distmap.transport.security import load_token, parse_url
 
         url = parse_url(text)
         elsewhere.found = True
@@ -784,7 +784,7 @@ class Pool:
 
     def _shut(self, how: str) -> str:
         """Take no new work; gives how and where the user did that."""
-        from distmap.failures import place
+        from distmap.tasks.failures import place
 
         how = f"{how} at {place()}"
         if not self._closed:
@@ -804,7 +804,7 @@ class Pool:
         """
         if not self._closed:
             raise ValueError("Pool is still running: close() or terminate() it before join()")
-        from distmap.stream import StreamJob
+        from distmap.calls.stream import StreamJob
 
         jobs = self.jobs
         for job in jobs:
@@ -839,7 +839,7 @@ class Pool:
     ) -> None:
         import asyncio
 
-        from distmap.job import tick
+        from distmap.calls.job import tick
 
         how = self._shut("closed by the end of its `async with` block")
         if (ending := self._its_ending()) is not None:
@@ -903,7 +903,7 @@ class Pool:
             driver.crashed(error)
 
     def _code(self, fn: Callable[..., Any], style: Style, **rest: Any) -> Code:
-        from distmap.functions import dump_code
+        from distmap.tasks.functions import dump_code
 
         self._check_open()
         function("the first argument", fn)
@@ -934,7 +934,7 @@ class Pool:
         return setups
 
     def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
-        from distmap.inputs import from_iterables
+        from distmap.calls.inputs import from_iterables
 
         tell_of_columns(iterables)
         return from_iterables(iterables, snapshot=snapshot)
@@ -951,8 +951,8 @@ class Pool:
         *,
         aside: bool = False,
     ) -> Job:
-        from distmap.consume import Collect
-        from distmap.options import MapOptions
+        from distmap.calls.options import MapOptions
+        from distmap.calls.results import Collect
 
         functions(callback=callback, error_callback=error_callback)
         iterables = positional_chunksize(iterables, options)
@@ -974,9 +974,9 @@ class Pool:
         buffer: int | None,
         options: dict[str, Any],
     ) -> StreamJob:
-        from distmap.consume import Stream
-        from distmap.options import MapOptions
-        from distmap.stream import StreamJob
+        from distmap.calls.options import MapOptions
+        from distmap.calls.results import Stream
+        from distmap.calls.stream import StreamJob
 
         iterables = positional_chunksize(iterables, options)
         chosen = MapOptions.of(options)
@@ -1006,11 +1006,11 @@ class Pool:
         stop: bool = True,
         **callbacks: Any,
     ) -> Job:
+        from distmap.calls.job import Job
         from distmap.core.events import JobSpec
-        from distmap.driver import Record
-        from distmap.job import Job
+        from distmap.driver.driver import Record
+        from distmap.driver.output import Outlet
         from distmap.views.choose import resolve_progress
-        from distmap.views.outlet import Outlet
 
         self._check_open()
         name = chosen.desc or name_of(fn)

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from distmap.execution import Runner
-from distmap.failures import Failure, revive
-from distmap.payload import Payload, dump_code, dump_items, load_results
+from distmap.tasks.failures import Failure, revive
+from distmap.tasks.payload import Payload, dump_code, dump_items, load_results
+from distmap.tasks.runner import Runner
 from distmap.wire.messages import Refused, Task
 
 HERE = Path(__file__).resolve().parent

@@ -21,79 +21,33 @@ PACKAGE = ROOT / "distmap"
 #: Unit (a folder, or a file of the top level) -> ring. The longer name wins: one file may stand apart from its folder.
 RINGS = {
     "_version": 0,
-    "caller": 0,
-    "checks": 0,
     "errors": 0,
-    "light": 0,
-    "nesting": 0,
-    "passed": 0,
+    "calls.checks": 0,  # rules for values, of calls and of what they are made of: imports nothing
+    "tasks._typing": 0,  # names only: what task processes import of the pure folders needs them too
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core": 1,
     "wire": 1,
-    "arguments": 2,
-    "batches": 2,
-    "execution": 2,
-    "extras": 2,
-    "failures": 2,
-    "finder": 2,
-    "functions": 2,
-    "inputs": 2,
-    "interrupts": 2,
-    "modules": 2,
-    "options": 2,
-    "output": 2,
-    "payload": 2,
-    "pickling": 2,
-    "rebuild": 2,
-    "reprs": 2,
-    "security": 2,
-    "shared": 2,
-    "surroundings": 2,
-    "blobs": 3,
-    "portal": 3,
-    "traces": 3,
-    "trail": 2,
+    "tasks": 2,
+    "calls.traces": 3,  # how errors read: views show them too
+    "driver.portal": 3,  # a loop in its own thread, which a worker has too
     "transport": 3,
     "slots": 4,
     "engine": 5,
-    "launch": 5,
     "views": 5,
     "worker": 5,
     "driver": 6,
-    "consume": 7,
-    "ending": 7,
-    "executor": 7,
-    "futures": 7,
-    "setups": 7,
-    "stream": 7,
-    "job": 7,
+    "calls": 7,
     "pool": 8,
-    "ext": 9,
     "testing": 9,
 }
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"core.limits", "light"},
-    {
-        "payload",
-        "pickling",
-        "functions",
-        "modules",
-        "finder",
-        "extras",
-        "execution",
-        "failures",
-        "reprs",
-        "inputs",
-        "batches",
-        "surroundings",
-        "rebuild",
-        "shared",
-        "trail",
-    },
-    {"job", "consume", "futures", "setups", "stream", "ending"},
+    {"core.limits", "tasks._typing"},
 ]
+
+#: The most modules that may lie beside the folders: who looks for a room reads a short list.
+MOST_FLAT = 5
 
 #: What a pure folder may not see: anything that waits, asks the clock or a die, or touches the machine.
 IMPURE = {
@@ -126,8 +80,8 @@ IMPURE = {
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
     "IPython": {"views.cell_card"},
-    "cloudpickle": {"pickling"},
-    "cryptography": {"security"},
+    "cloudpickle": {"tasks.pickling"},
+    "cryptography": {"transport.security"},
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},
@@ -208,6 +162,11 @@ def test_every_import_goes_down() -> None:
             if not together and RINGS[there] >= RINGS[here]:
                 wrong.append(f"{path.name}:{line}: {here} (ring {RINGS[here]}) imports {there} (ring {RINGS[there]})")
     assert not wrong, "\n".join(wrong)
+
+
+def test_few_modules_lie_flat() -> None:
+    """Nearly everything lives in a room: at most five modules lie beside the folders."""
+    assert len([name for name in SOURCES if "." not in name]) <= MOST_FLAT
 
 
 def test_no_circle() -> None:

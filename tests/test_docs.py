@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import distmap
+from distmap.calls.options import MapOptions
 from distmap.core.limits import LIMITS
-from distmap.options import MapOptions
 from distmap.worker.cli import build_parser
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from distmap.light import NamedTuple
+from distmap.tasks._typing import NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
 #: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.

@@ -6,7 +6,7 @@ practice named beside them; a test or the simulator may build a `Limits` with ot
 
 from __future__ import annotations
 
-from distmap.light import NamedTuple
+from distmap.tasks._typing import NamedTuple
 
 
 class Limits(NamedTuple):

@@ -15,9 +15,9 @@ from time import perf_counter
 from typing import NamedTuple
 
 from distmap.engine.base import Buffer
-from distmap.execution import Library, Runner
-from distmap.output import Spout, Stream, install
-from distmap.pickling import Payload
+from distmap.tasks.capture import Spout, Stream, install
+from distmap.tasks.pickling import Payload
+from distmap.tasks.runner import Library, Runner
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
 #: A foreign process is never told that a job is over: it keeps the payloads of this many digests, beside those in use.

@@ -26,13 +26,13 @@ from distmap.core.events import (
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
-from distmap.security import Secret, WorkerURL
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info, read_worker
 from distmap.transport.listen import Server, listen
 from distmap.transport.redial import delays
+from distmap.transport.security import Secret, WorkerURL
 from distmap.wire.messages import (
     Beat,
     BlobKind,

@@ -1,6 +1,6 @@
 """A task process: runs tasks that come over its socket, one after the other, in its main thread.
 
-Owns the process: its signals, its memory cells, its end. What a task *is* belongs to `distmap.execution`. Started by
+Owns the process: its signals, its memory cells, its end. What a task *is* belongs to `distmap.tasks.runner`. Started by
 `process.py`; leaves when its socket ends. Imports as little as it can: what stands between the start of the process and
 its first task is paid by every first result.
 """
@@ -19,13 +19,7 @@ from _thread import get_ident
 from _weakref import ref
 from types import FrameType
 
-from distmap.execution import Runner, interruptible
-from distmap.light import Any
-from distmap.nesting import FOLDER
-from distmap.output import Spout, install
-from distmap.payload import Payload
-from distmap.pickling import copy_with, warm_up
-from distmap.slots.cells import (
+from distmap.slots.control import (
     CELL_AT,
     CELL_ATTEMPT,
     CELL_INTERRUPT,
@@ -38,6 +32,12 @@ from distmap.slots.cells import (
     through_with,
 )
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.tasks._typing import Any
+from distmap.tasks.capture import Spout, install
+from distmap.tasks.nesting import FOLDER
+from distmap.tasks.payload import Payload
+from distmap.tasks.pickling import copy_with, warm_up
+from distmap.tasks.runner import Runner, interruptible
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 def _child(argv: list[str], spare: int) -> Child:
     if sys.platform == "win32":
-        # See start.py: nothing can be passed but by way of standard input and a name.
+        # See spawn.py: nothing can be passed but by way of standard input and a name.
         import socket
 
         return Child(socket.fromshare(sys.stdin.buffer.read()), lanes(argv[1]), spare, [])
@@ -193,7 +193,7 @@ class Child:
     def _task(self, task: Task, parts: list[bytearray | Ref]) -> None:
         cells = self._lanes[self._tasks % LANES]
         self._tasks += 1
-        # Claim first, look second: see cells.py.
+        # Claim first, look second: see control.py.
         cells[CELL_AT] = LOADING
         cells[CELL_ATTEMPT] = task.attempt
         self._reported, self._ended, self._interrupted = task.lo, False, False

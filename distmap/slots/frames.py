@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from distmap.errors import ProtocolError
-from distmap.light import NamedTuple
+from distmap.tasks._typing import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from distmap.slots.cells import LANES, crash_log
+from distmap.slots.control import LANES, crash_log
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
-from distmap.slots.start import start
+from distmap.slots.spawn import start
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Segment
 from distmap.transport.segments import Mapping as Mapped
 from distmap.wire.codec import decode, encode

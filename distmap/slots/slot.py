@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from distmap.slots.cells import (
+from distmap.slots.control import (
     CELL_AT,
     CELL_ATTEMPT,
     CELL_INTERRUPT,
@@ -225,7 +225,7 @@ class Slot:
         begun = False
         if held.cells is not None:
             held.write_stop(held.stop)
-            # Not claimed yet: it sees the stop when it claims (cells.py). The process may be busy for long.
+            # Not claimed yet: it sees the stop when it claims (control.py). The process may be busy for long.
             begun = held.cells[CELL_ATTEMPT] in (attempt, through_with(attempt))
         task = held.task
         if begun or held.stop > task.lo:

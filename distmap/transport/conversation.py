@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
-from distmap.modules import loaded
+from distmap.tasks.modules import loaded
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
 from distmap.wire.messages import Beat, Bye, Message
 from distmap.wire.session import Liveness, Session

@@ -22,9 +22,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.security import Secret, WorkerURL, client_context
 from distmap.transport.channel import Connection
 from distmap.transport.identity import refusal
+from distmap.transport.security import Secret, WorkerURL, client_context
 from distmap.transport.websocket import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,

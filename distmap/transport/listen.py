@@ -24,9 +24,9 @@ from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.security import Secret, WorkerURL, server_context
 from distmap.transport.channel import Connection
 from distmap.transport.identity import refusal
+from distmap.transport.security import Secret, WorkerURL, server_context
 from distmap.transport.websocket import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,

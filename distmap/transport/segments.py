@@ -17,7 +17,7 @@ import sys
 from _weakref import ref
 from collections.abc import Callable, Iterator
 
-from distmap.light import TYPE_CHECKING, Any
+from distmap.tasks._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ctypes

@@ -6,6 +6,7 @@ immutable snapshots and knows no pool, scheduler or worker.
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, NamedTuple, Protocol
 
 from distmap.core.progress import Snapshot
@@ -62,6 +63,18 @@ class TextSink:
     def write(self, text: str, stream: str) -> None:
         """Write whole lines to "stdout" or "stderr", above what is drawn."""
         raise NotImplementedError
+
+
+def write_text(text: str, stream: str) -> None:
+    """Write to what is `sys.stdout` or `sys.stderr` now."""
+    file = getattr(sys, stream, None)
+    if file is None:
+        return  # a program without a terminal
+    try:
+        file.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(file, "encoding", None) or "ascii"
+        file.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 class Controls(Protocol):

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from distmap.traces import told_once
-from distmap.views.outlet import plain
+from distmap.calls.traces import told_once
+from distmap.views.base import write_text
 
 log = logging.getLogger("distmap")
 
@@ -25,7 +25,7 @@ def call_showing_errors(
     *args: Any,
     what: str,
     context: Context | None = None,
-    write: Callable[[str, str], None] = plain,
+    write: Callable[[str, str], None] = write_text,
 ) -> bool:
     """Call a user's callback, and show what it raises; returns whether it raised nothing.
 
@@ -49,7 +49,7 @@ def show_error(
     error: BaseException,
     what: str,
     context: Context | None = None,
-    write: Callable[[str, str], None] = plain,
+    write: Callable[[str, str], None] = write_text,
 ) -> None:
     """Write an exception to `sys.stderr`, as `threading.excepthook` does, but without distmap's frames.
 

@@ -16,8 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
-from distmap.views.base import QUICK, Issue, TextSink
-from distmap.views.outlet import plain
+from distmap.views.base import QUICK, Issue, TextSink, write_text
 from distmap.views.words import as_ended, counted, live_workers, printable, problems, rate_of, rate_words
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
@@ -136,9 +135,9 @@ class TerminalView(TextSink):
             # Only in a terminal the bar is taken away and drawn again: in a file each drawing is a line that stays.
             if self._bar is not None and self._file.isatty():
                 with _Bar.external_write_mode(file=getattr(sys, stream)):
-                    plain(text, stream)
+                    write_text(text, stream)
             else:
-                plain(text, stream)
+                write_text(text, stream)
 
     def close(self, snapshot: Snapshot, dropped: int = 0) -> None:
         with self._lock:

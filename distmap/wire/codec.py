@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 
 from distmap.errors import ProtocolError
-from distmap.light import cast
+from distmap.tasks._typing import cast
 from distmap.wire import messages as msg
 
 _KINDS: tuple[msg.BlobKind, ...] = ("code", "value", "modules", "extras", "surroundings", "secret", "descriptor")

@@ -31,7 +31,7 @@ from distmap.errors import AuthenticationError, ProtocolError, VersionMismatch
 Role = Literal["pool", "worker"]
 
 #: Lowest and highest version of the protocol that this side speaks.
-PROTOCOL = (3, 3)
+PROTOCOL = (4, 4)
 #: Largest message of the handshake.
 MAX_MESSAGE = 4096
 NONCE_BYTES = 32

@@ -9,7 +9,7 @@ processes, so it stays light.
 
 from __future__ import annotations
 
-from distmap.light import Literal, NamedTuple
+from distmap.tasks._typing import Literal, NamedTuple
 
 #: Most bytes of text in one Output, and most pieces.
 OUTPUT_BYTES = 1 << 20

@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
+from distmap.driver.portal import new_loop
 from distmap.errors import DistmapError
-from distmap.nesting import cores
-from distmap.portal import new_loop
-from distmap.security import WorkerURL, load_token, parse_url, token_path
+from distmap.tasks.nesting import cores
 from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
+from distmap.transport.security import WorkerURL, load_token, parse_url, token_path
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
 
 log = logging.getLogger("distmap.worker")

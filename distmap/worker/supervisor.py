@@ -1,8 +1,8 @@
 """The supervisor of a worker: how it is reached, whom it serves, how it leaves.
 
 Owns the two topologies (listening for a pool, dialling a pool), the rule of one pool at a time, and the drain. What
-happens while a pool is there is in `stay.py`. It holds the sockets and therefore never runs or unpickles user code: a
-task that keeps the GIL, crashes or floods cannot silence its heartbeats.
+happens while a pool is there is in `serving.py`. It holds the sockets and therefore never runs or unpickles user code:
+a task that keeps the GIL, crashes or floods cannot silence its heartbeats.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
-from distmap.security import Secret, WorkerURL
 from distmap.transport.channel import Connection
 from distmap.transport.dial import dial
 from distmap.transport.identity import pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.redial import delays
+from distmap.transport.security import Secret, WorkerURL
 from distmap.worker.load import Load
-from distmap.worker.stay import Stay
+from distmap.worker.serving import Stay
 
 log = logging.getLogger("distmap.worker")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-
-from distmap.testing.simulate import run
+from simulation.simulate import run
 
 PARTS = 10
 #: CI plays ten thousand; a desk one thousand, to stay quick.

@@ -30,13 +30,13 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.engine.hub import HubEngine
 from distmap.errors import AuthenticationError, WorkerBusy
-from distmap.payload import Code, dump_code, dump_items, load_results
-from distmap.security import Secret, WorkerURL, load_token, parse_url
+from distmap.tasks.payload import Code, dump_code, dump_items, load_results
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, worker_info
 from distmap.transport.listen import listen
+from distmap.transport.security import Secret, WorkerURL, load_token, parse_url
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Kill, Output, Report, Task
 
 DEADLINE = 15.0

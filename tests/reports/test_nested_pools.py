@@ -180,7 +180,7 @@ def test_a_pool_in_a_task_takes_its_share(local_pool: distmap.Pool) -> None:
         with distmap.Pool(n) as inner:
             return sum(worker.slots for worker in inner.workers), inner.map(abs, [-1, -2])
 
-    from distmap.nesting import cores
+    from distmap.tasks.nesting import cores
 
     assert local_pool.map(slots, [None, 2], chunksize=1) == [(max(1, cores() // 2), [1, 2]), (2, [1, 2])]
 

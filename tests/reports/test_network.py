@@ -15,8 +15,8 @@ import pytest
 import distmap
 from distmap.engine import hub
 from distmap.errors import ConnectError, NoWorkers, WorkerBusy
-from distmap.security import WorkerURL, load_token
 from distmap.testing.workers import WorkerProcess
+from distmap.transport.security import WorkerURL, load_token
 from distmap.worker import supervisor
 from distmap.worker.supervisor import Settings, Supervisor
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import distmap
-from distmap import functions
+from distmap.tasks import functions
 
 ROOT = Path(__file__).resolve().parents[2]
 

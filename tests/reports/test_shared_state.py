@@ -307,7 +307,7 @@ def test_a_manager_with_a_key_of_its_own(keyed: Any, local_pool: distmap.Pool) -
     queue = keyed.Queue()
     assert local_pool.starmap(put, [(queue, 1), (queue, 2), (queue, 3)], chunksize=1) == [1, 2, 3]
     assert taken(queue) == [1, 2, 3]
-    from distmap.payload import dump_code
+    from distmap.tasks.payload import dump_code
 
     code = dump_code(lambda x: queue.put(x))
     assert not any(b"of its own" in bytes(part) for part in code.payload.parts)
@@ -371,7 +371,7 @@ def test_what_it_needs_does_not_import() -> None:
     """That costs the call, not the task process."""
 
     def block(_: int) -> int:
-        sys.modules["distmap.shared"] = None  # type: ignore[assignment]
+        sys.modules["distmap.tasks.shared"] = None  # type: ignore[assignment]
         return os.getpid()
 
     lock = CONTEXT.Lock()

@@ -151,7 +151,7 @@ def test_a_test_shows_the_users_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("source", "command"), [(SCRIPT, ()), (TEST, ("-m", "pytest", "-q"))], ids=["script", "test"])
 def test_all_is_shown_for_whoever_works_on_distmap(tmp_path: Path, source: str, command: tuple[str, ...]) -> None:
     """`DISTMAP_DEBUG=1` shows distmap's frames."""
-    assert re.search(r"distmap.job\.py", run(tmp_path, source, *command, DISTMAP_DEBUG="1"))
+    assert re.search(r"distmap.calls.job\.py", run(tmp_path, source, *command, DISTMAP_DEBUG="1"))
 
 
 @pytest.fixture(scope="module")

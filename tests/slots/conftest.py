@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from distmap.payload import Code, dump_code, dump_items, load_results
 from distmap.slots.slots import Slots
+from distmap.tasks.payload import Code, dump_code, dump_items, load_results
 from distmap.wire.messages import Died, Output, Ready, Refused, Report, Task
 
 DEADLINE = 15.0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distmap.slots.cells import LANES
+from distmap.slots.control import LANES
 from distmap.wire.messages import Refused, Report, Task
 
 Bench = Callable[..., Any]
@@ -58,7 +58,7 @@ def test_dropped_code_is_forgotten(bench: Bench) -> None:
         async with bench(1) as b:
             attempt = b.send(square, [3])
             assert await b.values(attempt) == [9]
-            from distmap.payload import dump_code
+            from distmap.tasks.payload import dump_code
 
             digest = dump_code(square).digest
             b.slots.drop(digest)

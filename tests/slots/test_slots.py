@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from distmap.payload import load_results
-from distmap.slots.cells import LANES
+from distmap.slots.control import LANES
 from distmap.slots.process import Process
 from distmap.slots.slots import Slots
+from distmap.tasks.payload import load_results
 from distmap.wire.messages import Died, Drop, Ready, Report
 
 Bench = Callable[..., Any]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from distmap.security import Secret, WorkerURL, parse_url
 from distmap.transport.channel import Connection
 from distmap.transport.dial import dial
 from distmap.transport.listen import Server, listen
+from distmap.transport.security import Secret, WorkerURL, parse_url
 
 TOKEN = Secret(b"t" * 32)
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.security import Secret, WorkerURL, parse_url
 from distmap.transport import conversation as module
 from distmap.transport.channel import Buffer, ChannelClosed, Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.listen import listen
 from distmap.transport.memory import MemoryChannel, connect
+from distmap.transport.security import Secret, WorkerURL, parse_url
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 
 A, B = b"a" * 16, b"b" * 16

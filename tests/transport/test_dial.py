@@ -14,7 +14,7 @@ import pytest
 from websockets.asyncio.server import serve
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.security import Secret, WorkerURL, client_context, parse_url, server_context
+from distmap.transport.security import Secret, WorkerURL, client_context, parse_url, server_context
 from distmap.transport.websocket import SUBPROTOCOL
 from distmap.wire import handshake
 from distmap.wire.handshake import Role

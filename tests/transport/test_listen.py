@@ -15,13 +15,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from distmap import security
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, WorkerBusy
-from distmap.security import Secret, WorkerURL, client_context
 from distmap.transport import listen as module
+from distmap.transport import security
 from distmap.transport.channel import Connection
 from distmap.transport.listen import listen
+from distmap.transport.security import Secret, WorkerURL, client_context
 from distmap.transport.websocket import PATH, SUBPROTOCOL
 
 TOKEN = Secret(b"t" * 32)

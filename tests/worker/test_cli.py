@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from distmap._version import __version__
-from distmap.security import Secret, client_context, load_token, parse_url
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info
+from distmap.transport.security import Secret, client_context, load_token, parse_url
 from distmap.worker.cli import build_parser, cores, main
 
 

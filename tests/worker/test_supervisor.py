@@ -16,14 +16,14 @@ import pytest
 
 from distmap.core.limits import Limits
 from distmap.errors import ConnectError, WorkerBusy
-from distmap.payload import dump_code, dump_items, load_results
-from distmap.security import Secret, WorkerURL, load_token, parse_url
+from distmap.tasks.payload import dump_code, dump_items, load_results
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, me, pool_info
 from distmap.transport.listen import Server, listen
+from distmap.transport.security import Secret, WorkerURL, load_token, parse_url
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 from distmap.worker.supervisor import CUT_SHORT, FATAL, OK, Settings, Supervisor
 

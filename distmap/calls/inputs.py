@@ -1,0 +1,189 @@
+"""How the items of a job are taken from what the user passed, a few at a time.
+
+Owns slicing, where that gives what iteration gives, and pulling from iterators. What has a length gives that as a hint
+only: the items are those that it iterates over. Knows nothing of the scheduler, and of pickling when it has to be done.
+NumPy is recognised by what it is, never imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
+from distmap.tasks.payload import SCALARS, is_fixed
+
+#: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
+#: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
+Take = Callable[[Any], Any]
+
+#: A read of an iterator ends after so many seconds, with at least one item.
+PATIENCE = 0.020
+
+
+class Input(Protocol):
+    """Items in order. `size`: how many there should be, a hint; None: nobody knows. Only 0 is sure."""
+
+    size: int | None
+
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        """What `take` makes of the next items, at most `count`; how many they are; whether the input is exhausted."""
+
+
+class Sliced:
+    """A list, tuple or range, or a NumPy array by its first axis (views, no copy): slices give what iteration gives."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self._at = 0
+        self.size: int | None = len(data)
+
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        items = self._data[self._at : self._at + count]
+        self._at += len(items)
+        # Of a list that changes meanwhile this gives what its iterator would.
+        return take(items), len(items), self._at >= len(self._data)
+
+
+class Pulled:
+    """An iterator that is read only as far as needed. It may be infinite."""
+
+    def __init__(self, items: Iterable[Any], size: int | None = None) -> None:
+        self._items: Iterator[Any] = iter(items)
+        self.size = size or None
+        #: Of the read that is under way.
+        self._given = 0
+        self._ended = False
+
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        deadline = time.monotonic() + PATIENCE
+        items: list[Any] = []
+        # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
+        while True:
+            wanted, fixed = min(2 * len(items) or 1, count), True
+            try:
+                for item in itertools.islice(self._items, wanted - len(items)):
+                    fixed = type(item) in SCALARS or is_fixed(item)
+                    if not fixed:
+                        break
+                    items.append(item)
+            except Exception as error:  # the iterator's
+                if not items:
+                    raise
+                self._items = _raising(error)
+                return take(items), len(items), False
+            if not fixed:
+                self._given = len(items) + 1
+                taken = take(itertools.chain(items, self._one_by_one(item, count, deadline)))
+                return taken, self._given, self._ended
+            self._ended = len(items) < wanted
+            if self._ended or wanted == count or time.monotonic() >= deadline:
+                return take(items), len(items), self._ended
+
+    def _one_by_one(self, item: Any, count: int, deadline: float) -> Iterator[Any]:
+        """This item and those behind it: the next one is asked for when whoever takes them has pickled the last."""
+        yield item
+        clock, given = time.monotonic, self._given
+        try:
+            for item in itertools.islice(self._items, count - given):
+                given += 1
+                yield item
+                if clock() >= deadline:
+                    break
+            else:
+                self._ended = given < count
+        except Exception as error:
+            self._items = _raising(error)
+        self._given = given
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    """What an iterator becomes that raised after it had given items: these count, the next read raises."""
+    raise error
+    yield
+
+
+class Batches:
+    """Row slices of what has rows; each slice is one item."""
+
+    def __init__(self, rows: Rows, batch_size: int) -> None:
+        self._rows = rows
+        self._batch = batch_size
+        self._at = 0
+        self.size: int | None = -(-rows.length // batch_size)
+
+    def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
+        lo, length = self._at, self._rows.length
+        self._at = hi = min(lo + count * self._batch, length)
+        batches = [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)]
+        return take(batches), len(batches), hi == length
+
+
+def length_of(data: Any) -> int | None:
+    """What `len` says; None if it says nothing or raises, as that of a sparse matrix does."""
+    try:
+        return len(data)
+    except Exception:  # of the user's class: any
+        return None
+
+
+def _is_array(data: Any) -> bool:
+    """A NumPy array with at least one axis, and no subclass, which may iterate otherwise."""
+    kind = type(data)
+    return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and data.ndim > 0
+
+
+def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
+    """The input of `map(fn, *iterables)`: items of the one iterable, or tuples of several, as the built-in `map`.
+
+    Args:
+        snapshot: copy a list first, because the caller goes on and may change it.
+    Raises:
+        TypeError: one of them is not iterable; says which.
+    """
+    for number, iterable in enumerate(iterables, 1):
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise TypeError(
+                f"argument {number} after the function is {type(iterable).__name__}, which is not iterable; "
+                "pass the data as a list, array, range, generator or any other iterable"
+            )
+    if len(iterables) > 1:
+        sizes = [length_of(one) for one in iterables]
+        known = [size for size in sizes if size is not None]
+        return Pulled(zip(*iterables, strict=False), min(known) if len(known) == len(sizes) else None)
+    (data,) = iterables
+    if type(data) is list:
+        return Sliced(data[:] if snapshot else data)
+    if type(data) in (tuple, range) or _is_array(data):
+        return Sliced(data)
+    return Pulled(data, length_of(data))
+
+
+def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
+    """The input of `map_batches`: slices of `batch_size` rows; by default four for each slot.
+
+    What has no rows is iterated over, and its batches are lists of items; 1024 of them where their number is not known.
+
+    Raises:
+        TypeError: it can neither be cut nor iterated over.
+    """
+    rows = rows_of(data)
+    count = length_of(data) if rows is None else rows.length
+    size = batch_size or (1024 if count is None else max(1, -(-count // (4 * max(1, slots)))))
+    if rows is not None:
+        return Batches(rows, size)
+    try:
+        items = iter(data)
+    except TypeError:
+        raise TypeError(
+            f"map_batches cannot cut a {type(data).__name__}, nor iterate over it. It cuts {WHAT_HAS_ROWS}; "
+            "of any other iterable it makes lists"
+        ) from None
+    return Pulled(_batched(items, size), None if count is None else -(-count // size))
+
+
+def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch

@@ -1,1 +1,0 @@
-"""See the head of each module in this folder."""

@@ -1,0 +1,77 @@
+"""The shared memory cells of one task process, and its crash log behind them.
+
+Owns the layout. The file (no name, passed by descriptor) begins with one page of cells: `LANES` lanes of eight 64-bit
+cells. A task process takes lane n % LANES for the n-th task that it was sent, so parent and child never disagree, and
+what is said about one attempt cannot overwrite what is said about the next. After the page comes what faulthandler
+wrote when the process crashed.
+
+A lane is handed to `Runner.run` as its `cells`. Before a task begins the child claims its lane (CELL_ATTEMPT) and then
+looks at CELL_STOP_ATTEMPT; the parent writes the stop and then looks at CELL_ATTEMPT. So at least one of the two sees
+the other, and a task that was not claimed can be taken back at once, however long the child is busy with another.
+Afterwards the child leaves `through_with(attempt)` there, until the lane's next task.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+from distmap.transport.segments import anonymous_file
+
+#: Indexes in a lane; the same numbers as in `distmap.tasks.runner`, which this ring's parent side must not load.
+#: CELL_FLUSH is the runner's offer to report at once; nobody here takes it, it reports often enough by itself.
+CELL_ATTEMPT, CELL_AT, CELL_STOP_ATTEMPT, CELL_STOP, CELL_INTERRUPT, CELL_FLUSH = range(6)
+
+#: Nobody's attempt.
+NOBODY = -1
+
+#: The attempt's code and input are being loaded: no item runs yet.
+LOADING = -1
+
+LANES = 32
+_LANE = 8
+_PAGE = 4096
+_LOG = 4000
+
+
+def anonymous_cells() -> int:
+    """A descriptor of a fresh file of cells. It has no name and is gone with its last user."""
+    fd = anonymous_file("cells")
+    os.ftruncate(fd, _PAGE)
+    return fd
+
+
+def lanes(file: int | str) -> list[memoryview]:
+    """The lanes of the file, each as eight signed 64-bit cells. Its descriptor may be closed afterwards.
+
+    On Windows `file` is a name: descriptors do not pass there.
+    """
+    if sys.platform == "win32":
+        view = memoryview(mmap.mmap(-1, _PAGE, tagname=str(file))).cast("q")
+    else:
+        view = memoryview(mmap.mmap(int(file), _PAGE)).cast("q")
+    return [view[n * _LANE : (n + 1) * _LANE] for n in range(LANES)]
+
+
+def clear(cells: memoryview) -> None:
+    """Nobody's lane: no attempt runs in it, none is to be stopped or interrupted."""
+    cells[CELL_ATTEMPT] = cells[CELL_AT] = cells[CELL_STOP_ATTEMPT] = cells[CELL_INTERRUPT] = NOBODY
+    cells[CELL_STOP] = cells[CELL_FLUSH] = 0
+
+
+def through_with(attempt: int) -> int:
+    """What CELL_ATTEMPT holds after the attempt: it no longer runs, but nobody may think that it has not begun."""
+    return -2 - attempt
+
+
+def crash_log(fd: int) -> str:
+    """What the process wrote when it crashed, from its beginning; empty if nothing, or no descriptor (-1)."""
+    if fd < 0:
+        return ""
+    return os.pread(fd, _LOG, _PAGE).decode("utf-8", "replace").strip("\0\n ")
+
+
+def seek_log(fd: int) -> None:
+    """Let what is written to the descriptor land in the crash log."""
+    os.lseek(fd, _PAGE, os.SEEK_SET)

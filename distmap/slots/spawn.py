@@ -1,0 +1,132 @@
+"""How a task process is started: its command, its environment, and what connects it to its parent.
+
+Owns that and nothing after it. POSIX passes descriptors. Windows passes none: there the socket is shared by way of
+standard input and the cells have a random name, the loop is a selector loop (see `driver/portal.py`), and large parts
+go through the socket. That is written by the documentation and was never tried on a real machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from distmap.core.limits import LIMITS
+from distmap.slots.control import anonymous_cells, clear, lanes
+from distmap.tasks.nesting import cores
+from distmap.tasks.nesting import environment as nested
+
+#: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv.pop().split(chr(10)); from distmap.slots.child import main; main(sys.argv[1:])"
+)
+
+_THREAD_CAPS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
+
+#: glibc gives buffers above its threshold back to the kernel each time, which page-faults them anew.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+    "MALLOC_TOP_PAD_": str(16 << 20),
+}
+
+
+def environment(slots: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of task processes: `base` (ours, if not given) without the token, libraries held to their share
+    of the cores.
+    """
+    share = str(max(1, cores() // slots))
+    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **(os.environ if base is None else base), **nested(slots)}
+    env.pop("DISTMAP_TOKEN", None)
+    return env
+
+
+class Started(NamedTuple):
+    """A process that was started, and this end of what connects us to it."""
+
+    popen: subprocess.Popen[bytes]
+    sock: socket.socket
+    lanes: list[memoryview]
+    #: Its cells and crash log; -1 where there is no such descriptor.
+    cells: int
+    #: Readable once the process has ended; -1 where there is no such descriptor.
+    pidfd: int
+
+
+def start(env: Mapping[str, str], path: Sequence[str], spare: int) -> Started:
+    """Start a task process, without waiting for it.
+
+    Raises:
+        OSError: it could not be started; nothing is left behind.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    words = [str(os.getpid()), str(spare), str(LIMITS.leave_seconds), "\n".join(path)]
+    try:
+        with theirs:
+            started = _start_windows(theirs, words, env) if os.name == "nt" else _start_posix(theirs, words, env)
+    except BaseException:
+        ours.close()
+        raise
+    return Started(started[0], ours, *started[1:])
+
+
+def _command() -> list[str]:
+    """The interpreter with the flags of ours (-W, -X, -O, -B ...), as multiprocessing starts it."""
+    return [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", _BOOT]  # type: ignore[attr-defined]
+
+
+_Parts = tuple[subprocess.Popen[bytes], list[memoryview], int, int]
+
+
+def _start_posix(theirs: socket.socket, words: list[str], env: Mapping[str, str]) -> _Parts:
+    cells = anonymous_cells()
+    try:
+        cleared = _cleared(lanes(cells))
+        popen = subprocess.Popen(
+            [*_command(), str(theirs.fileno()), str(cells), *words],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), cells),
+            # A group of its own: Ctrl-C in a terminal is the parent's affair, and what a task started ends with it.
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(cells)
+        raise
+    pidfd = -1
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # an old kernel, or no descriptor to be had: its end is looked for instead
+            pidfd = os.pidfd_open(popen.pid)
+    return popen, cleared, cells, pidfd
+
+
+def _start_windows(theirs: socket.socket, words: list[str], env: Mapping[str, str]) -> _Parts:
+    if sys.platform != "win32":
+        raise NotImplementedError
+    import secrets
+
+    name = f"distmap-{secrets.token_hex(16)}"
+    cleared = _cleared(lanes(name))
+    popen = subprocess.Popen([*_command(), "stdin", name, *words], env=env, stdin=subprocess.PIPE)
+    assert popen.stdin is not None
+    with popen.stdin as pipe:
+        pipe.write(theirs.share(popen.pid))
+    return popen, cleared, -1, -1
+
+
+def _cleared(made: list[memoryview]) -> list[memoryview]:
+    for lane in made:
+        clear(lane)
+    return made

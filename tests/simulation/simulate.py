@@ -1,0 +1,265 @@
+"""A seeded world around the scheduler: workers, slots, consumers and faults, on a virtual clock.
+
+`run(seed)` plays one world to its end and raises oracle.Broken when the scheduler breaks a promise. Each seed
+switches on a random subset of faults (swarm testing); after a while the world heals, and then every job must end.
+The same seed gives the same log, byte for byte. `python -m simulation.simulate --seeds 10000` plays many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import sys
+import time
+
+from simulation.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Work
+from simulation.oracle import Broken
+
+from distmap.core import events as ev
+from distmap.core.timeline import BLOCKS, ROWS
+
+
+class World(Floor):
+    """One seed: the floor, jobs on it, and mishaps."""
+
+    def perform(self, command: ev.Command) -> None:
+        match command:
+            case ev.Read():
+                self.read(command)
+            case ev.Take(job=job, chunk=chunk, count=count):
+                work = self.jobs[job]
+                work.chunks[chunk] = work.handed
+                work.handed += count
+            case ev.SetUp(job=job, chunk=chunk):
+                work = self.jobs[job]
+                work.chunks[chunk] = work.handed
+                work.handed += 1
+            case ev.Deliver(job=job, lo=lo, hi=hi):
+                self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
+            case ev.DeliverLoss(job=job):
+                self.consume(self.jobs[job], 1, 0)
+            case ev.Finish(job=job):
+                self.jobs[job].over = True
+                if command.outcome == "done" and self.jobs[job].left:
+                    raise Broken(f"{command} with {self.jobs[job].left} items left to read")
+            case ev.Assign() | ev.Revoke() | ev.Interrupt() | ev.Kill():
+                machine = self.machines[command.worker]
+                process = machine.slots[command.slot]
+                self.after_in_order(process, self.delay(machine), lambda: self.arrive(machine, process, command))
+            case _:
+                pass
+
+    def mishap(self) -> None:
+        """Something happens to a worker or a job."""
+        if self.now >= HEAL:
+            return
+        rng = self.rng
+        kind = rng.choice(("joins", "losses", "silences", "drains", "pressure", "cancels", "pauses", "crashloop"))
+        live = self.live()
+        if self.on(kind) and kind == "joins":
+            self.join()
+        elif self.on(kind) and kind in ("cancels", "pauses"):
+            job = rng.choice(list(self.jobs))
+            if kind == "cancels":
+                self.post(ev.CancelRequested(job))
+            elif not self.jobs[job].spec.each:  # nobody can pause a set-up
+                self.post(ev.PauseRequested(job))
+                self.after(rng.uniform(0.0, 1.0), lambda: self.post(ev.ResumeRequested(job)))
+        elif self.on(kind) and live:
+            self.strike(kind, rng.choice(live))
+        self.after(rng.expovariate(6.0), self.mishap)
+
+    def strike(self, kind: str, machine: Machine) -> None:
+        if kind == "losses" and self.loss_budget:
+            self.lose(machine, charged=True)
+        elif kind == "silences":
+            self.post(ev.WorkerSuspected(machine.id))
+            self.after(self.rng.uniform(0.1, 1.0), lambda: self.post(ev.WorkerTrusted(machine.id)))
+        elif kind == "drains" and self.loss_budget:
+            self.post(ev.WorkerDraining(machine.id))
+            self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(machine, charged=False))
+        elif kind == "pressure":
+            memory = self.rng.choice((0.2, 0.95))
+            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.5, memory))
+        elif kind == "crashloop":
+            for process in machine.slots:
+                self.die(machine, process, "died")
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        rng = self.rng
+        number = len(self.jobs) + 1
+        total = rng.choice((0, 1, 2, rng.randint(3, 30), rng.randint(3, 30), rng.randint(30, 120)))
+        pushed = rng.random() < 0.25
+        gather = "list" if pushed else rng.choice(("list", "ordered", "unordered", "fold"))
+        kinds: dict[int, str] = {}
+        for kind in ("raises", "flaky", "fragile", "poison", "hangs", "hostile"):
+            if ("raises" if kind == "flaky" else kind) in self.faults:
+                kinds.update((rng.randrange(max(1, total)), kind) for _ in range(rng.randint(0, 2)))
+        said = max(1, total + rng.choice((0, 0, -3, 5))) if total else 0
+        spec = ev.JobSpec(
+            size=None if pushed or rng.random() < 0.4 else said,
+            gather=gather,  # type: ignore[arg-type]
+            chunksize=rng.choice((None, None, None, 1, 7)),
+            retries=rng.choice((0, 0, 1, 2)),
+            priority=rng.choice((0, 0, 0, 1, 5)),
+            stop_on_failure=rng.random() < 0.3,
+            buffer=None if gather == "list" else rng.choice((None, None, 1, 5, 20)),
+            pushed=pushed,
+            tags=frozenset({"gpu"}) if rng.random() < 0.2 else frozenset(),
+        )
+        seconds = rng.choice((0.00001, 0.001, 0.005, 0.02))
+        work = Work(number, spec, total, seconds, kinds, left=0 if pushed else total)
+        self.jobs[number] = work
+        self.post(ev.JobSubmitted(number, spec))
+        if pushed:
+            self.push(work, total)
+
+    def set_up(self) -> None:
+        """A set-up: some of its calls go wrong. Somebody keeps it for a while; one that may fail not for ever."""
+        rng = self.rng
+        number = len(self.jobs) + 1
+        kinds = {}
+        if bad := rng.random() < 0.5:
+            choices = ("raises", "flaky", "fragile", "poison", "hangs", "hostile")
+            kinds = {rng.randrange(8): rng.choice(choices) for _ in range(rng.randint(1, 3))}
+        tags = frozenset({"gpu"}) if rng.random() < 0.3 else frozenset[str]()
+        each = rng.choice(("slot", "slot", "worker"))
+        spec = ev.JobSpec(pushed=True, stop_on_failure=rng.random() < 0.2, tags=tags, each=each)  # type: ignore[arg-type]
+        self.jobs[number] = Work(number, spec, 0, rng.choice((0.0, 0.005, 0.2)), kinds, left=0)
+        self.post(ev.JobSubmitted(number, spec))
+        end = HEAL + 0.1 if bad or "refusals" in self.faults else 100.0
+        self.after(min(rng.choice((0.1, 1.0, end)), end), lambda: self.post(ev.CancelRequested(number)))
+
+    def push(self, work: Work, rest: int) -> None:
+        if work.over:
+            return
+        if not rest:
+            return self.post(ev.InputClosed(work.id))
+        some = self.rng.randint(1, rest)
+        self.post(ev.ItemsAdded(work.id, some, some * ITEM))
+        self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
+
+    def read(self, command: ev.Read) -> None:
+        slow = self.rng.expovariate(10.0) if self.on("slow_input") and self.rng.random() < 0.2 else 0.0
+        self.after(slow + self.rng.choice((0.0, 0.0001)), lambda: self.answer(self.jobs[command.job], command))
+
+    def answer(self, work: Work, command: ev.Read) -> None:
+        if self.on("input_fails") and self.rng.random() < 0.02:
+            return self.post(ev.InputFailed(work.id, command.chunk))
+        if self.on("short_input") and self.rng.random() < 0.02:
+            work.left = 0
+        items = min(command.count, work.left)
+        if items > 1 and self.rng.random() < 0.05:
+            items -= 1
+        work.left -= items
+        work.chunks[command.chunk] = work.handed
+        work.handed += items
+        if items and self.on("grows") and self.rng.random() < 0.3:
+            grown = ev.InputGrew(work.id, command.chunk, self.rng.choice((0, ITEM, 50 * ITEM)))
+            self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.post(grown))
+        last = not items or (not work.left and self.rng.random() < 0.5)
+        self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
+
+    def consume(self, work: Work, items: int, nbytes: int) -> None:
+        if work.spec.gather == "list":
+            return
+        slow = self.rng.expovariate(5.0) if self.on("slow_consumer") and self.rng.random() < 0.3 else 0.0
+        self.after(slow + 0.0001, lambda: None if work.over else self.post(ev.Consumed(work.id, items, nbytes)))
+
+    # --- the play -----------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """No new mishap from here on: every job must come to its end."""
+        for machine in self.live():
+            self.post(ev.WorkerTrusted(machine.id))
+            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.1, 0.1))
+        for job in self.jobs:
+            self.post(ev.ResumeRequested(job))
+        self.join(good=True)
+
+    def play(self) -> Log:
+        """From the first worker to the last Finish."""
+        for _ in range(self.rng.randint(1, 3)):
+            self.join()
+        self.submit()
+        for _ in range(self.rng.choice((0, 0, 1, 2))):
+            self.after(self.rng.uniform(0.0, 0.5), self.submit)
+        if "setups" in self.faults:
+            for _ in range(self.rng.randint(1, 3)):
+                self.after(self.rng.uniform(0.0, 1.0), self.set_up)
+        self.after(0.01, self.mishap)
+        self.after(HEAL, self.heal)
+        while self.heap:
+            self.now, _, action = heapq.heappop(self.heap)
+            action()
+            if self.log.events > STEPS:
+                raise Broken(f"not at rest after {STEPS} events")
+            if self.log.events % 16 == 0:
+                self.look()
+        self.oracle.done()
+        self.log.ended = self.now
+        return self.log
+
+    def look(self) -> None:
+        """Progress never goes back, and timelines are short and lie within the job's time."""
+        for job, work in self.jobs.items():
+            if work.over and self.shown.get(job, -1) < 0:
+                continue
+            seen = self.scheduler.snapshot(job, self.now)
+            done = seen.done
+            for lane in seen.lanes:
+                inside = all(0.0 <= block.begin <= block.end <= seen.elapsed + 1e-9 for block in lane.blocks)
+                if not inside or len(lane.blocks) > BLOCKS + 2 * ROWS:
+                    raise Broken(f"job {job}: {lane.name} has the timeline {lane.blocks}")
+            if done < self.shown.get(job, 0):
+                raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")
+            self.shown[job] = -1 if work.over else done
+
+
+def run(seed: int, *, keep: bool = False) -> Log:
+    """Play the world of this seed; raises Broken, with the seed in its text, if a promise was broken.
+
+    Args:
+        seed: Anything that `random.Random` takes; the world depends on nothing else.
+        keep: Keep the lines of the log (slower).
+    """
+    world = World(seed, keep=keep)
+    try:
+        return world.play()
+    except Exception as error:
+        error.add_note(f"seed {seed}, at {world.now:.6f}, faults: {', '.join(world.log.faults)}")
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play many seeds; stop at the first that breaks a promise."""
+    parser = argparse.ArgumentParser(prog="python -m simulation.simulate", description=main.__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--show", action="store_true", help="print the log of the first seed and play no other")
+    args = parser.parse_args(argv)
+    if args.show:
+        world = World(args.first, keep=True)
+        try:
+            world.play()
+        finally:
+            print(world.log.text)
+        return 0
+    begun = time.monotonic()
+    events = 0
+    for seed in range(args.first, args.first + args.seeds):
+        try:
+            events += run(seed).events
+        except Exception as error:
+            print(f"seed {seed} failed: {type(error).__name__}: {error}", *error.__notes__, sep="\n  ", file=sys.stderr)
+            print(f"see it: python -m simulation.simulate --first {seed} --show", file=sys.stderr)
+            return 1
+    seconds = time.monotonic() - begun
+    print(f"{args.seeds} seeds, {events} events, {seconds:.1f} s ({1000 * seconds / args.seeds:.1f} ms per seed)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

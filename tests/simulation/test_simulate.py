@@ -1,0 +1,74 @@
+"""The simulator itself: its command, and whether its oracle sees a scheduler that misbehaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from simulation import floor, simulate
+from simulation.oracle import Broken
+
+from distmap.errors import InvalidTransition
+
+
+def test_the_command_plays_many_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how many, and how long they took."""
+    assert simulate.main(["--seeds", "3"]) == 0
+    assert capsys.readouterr().out.startswith("3 seeds, ")
+
+
+def test_the_command_shows_one_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every event and command of it, in order."""
+    assert simulate.main(["--first", "5", "--show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("0.000000 < WorkerJoined")
+    assert any(" > Finish" in line for line in lines)
+
+
+def test_the_command_names_the_seed_that_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the reason, its faults, and how to see it."""
+    monkeypatch.setattr(simulate, "STEPS", 0)
+    assert simulate.main(["--seeds", "3"]) == 1
+    text = capsys.readouterr().err
+    assert "seed 0 failed: Broken: not at rest" in text
+    assert "--first 0 --show" in text
+
+
+def misbehave(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Let every scheduler change what it says."""
+    honest = floor.Scheduler.handle
+
+    def handle(self: Any, event: Any, now: float) -> list[Any]:
+        return [changed for command in honest(self, event, now) for changed in change(command)]
+
+    monkeypatch.setattr(floor.Scheduler, "handle", handle)
+
+
+def play(seeds: int) -> None:
+    for seed in range(seeds):
+        simulate.run(seed)
+
+
+BREACHES = {
+    "delivers twice": ("Deliver", lambda command: [command, command]),
+    "forgets to deliver": ("Deliver", lambda command: []),
+    "forgets to release": ("Release", lambda command: []),
+    "finishes twice": ("Finish", lambda command: [command, command]),
+    "never finishes": ("Finish", lambda command: []),
+    "assigns twice": ("Assign", lambda command: [command, command]),
+    "reads twice": ("Read", lambda command: [command, command]),
+    "revokes twice": ("Revoke", lambda command: [command, command]),
+    "forgets to discard": ("Discard", lambda command: []),
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+def test_the_oracle_sees(breach: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that breaks a promise is caught within a few seeds."""
+    kind, change = BREACHES[breach]
+    misbehave(monkeypatch, lambda command: change(command) if type(command).__name__ == kind else [command])
+    with pytest.raises((Broken, InvalidTransition, KeyError)) as caught:
+        play(30)
+    assert "seed" in caught.value.__notes__[0]

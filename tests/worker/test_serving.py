@@ -1,0 +1,375 @@
+"""Tests of distmap/worker/serving.py: a stay in this process, its pool at the other end of a memory channel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from distmap.core.limits import Limits
+from distmap.tasks.payload import dump_code, dump_items, load_results
+from distmap.transport.conversation import Conversation
+from distmap.transport.memory import connect
+from distmap.wire.messages import (
+    Beat,
+    Bye,
+    Died,
+    Drop,
+    Interrupt,
+    Kill,
+    Message,
+    Output,
+    Put,
+    Ready,
+    Report,
+    Revoke,
+    Task,
+)
+from distmap.worker.load import Load
+from distmap.worker.serving import Stay
+
+DEADLINE = 15.0
+IDLE = -1
+
+
+class Line:
+    """The pool's end: says things, keeps what it hears."""
+
+    def __init__(self, stay: Stay) -> None:
+        self.stay = stay
+        self.heard: list[tuple[Message, list[Any]]] = []
+        self._news = asyncio.Event()
+        to_worker, self.to_pool = connect({"name": "me"}, {"name": "w"})
+        self.conversation = Conversation(
+            to_worker,
+            on_message=self._hear,
+            on_state=lambda state: None,
+            on_closed=lambda reason: self._news.set(),
+            beat=lambda: None,
+        )
+
+    def begin(self) -> None:
+        self.stay.begin(self.to_pool, "me")
+        self.conversation.start()
+
+    def _hear(self, message: Message, parts: list[Any]) -> None:
+        self.heard.append((message, parts))
+        self._news.set()
+
+    def give(self, fn: Callable[..., Any], items: Sequence[Any], attempt: int = 1, slot: int = 0) -> bytes:
+        code = dump_code(fn)
+        payload, _ = dump_items(items)
+        self.conversation.send(Put(code.digest, "code"), code.payload.parts)
+        self.conversation.send(Task(slot, attempt, code.digest, (), 0, len(items), 0, 0.0), payload.parts)
+        return code.digest
+
+    async def until(self, happened: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(DEADLINE):
+            while not (answer := happened()):
+                self._news.clear()
+                await self._news.wait()
+            return answer
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(message, kind) for message, _ in self.heard)
+
+    async def ended(self, attempt: int = 1) -> list[Any]:
+        await self.until(lambda: any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.heard))
+        values: list[Any] = []
+        for message, parts in self.heard:
+            if isinstance(message, Report) and message.attempt == attempt and message.hi > message.lo:
+                values += load_results(parts, message.lo, message.hi, message.failed)
+        return values
+
+
+FAST = Limits(beat_every=0.2)
+
+
+@asynccontextmanager
+async def staying(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[Line]:
+    stay = Stay(slots, Load(), name="w", limits=limits)
+    line = Line(stay)
+    try:
+        yield line
+    finally:
+        await line.conversation.close()
+        await stay.leave("done")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+def test_results_that_no_message_holds_are_errors_of_their_items() -> None:
+    """They are not lost in silence: the pool would wait for ever. What comes after them arrives."""
+
+    async def main() -> None:
+        async with staying(limits=FAST._replace(message_bytes=1 << 19)) as line:
+            line.begin()
+            line.give(bytes, [1 << 20], attempt=1)
+            (failure,) = await line.ended(1)
+            assert failure.type == "distmap.errors.PayloadError"
+            assert "too large to be sent" in failure.message
+            line.give(bytes, [3], attempt=2)
+            assert await line.ended(2) == [bytes(3)]
+
+    run(main)
+
+
+def task_pids() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def test_tasks_go_in_and_reports_come_out(caplog: pytest.LogCaptureFixture) -> None:
+    """A task's results come back; the log has the job's beginning and, when it is dropped, its tally."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            assert line.stay.quiet.is_set()
+            digest = line.give(operator.neg, [1, 2, 3])
+            assert await line.ended() == [-1, -2, -3]
+            line.conversation.send(Drop(digest))
+            await line.conversation.flushed()
+            assert line.stay.quiet.is_set()
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "function received" in caplog.text
+    assert "over: 3 items in 1 task, 0 failed, 0 task process deaths" in caplog.text
+
+
+def test_the_log_names_the_function(caplog: pytest.LogCaptureFixture) -> None:
+    """As the pool calls it, but nothing of it can steer the terminal of whoever reads the log."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.conversation.send(Put(b"d" * 16, "code", "score\n\x1b[2J"), [b""])
+            line.conversation.send(Drop(b"d" * 16))
+            digest = line.give(operator.neg, [1, 2, 3])
+            assert await line.ended() == [-1, -2, -3]
+            line.conversation.send(Drop(digest))
+            await line.conversation.flushed()
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "job 64646464 score??[2J: function received" in caplog.text
+
+
+def test_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Items that raise are results for the pool, and counted for the log."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(operator.inv, [1, "a"])
+            assert len(await line.ended()) == 2
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "2 items in 1 task, 1 failed" in caplog.text
+
+
+def test_a_waiting_task_is_taken_back_and_a_running_one_interrupted() -> None:
+    """Revoke and Interrupt reach the slot; those of an attempt that has ended do nothing."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(time.sleep, [60.0], attempt=1)
+            line.give(operator.neg, [1], attempt=2)
+            line.conversation.send(Revoke(0, 2, 0))
+            line.conversation.send(Interrupt(0, 1))
+            assert await line.ended(1) == []
+            assert await line.ended(2) == []
+            line.conversation.send(Revoke(0, 2, 0))
+            line.conversation.send(Interrupt(0, 1))
+            line.give(operator.neg, [5], attempt=3)
+            assert await line.ended(3) == [-5]
+
+    run(main)
+
+
+def test_a_killed_slot_is_told_dead_and_ready() -> None:
+    """Kill ends the task process; the pool hears of the death, then of the fresh process."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(time.sleep, [60.0])
+            line.conversation.send(Kill(0))
+            await line.until(lambda: line.count(Ready))
+            kinds = [type(message) for message, _ in line.heard if isinstance(message, Died | Ready)]
+            assert kinds == [Died, Ready]
+            assert line.stay.quiet.is_set()
+
+    run(main)
+
+
+def test_what_was_sent_before_the_death_was_known_does_not_run() -> None:
+    """A task that arrives at a slot whose process has just died is void and is dropped."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.stay.died(Died(0, -1, -1, "idle", "made up"))
+            line.give(operator.neg, [1], attempt=7)
+            line.give(operator.neg, [2], attempt=8)
+            await line.conversation.flushed()
+            assert line.stay.quiet.is_set()
+            line.stay.ready(Ready(0))
+            line.give(operator.neg, [3], attempt=9)
+            assert await line.ended(9) == [-3]
+            assert line.count(Report) == 1
+
+    run(main)
+
+
+def test_a_pool_that_comes_is_told_which_slots_are_dead() -> None:
+    """A slot that died before the pool came is told as dead; the first readiness of a slot is no news."""
+
+    async def main() -> None:
+        async with staying(2) as line:
+            line.stay.ready(Ready(0))
+            line.stay.died(Died(1, 5, 3, "died", "made up"))
+            line.begin()
+            line.stay.ready(Ready(1))
+            await line.until(lambda: line.count(Ready))
+            told = [message for message, _ in line.heard if isinstance(message, Died | Ready)]
+            assert told == [Died(1, IDLE, IDLE, "idle", "made up"), Ready(1)]
+
+    run(main)
+
+
+def test_a_dead_task_process_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that ends its process is in the log with how it ended."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(os._exit, [3])
+            await line.until(lambda: line.count(Ready))
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "task process died" in caplog.text
+    assert "1 task process death," in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [Kill(5), Revoke(9, 1, 0), Ready(0)])
+def test_nonsense_ends_the_stay(wrong: Message) -> None:
+    """A slot that is not there, or a message that no pool sends, ends the stay and not the worker."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.conversation.send(wrong)
+            async with asyncio.timeout(DEADLINE):
+                await line.stay.over.wait()
+            assert "lost" in line.stay.reason
+
+    run(main)
+
+
+def test_goodbye_ends_the_stay_and_leaving_ends_its_processes() -> None:
+    """The pool's Bye ends the stay; leaving ends every task process, and may be done twice."""
+
+    async def main() -> None:
+        before = task_pids()
+        async with staying(2) as line:
+            line.begin()
+            line.give(time.sleep, [60.0])
+            line.conversation.send(Bye("enough"))
+            async with asyncio.timeout(DEADLINE):
+                await line.stay.over.wait()
+            assert "enough" in line.stay.reason
+            assert len(task_pids() - before) == 2
+            await line.stay.leave("done")
+            await line.stay.leave("done")
+            assert "enough" in line.stay.reason
+            assert task_pids() == before
+
+    run(main)
+
+
+def test_a_stay_without_a_pool_can_be_left() -> None:
+    """A stay that nobody came to has nothing to flush or to say."""
+
+    async def main() -> None:
+        before = task_pids()
+        async with staying() as line:
+            await line.stay.flushed()
+            line.stay.drain()
+        assert task_pids() == before
+
+    run(main)
+
+
+def test_beats_carry_the_load_and_each_slot() -> None:
+    """A heartbeat has the host's load and, for each slot, what it runs and for how long."""
+
+    async def main() -> None:
+        async with staying(2) as line:
+            line.begin()
+            line.give(time.sleep, [0.0, 60.0], attempt=4, slot=1)
+            # The first ones may come before the second item has begun.
+            beat = await line.until(
+                lambda: next((m for m, _ in line.heard if type(m) is Beat and m.slots[1][1] == 1), None)
+            )
+            assert 0 <= beat.cpu <= 1
+            assert 0 < beat.memory <= 1
+            assert beat.slots[0][0] == IDLE
+            assert beat.slots[1][:2] == (4, 1)
+
+    run(main)
+
+
+def test_what_tasks_print_goes_to_the_pool_before_their_report() -> None:
+    """Output keeps its place among the reports of its slot."""
+
+    async def main() -> None:
+        async with staying() as line:
+            line.begin()
+            line.give(print, ["one", "two"])
+            await line.ended()
+            kinds = [type(message) for message, _ in line.heard if isinstance(message, Output | Report)]
+            assert kinds[0] is Output
+            assert kinds[-1] is Report
+            texts = [bytes(parts[0]) for message, parts in line.heard if isinstance(message, Output) and parts]
+            assert b"".join(texts) == b"one\ntwo\n"
+
+    run(main)
+
+
+def test_output_does_not_pile_up_before_a_slow_connection() -> None:
+    """While much of it waits to be written its text is dropped, its lines are counted, and reports go on."""
+
+    async def main() -> None:
+        async with staying() as line:
+            # Not begun at the pool's end: nothing is acknowledged, so the worker's window fills up.
+            line.stay.begin(line.to_pool, "me")
+            stay, text = line.stay, b"x" * 99_999 + b"\n"
+            for _ in range(1000):
+                stay.printed(Output(0, 1, 2, ((0, 0, len(text)),)), [text])
+            assert stay._conversation is not None
+            assert stay._conversation.printed < 1_000_000
+            stay.reported(Report(0, 1, 0, 1, 0.0, True, ()), [b"result"])
+            line.conversation.start()
+            await line.until(lambda: line.count(Report) == 1)
+            outputs = [(message, parts) for message, parts in line.heard if isinstance(message, Output)]
+            assert len(outputs) == 1000
+            kept = sum(1 for _, parts in outputs if parts)
+            assert 0 < kept < 1000
+            assert sum(message.dropped for message, _ in outputs) == 2 * 1000 + (1000 - kept)
+            assert all(message.spells(sum(map(len, parts))) for message, parts in outputs)
+
+    run(main)
