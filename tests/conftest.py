@@ -5,6 +5,8 @@ Owns the fixtures that are on for all tests, and `needs`, which skips on a desk 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -14,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,6 +26,17 @@ SETTLE = 5.0
 
 #: Threads of other libraries that live as long as the process once something has used them.
 _LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")
+
+#: What takes longest begins first where tests run side by side, or one worker would end long after the others.
+LONGEST = ("browser/*", "test_notebooks.py", "face/test_kernels.py", "core/test_simulation.py", "reports/*")
+
+#: Removed last, as libraries remove their own folders in it when the process ends. The path is short: that of a socket
+#: in it has 104 characters at most.
+_TEMPORARY = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+atexit.register(_TEMPORARY.cleanup)
+
+#: Linux knows the children of a process; elsewhere psutil asks every process of the machine for its parent.
+_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
 
 
 def needs(present: bool, what: str) -> None:
@@ -61,6 +75,34 @@ def _make_token(folder: Path) -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first in a worker of pytest-xdist; elsewhere the order is that of the folders."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        paths = {item.path for item in items}
+        rank = {path: [*(path.match(pattern) for pattern in LONGEST), True].index(True) for path in paths}
+        items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Give workers whole files, as pools belong to files; to one of them all of `browser/`, which shares a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if "/browser/" in nodeid else str(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # the order is ours
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder for temporary files that no other run uses: tests look at what is left there."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder stays where it is: people look into it after a failure
+    os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY.name
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _session_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """As `token_file`, for fixtures that outlive a test."""
@@ -90,28 +132,44 @@ def _session_tracker() -> None:
 
 def _children() -> dict[object, str]:
     found: dict[object, str] = {}
-    for child in psutil.Process().children(recursive=True):
+    for pid in _pids_below(os.getpid()):
         try:
+            child = psutil.Process(pid)
             command = " ".join(child.cmdline())
             # multiprocessing's tracker of named resources stays by design; we name none, but peers and libraries do.
             if "multiprocessing.resource_tracker" not in command and "multiprocessing.forkserver" not in command:
-                found[child.pid] = f"{child.status()} {command[:200]}"
+                found[pid] = f"{child.status()} {command[:200]}"
         except psutil.NoSuchProcess:
             continue
         except psutil.ZombieProcess:
-            found[child.pid] = "zombie"
+            found[pid] = "zombie"
+    return found
+
+
+def _pids_below(pid: int) -> list[int]:
+    """All descendants of a process."""
+    if not _LISTS_CHILDREN:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            for child in path.read_text().split():
+                found += (int(child), *_pids_below(int(child)))
     return found
 
 
 def _descendants(mark: bytes) -> dict[int, str]:
     """Processes with the test's mark in their environment: also those whose parent has died (Linux)."""
     found: dict[int, str] = {}
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(environ.parent.name)
+    if not sys.platform.startswith("linux"):
+        return found
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if pid != os.getpid() and mark in environ.read_bytes():
-                found[pid] = (
-                    environ.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
+                marked = mark in environ.read()
+            if marked and int(pid) != os.getpid():
+                found[int(pid)] = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
                 )
         except OSError:
             continue  # ended meanwhile, or not ours
@@ -159,6 +217,13 @@ _LOOKS: dict[str, Callable[[], dict[object, str]]] = {
     "descriptors": _descriptors,
     "files": _files,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """The collector passes by what modules before this one have imported: tests ask for many full collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (
     'python -m pip install -e ".[examples]" && jupyter execute --inplace notebooks/quickstart.ipynb',
-    'python -m pip install -e ".[test]" && pytest',
+    'python -m pip install -e ".[test]" && pytest -n 4',
 )
 
 
