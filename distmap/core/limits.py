@@ -93,6 +93,9 @@ class Limits(NamedTuple):
     #: Messages of one sender that may be incomplete at once.
     streams: int = 1024
 
+    #: A worker drops what tasks print while more bytes of it than this wait for the connection.
+    unsent_output_bytes: int = 256 << 10
+
     # connections
     #: Seconds that a listener gives TLS, the HTTP upgrade and the proof of the token, each.
     hop_timeout: float = 5.0

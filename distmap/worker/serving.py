@@ -1,8 +1,9 @@
-"""One pool's stay at a worker: its conversation, and the slots that work for it alone.
+"""One pool at a worker: its conversation, and the slots that work for it alone.
 
-Owns the slots, the record of what they have been given, and the log of the jobs. Passes parts through untouched: it
-never unpickles anything and never runs a function of a user. When the pool has gone the whole stay is thrown away with
-its task processes, so that nothing of one pool (modules, values, globals) reaches the next.
+Owns the slots, the record of the attempts given to them, and the log of the jobs. It must not look into parts: it
+never unpickles anything and never runs a function of a user. When the pool has gone the session is thrown away with
+its task processes, so that nothing of one pool (modules, values, globals) reaches the next. All of it runs on the
+supervisor's event loop, in the main thread of the worker.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
@@ -23,37 +23,17 @@ from distmap.slots.slots import Slots
 from distmap.tasks.nesting import FOLDER
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
-from distmap.wire.messages import (
-    Beat,
-    Bye,
-    Died,
-    Draining,
-    Drop,
-    Interrupt,
-    Kill,
-    Message,
-    Output,
-    Put,
-    Ready,
-    Refused,
-    Report,
-    Revoke,
-    Task,
-)
+from distmap.wire import messages as msg
+from distmap.wire.session import Liveness
+from distmap.wire.streams import Buffer
 from distmap.worker.load import Load
-
-Buffer = bytes | bytearray | memoryview
 
 log = logging.getLogger("distmap.worker")
 
 
-#: What tasks printed is dropped while so many bytes of it wait for the connection: results must not wait behind it.
-_PRINTED = 256 << 10
-
-
 @dataclass(slots=True)
 class _Tally:
-    """What was done for one job (one code digest), for the log."""
+    """Work done for one job (one code digest), for the log."""
 
     chunks: int = 0
     items: int = 0
@@ -77,32 +57,32 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-class Stay:
-    """Made before the pool comes, so that its slots are warm; `begin` when it is there; `leave` or `over` ends it."""
+class PoolSession:
+    """One pool's time at this worker: made before the pool comes, so that its slots are warm; `begin`, then `leave`."""
 
     def __init__(self, count: int, load: Load, *, name: str, limits: Limits = LIMITS) -> None:
-        #: A pool has come; who it is, for people.
+        #: Whether a pool has come, and its name, for people.
         self.taken = False
         self.pool = ""
-        #: Set when the pool has gone (`reason` says how), or when this side has left.
+        #: Set when the pool has gone, with the reason, or when this side has left.
         self.over = asyncio.Event()
         self.reason = ""
-        #: Set while no task is here.
-        self.quiet = asyncio.Event()
-        self.quiet.set()
+        #: Set while no slot has an attempt.
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._left = False
         self._load = load
         self._limits = limits
         self._conversation: Conversation | None = None
         # Per slot, the attempts given to it and not ended, each with its code's digest.
-        self._given: list[dict[int, bytes]] = [{} for _ in range(count)]
-        # Slots without a process, as the pool has been or will be told.
-        self._dead: dict[int, Died] = {}
+        self._attempts: list[dict[int, bytes]] = [{} for _ in range(count)]
+        # Slots without a process, with what the pool has received or will receive about them.
+        self._dead: dict[int, msg.Died] = {}
         self._jobs: dict[bytes, _Tally] = {}
-        #: Functions by digest, for the log.
+        # Names of functions by digest, for the log.
         self._names: dict[bytes, str] = {}
         self._total = _Tally()
-        # Made by the first task process that needs it.
+        # Made by the first task process that needs it; removed by `leave`.
         self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
         self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder})
         self._slots.attach(asyncio.get_running_loop())
@@ -110,31 +90,31 @@ class Stay:
     # --- the pool ----------------------------------------------------------------------------------------------------
 
     def begin(self, connection: Connection, pool: str) -> None:
-        """The pool is there and may send tasks from now on."""
+        """The pool has connected and may send tasks from now on."""
         self.taken, self.pool = True, pool
         self._conversation = Conversation(
             connection,
-            on_message=self._hear,
-            on_state=self._judge,
+            on_message=self._on_message,
+            on_state=self._on_liveness,
             on_closed=lambda reason: self._end(f"connection lost ({reason})"),
             beat=self._beat,
             limits=self._limits,
         )
         self._conversation.start()
-        for died in self._dead.values():  # it takes every slot for a living one
+        for died in self._dead.values():  # the pool assumes that every slot has a process
             self._send(died)
 
     def drain(self) -> None:
-        """Tell the pool that this worker wants to leave; it takes back what has not begun."""
-        self._send(Draining())
+        """Announce to the pool that this worker wants to leave; it takes back the attempts that have not begun."""
+        self._send(msg.Draining())
 
     async def flushed(self) -> None:
-        """Until the pool has everything that was said so far, or is gone."""
+        """Wait until the pool has acknowledged everything sent so far, or is gone."""
         if self._conversation is not None:
             await self._conversation.flushed()
 
     async def leave(self, reason: str) -> None:
-        """Say goodbye if the pool is still there, and end every task process. Leaving twice is fine."""
+        """Send Bye if the pool is still there, and end every task process. Leaving twice is fine."""
         if self._left:
             return
         self._left = True
@@ -148,63 +128,63 @@ class Stay:
         await self._slots.close(now=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
-    def _hear(self, message: Message, parts: list[Buffer]) -> None:
+    def _on_message(self, message: msg.Message, parts: list[Buffer]) -> None:
         if self.over.is_set():
             return
         match message:
-            case Task():
-                self._take(message, parts)
-            case Put(digest, kind, name):
+            case msg.Task():
+                self._assign(message, parts)
+            case msg.Put(digest, kind, name):
                 if kind == "code":
                     self._names[digest] = f"{digest.hex()[:8]} {_printable(name)}".rstrip()
                     log.info("job %s: function received (%s)", self._names[digest], _size(parts))
                 self._slots.put(digest, kind, parts)
-            case Drop(digest):
+            case msg.Drop(digest):
                 tally = self._jobs.pop(digest, None)
                 name = self._names.pop(digest, digest.hex()[:8])
                 if tally is not None:
                     log.info("job %s over: %s", name, tally)
                 self._slots.drop(digest)
-            case Revoke(slot, attempt, stop):
-                # Of an attempt that has ended meanwhile there is nothing to take back.
-                if attempt in self._at(slot):
+            case msg.Revoke(slot, attempt, stop):
+                # An attempt that has ended meanwhile has nothing left to take back.
+                if attempt in self._attempts_of(slot):
                     self._slots.revoke(slot, attempt, stop)
-            case Interrupt(slot, attempt):
-                if attempt in self._at(slot):
+            case msg.Interrupt(slot, attempt):
+                if attempt in self._attempts_of(slot):
                     self._slots.interrupt(slot, attempt)
-            case Kill(slot):
-                self._at(slot)
+            case msg.Kill(slot):
+                self._attempts_of(slot)
                 self._slots.kill(slot)
-            case Bye(reason):
+            case msg.Bye(reason):
                 self._end(f"it said goodbye ({reason})" if reason else "it said goodbye")
-            case Beat():
+            case msg.Beat():
                 pass
             case _:
                 raise ProtocolError(f"a pool does not send {type(message).__name__} to a worker")
 
-    def _take(self, task: Task, parts: Sequence[Buffer]) -> None:
-        given = self._at(task.slot)
+    def _assign(self, task: msg.Task, parts: Sequence[Buffer]) -> None:
+        attempts = self._attempts_of(task.slot)
         if task.slot in self._dead:
-            return  # sent before the pool heard of the death, which made it void
-        given[task.attempt] = task.code
+            return  # sent before the pool learned of the death, which made the attempt void
+        attempts[task.attempt] = task.code
         self._jobs.setdefault(task.code, _Tally())
-        self.quiet.clear()
+        self.idle.clear()
         self._slots.assign(task, parts)
 
-    def _at(self, slot: int) -> dict[int, bytes]:
-        if not 0 <= slot < len(self._given):
-            raise ProtocolError(f"slot {slot} was named, there are {len(self._given)}")
-        return self._given[slot]
+    def _attempts_of(self, slot: int) -> dict[int, bytes]:
+        if not 0 <= slot < len(self._attempts):
+            raise ProtocolError(f"a message names slot {slot} of a worker with {len(self._attempts)} slots")
+        return self._attempts[slot]
 
-    def _judge(self, state: Literal["fine", "suspect", "lost"]) -> None:
+    def _on_liveness(self, state: Liveness) -> None:
         if state == "suspect":
             log.warning("pool %s has been silent for %.0f s", self.pool, self._limits.suspect_after)
 
-    def _beat(self) -> Beat:
+    def _beat(self) -> msg.Beat:
         cpu, memory = self._load.read()
-        return Beat(cpu, memory, tuple(self._slots.progress()))
+        return msg.Beat(cpu, memory, tuple(self._slots.progress()))
 
-    def _send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
+    def _send(self, message: msg.Message, parts: Sequence[Buffer] = ()) -> None:
         if self._conversation is not None and not self.over.is_set():
             self._conversation.send(message, parts)
 
@@ -215,7 +195,7 @@ class Stay:
 
     # --- the slots (their Listener) ----------------------------------------------------------------------------------
 
-    def reported(self, report: Report, parts: list[Buffer]) -> None:
+    def reported(self, report: msg.Report, parts: list[Buffer]) -> None:
         """A slot finished some items."""
         done = _Tally(int(report.ended), report.hi - report.lo, len(report.failed), 0, report.seconds)
         self._count(report.slot, report.attempt, done)
@@ -224,23 +204,25 @@ class Stay:
         except PayloadError as exc:
             self._send(*_too_large(report, exc))
         if report.ended:
-            self._forget(report.slot, report.attempt)
+            self._end_attempt(report.slot, report.attempt)
 
-    def printed(self, output: Output, parts: list[Buffer]) -> None:
+    def printed(self, output: msg.Output, parts: list[Buffer]) -> None:
         """Items of a slot printed something."""
-        if parts and self._conversation is not None and self._conversation.printed > _PRINTED:
+        # A bound of its own: the task process bounds each slot by time and the kernel what it shows, but only this side
+        # sees that the connection is slower than all slots together. Results must not wait behind prints.
+        if parts and self._conversation is not None and self._conversation.printed > self._limits.unsent_output_bytes:
             text = bytes(parts[0])
             lines = text.count(b"\n") + (not text.endswith(b"\n"))
             output, parts = output._replace(dropped=output.dropped + lines, pieces=()), []
         self._send(output, parts)
 
-    def refused(self, refused: Refused, parts: list[Buffer]) -> None:
+    def refused(self, refused: msg.Refused, parts: list[Buffer]) -> None:
         """A slot could not run an attempt at all."""
         log.warning("slot %d could not run a task: its function or its input did not load", refused.slot)
         self._send(refused, parts)
-        self._forget(refused.slot, refused.attempt)
+        self._end_attempt(refused.slot, refused.attempt)
 
-    def died(self, died: Died) -> None:
+    def died(self, died: msg.Died) -> None:
         """A task process ended; every attempt at it is void."""
         if not self.over.is_set():
             doing = "idle" if died.attempt < 0 else f"at item {died.at} of its task"
@@ -248,31 +230,31 @@ class Stay:
         self._dead[died.slot] = died if died.attempt < 0 else died._replace(attempt=-1, at=-1, reason="idle")
         self._count(died.slot, died.attempt, _Tally(deaths=1))
         self._send(died)
-        self._given[died.slot].clear()
-        self._settle()
+        self._attempts[died.slot].clear()
+        self._update_idle()
 
-    def ready(self, ready: Ready) -> None:
-        """A dead slot has a fresh process. The first one of each slot is no news to the pool."""
+    def ready(self, ready: msg.Ready) -> None:
+        """A dead slot has a fresh process. The first process of a slot is not reported: the pool assumes it."""
         if self._dead.pop(ready.slot, None) is not None:
             self._send(ready)
 
     def _count(self, slot: int, attempt: int, done: _Tally) -> None:
         self._total.add(done)
-        tally = self._jobs.get(self._given[slot].get(attempt, b""))
+        tally = self._jobs.get(self._attempts[slot].get(attempt, b""))
         if tally is not None:
             tally.add(done)
 
-    def _forget(self, slot: int, attempt: int) -> None:
-        self._given[slot].pop(attempt, None)
-        self._settle()
+    def _end_attempt(self, slot: int, attempt: int) -> None:
+        self._attempts[slot].pop(attempt, None)
+        self._update_idle()
 
-    def _settle(self) -> None:
-        if not any(self._given):
-            self.quiet.set()
+    def _update_idle(self) -> None:
+        if not any(self._attempts):
+            self.idle.set()
 
 
-def _too_large(report: Report, exc: PayloadError) -> tuple[Report, list[Buffer]]:
-    """In place of results that no message holds: the error of their items."""
+def _too_large(report: msg.Report, exc: PayloadError) -> tuple[msg.Report, list[Buffer]]:
+    """The report with, for each result, the error that the results do not fit into a message."""
     from distmap.tasks.failures import describe
     from distmap.tasks.payload import encode
     from distmap.tasks.pickling import Needs, dump_small
@@ -283,7 +265,7 @@ def _too_large(report: Report, exc: PayloadError) -> tuple[Report, list[Buffer]]
 
 
 def _printable(name: str) -> str:
-    """Nothing that steers whoever reads the log in a terminal."""
+    """The name with "?" for control characters, which a terminal that shows the log would obey."""
     return "".join(char if char.isprintable() else "?" for char in name)
 
 

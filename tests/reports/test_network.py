@@ -129,16 +129,16 @@ def test_a_worker_that_cannot_start_processes_takes_no_pool(
     failures: int, served: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its old ones end at once, it says why it takes nobody, and it serves the next pool as soon as it can."""
-    real, made = supervisor.Stay, 0
+    real, made = supervisor.PoolSession, 0
 
-    def stay(*args: Any, **kwargs: Any) -> Any:
+    def session(*args: Any, **kwargs: Any) -> Any:
         nonlocal made
         made += 1
         if 1 < made <= 1 + failures:
             raise OSError(11, "Resource temporarily unavailable")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(supervisor, "Stay", stay)
+    monkeypatch.setattr(supervisor, "PoolSession", session)
     url = served()
     with distmap.Pool(url) as pool:
         assert pool.map(abs, [-1]) == [1]

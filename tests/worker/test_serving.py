@@ -1,4 +1,4 @@
-"""Tests of distmap/worker/serving.py: a stay in this process, its pool at the other end of a memory channel."""
+"""Tests of distmap/worker/serving.py: a session in this process, its pool at the other end of a memory channel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from distmap.wire.messages import (
     Task,
 )
 from distmap.worker.load import Load
-from distmap.worker.serving import Stay
+from distmap.worker.serving import PoolSession
 
 DEADLINE = 15.0
 IDLE = -1
@@ -43,8 +43,8 @@ IDLE = -1
 class Line:
     """The pool's end: says things, keeps what it hears."""
 
-    def __init__(self, stay: Stay) -> None:
-        self.stay = stay
+    def __init__(self, session: PoolSession) -> None:
+        self.session = session
         self.heard: list[tuple[Message, list[Any]]] = []
         self._news = asyncio.Event()
         to_worker, self.to_pool = connect({"name": "me"}, {"name": "w"})
@@ -57,7 +57,7 @@ class Line:
         )
 
     def begin(self) -> None:
-        self.stay.begin(self.to_pool, "me")
+        self.session.begin(self.to_pool, "me")
         self.conversation.start()
 
     def _hear(self, message: Message, parts: list[Any]) -> None:
@@ -94,14 +94,14 @@ FAST = Limits(beat_every=0.2)
 
 
 @asynccontextmanager
-async def staying(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[Line]:
-    stay = Stay(slots, Load(), name="w", limits=limits)
-    line = Line(stay)
+async def serving(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[Line]:
+    session = PoolSession(slots, Load(), name="w", limits=limits)
+    line = Line(session)
     try:
         yield line
     finally:
         await line.conversation.close()
-        await stay.leave("done")
+        await session.leave("done")
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -112,7 +112,7 @@ def test_results_that_no_message_holds_are_errors_of_their_items() -> None:
     """They are not lost in silence: the pool would wait for ever. What comes after them arrives."""
 
     async def main() -> None:
-        async with staying(limits=FAST._replace(message_bytes=1 << 19)) as line:
+        async with serving(limits=FAST._replace(message_bytes=1 << 19)) as line:
             line.begin()
             line.give(bytes, [1 << 20], attempt=1)
             (failure,) = await line.ended(1)
@@ -132,14 +132,14 @@ def test_tasks_go_in_and_reports_come_out(caplog: pytest.LogCaptureFixture) -> N
     """A task's results come back; the log has the job's beginning and, when it is dropped, its tally."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
-            assert line.stay.quiet.is_set()
+            assert line.session.idle.is_set()
             digest = line.give(operator.neg, [1, 2, 3])
             assert await line.ended() == [-1, -2, -3]
             line.conversation.send(Drop(digest))
             await line.conversation.flushed()
-            assert line.stay.quiet.is_set()
+            assert line.session.idle.is_set()
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
@@ -151,7 +151,7 @@ def test_the_log_names_the_function(caplog: pytest.LogCaptureFixture) -> None:
     """As the pool calls it, but nothing of it can steer the terminal of whoever reads the log."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.conversation.send(Put(b"d" * 16, "code", "score\n\x1b[2J"), [b""])
             line.conversation.send(Drop(b"d" * 16))
@@ -169,7 +169,7 @@ def test_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Items that raise are results for the pool, and counted for the log."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.give(operator.inv, [1, "a"])
             assert len(await line.ended()) == 2
@@ -183,7 +183,7 @@ def test_a_waiting_task_is_taken_back_and_a_running_one_interrupted() -> None:
     """Revoke and Interrupt reach the slot; those of an attempt that has ended do nothing."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.give(time.sleep, [60.0], attempt=1)
             line.give(operator.neg, [1], attempt=2)
@@ -203,14 +203,14 @@ def test_a_killed_slot_is_told_dead_and_ready() -> None:
     """Kill ends the task process; the pool hears of the death, then of the fresh process."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.give(time.sleep, [60.0])
             line.conversation.send(Kill(0))
             await line.until(lambda: line.count(Ready))
             kinds = [type(message) for message, _ in line.heard if isinstance(message, Died | Ready)]
             assert kinds == [Died, Ready]
-            assert line.stay.quiet.is_set()
+            assert line.session.idle.is_set()
 
     run(main)
 
@@ -219,14 +219,14 @@ def test_what_was_sent_before_the_death_was_known_does_not_run() -> None:
     """A task that arrives at a slot whose process has just died is void and is dropped."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
-            line.stay.died(Died(0, -1, -1, "idle", "made up"))
+            line.session.died(Died(0, -1, -1, "idle", "made up"))
             line.give(operator.neg, [1], attempt=7)
             line.give(operator.neg, [2], attempt=8)
             await line.conversation.flushed()
-            assert line.stay.quiet.is_set()
-            line.stay.ready(Ready(0))
+            assert line.session.idle.is_set()
+            line.session.ready(Ready(0))
             line.give(operator.neg, [3], attempt=9)
             assert await line.ended(9) == [-3]
             assert line.count(Report) == 1
@@ -238,11 +238,11 @@ def test_a_pool_that_comes_is_told_which_slots_are_dead() -> None:
     """A slot that died before the pool came is told as dead; the first readiness of a slot is no news."""
 
     async def main() -> None:
-        async with staying(2) as line:
-            line.stay.ready(Ready(0))
-            line.stay.died(Died(1, 5, 3, "died", "made up"))
+        async with serving(2) as line:
+            line.session.ready(Ready(0))
+            line.session.died(Died(1, 5, 3, "died", "made up"))
             line.begin()
-            line.stay.ready(Ready(1))
+            line.session.ready(Ready(1))
             await line.until(lambda: line.count(Ready))
             told = [message for message, _ in line.heard if isinstance(message, Died | Ready)]
             assert told == [Died(1, IDLE, IDLE, "idle", "made up"), Ready(1)]
@@ -254,7 +254,7 @@ def test_a_dead_task_process_is_logged(caplog: pytest.LogCaptureFixture) -> None
     """A task that ends its process is in the log with how it ended."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.give(os._exit, [3])
             await line.until(lambda: line.count(Ready))
@@ -267,48 +267,48 @@ def test_a_dead_task_process_is_logged(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("wrong", [Kill(5), Revoke(9, 1, 0), Ready(0)])
 def test_nonsense_ends_the_stay(wrong: Message) -> None:
-    """A slot that is not there, or a message that no pool sends, ends the stay and not the worker."""
+    """A slot that is not there, or a message that no pool sends, ends the session and not the worker."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.conversation.send(wrong)
             async with asyncio.timeout(DEADLINE):
-                await line.stay.over.wait()
-            assert "lost" in line.stay.reason
+                await line.session.over.wait()
+            assert "lost" in line.session.reason
 
     run(main)
 
 
 def test_goodbye_ends_the_stay_and_leaving_ends_its_processes() -> None:
-    """The pool's Bye ends the stay; leaving ends every task process, and may be done twice."""
+    """The pool's Bye ends the session; leaving ends every task process, and may be done twice."""
 
     async def main() -> None:
         before = task_pids()
-        async with staying(2) as line:
+        async with serving(2) as line:
             line.begin()
             line.give(time.sleep, [60.0])
             line.conversation.send(Bye("enough"))
             async with asyncio.timeout(DEADLINE):
-                await line.stay.over.wait()
-            assert "enough" in line.stay.reason
+                await line.session.over.wait()
+            assert "enough" in line.session.reason
             assert len(task_pids() - before) == 2
-            await line.stay.leave("done")
-            await line.stay.leave("done")
-            assert "enough" in line.stay.reason
+            await line.session.leave("done")
+            await line.session.leave("done")
+            assert "enough" in line.session.reason
             assert task_pids() == before
 
     run(main)
 
 
 def test_a_stay_without_a_pool_can_be_left() -> None:
-    """A stay that nobody came to has nothing to flush or to say."""
+    """A session that no pool came to has nothing to flush or to send."""
 
     async def main() -> None:
         before = task_pids()
-        async with staying() as line:
-            await line.stay.flushed()
-            line.stay.drain()
+        async with serving() as line:
+            await line.session.flushed()
+            line.session.drain()
         assert task_pids() == before
 
     run(main)
@@ -318,7 +318,7 @@ def test_beats_carry_the_load_and_each_slot() -> None:
     """A heartbeat has the host's load and, for each slot, what it runs and for how long."""
 
     async def main() -> None:
-        async with staying(2) as line:
+        async with serving(2) as line:
             line.begin()
             line.give(time.sleep, [0.0, 60.0], attempt=4, slot=1)
             # The first ones may come before the second item has begun.
@@ -337,7 +337,7 @@ def test_what_tasks_print_goes_to_the_pool_before_their_report() -> None:
     """Output keeps its place among the reports of its slot."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             line.begin()
             line.give(print, ["one", "two"])
             await line.ended()
@@ -354,15 +354,15 @@ def test_output_does_not_pile_up_before_a_slow_connection() -> None:
     """While much of it waits to be written its text is dropped, its lines are counted, and reports go on."""
 
     async def main() -> None:
-        async with staying() as line:
+        async with serving() as line:
             # Not begun at the pool's end: nothing is acknowledged, so the worker's window fills up.
-            line.stay.begin(line.to_pool, "me")
-            stay, text = line.stay, b"x" * 99_999 + b"\n"
+            line.session.begin(line.to_pool, "me")
+            session, text = line.session, b"x" * 99_999 + b"\n"
             for _ in range(1000):
-                stay.printed(Output(0, 1, 2, ((0, 0, len(text)),)), [text])
-            assert stay._conversation is not None
-            assert stay._conversation.printed < 1_000_000
-            stay.reported(Report(0, 1, 0, 1, 0.0, True, ()), [b"result"])
+                session.printed(Output(0, 1, 2, ((0, 0, len(text)),)), [text])
+            assert session._conversation is not None
+            assert session._conversation.printed < 1_000_000
+            session.reported(Report(0, 1, 0, 1, 0.0, True, ()), [b"result"])
             line.conversation.start()
             await line.until(lambda: line.count(Report) == 1)
             outputs = [(message, parts) for message, parts in line.heard if isinstance(message, Output)]
