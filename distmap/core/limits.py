@@ -97,6 +97,15 @@ class Limits(NamedTuple):
     unsent_output_bytes: int = 256 << 10
 
     # connections
+    #: Seconds before each dial of a worker or pool that is not there. The first tries come quickly, so that a restarted
+    #: one is found while a person looks on; the last pause repeats.
+    redial: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+    #: Most of a pause that is added to it at random, so that many workers do not dial in step.
+    redial_jitter: float = 0.25
+    #: Seconds before a worker with another token or Python is dialled again: a person has to correct that first.
+    redial_fatal: float = 30.0
+    #: Seconds in which a pool that closes sends Bye to all its workers.
+    hub_close: float = 5.0
     #: Seconds that a listener gives TLS, the HTTP upgrade and the proof of the token, each.
     hop_timeout: float = 5.0
     #: Seconds for the closing handshake of a WebSocket.

@@ -1,9 +1,11 @@
 """Remote workers as an engine: the hub of all connections of a pool.
 
-Owns the dialling of listening workers, the listener for workers that dial in, and the translation between messages
-and the Sink. Both topologies end in the same conversation. It decides nothing about work, and never looks into parts.
-Each connection is one incarnation of a worker: when it is over, nothing of it is heard any more, and the same worker
+Owns the dialling of listening workers, the port for workers that dial in, and the translation between messages and
+the Sink. Both topologies end in the same conversation. It decides nothing about work, and must not look into parts.
+Each connection is one incarnation of a worker: when it has ended, its late messages are ignored, and the same worker
 comes back under a new id.
+
+All of it runs on the portal's loop thread, except `fatal` and `cause`, which calling threads read.
 """
 
 from __future__ import annotations
@@ -13,16 +15,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from distmap.core.events import (
-    AttemptProgressed,
-    SlotReady,
-    WorkerDraining,
-    WorkerMeasured,
-    WorkerSuspected,
-    WorkerTrusted,
-)
+from distmap.core import events as ev
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
@@ -33,45 +27,25 @@ from distmap.transport.identity import pool_info, read_worker
 from distmap.transport.listen import Server, listen
 from distmap.transport.redial import delays
 from distmap.transport.security import Secret, WorkerURL
-from distmap.wire.messages import (
-    Beat,
-    BlobKind,
-    Bye,
-    Died,
-    Draining,
-    Drop,
-    Interrupt,
-    Kill,
-    Message,
-    Output,
-    Put,
-    Ready,
-    Refused,
-    Report,
-    Revoke,
-    Task,
-)
+from distmap.wire import messages as msg
+from distmap.wire.session import Liveness
 
 log = logging.getLogger("distmap.hub")
 
-#: Seconds until a worker that can hardly become right by itself (wrong token, wrong Python) is dialled again: a person
-#: has to mend it first.
-FATAL_PAUSE = 30.0
-#: Seconds that saying goodbye to all workers may take.
-CLOSE_SECONDS = 5.0
-
 
 @dataclass(slots=True, eq=False)
-class _Member:
-    """One incarnation of a worker."""
+class WorkerConnection:
+    """One incarnation of a worker: from its INFO to the end of its conversation."""
 
     info: WorkerInfo
     conversation: Conversation
-    worker: int = -1
-    over: asyncio.Event = field(default_factory=asyncio.Event)
     #: Per slot, the attempts given to it and not ended.
-    given: list[set[int]] = field(default_factory=list)
-    #: Load at the last heartbeat, and the round trip that the sink knows.
+    attempts: list[set[int]]
+    #: The id that the sink gave it.
+    id: int = -1
+    #: Set when the worker is lost, has left, or the pool is closed.
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Load at the last heartbeat, and the round trip that was last posted to the sink.
     cpu: float = 0.0
     memory: float = 0.0
     rtt: float = 0.0
@@ -81,10 +55,13 @@ class HubEngine:
     """An `Engine` of workers that are reached over WebSocket.
 
     Args:
-        urls: workers that listen; each is dialled, and dialled again whenever it is not there.
-        listen: where to wait for workers that dial in; None: nowhere.
-        token: what both sides must hold.
-        connect_timeout: seconds for one try to connect.
+        urls: Workers that listen; each is dialled, and dialled again whenever it is not connected.
+        listen: Where to wait for workers that dial in; None: nowhere.
+        token: What both sides must hold.
+        connect_timeout: Seconds for one try to connect.
+        tls_cert: See `transport.listen.listen`.
+        tls_key: See `transport.listen.listen`.
+        limits: Times of liveness, dialling and closing.
     """
 
     place: Place = "there"
@@ -100,10 +77,10 @@ class HubEngine:
         tls_key: str | Path | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        #: Why a URL is not connected now: URL -> one sentence. Also why dial-in workers were turned away, under `url`.
+        #: URL -> why it is not connected now, in one sentence; under our own `url`, why a dial-in worker was refused.
         self.errors: dict[str, str] = {}
         self._causes: dict[str, Exception] = {}
-        #: What workers dial: `wss://host:port`; None without `listen`, or before `start`.
+        #: The address for workers that dial in, `wss://host:port`; None without `listen`, or before `start`.
         self.url: str | None = None
         self._urls = list(urls)
         self._listen = listen
@@ -116,8 +93,8 @@ class HubEngine:
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._tried: dict[str, asyncio.Event] = {}
         self._fatal: set[str] = set()
-        self._members: dict[int, _Member] = {}
-        self._joining: _Member | None = None
+        self._workers: dict[int, WorkerConnection] = {}
+        self._joining: WorkerConnection | None = None
         self._closing = False
 
     # --- Engine ------------------------------------------------------------------------------------------------------
@@ -132,8 +109,8 @@ class HubEngine:
                 token=self._token,
                 role="pool",
                 info=pool_info,
-                on_connection=self._receive,
-                on_refused=self._turned_away,
+                on_connection=self._on_connection,
+                on_refused=self._on_refused,
                 tls_cert=cert,
                 tls_key=key,
             )
@@ -141,45 +118,46 @@ class HubEngine:
         for url in self._urls:
             self.add(url)
 
-    def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
+    def put(self, worker: int, digest: bytes, kind: msg.BlobKind, parts: Parts, name: str = "") -> None:
         """See Engine."""
-        self._say(worker, Put(digest, kind, name), parts)
+        self._send(worker, msg.Put(digest, kind, name), parts)
 
     def drop(self, worker: int, digest: bytes) -> None:
         """See Engine."""
-        self._say(worker, Drop(digest))
+        self._send(worker, msg.Drop(digest))
 
-    def assign(self, worker: int, task: Task, parts: Parts) -> None:
+    def assign(self, worker: int, task: msg.Task, parts: Parts) -> None:
         """See Engine."""
-        member = self._member(worker)
-        if member is not None:
-            member.given[task.slot].add(task.attempt)
-            member.conversation.send(task, parts)
+        connection = self._connection_of(worker)
+        if connection is not None:
+            connection.attempts[task.slot].add(task.attempt)
+            connection.conversation.send(task, parts)
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         """See Engine."""
-        self._say(worker, Revoke(slot, attempt, stop))
+        self._send(worker, msg.Revoke(slot, attempt, stop))
 
     def interrupt(self, worker: int, slot: int, attempt: int) -> None:
         """See Engine."""
-        self._say(worker, Interrupt(slot, attempt))
+        self._send(worker, msg.Interrupt(slot, attempt))
 
     def kill(self, worker: int, slot: int) -> None:
         """See Engine."""
-        self._say(worker, Kill(slot))
+        self._send(worker, msg.Kill(slot))
 
     async def close(self, *, now: bool) -> None:
-        """Say goodbye to every worker (it then ends what it runs), stop listening and dialling. `now`: wait less."""
+        """Send Bye to every worker (it then ends what it runs), stop listening and dialling. `now`: wait less."""
         self._closing = True
         for task in self._dialling.values():
             task.cancel()
-        members, self._members = list(self._members.values()), {}
-        goodbyes = [asyncio.ensure_future(member.conversation.close("the pool is closed")) for member in members]
+        workers, self._workers = list(self._workers.values()), {}
+        goodbyes = [asyncio.ensure_future(worker.conversation.close("the pool is closed")) for worker in workers]
         if goodbyes:
-            await asyncio.wait(goodbyes, timeout=CLOSE_SECONDS / 5 if now else CLOSE_SECONDS)
-        for member in members:
-            member.conversation.abort()
-            member.over.set()
+            seconds = self._limits.hub_close
+            await asyncio.wait(goodbyes, timeout=seconds / 5 if now else seconds)
+        for worker in workers:
+            worker.conversation.abort()
+            worker.gone.set()
         if self._server is not None:
             await self._server.close()
         await asyncio.gather(*goodbyes, *self._dialling.values(), return_exceptions=True)
@@ -192,7 +170,7 @@ class HubEngine:
         key = str(url)
         if key not in self._dialling and not self._closing:
             self._tried[key] = asyncio.Event()
-            self._dialling[key] = asyncio.get_running_loop().create_task(self._keep(url), name=f"dial {key}")
+            self._dialling[key] = asyncio.get_running_loop().create_task(self._keep_connected(url), name=f"dial {key}")
 
     async def dialled(self) -> None:
         """Wait until each URL has been tried once; then it is connected, or `errors` says why not."""
@@ -201,60 +179,62 @@ class HubEngine:
 
     @property
     def fatal(self) -> str | None:
-        """Why no worker can come unless a person mends something (wrong token, wrong Python); None while one may."""
-        if self._members or self._server is not None or not self._fatal or self._fatal != set(self._dialling):
+        """Why no worker can come until a person corrects something (wrong token or Python); None while one may."""
+        if self._workers or self._server is not None or not self._fatal or self._fatal != set(self._dialling):
             return None
-        # Calling threads ask; the loop changes both meanwhile.
-        return " ".join(said for key in list(self._dialling) if (said := self.errors.get(key)) is not None)
+        # A calling thread reads; the loop changes both meanwhile.
+        return " ".join(text for key in list(self._dialling) if (text := self.errors.get(key)) is not None)
 
     @property
     def cause(self) -> Exception | None:
-        """What kept the dialled workers away, if it is of one kind for all of them."""
+        """The error that keeps the dialled workers away, if it is of one type for all of them."""
         causes = [self._causes.get(key) for key in list(self._dialling)]
-        one_kind = len(set(map(type, causes))) == 1 and not self._members and self._server is None
+        one_kind = len(set(map(type, causes))) == 1 and not self._workers and self._server is None
         return causes[0] if one_kind else None
 
-    async def _keep(self, url: WorkerURL) -> None:
-        """Keep one URL connected."""
+    async def _keep_connected(self, url: WorkerURL) -> None:
+        """Keep one URL connected: dial, wait until the worker is gone, dial again."""
         key, pauses = str(url), delays()
         while True:
             pause = next(pauses)
             try:
                 connection = await dial(url, token=self._token, role="pool", info=pool_info(), timeout=self._timeout)
-                member = self._join(connection, key)
+                worker = self._join(connection, key)
             except (AuthenticationError, TokenError, VersionMismatch) as error:
-                self._failed(key, error)
+                self._dial_failed(key, error)
                 self._fatal.add(key)
-                pause = FATAL_PAUSE
+                pause = self._limits.redial_fatal
             except (DistmapError, OSError) as error:
-                self._failed(key, error)
-            except Exception as error:  # a bug; without this the URL would never be dialled again, unseen
+                self._dial_failed(key, error)
+            except (
+                Exception
+            ) as error:  # a bug; without this the task would end unseen and the URL never be dialled again
                 log.exception("! dialling %s failed", key)
-                self._failed(key, error)
+                self._dial_failed(key, error)
             else:
                 self.errors.pop(key, None)
                 self._causes.pop(key, None)
                 self._fatal.discard(key)
                 self._tried[key].set()
-                await member.over.wait()
+                await worker.gone.wait()
                 pauses = delays()
                 pause = next(pauses)
             self._tried[key].set()
             await asyncio.sleep(pause)
 
-    def _failed(self, key: str, error: Exception) -> None:
+    def _dial_failed(self, key: str, error: Exception) -> None:
         sentence = str(error)
         if self.errors.get(key) != sentence:  # once, not at each try
             log.info("x %s", sentence)
         self.errors[key] = sentence
         self._causes[key] = error
 
-    def _turned_away(self, sentence: str) -> None:
+    def _on_refused(self, sentence: str) -> None:
         log.warning("x a worker was turned away: %s", sentence)
         if self.url is not None:
             self.errors[self.url] = sentence
 
-    async def _receive(self, connection: Connection) -> None:
+    async def _on_connection(self, connection: Connection) -> None:
         """A worker has dialled in and proved the token."""
         if self._closing:
             connection.channel.abort()
@@ -262,13 +242,13 @@ class HubEngine:
         try:
             self._join(connection, connection.channel.peer)
         except ProtocolError as error:
-            self._turned_away(str(error))
+            self._on_refused(str(error))
         else:
             if self.url is not None:
                 self.errors.pop(self.url, None)
 
-    def _join(self, connection: Connection, address: str) -> _Member:
-        """The worker is one of us from now on. Raises ProtocolError if it makes no sense."""
+    def _join(self, connection: Connection, address: str) -> WorkerConnection:
+        """Make the worker one of the pool's. Raises ProtocolError if its INFO makes no sense."""
         sink = self._sink
         assert sink is not None, "connected before start"
         try:
@@ -277,92 +257,92 @@ class HubEngine:
             connection.channel.abort()
             raise
         info = WorkerInfo(peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt)
-        member = _Member(
+        worker = WorkerConnection(
             info,
             Conversation(
                 connection,
-                on_message=lambda message, parts: self._hear(member, message, parts),
-                on_state=lambda state: self._judge(member, state),
-                on_closed=lambda reason: self._lose(member, reason, charged=True),
+                on_message=lambda message, parts: self._on_message(worker, message, parts),
+                on_state=lambda state: self._on_liveness(worker, state),
+                on_closed=lambda reason: self._on_lost(worker, reason, charged=True),
                 beat=lambda: None,
                 limits=self._limits,
             ),
-            given=[set() for _ in range(peer.slots)],
+            attempts=[set() for _ in range(peer.slots)],
             rtt=info.rtt,
         )
-        # The sink may hand out work before it returns the id, hence `_joining`; it waits until the start below.
-        self._joining = member
+        # The sink may assign work before it returns the id, hence `_joining`; that work waits for the start below.
+        self._joining = worker
         try:
-            member.worker = sink.joined(self, info)
+            worker.id = sink.joined(self, info)
         except BaseException:
             connection.channel.abort()
             raise
         finally:
             self._joining = None
-        self._members[member.worker] = member
-        member.conversation.start()
+        self._workers[worker.id] = worker
+        worker.conversation.start()
         log.info("= worker %s joined (%s, %d slots, Python %s)", info.name, address, info.slots, info.python)
-        return member
+        return worker
 
-    # --- what workers say --------------------------------------------------------------------------------------------
+    # --- messages from workers ----------------------------------------------------------------------------------------
 
-    def _hear(self, member: _Member, message: Message, parts: list[Buffer]) -> None:
-        sink, worker = self._sink, member.worker
-        if sink is None or member.over.is_set() or self._closing:
-            return  # fenced: this incarnation has been given up
+    def _on_message(self, worker: WorkerConnection, message: msg.Message, parts: list[Buffer]) -> None:
+        sink = self._sink
+        if sink is None or worker.gone.is_set() or self._closing:
+            return  # a late message of an incarnation that was given up
         match message:
-            case Report():
+            case msg.Report():
                 if message.ended:
-                    self._at(member, message.slot).discard(message.attempt)
-                self._measure(sink, member)
-                sink.reported(worker, message, parts)
-            case Output():
+                    self._attempts_of(worker, message.slot).discard(message.attempt)
+                self._post_round_trip(sink, worker)
+                sink.reported(worker.id, message, parts)
+            case msg.Output():
                 if len(parts) > 1 or not message.spells(sum(map(len, parts))):
-                    self._lose(member, "it sent output that is not what it announced", charged=True)
-                    member.conversation.abort()
+                    self._on_lost(worker, "it sent output that is not what it announced", charged=True)
+                    worker.conversation.abort()
                     return
-                sink.printed(worker, message, parts)
-            case Beat(cpu, memory, slots):
-                member.cpu, member.memory, member.rtt = cpu, memory, member.conversation.rtt
-                sink.post(WorkerMeasured(worker, member.rtt, cpu, memory))
-                for given, (attempt, at, _elapsed) in zip(member.given, slots, strict=False):
-                    if attempt in given:
-                        sink.post(AttemptProgressed(attempt, at))
-            case Refused(slot, attempt):
-                self._at(member, slot).discard(attempt)
-                sink.refused(worker, attempt, parts)
-            case Died():
-                self._died(sink, member, message)
-            case Ready(slot):
-                sink.post(SlotReady(worker, slot))
-            case Draining():
-                log.info("= worker %s wants to leave", member.info.name)
-                sink.post(WorkerDraining(worker))
-            case Bye(reason):
-                self._lose(member, reason or "it left", charged=False)
+                sink.printed(worker.id, message, parts)
+            case msg.Beat(cpu, memory, slots):
+                worker.cpu, worker.memory, worker.rtt = cpu, memory, worker.conversation.rtt
+                sink.post(ev.WorkerMeasured(worker.id, worker.rtt, cpu, memory))
+                for attempts, (attempt, at, _elapsed) in zip(worker.attempts, slots, strict=False):
+                    if attempt in attempts:
+                        sink.post(ev.AttemptProgressed(attempt, at))
+            case msg.Refused(slot, attempt):
+                self._attempts_of(worker, slot).discard(attempt)
+                sink.refused(worker.id, attempt, parts)
+            case msg.Died():
+                self._died(sink, worker, message)
+            case msg.Ready(slot):
+                sink.post(ev.SlotReady(worker.id, slot))
+            case msg.Draining():
+                log.info("= worker %s wants to leave", worker.info.name)
+                sink.post(ev.WorkerDraining(worker.id))
+            case msg.Bye(reason):
+                self._on_lost(worker, reason or "it left", charged=False)
             case _:
-                self._lose(member, f"it sent {type(message).__name__}, which no worker sends", charged=True)
-                member.conversation.abort()
+                self._on_lost(worker, f"it sent {type(message).__name__}, which no worker sends", charged=True)
+                worker.conversation.abort()
 
-    def _measure(self, sink: Sink, member: _Member) -> None:
-        """Tell the round trip if it is another than the sink knows: that of the handshake is a first guess only, and
-        the size of chunks hangs on it."""
-        rtt = member.conversation.rtt
-        if not rtt / 2 <= member.rtt <= rtt * 2:
-            member.rtt = rtt
-            sink.post(WorkerMeasured(member.worker, rtt, member.cpu, member.memory))
+    def _post_round_trip(self, sink: Sink, worker: WorkerConnection) -> None:
+        """Post the round trip if it differs much from the last one: chunk sizes depend on it, and that of the handshake
+        is a first guess only."""
+        rtt = worker.conversation.rtt
+        if not rtt / 2 <= worker.rtt <= rtt * 2:
+            worker.rtt = rtt
+            sink.post(ev.WorkerMeasured(worker.id, rtt, worker.cpu, worker.memory))
 
-    def _died(self, sink: Sink, member: _Member, died: Died) -> None:
-        given = self._at(member, died.slot)
-        given.discard(died.attempt)
-        # All that was given to the slot is void from now on. What was on its way when the process died would reach the
-        # fresh one: it is not to run there.
-        for attempt in given:
-            member.conversation.send(Revoke(died.slot, attempt, 0))
-        given.clear()
+    def _died(self, sink: Sink, worker: WorkerConnection, died: msg.Died) -> None:
+        attempts = self._attempts_of(worker, died.slot)
+        attempts.discard(died.attempt)
+        # All attempts given to the slot are void from now on. Those that were on their way when the process died would
+        # reach the fresh one, and must not run there.
+        for attempt in attempts:
+            worker.conversation.send(msg.Revoke(died.slot, attempt, 0))
+        attempts.clear()
         running = died.attempt >= 0
         sink.died(
-            member.worker,
+            worker.id,
             died.slot,
             died.attempt if running else None,
             died.at if running and died.at >= 0 else None,
@@ -370,36 +350,36 @@ class HubEngine:
             died.text,
         )
 
-    def _at(self, member: _Member, slot: int) -> set[int]:
-        return member.given[slot] if 0 <= slot < len(member.given) else set()
+    def _attempts_of(self, worker: WorkerConnection, slot: int) -> set[int]:
+        return worker.attempts[slot] if 0 <= slot < len(worker.attempts) else set()
 
-    def _judge(self, member: _Member, state: Literal["fine", "suspect", "lost"]) -> None:
-        if self._sink is None or member.over.is_set() or self._closing:
+    def _on_liveness(self, worker: WorkerConnection, state: Liveness) -> None:
+        if self._sink is None or worker.gone.is_set() or self._closing:
             return
         if state == "suspect":
-            self._sink.post(WorkerSuspected(member.worker))
+            self._sink.post(ev.WorkerSuspected(worker.id))
         elif state == "fine":
-            self._sink.post(WorkerTrusted(member.worker))
+            self._sink.post(ev.WorkerTrusted(worker.id))
         else:
-            self._lose(member, f"silent for {self._limits.lost_after:.0f} s", charged=True)
+            self._on_lost(worker, f"silent for {self._limits.lost_after:.0f} s", charged=True)
 
-    def _lose(self, member: _Member, reason: str, *, charged: bool) -> None:
-        if member.over.is_set():
+    def _on_lost(self, worker: WorkerConnection, reason: str, *, charged: bool) -> None:
+        if worker.gone.is_set():
             return
-        member.over.set()
-        if self._members.pop(member.worker, None) is None or self._sink is None or self._closing:
+        worker.gone.set()
+        if self._workers.pop(worker.id, None) is None or self._sink is None or self._closing:
             return
-        log.log(logging.WARNING if charged else logging.INFO, "x worker %s gone: %s", member.info.name, reason)
-        self._sink.lost(member.worker, charged, reason)
+        log.log(logging.WARNING if charged else logging.INFO, "x worker %s gone: %s", worker.info.name, reason)
+        self._sink.lost(worker.id, charged, reason)
 
-    # --- what workers are told ---------------------------------------------------------------------------------------
+    # --- messages to workers ------------------------------------------------------------------------------------------
 
-    def _member(self, worker: int) -> _Member | None:
-        """The worker's connection; None when it is gone, as the scheduler is about to hear or has just heard."""
-        member = self._members.get(worker)
-        return member if member is not None else self._joining
+    def _connection_of(self, worker: int) -> WorkerConnection | None:
+        """The worker's connection; None when it is gone: the scheduler has not handled its loss yet, or just has."""
+        connection = self._workers.get(worker)
+        return connection if connection is not None else self._joining
 
-    def _say(self, worker: int, message: Message, parts: Parts = ()) -> None:
-        member = self._member(worker)
-        if member is not None:
-            member.conversation.send(message, parts)
+    def _send(self, worker: int, message: msg.Message, parts: Parts = ()) -> None:
+        connection = self._connection_of(worker)
+        if connection is not None:
+            connection.conversation.send(message, parts)

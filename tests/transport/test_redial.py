@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from itertools import islice
 
-from distmap.transport.redial import DELAYS, JITTER, delays
+from distmap.core.limits import LIMITS
+from distmap.transport.redial import delays
 
 
 def test_delays_grow_to_the_last_and_stay_there() -> None:
     """The pauses follow the table, with a bounded jitter, and the last one repeats."""
-    pauses = list(islice(delays(), len(DELAYS) + 3))
-    for pause, base in zip(pauses, (*DELAYS, *[DELAYS[-1]] * 3), strict=True):
-        assert base <= pause <= base * (1 + JITTER)
+    pauses = list(islice(delays(), len(LIMITS.redial) + 3))
+    for pause, base in zip(pauses, (*LIMITS.redial, *[LIMITS.redial[-1]] * 3), strict=True):
+        assert base <= pause <= base * (1 + LIMITS.redial_jitter)
 
 
 def test_two_dialers_do_not_keep_step() -> None:
