@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from distmap.calls.stream import StreamJob
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
-    from distmap.driver.driver import Driver, Member
+    from distmap.driver.driver import Driver
+    from distmap.driver.workers import WorkerEntry
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.slots.slots import Slots
@@ -726,7 +727,7 @@ class Pool:
         facts = PoolFacts(state, workers, url, work, "" if self._closed else self._how_to_add())
         return {"text/plain": repr(self), "text/html": pool_html(facts)}
 
-    def _members_now(self) -> list[Member] | None:
+    def _members_now(self) -> list[WorkerEntry] | None:
         """As `_members`, for whoever must not wait; None if the loop does not answer at once."""
         if os.getpid() != self._pid:
             return None
@@ -855,7 +856,7 @@ class Pool:
         ending = self.__dict__.get("_ending")
         return "_late" not in self.__dict__ if ending is None else ending.begun
 
-    def _members(self) -> list[Member]:
+    def _members(self) -> list[WorkerEntry]:
         return self._portal.ask(self._driver.members)
 
     def _check_open(self) -> None:
@@ -1010,7 +1011,7 @@ class Pool:
     ) -> Job:
         from distmap.calls.job import Job
         from distmap.core.events import JobSpec
-        from distmap.driver.driver import Record
+        from distmap.driver.jobs import JobEntry
         from distmap.driver.output import Outlet
         from distmap.views.choose import resolve_progress
 
@@ -1027,7 +1028,7 @@ class Pool:
             tags=frozenset(chosen.tags),
             name=name,
         )
-        record = Record(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
+        record = JobEntry(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
         progress = resolve_progress(chosen.progress, self._progress)
         record.watched = progress is not False
         if chosen.output:
@@ -1057,7 +1058,7 @@ def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
     return function(*args) if function is not None else None
 
 
-def _worker(member: Member) -> Worker:
+def _worker(member: WorkerEntry) -> Worker:
     info = member.info
     state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
@@ -1066,7 +1067,7 @@ def _worker(member: Member) -> Worker:
     )  # fmt: skip
 
 
-def _row(member: Member) -> WorkerRow:
+def _row(member: WorkerEntry) -> WorkerRow:
     from distmap.views.cards import WorkerRow
 
     info = member.info

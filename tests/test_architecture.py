@@ -93,6 +93,7 @@ UNTESTED = {
     "_version": "one string",
     "core.events": "frozen records; the scheduler's tests build every one of them",
     "core.limits": "frozen numbers",
+    "driver.messages": "records; the tests of the driver and of the calls receive every one of them",
     "engine.base": "protocols only",
     "views.base": "a protocol only",
     "views.cell_card": "needs a kernel: the one of views/test_notebook.py",

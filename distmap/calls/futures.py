@@ -23,7 +23,8 @@ from distmap.calls.job import Seat, end_of, tick
 from distmap.calls.results import exception_of, results_of
 from distmap.calls.traces import gate
 from distmap.core.events import JobSpec
-from distmap.driver.driver import Finished, JobMessage, Landed, Lost, Printed, ReadRequest, Record
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Printed, ReadRequest
 from distmap.driver.output import Outlet
 from distmap.errors import PoolClosed
 from distmap.tasks.extras import tell
@@ -356,7 +357,7 @@ class _Push:
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
         self._outlet = Outlet(context=self._context_of)
-        self._record = Record(spec, code, self._sink, id=seat.driver.new_id(), outlet=self._outlet)
+        self._record = JobEntry(spec, code, self._sink, id=seat.driver.new_id(), outlet=self._outlet)
         seat.portal.call(seat.driver.open, self._record)
 
     def take(self, future: TaskFuture, item: DumpedItem) -> bool:

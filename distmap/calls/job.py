@@ -27,18 +27,9 @@ from distmap.calls.interrupts import Interrupts
 from distmap.calls.results import SKIP, Consumer, Given, exception_of, failure_of, results_of
 from distmap.calls.traces import clean, gate
 from distmap.core.progress import JobState, ProgressOption, Snapshot
-from distmap.driver.driver import (
-    Driver,
-    Finished,
-    Incident,
-    JobMessage,
-    Landed,
-    Lost,
-    Printed,
-    ReadRequest,
-    Record,
-    nothing,
-)
+from distmap.driver.driver import Driver
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, empty_snapshot
 from distmap.driver.portal import Portal
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.tasks.extras import tell as tell_of_versions
@@ -108,7 +99,7 @@ class Job:
     def __init__(
         self,
         seat: Seat,
-        record: Record,
+        record: JobEntry,
         source: Input | None,
         consumer: Consumer,
         *,
@@ -597,7 +588,7 @@ class Job:
             pass
         finally:
             # Nobody waits for the loop's last word; what is known here is the least that there is.
-            snapshot = snapshot or self._record.latest or nothing(self._record.spec, self._known())
+            snapshot = snapshot or self._record.latest or empty_snapshot(self._record.spec, self._known())
             self._settle(JobCancelled(f"{self.name} was interrupted") if interrupted else error, snapshot)
 
     def _last_words(self) -> Snapshot | None:

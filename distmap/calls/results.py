@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from distmap.core.events import OnError
-from distmap.driver.driver import Landed, Lost, ReportData
+from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.tasks.failures import Failure, headline, revive, short_repr, throw
 from distmap.tasks.modules import loaded

@@ -17,8 +17,10 @@ from distmap.calls.job import Mailbox, Seat, refusal_of
 from distmap.calls.options import MapOptions
 from distmap.calls.results import exception_of, results_of
 from distmap.core.events import JobSpec
-from distmap.driver.driver import Finished, JobMessage, Landed, Lost, Member, Placed, Printed, Record
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed
 from distmap.driver.output import Outlet
+from distmap.driver.workers import WorkerEntry
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.extras import tell
 from distmap.tasks.failures import throw
@@ -73,7 +75,9 @@ class SetUp(Mapping[str, Any]):
         #: What is printed is shown by whoever waits; later by a thread of the pool.
         self._waiting = threading.Event()
         sink = _sink(self._box, self._waiting, outlet, aside)
-        self._record = Record(spec, code, sink, timeout=options.timeout or 0.0, outlet=outlet, id=seat.driver.new_id())
+        self._record = JobEntry(
+            spec, code, sink, timeout=options.timeout or 0.0, outlet=outlet, id=seat.driver.new_id()
+        )
         # The driver must not hold this object: the set-up ends when nobody keeps it.
         self._end = weakref.finalize(self, seat.portal.call, seat.driver.cancel, self._record.id)
         self._end.atexit = False
@@ -113,7 +117,7 @@ class SetUp(Mapping[str, Any]):
             self.close()
             throw(next(iter(self._failures.values())))
 
-    def _open(self) -> list[Member]:
+    def _open(self) -> list[WorkerEntry]:
         self._seat.driver.open(self._record)
         return self._seat.driver.members()
 
@@ -224,7 +228,7 @@ def _sink(
     return sink
 
 
-def _nobody(tags: frozenset[str], members: list[Member]) -> NoWorkers:
+def _nobody(tags: frozenset[str], members: list[WorkerEntry]) -> NoWorkers:
     """Why a set-up found no worker."""
     there = ", ".join(f"{m.info.name} ({', '.join(sorted(m.info.tags)) or 'no tags'})" for m in members) or "none"
     return NoWorkers(f"no worker has the tags {sorted(tags)}; there are: {there}")

@@ -34,7 +34,8 @@ from distmap.calls.job import (
 from distmap.calls.results import SKIP, Stream, exception_of, results_of
 from distmap.calls.traces import clean
 from distmap.core.progress import Snapshot
-from distmap.driver.driver import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, Record
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest
 from distmap.errors import JobCancelled
 from distmap.tasks.failures import HIDDEN, throw
 from distmap.views.display import JobDisplay
@@ -52,7 +53,7 @@ class StreamJob(Job):
     go on behind it. `close()` or leaving the iterator behind cancels the job.
     """
 
-    def __init__(self, seat: Seat, record: Record, source: Input, consumer: Stream, **options: Any) -> None:
+    def __init__(self, seat: Seat, record: JobEntry, source: Input, consumer: Stream, **options: Any) -> None:
         super().__init__(seat, record, source, consumer, **options)
         self._stream = consumer
         #: Whether its input may have no end: it does not tell its length.
@@ -335,7 +336,7 @@ class _Inlet:
 
 
 def _read_aside(
-    seat: Seat, record: Record, source: Input, reads: queue.SimpleQueue[JobMessage], display: JobDisplay
+    seat: Seat, record: JobEntry, source: Input, reads: queue.SimpleQueue[JobMessage], display: JobDisplay
 ) -> None:
     """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
     outlet = record.outlet

@@ -2,7 +2,7 @@
 
 Owns bytes and the clock: the payloads of chunks, the reports of attempts, which worker holds which blob, and the
 timer that the scheduler asks for. It decides nothing: every decision is `Scheduler.handle`. Lives on the portal's
-loop thread; consumers are given messages through `Record.sink`, which must not block.
+loop thread; consumers are given messages through `JobEntry.sink`, which must not block.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from distmap.core.events import Assign as AssignCommand
 from distmap.core.events import (
@@ -36,10 +36,8 @@ from distmap.core.events import (
     InputGrew,
     Interrupt,
     ItemsAdded,
-    JobSpec,
     JobSubmitted,
     Kill,
-    Outcome,
     PauseRequested,
     Read,
     Release,
@@ -60,9 +58,21 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.core.progress import Snapshot
 from distmap.core.scheduler import Scheduler
 from distmap.driver.blobs import Blobs, Holder
+from distmap.driver.jobs import MAX_INCIDENTS, ChunkEntry, JobEntry
+from distmap.driver.messages import (
+    Finished,
+    Incident,
+    Landed,
+    Lost,
+    Placed,
+    Printed,
+    ReadRequest,
+    ReportData,
+    empty_snapshot,
+)
+from distmap.driver.workers import WorkerEntry, needs_of
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
-from distmap.tasks.functions import Code
 from distmap.tasks.payload import dump_items
 from distmap.tasks.pickling import Blob, Payload, size
 from distmap.tasks.surroundings import Around
@@ -81,197 +91,6 @@ SNAPSHOT_EVERY = 0.1
 REMIND = 1.0
 #: Events and commands kept for `pool.trace()`.
 TRACE = 1000
-#: Incidents that are sent to a job; further ones are only counted.
-MAX_INCIDENTS = 100
-
-
-class ReadRequest(NamedTuple):
-    """To whoever reads the job's input: read at most `most` items into `chunk`.
-
-    Of a pushed job: just so many, and now; `chunk_taken` is called before the sink returns.
-    """
-
-    chunk: int
-    most: int
-
-
-class Landed(NamedTuple):
-    """Accepted results: items [lo, hi) of the chunk whose item 0 has index `start`."""
-
-    job: int
-    chunk: int
-    start: int
-    lo: int
-    hi: int
-    report: ReportData
-
-
-class Lost(NamedTuple):
-    """An item that failed without a report: why, how each process died, and the chunk's input to name it by."""
-
-    job: int
-    chunk: int
-    item: int
-    at: int
-    cause: str
-    #: (worker, how), in order.
-    deaths: tuple[tuple[str, str], ...]
-    payload: Payload | None
-    #: Seconds that it was allowed.
-    timeout: float = 0.0
-    #: Why the function did not load, and where.
-    refusal: tuple[Parts, str] | None = None
-
-
-class Placed(NamedTuple):
-    """Item `item` of a set-up is the call that is for this slot."""
-
-    item: int
-    worker: str
-    slot: int
-
-
-class Printed(NamedTuple):
-    """The job's outlet has something to show."""
-
-
-class Incident(NamedTuple):
-    """Something did not go as planned, and the job goes on: to be shown, not to be handled.
-
-    kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
-    process), "lost" (a worker is gone with what it held).
-    """
-
-    kind: Literal["retried", "died", "lost"]
-    #: Index of the item; None: no single one.
-    item: int | None
-    worker: str
-    #: Which try of the item it was, from 1; 0: no single item.
-    attempt: int
-    text: str = ""
-    report: ReportData | None = None
-    at: int = 0
-
-
-class Finished(NamedTuple):
-    """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
-
-    outcome: Outcome
-    crashed: bool
-    error: BaseException | None
-    refusal: tuple[Parts, str] | None
-    snapshot: Snapshot
-
-
-JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Incident | Finished
-
-
-class ReportData:
-    """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
-
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "start", "values", "worker")
-
-    def __init__(
-        self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
-    ) -> None:
-        #: Index of item 0 of the chunk.
-        self.start = start
-        self.lo = lo
-        self.hi = hi
-        self.failed = failed
-        self.parts = parts
-        self.worker = worker
-        self.nbytes = nbytes
-        #: Results neither delivered nor discarded yet.
-        self.left = hi - lo
-        #: For each failed offset, which try of that item it was (1 = the first).
-        self.attempts: dict[int, int] = {}
-        self.values: Any = None
-        #: Known once it is decoded: there is nothing among the values that has to be looked for.
-        self.plain = False
-
-
-@dataclass(slots=True)
-class _Chunk:
-    start: int
-    #: Items not delivered yet; a chunk is forgotten with its last one.
-    left: int
-    #: None once no attempt can need it any more.
-    payload: Payload | None
-    needs: tuple[bytes, ...]
-    #: By offset: how often an item raised; the workers where it ended its process, and how. Mostly absent.
-    tries: dict[int, int] = field(default_factory=dict)
-    deaths: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-
-
-#: In the place of the code of a job that is over.
-_NO_CODE = Code(b"", Payload(b""), ())
-
-
-@dataclass(slots=True)
-class Record:
-    """What the driver holds of a job."""
-
-    spec: JobSpec
-    code: Code
-    sink: Callable[[JobMessage], None]
-    timeout: float = 0.0
-    total: int | None = None
-    #: Where what tasks print goes; None: they are told to throw it away.
-    outlet: Outlet | None = None
-    reminder: asyncio.TimerHandle | None = None
-    #: True while somebody looks at `latest`.
-    watched: bool = False
-    latest: Snapshot | None = None
-    id: int = 0
-    error: BaseException | None = None
-    hunger: asyncio.TimerHandle | None = None
-    refusal: tuple[Parts, str] | None = None
-    next_start: int = 0
-    chunks: dict[int, _Chunk] = field(default_factory=dict)
-    incidents: int = 0
-    #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
-    suspects: list[range] = field(default_factory=list)
-    #: Worker -> what every chunk needs there.
-    needs: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
-    #: Of a set-up: the worker that each item is for.
-    places: list[Member] = field(default_factory=list)
-    #: Lines for whoever made the call, each with the workers that say so.
-    notices: dict[str, list[str]] = field(default_factory=dict)
-
-    def notice(self, line: str, worker: str) -> None:
-        """Keep a line; so many of them, as a worker may say anything."""
-        if worker not in self.notices.get(line, ()) and len(self.notices) < MAX_INCIDENTS:
-            self.notices.setdefault(line, []).append(worker)
-
-    def let_go(self) -> None:
-        """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
-        self.code = _NO_CODE
-        self.chunks.clear()
-        self.needs.clear()
-
-
-@dataclass(slots=True)
-class Member:
-    """A worker as the pool sees it; `state` is a word for people."""
-
-    id: int
-    info: WorkerInfo
-    engine: Engine
-    state: str = "ready"
-    rtt: float = 0.0
-    cpu: float = 0.0
-    memory: float = 0.0
-    #: Why it was lost.
-    why: str = ""
-    #: Something runs or waits there; filled in for whoever asks.
-    busy: bool = False
-    #: Slots that rest after too many deaths, and seconds until the first of them goes on.
-    resting: int = 0
-    rest: float = 0.0
-    blobs: set[bytes] = field(default_factory=set)
-    #: Set-ups that failed there, and without which it takes nothing: their names, by job.
-    unfit: dict[int, str] = field(default_factory=dict)
 
 
 class Driver:
@@ -294,15 +113,15 @@ class Driver:
     ) -> None:
         self._loop = loop
         self._scheduler = Scheduler(limits)
-        self._records: dict[int, Record] = {}
-        self._members: dict[int, Member] = {}
+        self._records: dict[int, JobEntry] = {}
+        self._members: dict[int, WorkerEntry] = {}
         #: Broadcast values whose handle lives, and the surroundings of the last call.
         self._pinned: set[bytes] = set()
         self._around: set[bytes] = set()
         self._blobs = Blobs(self._pinned)
         #: attempt -> (record, chunk, worker, slot, lo, hi)
-        self._attempts: dict[int, tuple[Record, int, int, int, int, int]] = {}
-        self._reports: dict[int, tuple[Record, list[ReportData]]] = {}
+        self._attempts: dict[int, tuple[JobEntry, int, int, int, int, int]] = {}
+        self._reports: dict[int, tuple[JobEntry, list[ReportData]]] = {}
         self._queue: deque[Event] = deque()
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -349,12 +168,12 @@ class Driver:
         with self._counting:
             return next(self._ids)
 
-    def open(self, record: Record) -> int:
+    def open(self, record: JobEntry) -> int:
         """Start a job; its messages begin at once."""
         record.id = record.id or self.new_id()
         if self._refuses is not None:
             record.let_go()
-            record.sink(Finished("failed", False, self._refuses, None, nothing(record.spec)))
+            record.sink(Finished("failed", False, self._refuses, None, empty_snapshot(record.spec)))
             return record.id
         self._records[record.id] = record
         code = record.code
@@ -383,14 +202,14 @@ class Driver:
         if grown := self._enter(self._records[job], chunk, payload, blobs, count):
             self.post(InputGrew(job, chunk, grown))
 
-    def _enter(self, record: Record, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
+    def _enter(self, record: JobEntry, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
         """Gives the bytes of values that are kept for this chunk alone: their handles are gone already."""
         # A module bundle comes with chunk after chunk; a value may be one item's alone.
         grown = 0
         if blobs:
             grown = self._blobs.keep(Holder(record.id, chunk), [blob for blob in blobs if blob.kind == "value"])
             self._blobs.keep(Holder(record.id), [blob for blob in blobs if blob.kind != "value"])
-        record.chunks[chunk] = _Chunk(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
+        record.chunks[chunk] = ChunkEntry(record.next_start, count, payload, tuple([blob.digest for blob in blobs]))
         record.next_start += count
         return grown
 
@@ -443,7 +262,7 @@ class Driver:
         record = self._records.get(job)
         return None if record is None else self._snapshot(record)
 
-    def members(self) -> list[Member]:
+    def members(self) -> list[WorkerEntry]:
         now = self._loop.time()
         busy = {held[2] for held in self._attempts.values()}
         found = []
@@ -476,7 +295,7 @@ class Driver:
         while name in names:
             name, number = f"{info.name}-{number}", number + 1
         info = info._replace(name=name)
-        self._members[worker] = Member(worker, info, engine, rtt=info.rtt)
+        self._members[worker] = WorkerEntry(worker, info, engine, rtt=info.rtt)
         self.post(WorkerJoined(worker, info.slots, name, info.tags, info.rtt))
         self._watch_hunger()
         self.on_members()
@@ -544,7 +363,7 @@ class Driver:
         if outlet.owing and record.reminder is None:
             record.reminder = self._loop.call_later(REMIND, self._remind, record, outlet)
 
-    def _remind(self, record: Record, outlet: Outlet) -> None:
+    def _remind(self, record: JobEntry, outlet: Outlet) -> None:
         record.reminder = None
         if record.id in self._records and outlet.remind():
             record.sink(Printed())
@@ -581,7 +400,7 @@ class Driver:
             log.warning("x attempt %d on %s: %s", attempt, member.info.name, text)
             self.post(AttemptLost(attempt))
 
-    def _note_death(self, member: Member, attempt: int, at: int, text: str, *, told: bool) -> None:
+    def _note_death(self, member: WorkerEntry, attempt: int, at: int, text: str, *, told: bool) -> None:
         """An item ended its process: the error of the item says so, if it comes to that."""
         held = self._attempts.get(attempt)
         if held is None or (read := held[0].chunks.get(held[1])) is None:
@@ -630,7 +449,7 @@ class Driver:
             if held is not None and hi - lo == 1 and report.attempts.get(lo, 0) in range(1, held[0].spec.retries + 1):
                 self._retried(held[0], lo, report)
 
-    def _retried(self, record: Record, at: int, report: ReportData) -> None:
+    def _retried(self, record: JobEntry, at: int, report: ReportData) -> None:
         """The failure of an item was discarded: it is run again, unless its job is being stopped."""
         if record.incidents >= MAX_INCIDENTS or record.id not in self._records:
             record.incidents += 1
@@ -639,7 +458,7 @@ class Driver:
                 record, Incident("retried", report.start + at, report.worker, report.attempts[at], "", report, at)
             )
 
-    def _report_incident(self, record: Record, incident: Incident) -> None:
+    def _report_incident(self, record: JobEntry, incident: Incident) -> None:
         record.incidents += 1
         if record.incidents <= MAX_INCIDENTS:
             record.sink(incident)
@@ -674,7 +493,7 @@ class Driver:
         code = record.code
         needs = record.needs.get(member.id)
         if needs is None:
-            needs = record.needs[member.id] = self._there(_needs_of(code, member), member)
+            needs = record.needs[member.id] = self._there(needs_of(code, member), member)
         if chunk.needs:
             needs = (*needs, *self._there(chunk.needs, member))
         for digest in (*needs, code.digest):
@@ -691,7 +510,7 @@ class Driver:
         )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
 
-    def _there(self, needs: Iterable[bytes], member: Member) -> tuple[bytes, ...]:
+    def _there(self, needs: Iterable[bytes], member: WorkerEntry) -> tuple[bytes, ...]:
         """Those that the worker is sent.
 
         What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
@@ -708,7 +527,7 @@ class Driver:
                 self._failed_to_set_up(record, start)
         self._delivered(record, command.chunk, command.hi - command.lo)
 
-    def _failed_to_set_up(self, record: Record, item: int) -> None:
+    def _failed_to_set_up(self, record: JobEntry, item: int) -> None:
         """A call of a set-up failed for good: a worker that came after it takes nothing, and jobs may starve."""
         member = record.places[item]
         if self._scheduler.unready(member.id):
@@ -716,7 +535,7 @@ class Driver:
             log.warning("x worker %s is left out: the set-up %s failed there", member.info.name, record.spec.name)
             self._watch_hunger()
 
-    def _delivered(self, record: Record, chunk: int, count: int) -> None:
+    def _delivered(self, record: JobEntry, chunk: int, count: int) -> None:
         held = record.chunks[chunk]
         held.left -= count
         if not held.left:
@@ -825,10 +644,10 @@ class Driver:
                 record.hunger.cancel()
                 record.hunger = None
 
-    def _fits(self, record: Record, member: Member) -> bool:
+    def _fits(self, record: JobEntry, member: WorkerEntry) -> bool:
         return not member.unfit and record.spec.tags <= member.info.tags
 
-    def _starve(self, record: Record) -> None:
+    def _starve(self, record: JobEntry) -> None:
         record.hunger = None
         if record.id not in self._records:
             return
@@ -865,7 +684,7 @@ class Driver:
         self._timer = None
         self.post(Ticked())
 
-    def _snapshot(self, record: Record) -> Snapshot:
+    def _snapshot(self, record: JobEntry) -> Snapshot:
         snapshot = self._scheduler.snapshot(record.id, self._loop.time())
         if snapshot.total is None and record.total is not None:
             left = max(0, record.total - snapshot.done)
@@ -894,7 +713,7 @@ class Driver:
         records, self._records = list(self._records.values()), {}
         for record in records:
             record.let_go()
-            record.sink(Finished("failed", False, error, None, record.latest or nothing(record.spec)))
+            record.sink(Finished("failed", False, error, None, record.latest or empty_snapshot(record.spec)))
         self._rest()
 
     def close(self, why: str = "closed") -> None:
@@ -920,26 +739,12 @@ class Driver:
         self._members.clear()
 
 
-def _needs_of(code: Code, member: Member) -> list[bytes]:
-    """What each task of the code needs on the worker, in the order in which it is used there."""
-    needs = [blob.digest for blob in code.around.of(member.engine.place)]
-    for setup in code.setups:
-        if setup.tags <= member.info.tags:
-            needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
-    return needs + [blob.digest for blob in code.blobs]
-
-
 def _spans(spans: Sequence[range]) -> str:
     """Items in words: "items 3, 10 to 20 and 31"."""
     parts = [f"{s[0]} to {s[-1]}" if len(s) > 1 else f"{s[0]}" for s in sorted(spans, key=lambda span: span.start)]
     *before, last = parts
     words = f"{', '.join(before)} and {last}" if before else last
     return f"item{'s' * (sum(map(len, spans)) > 1)} {words}"
-
-
-def nothing(spec: JobSpec, done: int = 0) -> Snapshot:
-    """The snapshot of a job of which nothing is known but what its consumer has."""
-    return Snapshot(spec.name, "failed", spec.size, done, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
 @cache

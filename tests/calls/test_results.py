@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distmap.calls.results import EMPTY, SKIP, Collect, Fold, Stream, exception_of, results_of
-from distmap.driver.driver import Landed, Lost, ReportData
+from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.tasks.failures import describe
 from distmap.tasks.payload import dump_items, encode, fold

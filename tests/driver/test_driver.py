@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import queue
-import weakref
 
-import numpy as np
 import pytest
 
 from distmap.calls.results import failure_of, results_of
 from distmap.core.events import JobSpec, SlotReady, WorkerLost
-from distmap.driver.driver import Driver, Finished, Incident, Landed, Lost, Printed, ReadRequest, Record
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Incident, Landed, Printed, ReadRequest
 from distmap.driver.output import Outlet
-from distmap.driver.portal import Portal
 from distmap.engine.base import WorkerInfo
-from distmap.engine.inline import InlineEngine
 from distmap.tasks.failures import Failure
 from distmap.tasks.functions import dump_code
 from distmap.tasks.payload import dump_items
@@ -24,76 +21,21 @@ from distmap.wire.messages import Output, Report
 DEADLINE = 10
 
 
-class Seat:
-    """A driver with one inline worker, and the messages of the jobs it was given."""
-
-    def __init__(self, *, workers=1, **options):
-        told = []
-        self.portal = Portal(crashed=lambda error: (told.append(error), self.driver.crashed(error)))
-        self.told = told
-        self.driver = self.portal.ask(lambda: Driver(self.portal.loop, **options))
-        self.engines = [InlineEngine() for _ in range(workers)]
-        for engine in self.engines:
-            self.portal.run(engine.start(self.driver)).result(DEADLINE)
-
-    def open(self, fn, size, **spec):
-        """Open a job and give its id and its messages."""
-        box = queue.SimpleQueue()
-        record = Record(JobSpec(size=size, name="job", **spec), dump_code(fn), box.put)
-        return self.portal.ask(self.driver.open, record), box
-
-    def serve(self, job, box, items):
-        """Answer reads from `items`, and give results by index and the last message."""
-        items, found = list(items), {}
-        while True:
-            message = box.get(timeout=DEADLINE)
-            if isinstance(message, Finished):
-                return found, message
-            if isinstance(message, ReadRequest):
-                taken, items = items[: message.most], items[message.most :]
-                payload, blobs = dump_items(taken)
-                self.portal.call(self.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items)
-            elif isinstance(message, Landed):
-                values, failed = results_of(message)
-                first = message.start + message.lo
-                found.update(zip(range(first, first + len(values)), values, strict=True))
-                found.update(failed)
-            elif isinstance(message, Lost):
-                found[message.item] = message.cause
-
-    def close(self):
-        async def close():
-            self.driver.close()
-            for engine in self.engines:
-                await engine.close(now=True)
-
-        self.portal.run(close()).result(DEADLINE)
-        self.portal.close()
-
-
-@pytest.fixture
-def seat():
-    """A driver with one inline worker."""
-    seat = Seat()
-    yield seat
-    seat.close()
-
-
-def test_a_job_runs_to_its_end(seat):
+def test_a_job_runs_to_its_end(harness):
     """Reads are asked for, every result lands once, and Finished is the last message."""
-    job, box = seat.open(lambda x: x * x, 100)
-    found, finished = seat.serve(job, box, range(100))
+    job, box = harness.open(lambda x: x * x, 100)
+    found, finished = harness.serve(job, box, range(100))
     assert found == {x: x * x for x in range(100)}
     assert finished.outcome == "done"
     assert (finished.snapshot.done, finished.snapshot.total) == (100, 100)
     idle = []
-    seat.portal.ask(seat.driver.when_idle, lambda: idle.append(True))
+    harness.portal.ask(harness.driver.when_idle, lambda: idle.append(True))
     assert idle == [True]
 
 
-def test_an_ordered_job_delivers_after_its_chunks_were_released(seat):
+def test_an_ordered_job_delivers_after_its_chunks_were_released(harness):
     """Results that wait for an earlier one still know their place."""
-    job, box = seat.open(lambda x: x, 30, gather="ordered", chunksize=3)
+    job, box = harness.open(lambda x: x, 30, gather="ordered", chunksize=3)
     found = {}
     items = list(range(30))
     landed = []
@@ -102,29 +44,29 @@ def test_an_ordered_job_delivers_after_its_chunks_were_released(seat):
         if isinstance(message, ReadRequest):
             taken, items = items[: message.most], items[message.most :]
             payload, blobs = dump_items(taken)
-            seat.portal.call(seat.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items)
+            harness.portal.call(harness.driver.chunk_read, job, message.chunk, payload, blobs, len(taken), not items)
         elif isinstance(message, Landed):
             values, _ = results_of(message)
             landed.append(message.start + message.lo)
             found.update(enumerate(values, landed[-1]))
-            seat.portal.call(seat.driver.consumed, job, len(values), message.report.nbytes)
+            harness.portal.call(harness.driver.consumed, job, len(values), message.report.nbytes)
     assert landed == sorted(landed)
     assert found == {x: x for x in range(30)}
 
 
-def test_failed_tries_are_counted(seat):
+def test_failed_tries_are_counted(harness):
     """A report knows which try of an item failed."""
 
     def fail(x):
         raise ValueError(x)
 
-    job, box = seat.open(fail, 1, retries=2, stop_on_failure=False)
-    found, finished = seat.serve(job, box, [7])
+    job, box = harness.open(fail, 1, retries=2, stop_on_failure=False)
+    found, finished = harness.serve(job, box, [7])
     assert "attempt 3" in found[0].__notes__[0]
     assert finished.snapshot.retried == 2
 
 
-def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
+def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(harness):
     """Items that raised and attempts whose process died are forgotten with their chunk, not with their job."""
 
     def fail(x):
@@ -132,7 +74,7 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
 
     box = queue.SimpleQueue()
     spec = JobSpec(size=None, pushed=True, stop_on_failure=False, chunksize=2)
-    driver, chunks = seat.driver, []
+    driver, chunks = harness.driver, []
 
     def sink(message):
         if isinstance(message, ReadRequest):  # of pushed items: answered inside the sink
@@ -141,7 +83,7 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
         elif isinstance(message, Landed):
             box.put(message)
 
-    record = Record(spec, dump_code(fail), sink)
+    record = JobEntry(spec, dump_code(fail), sink)
 
     def push_and_die():
         driver.added(record.id, 2, 0)
@@ -151,106 +93,61 @@ def test_a_job_that_goes_on_leaves_nothing_of_what_is_done(seat):
         assert record.chunks[chunks[0]].deaths == {1: [("inline", "for a test")]}
         driver.post(SlotReady(1, 0))
 
-    seat.portal.ask(driver.open, record)
-    seat.portal.ask(push_and_die)
+    harness.portal.ask(driver.open, record)
+    harness.portal.ask(push_and_die)
     landed = [box.get(timeout=DEADLINE) for _ in range(2)]
     assert sorted((message.lo, message.hi) for message in landed) == [(0, 1), (1, 2)]
-    state = seat.portal.ask(driver.snapshot, record.id).state
-    assert (state, *seat.portal.ask(lambda: (record.chunks, driver._attempts, driver._reports))) == (
+    state = harness.portal.ask(driver.snapshot, record.id).state
+    assert (state, *harness.portal.ask(lambda: (record.chunks, driver._attempts, driver._reports))) == (
         "running", {}, {}, {},
     )  # fmt: skip
 
 
-def test_a_job_that_is_over_holds_no_code(seat):
-    """Whoever keeps its record does not keep what the function captured."""
-    captured = np.zeros(100_000)
-    gone = weakref.ref(captured)
-    box = queue.SimpleQueue()
-    record = Record(JobSpec(size=1), dump_code(lambda x: captured[x]), box.put)  # noqa: F821  (deleted below)
-    del captured
-    found, _ = seat.serve(seat.portal.ask(seat.driver.open, record), box, [0])
-    assert found == {0: 0}
-    assert record.code.blobs == ()
-    assert gone() is None
-
-
-def test_input_that_fails_is_the_error_of_the_job(seat):
+def test_input_that_fails_is_the_error_of_the_job(harness):
     """What reading raised comes with Finished."""
-    job, box = seat.open(lambda x: x, None)
+    job, box = harness.open(lambda x: x, None)
     request = box.get(timeout=DEADLINE)
     error = OSError("disk gone")
-    seat.portal.call(seat.driver.input_failed, job, request.chunk, error)
+    harness.portal.call(harness.driver.input_failed, job, request.chunk, error)
     finished = box.get(timeout=DEADLINE)
     assert finished.outcome == "failed"
     assert finished.error is error
 
 
-def test_a_job_with_no_worker_ends_with_a_reason():
-    """Nobody waits for ever for workers that do not come."""
-    seat = Seat(workers=0, starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
-    try:
-        _, box = seat.open(lambda x: x, 5)
-        finished = box.get(timeout=DEADLINE)
-        assert str(finished.error) == "nobody came"
-    finally:
-        seat.close()
-
-
-def test_a_bug_ends_every_job(seat):
+def test_a_bug_ends_every_job(harness):
     """An exception inside the driver reaches the consumers as the error of their jobs."""
-    _, box = seat.open(lambda x: x, 5)
+    _, box = harness.open(lambda x: x, 5)
     box.get(timeout=DEADLINE)
-    seat.portal.call(seat.driver.post, "no event")
+    harness.portal.call(harness.driver.post, "no event")
     finished = box.get(timeout=DEADLINE)
     assert finished.outcome == "failed"
-    assert finished.error is seat.told[0]
+    assert finished.error is harness.told[0]
 
 
-def test_closing_ends_what_is_left(seat):
+def test_closing_ends_what_is_left(harness):
     """A job that is open when the pool ends is told so."""
-    _, box = seat.open(lambda x: x, 5)
+    _, box = harness.open(lambda x: x, 5)
     box.get(timeout=DEADLINE)
-    seat.portal.ask(seat.driver.close)
+    harness.portal.ask(harness.driver.close)
     assert box.get(timeout=DEADLINE).outcome == "cancelled"
 
 
-def test_a_pinned_broadcast_outlives_its_job(seat):
+def test_a_pinned_broadcast_outlives_its_job(harness):
     """A broadcast stays on the workers until it is unpinned; a function goes with its job."""
     handle = Broadcast({"k": 1})
-    seat.portal.call(seat.driver.pin, handle.digest)
-    job, box = seat.open(lambda x: handle.value["k"] + x, 1)
-    found, _ = seat.serve(job, box, [1])
+    harness.portal.call(harness.driver.pin, handle.digest)
+    job, box = harness.open(lambda x: handle.value["k"] + x, 1)
+    found, _ = harness.serve(job, box, [1])
     assert found == {0: 2}
-    assert seat.portal.ask(lambda: (len(seat.driver._blobs), handle.digest in seat.driver._blobs)) == (1, True)
-    seat.portal.ask(seat.driver.unpin, handle.digest)
-    assert not seat.portal.ask(lambda: len(seat.driver._blobs))
+    assert harness.portal.ask(lambda: (len(harness.driver._blobs), handle.digest in harness.driver._blobs)) == (1, True)
+    harness.portal.ask(harness.driver.unpin, handle.digest)
+    assert not harness.portal.ask(lambda: len(harness.driver._blobs))
 
 
-def test_names_of_workers_are_unique():
-    """Two workers of one name are told apart."""
-    seat = Seat(workers=2)
-    try:
-        assert [member.info.name for member in seat.portal.ask(seat.driver.members)] == ["inline", "inline-2"]
-    finally:
-        seat.close()
-
-
-def test_tags_that_no_worker_has_end_with_a_reason():
-    """The error names the tags and who is there."""
-    seat = Seat(starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
-    try:
-        _, box = seat.open(lambda x: x, 5, tags=frozenset(["gpu"]))
-        finished = box.get(timeout=DEADLINE)
-        assert "no worker has the tags ['gpu']" in str(finished.error)
-        assert "inline (no tags)" in str(finished.error)
-    finally:
-        seat.close()
-
-
-def test_a_broken_driver_takes_no_more_jobs(seat):
+def test_a_broken_driver_takes_no_more_jobs(harness):
     """After a bug a new job ends at once instead of waiting for slots that are lost."""
-    seat.portal.call(seat.driver.post, "no event")
-    _, box = seat.open(lambda x: x, 5)
+    harness.portal.call(harness.driver.post, "no event")
+    _, box = harness.open(lambda x: x, 5)
     assert "bug of distmap" in str(box.get(timeout=DEADLINE).error)
 
 
@@ -270,56 +167,56 @@ class Quiet:
 
 
 @pytest.fixture
-def talk():
-    """Opens a job of five items in one chunk on two quiet workers; gives seat, workers, tasks, messages and outlet."""
-    seat = Seat(workers=0)
+def talk(make_harness):
+    """Opens a job of five items in one chunk on two quiet workers; gives harness, workers, tasks and the opener."""
+    harness = make_harness(workers=0)
     engine = Quiet()
     workers = [
-        seat.portal.ask(seat.driver.joined, engine, WorkerInfo(name, "here", 1, "3.11")) for name in ("ann", "bob")
+        harness.portal.ask(harness.driver.joined, engine, WorkerInfo(name, "here", 1, "3.11"))
+        for name in ("ann", "bob")
     ]
 
     def open_job(outlet, **spec):
         box = queue.SimpleQueue()
-        record = Record(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
-        job = seat.portal.ask(seat.driver.open, record)
+        record = JobEntry(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
+        job = harness.portal.ask(harness.driver.open, record)
         request = box.get(timeout=DEADLINE)
         payload, blobs = dump_items(range(5))
-        seat.portal.ask(seat.driver.chunk_read, job, request.chunk, payload, blobs, 5, True)
+        harness.portal.ask(harness.driver.chunk_read, job, request.chunk, payload, blobs, 5, True)
         return job, box
 
-    yield seat, workers, engine.tasks, open_job
-    seat.close()
+    return harness, workers, engine.tasks, open_job
 
 
 def test_incidents_are_told(talk):
     """A job hears of items that are run again, of processes that died, and of workers that were lost with its items."""
-    seat, (ann, bob), tasks, open_job = talk
+    harness, (ann, bob), tasks, open_job = talk
     _, box = open_job(None, retries=1)
     (task,) = tasks
 
     payload, _ = dump_items([1, Failure("ValueError", "bad", "", None, "")])
     report = Report(0, task.attempt, 0, 2, 0.1, False, (1,))
-    seat.portal.ask(seat.driver.reported, ann, report, payload.parts)
+    harness.portal.ask(harness.driver.reported, ann, report, payload.parts)
     landed = box.get(timeout=DEADLINE)
     assert isinstance(landed, Landed)
     incident = box.get(timeout=DEADLINE)
     assert incident[:4] == ("retried", 1, "ann", 1)
     assert failure_of(incident.report, incident.at) == "ValueError: bad"
-    seat.portal.ask(seat.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
+    harness.portal.ask(harness.driver.died, ann, 0, task.attempt, 2, "died", "killed by SIGSEGV")
     assert box.get(timeout=DEADLINE) == Incident("died", 2, "ann", 1, "killed by SIGSEGV")
-    seat.portal.ask(seat.driver.lost, bob, True, "silent for 30 s")
+    harness.portal.ask(harness.driver.lost, bob, True, "silent for 30 s")
     lost = box.get(timeout=DEADLINE)
     assert lost[:5] == ("lost", None, "bob", 0, "silent for 30 s; 2 chunks that it held are run again")
     # Nobody's fault, or nobody's work: nothing to tell.
-    seat.portal.ask(seat.driver.post, SlotReady(ann, 0))
-    seat.portal.ask(seat.driver.died, ann, 0, None, None, "idle", "out of memory")
-    seat.portal.ask(seat.driver.post, WorkerLost(ann, charged=False))
+    harness.portal.ask(harness.driver.post, SlotReady(ann, 0))
+    harness.portal.ask(harness.driver.died, ann, 0, None, None, "idle", "out of memory")
+    harness.portal.ask(harness.driver.post, WorkerLost(ann, charged=False))
     assert box.empty()
 
 
 def test_what_tasks_print_is_shown_until_they_end(talk):
     """Output of the attempt that runs rings once and is tagged; that of another worker or after its end is dropped."""
-    seat, (ann, bob), tasks, open_job = talk
+    harness, (ann, bob), tasks, open_job = talk
     outlet = Outlet(item=True)
     shown = []
     outlet._write = lambda text, stream: shown.append((stream, text))
@@ -329,7 +226,7 @@ def test_what_tasks_print_is_shown_until_they_end(talk):
 
     def printed(worker, text, *, attempt=task.attempt, stream=0):
         pieces = ((3, stream, len(text)),) if text else ()
-        seat.portal.ask(seat.driver.printed, worker, Output(0, attempt, 0, pieces), [text] if text else [])
+        harness.portal.ask(harness.driver.printed, worker, Output(0, attempt, 0, pieces), [text] if text else [])
 
     printed(ann, b"one\n")
     printed(ann, b"two\n", stream=1)
@@ -340,20 +237,20 @@ def test_what_tasks_print_is_shown_until_they_end(talk):
     printed(ann, b"unknown\n", attempt=99)
     printed(77, b"nobody\n")
     printed(ann, b"")
-    seat.portal.ask(seat.driver.reported, ann, Report(0, task.attempt, 0, 0, 0.0, True, ()), [])
+    harness.portal.ask(harness.driver.reported, ann, Report(0, task.attempt, 0, 0, 0.0, True, ()), [])
     printed(ann, b"late\n")
     assert not outlet.waiting
 
 
 def test_dropped_lines_are_told_of_a_little_later(talk):
     """A worker that dropped lines and then is silent does not keep that to itself until the end of the job."""
-    seat, (ann, _), tasks, open_job = talk
+    harness, (ann, _), tasks, open_job = talk
     outlet = Outlet()
     shown = []
     outlet._write = lambda text, stream: shown.append(text)
     _, box = open_job(outlet)
     for _ in range(2):
-        seat.portal.ask(seat.driver.printed, ann, Output(0, tasks[0].attempt, 7, ()), [])
+        harness.portal.ask(harness.driver.printed, ann, Output(0, tasks[0].attempt, 7, ()), [])
     assert box.get(timeout=DEADLINE) == Printed()
     outlet.show()
     assert [text.split(" of ")[0] for text in shown] == ["[distmap] \u2026 14 lines"]
@@ -361,21 +258,21 @@ def test_dropped_lines_are_told_of_a_little_later(talk):
 
 def test_a_job_without_an_outlet_has_its_tasks_be_silent(talk):
     """Tasks are told to print to nobody; what comes all the same is not heard."""
-    seat, (ann, _), tasks, open_job = talk
+    harness, (ann, _), tasks, open_job = talk
     _, box = open_job(None)
     assert not tasks[0].output
-    seat.portal.ask(seat.driver.printed, ann, Output(0, tasks[0].attempt, 0, ((0, 0, 2),)), [b"x\n"])
+    harness.portal.ask(harness.driver.printed, ann, Output(0, tasks[0].attempt, 0, ((0, 0, 2),)), [b"x\n"])
     assert box.empty()
 
 
 def test_sizes_that_lie_cut_nothing_but_their_text(talk):
     """Pieces that announce more than there is give what is there."""
-    seat, (ann, _), tasks, open_job = talk
+    harness, (ann, _), tasks, open_job = talk
     outlet = Outlet()
     shown = []
     outlet._write = lambda text, stream: shown.append(text)
     open_job(outlet)
     output = Output(0, tasks[0].attempt, 0, ((0, 0, 2), (1, 7, 10**9), (2, 0, 5)))
-    seat.portal.ask(seat.driver.printed, ann, output, [b"a\nb\n"])
+    harness.portal.ask(harness.driver.printed, ann, output, [b"a\nb\n"])
     outlet.show()
     assert shown == ["[ann] a\n", "[ann] b\n"]

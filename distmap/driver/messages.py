@@ -1,0 +1,125 @@
+"""Messages from the driver to whoever consumes a job.
+
+Owns their fields. The driver passes them to `JobEntry.sink` on the loop's thread; a consumer handles most of them in
+the calling thread. A job gets any number of messages and then exactly one `Finished`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from distmap.core.events import JobSpec, Outcome
+from distmap.core.progress import Snapshot
+from distmap.engine.base import Parts
+from distmap.tasks.pickling import Payload
+
+
+class ReadRequest(NamedTuple):
+    """To whoever reads the job's input: read at most `most` items into `chunk`.
+
+    Of a pushed job: just so many, and now; `chunk_taken` is called before the sink returns.
+    """
+
+    chunk: int
+    most: int
+
+
+class Landed(NamedTuple):
+    """Accepted results: items [lo, hi) of the chunk whose item 0 has index `start`."""
+
+    job: int
+    chunk: int
+    start: int
+    lo: int
+    hi: int
+    report: ReportData
+
+
+class Lost(NamedTuple):
+    """An item that failed without a report: why, how each process died, and the chunk's input to name it by."""
+
+    job: int
+    chunk: int
+    item: int
+    at: int
+    cause: str
+    #: (worker, how), in order.
+    deaths: tuple[tuple[str, str], ...]
+    payload: Payload | None
+    #: Seconds that it was allowed.
+    timeout: float = 0.0
+    #: Why the function did not load, and where.
+    refusal: tuple[Parts, str] | None = None
+
+
+class Placed(NamedTuple):
+    """Item `item` of a set-up is the call that is for this slot."""
+
+    item: int
+    worker: str
+    slot: int
+
+
+class Printed(NamedTuple):
+    """The job's outlet has something to show."""
+
+
+class Incident(NamedTuple):
+    """Something did not go as planned, and the job goes on: to be shown, not to be handled.
+
+    kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
+    process), "lost" (a worker is gone with what it held).
+    """
+
+    kind: Literal["retried", "died", "lost"]
+    #: Index of the item; None: no single one.
+    item: int | None
+    worker: str
+    #: Which try of the item it was, from 1; 0: no single item.
+    attempt: int
+    text: str = ""
+    report: ReportData | None = None
+    at: int = 0
+
+
+class Finished(NamedTuple):
+    """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
+
+    outcome: Outcome
+    crashed: bool
+    error: BaseException | None
+    refusal: tuple[Parts, str] | None
+    snapshot: Snapshot
+
+
+JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Incident | Finished
+
+
+class ReportData:
+    """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
+
+    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "start", "values", "worker")
+
+    def __init__(
+        self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
+    ) -> None:
+        #: Index of item 0 of the chunk.
+        self.start = start
+        self.lo = lo
+        self.hi = hi
+        self.failed = failed
+        self.parts = parts
+        self.worker = worker
+        self.nbytes = nbytes
+        #: Results neither delivered nor discarded yet.
+        self.left = hi - lo
+        #: For each failed offset, which try of that item it was (1 = the first).
+        self.attempts: dict[int, int] = {}
+        self.values: Any = None
+        #: Known once it is decoded: there is nothing among the values that has to be looked for.
+        self.plain = False
+
+
+def empty_snapshot(spec: JobSpec, done: int = 0) -> Snapshot:
+    """The snapshot of a job of which nothing is known but what its consumer has."""
+    return Snapshot(spec.name, "failed", spec.size, done, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
