@@ -81,7 +81,7 @@ IMPURE = {
 IMPORTERS = {
     "IPython": {"views.cell_card"},
     "cloudpickle": {"tasks.pickling"},
-    "cryptography": {"transport.tls"},
+    "cryptography": {"transport.security"},
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},

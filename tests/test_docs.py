@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import concurrent.futures
 import contextlib
 import doctest
@@ -11,6 +12,7 @@ import io
 import multiprocessing
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,70 @@ def test_links_lead_to_files() -> None:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{name(page)}: {target}"
+
+
+# --- the architecture ------------------------------------------------------------------------------------------------
+
+
+def defined(path: Path) -> set[str]:
+    """What a file defines: functions, classes, methods and variables, as `name` or `Class.name`."""
+
+    def names(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for node in body:
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    yield prefix + node.name
+                case ast.ClassDef():
+                    yield prefix + node.name
+                    yield from names(node.body, f"{prefix}{node.name}.")
+                case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+                    yield prefix + name
+                case ast.If():
+                    yield from names(node.body + node.orelse, prefix)
+
+    return set(names(ast.parse(path.read_text(encoding="utf-8")).body, ""))
+
+
+def tables(text: str) -> Iterator[dict[str, str]]:
+    """The rows of all tables, as heading -> cell."""
+    head: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not cells or set(line) <= set("|-: "):
+            head = head if cells else []
+        elif head:
+            yield dict(zip(head, cells, strict=True))
+        else:
+            head = cells
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_the_files_and_functions_named_there_exist(page: Path) -> None:
+    """In a table with the columns "file" and "name", the file exists and defines every name."""
+    named = [row for row in tables(page.read_text(encoding="utf-8")) if code(row.get("file", ""))]
+    assert named
+    wrong = []
+    for row in named:
+        [file] = code(row["file"])
+        path = next((path for path in (ROOT / "distmap" / file, ROOT / file) if path.exists()), None)
+        names = set(code(row.get("name", "")))
+        if path is None or (names and not names <= defined(path)):
+            wrong.append((file, *names))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_the_paths_named_in_the_text_exist(page: Path) -> None:
+    """Every path of a module or folder of the project that a page names in code is there."""
+    for path in re.findall(r"`((?:\w+/)*(?:\w+\.py|\w+/))`", page.read_text(encoding="utf-8")):
+        assert any((folder / path).exists() for folder in (ROOT / "distmap", ROOT)), path
+
+
+def test_the_way_of_a_map_is_short() -> None:
+    """The way of one map has at most 25 steps, local and remote together."""
+    steps = [row for row in tables(read("architecture.md")) if row.get("step", "").rstrip("abcdef").isdigit()]
+    assert 0 < len(steps) <= 25
