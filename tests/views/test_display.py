@@ -14,7 +14,7 @@ from distmap.views.display import MAX_LIVE_VIEWS, JobDisplay
 MOMENT = Snapshot("map", "running", 100, 40, 0, 2, 0, 0, 0, 0, 0, 1.0, 40.0, 1.5, ())
 
 
-class Wheel:
+class RecordingControls:
     paused = False
 
     def pause(self) -> None: ...
@@ -24,7 +24,7 @@ class Wheel:
     def cancel(self) -> None: ...
 
 
-class Board:
+class RecordingView:
     """A view that writes down what it is told."""
 
     def __init__(self, drawn: bool = True, fails: list[BaseException] | None = None) -> None:
@@ -44,7 +44,7 @@ class Board:
         self.seen.append((snapshot.state, dropped))
 
 
-class Turns:
+class FakeRefreshThread:
     """In the place of the refresh thread."""
 
     def __init__(self) -> None:
@@ -60,16 +60,16 @@ class Turns:
 
 @pytest.fixture
 def display(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A display whose views are the boards that its test puts on a list."""
+    """A display whose views are those that the test puts on a list."""
 
     class FakedDisplay(JobDisplay):
-        boards: list[Board]
-        turns: Turns
+        views: list[RecordingView]
+        refreshed: FakeRefreshThread
 
-    made = FakedDisplay("score", "map", Wheel(), lambda: MOMENT)
-    made.boards, made.turns = [], Turns()
-    monkeypatch.setattr(module, "REFRESH_THREAD", made.turns)
-    monkeypatch.setattr(module, "choose_view", lambda *_, **__: made.boards.pop(0) if made.boards else None)
+    made = FakedDisplay("score", "map", RecordingControls(), lambda: MOMENT)
+    made.views, made.refreshed = [], FakeRefreshThread()
+    monkeypatch.setattr(module, "REFRESH_THREAD", made.refreshed)
+    monkeypatch.setattr(module, "choose_view", lambda *_, **__: made.views.pop(0) if made.views else None)
     return made
 
 
@@ -79,16 +79,16 @@ def fault(text: str) -> Issue:
 
 def test_every_view_hears_every_note(display: Any) -> None:
     """One that comes late hears what was noted before; at the end all are closed with the state of the end."""
-    first, late = Board(), Board()
-    display.boards += [first, late]
+    first, late = RecordingView(), RecordingView()
+    display.views += [first, late]
     assert display.show(True) is first
     display.add_issue(fault("one"))
     assert display.show(True) is late
     display.add_issue(fault("two"))
-    assert display.turns.drawn == [first, late]
+    assert display.refreshed.drawn == [first, late]
     display.close(MOMENT, "interrupted")
     assert first.seen == late.seen == ["one", "two", ("interrupted", 0)]
-    assert display.turns.drawn == []
+    assert display.refreshed.drawn == []
     assert display.latest.state == "interrupted"
     assert "Interrupted" in display.html(display.latest)
     assert display.show(False) is None
@@ -98,47 +98,47 @@ def test_after_the_end_there_is_only_the_card(display: Any) -> None:
     """A view of a job that is over is closed at once, with its issues."""
     display.add_issue(fault("one"))
     display.close(MOMENT, "done")
-    board = Board()
-    display.boards.append(board)
+    view = RecordingView()
+    display.views.append(view)
     display.show(True)
-    assert board.seen == ["one", ("done", 0)]
-    assert display.turns.drawn == []
+    assert view.seen == ["one", ("done", 0)]
+    assert display.refreshed.drawn == []
 
 
 def test_notes_beyond_the_first_are_counted(display: Any) -> None:
     """A job with a million failures keeps a few lines and a number."""
-    board = Board()
-    display.boards.append(board)
+    view = RecordingView()
+    display.views.append(view)
     display.show(True)
     for n in range(MAX_ISSUES + 3):
         display.add_issue(fault(str(n)))
     assert display.is_full
     display.count_dropped()
     display.close(MOMENT, "failed")
-    assert len(board.seen) == MAX_ISSUES + 1
-    assert board.seen[-1] == ("failed", 4)
+    assert len(view.seen) == MAX_ISSUES + 1
+    assert view.seen[-1] == ("failed", 4)
     assert "and 4 more" in display.html(display.latest)
 
 
 def test_a_callable_is_called_by_the_job_only(display: Any) -> None:
     """A view that runs the user's code is not the refresh thread's; what it raises is shown by itself."""
-    board = Board(drawn=False)
-    display.boards.append(board)
+    view = RecordingView(drawn=False)
+    display.views.append(view)
     assert not display.has_callbacks
     display.show(True)
     assert display.has_callbacks
-    assert display.turns.drawn == []
+    assert display.refreshed.drawn == []
     display.call_callbacks()
-    assert board.seen == [40]
+    assert view.seen == [40]
     display.close(MOMENT, "done")
     display.close(MOMENT, "failed")  # it is not asked again
-    assert board.seen == [40, ("done", 0)]
+    assert view.seen == [40, ("done", 0)]
 
 
 def test_a_view_that_fails_at_its_end_costs_nobody(display: Any) -> None:
     """Neither the job nor the other views; one that was cut short by an interrupt is closed at the next try."""
-    broken, cut, good = Board(fails=[OSError()]), Board(fails=[KeyboardInterrupt()]), Board()
-    display.boards += [broken, cut, good]
+    broken, cut, good = RecordingView(fails=[OSError()]), RecordingView(fails=[KeyboardInterrupt()]), RecordingView()
+    display.views += [broken, cut, good]
     for _ in range(3):
         display.show(True)
     with pytest.raises(KeyboardInterrupt):
@@ -149,8 +149,8 @@ def test_a_view_that_fails_at_its_end_costs_nobody(display: Any) -> None:
 
 def test_a_second_interrupt_leaves_no_card_that_runs(display: Any) -> None:
     """Of a job that was interrupted all views are closed before another interrupt goes its way."""
-    cut, good = Board(fails=[KeyboardInterrupt()]), Board()
-    display.boards += [cut, good]
+    cut, good = RecordingView(fails=[KeyboardInterrupt()]), RecordingView()
+    display.views += [cut, good]
     display.show(True)
     display.show(True)
     display.interrupted = True
@@ -161,13 +161,13 @@ def test_a_second_interrupt_leaves_no_card_that_runs(display: Any) -> None:
 
 def test_a_job_moves_at_a_few_places_only(display: Any) -> None:
     """Who shows a job over and over gets it where it was first and where it was shown last; all end as the card."""
-    boards = [Board() for _ in range(MAX_LIVE_VIEWS + 3)]
-    display.boards += boards
-    for _ in boards:
+    views = [RecordingView() for _ in range(MAX_LIVE_VIEWS + 3)]
+    display.views += views
+    for _ in views:
         display.show(True)
-    assert display.turns.drawn == [boards[0], *boards[-MAX_LIVE_VIEWS + 1 :]]
+    assert display.refreshed.drawn == [views[0], *views[-MAX_LIVE_VIEWS + 1 :]]
     display.close(MOMENT, "done")
-    assert all(board.seen == [("done", 0)] for board in boards)
+    assert all(view.seen == [("done", 0)] for view in views)
 
 
 def test_a_job_that_has_not_begun_has_a_card(display: Any) -> None:

@@ -13,7 +13,7 @@ from distmap.views.refresh import RefreshThread
 MOMENT = Snapshot("map", "running", 1000, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
 
 
-class Board:
+class RecordingView:
     """A view that writes down what it is shown."""
 
     drawn = True
@@ -46,21 +46,21 @@ def refresh_threads() -> list[threading.Thread]:
 def test_one_view_at_a_time_in_turn() -> None:
     """Three views are drawn one after the other, by one thread, which ends with the last of them."""
     refresher, log = RefreshThread(every=0.001), []
-    boards = [Board(log, name) for name in "abc"]
-    for board in boards:
-        refresher.add(board, counting())
+    views = [RecordingView(log, name) for name in "abc"]
+    for view in views:
+        refresher.add(view, counting())
     assert len(refresh_threads()) == 1
-    assert boards[0].enough.wait(10)
-    for board in boards:
-        refresher.remove(board)
+    assert views[0].enough.wait(10)
+    for view in views:
+        refresher.remove(view)
     for thread in refresh_threads():
         thread.join(10)
     assert not refresh_threads()
-    turns = "".join(name for name, _ in log[3:])  # the first ones may come before the others were there
-    assert turns.startswith(("abc", "bca", "cab"))
-    assert turns == (turns[:3] * len(turns))[: len(turns)]
+    refreshed = "".join(name for name, _ in log[3:])  # the first ones may come before the others were there
+    assert refreshed.startswith(("abc", "bca", "cab"))
+    assert refreshed == (refreshed[:3] * len(refreshed))[: len(refreshed)]
     # It begins again when there is something to draw again.
-    again = Board([], "d")
+    again = RecordingView([], "d")
     refresher.add(again, counting())
     assert again.enough.wait(10)
     refresher.remove(again)
@@ -70,13 +70,13 @@ def test_one_view_at_a_time_in_turn() -> None:
 def test_what_is_the_same_is_not_drawn() -> None:
     """A view whose job has nothing new gives its turn away, as does one whose job has not begun."""
     refresher, log = RefreshThread(every=0.001), []
-    still, moving, early = Board(log, "still"), Board(log, "moving"), Board(log, "early")
+    still, moving, early = RecordingView(log, "still"), RecordingView(log, "moving"), RecordingView(log, "early")
     refresher.add(still, lambda: MOMENT)
     refresher.add(early, lambda: None)
     refresher.add(moving, counting())
     assert moving.enough.wait(10)
-    for board in (still, moving, early):
-        refresher.remove(board)
+    for view in (still, moving, early):
+        refresher.remove(view)
     assert [name for name, _ in log].count("still") == 1
     assert [name for name, _ in log].count("early") == 0
 
@@ -84,7 +84,7 @@ def test_what_is_the_same_is_not_drawn() -> None:
 def test_a_view_that_fails_is_drawn_no_more() -> None:
     """It costs neither the others nor the refresh thread."""
     refresher, log = RefreshThread(every=0.001), []
-    bad, good = Board(log, "bad", fails=True), Board(log, "good")
+    bad, good = RecordingView(log, "bad", fails=True), RecordingView(log, "good")
     refresher.add(bad, counting())
     refresher.add(good, counting())
     assert good.enough.wait(10)

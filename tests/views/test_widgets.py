@@ -16,7 +16,7 @@ from distmap.views.widgets import CardWidgets, Panel
 S = Snapshot("map", "running", 100, 0, 0, 4, 0, 0, 0, 0, 0, 1.0, 0.0, None, (Lane("local", 2, "busy", 0, 0, 4, 0.5),))
 
 
-class Wheel:
+class RecordingControls:
     """Controls that write down what is done to them."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Wheel:
         self.done.append("cancel")
 
 
-class Call:
+class RunningCall:
     """What a panel shows."""
 
-    def __init__(self, wheel: Wheel | None = None) -> None:
+    def __init__(self, controls: RecordingControls | None = None) -> None:
         self.title, self.kind, self.number, self.closed = "score", "map", 1, False
         self.snapshot: Snapshot | None = None
         self.issues: list[Issue] = []
-        self.controls: Any = wheel
+        self.controls: Any = controls
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def card() -> Iterator[CardWidgets]:
     made.close()
 
 
-def show(card: CardWidgets, call: Call, **changes: Any) -> Panel:
+def show(card: CardWidgets, call: RunningCall, **changes: Any) -> Panel:
     """Show the call, the only one of its card, at another moment."""
     call.snapshot = S._replace(**changes)
     card.show([call], call, ())
@@ -70,8 +70,8 @@ def show(card: CardWidgets, call: Call, **changes: Any) -> Panel:
 def test_the_buttons_steer(card: CardWidgets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause toggles, Cancel is pressed once, and after the end neither does anything."""
     monkeypatch.setattr(widgets, "has_subshells", lambda: True)
-    wheel = Wheel()
-    call = Call(wheel)
+    controls = RecordingControls()
+    call = RunningCall(controls)
     panel = show(card, call)
     pause, cancel = panel.box.children[0].children[1:]
 
@@ -86,23 +86,23 @@ def test_the_buttons_steer(card: CardWidgets, monkeypatch: pytest.MonkeyPatch) -
         button.click()
     show(card, call)
     assert buttons() == [("Pause", True), ("Cancel", True)]
-    assert wheel.done == ["pause", "resume", "cancel", "cancel"]
+    assert controls.done == ["pause", "resume", "cancel", "cancel"]
     call.closed = True
     for button in (cancel, pause):
         button.click()
-    assert wheel.done[4:] == []
+    assert controls.done[4:] == []
 
 
 def test_without_subshells_a_hint_stands_for_the_buttons(card: CardWidgets) -> None:
     """It says how to interrupt; a call that nobody may steer has neither."""
-    panel = show(card, Call(Wheel()))
+    panel = show(card, RunningCall(RecordingControls()))
     assert "to cancel" in panel.box.children[0].children[1].value
-    assert len(show(card, Call()).box.children[0].children) == 1
+    assert len(show(card, RunningCall()).box.children[0].children) == 1
 
 
 def test_what_is_the_same_is_not_sent(card: CardWidgets) -> None:
-    """Parts are sent when they change, lanes at a third of the turns, the issues when there is something to tell."""
-    call, sent = Call(), list[str]()
+    """Parts are sent when they change, lanes at every third update, the issues when there is something to tell."""
+    call, sent = RunningCall(), list[str]()
     panel = show(card, call)
     for part, widget in panel._parts.items():
         widget.observe(lambda change, part=part: sent.append(part), "value")
@@ -122,7 +122,7 @@ def test_what_is_the_same_is_not_sent(card: CardWidgets) -> None:
 
 def test_the_call_that_ended_last_stays_until_another_is_shown(card: CardWidgets) -> None:
     """An output whose height jumps is hard to read; panels that are gone are closed."""
-    first, second = Call(), Call()
+    first, second = RunningCall(), RunningCall()
     panel = show(card, first)
     card.show([], None, ())
     assert card.box.children[-1] is panel.box
