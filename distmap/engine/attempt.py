@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import NamedTuple
 
-from distmap.engine.base import Buffer
+from distmap.tasks._typing import Buffer
 from distmap.tasks.capture import Spout, Stream, install
 from distmap.tasks.pickling import Payload
 from distmap.tasks.runner import Library, Runner

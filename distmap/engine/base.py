@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from distmap.core.events import Event
+from distmap.tasks._typing import Buffer
 from distmap.wire.messages import BlobKind, Output, Report, Task
 
-Buffer = bytes | bytearray | memoryview
 Parts = Sequence[Buffer]
 
 

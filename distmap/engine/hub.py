@@ -18,8 +18,9 @@ from pathlib import Path
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS, Limits
-from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
+from distmap.tasks._typing import Buffer
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial

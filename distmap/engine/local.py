@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distmap.core.events import AttemptProgressed, SlotReady
-from distmap.engine.base import Buffer, Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo
 from distmap.slots.slots import Slots
+from distmap.tasks._typing import Buffer
 from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:

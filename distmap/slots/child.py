@@ -32,13 +32,13 @@ from distmap.slots.control import (
     through_with,
 )
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
-from distmap.tasks._typing import Any
+from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.capture import Spout, install
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import copy_with, warm_up
 from distmap.tasks.runner import Runner, interruptible
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Mapping, private
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Mapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 

@@ -18,9 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from distmap.errors import ProtocolError
-from distmap.tasks._typing import NamedTuple
-
-Buffer = bytes | bytearray | memoryview
+from distmap.tasks._typing import Buffer, NamedTuple
 
 _PREFIX = struct.Struct("<II")
 _PART = struct.Struct("<QQ")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from distmap.slots.control import LANES, crash_log
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
 from distmap.slots.spawn import start
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Buffer, Segment
+from distmap.tasks._typing import Buffer
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment
 from distmap.transport.segments import Mapping as Mapped
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Free, Message

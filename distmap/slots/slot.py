@@ -24,7 +24,8 @@ from distmap.slots.control import (
 )
 from distmap.slots.frames import Ref
 from distmap.slots.process import BlobPart, DescriptorPart, Process
-from distmap.transport.segments import LARGE, SUPPORTED, Buffer
+from distmap.tasks._typing import Buffer
+from distmap.transport.segments import LARGE, SUPPORTED
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from distmap.errors import ProtocolError
 from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
 from distmap.slots.spawn import environment
-from distmap.transport.segments import Buffer
+from distmap.tasks._typing import Buffer
 from distmap.wire.messages import BlobKind, DeathReason, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:

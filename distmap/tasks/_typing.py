@@ -1,8 +1,8 @@
 """What task processes use in place of `typing`, whose import would be a quarter of their start.
 
 Owns stand-ins for the few names that matter when code runs; type checkers see the real ones. Only modules that task
-processes import need them. Like them these import the C halves `_pickle` and `_signal`: `pickle` brings `re`, `signal`
-brings `enum`.
+processes import need them; `Buffer` is for all. Like them these import the C halves `_pickle` and `_signal`: `pickle`
+brings `re`, `signal` brings `enum`.
 """
 
 from __future__ import annotations
@@ -42,3 +42,7 @@ else:
 
     class NamedTuple(metaclass=_Named):
         """As `typing.NamedTuple`, in half the time: the annotations are only read for the names."""
+
+
+#: What bytes come in.
+Buffer = bytes | bytearray | memoryview

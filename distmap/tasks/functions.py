@@ -14,21 +14,11 @@ from time import perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
-from distmap.tasks._typing import Any, Literal, NamedTuple
+from distmap.tasks._typing import Any, Buffer, Literal, NamedTuple
 from distmap.tasks.caller import warn
 from distmap.tasks.failures import short_repr
 from distmap.tasks.modules import imported, imported_again, place, stamps, unchanged
-from distmap.tasks.pickling import (
-    Blob,
-    Broadcast,
-    Buffer,
-    Needs,
-    Payload,
-    by_reference,
-    digest_of,
-    dump_value,
-    size,
-)
+from distmap.tasks.pickling import Blob, Broadcast, Needs, Payload, by_reference, digest_of, dump_value, size
 from distmap.tasks.surroundings import NOWHERE, Around
 from distmap.tasks.trail import cannot, cells_of, names_of, parts_of, way_to_generator
 

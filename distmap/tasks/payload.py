@@ -14,14 +14,14 @@ import _pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 
-from distmap.tasks._typing import Any, NamedTuple
+from distmap.tasks._typing import Any, Buffer, NamedTuple
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.tasks.functions import Code as Code
 from distmap.tasks.functions import CodeCache as CodeCache
 from distmap.tasks.functions import Style as Style
 from distmap.tasks.functions import dump_code as dump_code
 from distmap.tasks.modules import loaded
-from distmap.tasks.pickling import UNPICKLABLE, Buffer, Definitions, Needs, Writer, dump_small, dump_value, loading
+from distmap.tasks.pickling import UNPICKLABLE, Definitions, Needs, Writer, dump_small, dump_value, loading
 from distmap.tasks.pickling import Blob as Blob
 from distmap.tasks.pickling import Broadcast as Broadcast
 from distmap.tasks.pickling import Payload as Payload

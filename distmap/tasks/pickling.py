@@ -19,12 +19,10 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
-from distmap.tasks._typing import Any, NamedTuple
+from distmap.tasks._typing import Any, Buffer, NamedTuple
 from distmap.tasks.failures import BROKEN, failed_to_travel
 from distmap.tasks.modules import any_registered, imports_of_code, loaded, pack, pack_versions, place, registered
 from distmap.wire.messages import BlobKind
-
-Buffer = bytes | bytearray | memoryview
 
 #: Buffers from this size travel out of band; below, one more part costs more than the copy (measured).
 OUT_OF_BAND = 32 << 10

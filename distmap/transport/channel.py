@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Buffer = bytes | bytearray | memoryview
+from distmap.tasks._typing import Buffer
 
 
 class ChannelClosed(ConnectionError):

@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
+from distmap.tasks._typing import Buffer
 from distmap.tasks.modules import loaded
-from distmap.transport.channel import Buffer, ChannelClosed, Connection
+from distmap.transport.channel import ChannelClosed, Connection
 from distmap.wire.messages import Beat, Bye, Message
 from distmap.wire.session import Liveness, Session
 

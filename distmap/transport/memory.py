@@ -11,7 +11,8 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from distmap.transport.channel import Buffer, ChannelClosed, Connection
+from distmap.tasks._typing import Buffer
+from distmap.transport.channel import ChannelClosed, Connection
 
 #: Bytes on the way to the other end from which on `send` waits.
 CAPACITY = 1 << 20

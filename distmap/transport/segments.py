@@ -17,12 +17,11 @@ import sys
 from _weakref import ref
 from collections.abc import Callable, Iterator
 
-from distmap.tasks._typing import TYPE_CHECKING, Any
+from distmap.tasks._typing import TYPE_CHECKING, Any, Buffer
 
 if TYPE_CHECKING:
     import ctypes
 
-Buffer = bytes | bytearray | memoryview
 
 #: Whether descriptors can be passed and mapped here at all.
 SUPPORTED = os.name == "posix"

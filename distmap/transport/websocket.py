@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from distmap.core.limits import LIMITS
-from distmap.transport.channel import Buffer, ChannelClosed
+from distmap.tasks._typing import Buffer
+from distmap.transport.channel import ChannelClosed
 
 #: Path and subprotocol of the HTTP upgrade. They name the framing; the handshake negotiates versions.
 PATH = "/distmap/1"

@@ -34,10 +34,11 @@ from typing import Literal
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
+from distmap.tasks._typing import Buffer
 from distmap.wire.codec import encode
 from distmap.wire.messages import Bye, Message, Output
 from distmap.wire.order import Order
-from distmap.wire.streams import COUNT, Buffer, Incoming, Outgoing
+from distmap.wire.streams import COUNT, Incoming, Outgoing
 
 Liveness = Literal["fine", "suspect", "lost"]
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 from distmap.core.limits import Limits
 from distmap.errors import ProtocolError
+from distmap.tasks._typing import Buffer
 from distmap.wire.codec import decode
 from distmap.wire.messages import Message
-
-Buffer = bytes | bytearray | memoryview
 
 #: Size of the meta block, which begins a stream, and in the meta block the number of parts.
 COUNT = struct.Struct("<I")

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
 from distmap.slots.slots import Slots
+from distmap.tasks._typing import Buffer
 from distmap.tasks.nesting import FOLDER
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.wire import messages as msg
 from distmap.wire.session import Liveness
-from distmap.wire.streams import Buffer
 from distmap.worker.load import Load
 
 log = logging.getLogger("distmap.worker")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from distmap.tasks._typing import Buffer
 from distmap.testing import channels
-from distmap.transport.channel import Buffer
 from distmap.transport.memory import MemoryChannel
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from distmap.core.limits import LIMITS, Limits
+from distmap.tasks._typing import Buffer
 from distmap.transport import conversation as module
-from distmap.transport.channel import Buffer, ChannelClosed, Connection
+from distmap.transport.channel import ChannelClosed, Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.listen import listen

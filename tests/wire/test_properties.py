@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
+from distmap.tasks._typing import Buffer
 from distmap.wire import messages as msg
 from distmap.wire.codec import decode, encode
 from distmap.wire.session import Session
-from distmap.wire.streams import Buffer
 
 Sent = tuple[msg.Message, list[bytes]]
 

@@ -12,10 +12,10 @@ import pytest
 
 from distmap.core.limits import LIMITS
 from distmap.errors import PayloadError, ProtocolError
+from distmap.tasks._typing import Buffer
 from distmap.wire.codec import encode
 from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Output, Put, Report, Task
 from distmap.wire.session import TABLE, Session
-from distmap.wire.streams import Buffer
 
 A, B = b"a" * 16, b"b" * 16
 HEAD = struct.Struct("<B3xIQQ")
