@@ -215,13 +215,17 @@ class Board:
         if items > 1:
             items = min(items, self.wanted(job, worker))
         assert items >= 1, "a Take of nothing"
-        self.last_chunk += 1
         nbytes = job.available_bytes * items // job.available
         job.available -= items
         job.available_bytes -= nbytes
+        self.enter_taken(job, items, nbytes)
+        self.exhaust(job)
+
+    def enter_taken(self, job: Job, items: int, nbytes: int) -> None:
+        """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
+        self.last_chunk += 1
         self.out.append(Take(job.id, self.last_chunk, items))
         self.enter(job, self.last_chunk, items, nbytes)
-        self.exhaust(job)
 
     def enter(self, job: Job, chunk_id: int, items: int, nbytes: int, place: Slot | None = None) -> None:
         """A chunk is there; all of it waits to be run."""

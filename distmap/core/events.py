@@ -119,8 +119,20 @@ class SlotReady(NamedTuple):
 
 
 class JobSubmitted(NamedTuple):
+    """A new job; its first items may come with it.
+
+    With `count` > 0 these first items are the first chunk of the job. The first command is then
+    `Take(job, chunk, count)`, which gives that chunk its id: no Read asks for these items, and no ChunkRead answers.
+    Not for pushed jobs, which announce their items with ItemsAdded.
+    """
+
     job: int
     spec: JobSpec
+    #: Items of the first chunk, at most `spec.chunksize` and `spec.buffer`, and the bytes of their input.
+    count: int = 0  # type: ignore[assignment]
+    nbytes: int = 0
+    #: True: the input has no more items. No Read follows.
+    last: bool = False
 
 
 class ItemsAdded(NamedTuple):
@@ -277,7 +289,7 @@ class Read(NamedTuple):
 
 
 class Take(NamedTuple):
-    """The next `count` items that were pushed are the new chunk `chunk`. No answer: they are there."""
+    """The next `count` items that were pushed, or came with JobSubmitted, are the new chunk `chunk`. No answer."""
 
     job: int
     chunk: int

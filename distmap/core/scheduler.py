@@ -209,15 +209,34 @@ class Scheduler:
             check(fits, "job {}: {} is {}, expected at least {}", event.job, name, value, least)
         check(not spec.pushed or spec.size is None, "job {}: items are pushed, so it has no size ahead", event.job)
         check(not spec.each or spec.pushed, "job {}: a set-up has no items, it counts as pushed", event.job)
+        self._check_first_chunk(event)
         job = board.open_job(event.job, spec)
         if spec.each:
             board.setups[job.id] = job
             for worker in board.fleet.workers.values():
                 if spec.tags <= worker.tags and worker.state != "draining":
                     board.set_up(job, worker)
-        if spec.size == 0:
+        if event.count:
+            board.enter_taken(job, event.count, event.nbytes)
+        if spec.size == 0 or event.last:
             job.input = step(INPUT, job.input, "exhausted", job)
         board.conclude(job)
+
+    def _check_first_chunk(self, event: ev.JobSubmitted) -> None:
+        job, spec, count = event.job, event.spec, event.count
+        check(
+            count >= 0 and event.nbytes >= 0,
+            "job {}: {} items, {} bytes, expected at least 0",
+            job,
+            count,
+            event.nbytes,
+        )
+        check(not spec.pushed or not (count or event.last), "job {}: items are pushed, none can come with it", job)
+        for name in ("size", "chunksize", "buffer"):
+            most = getattr(spec, name)
+            # Of the sizes only 0 is sure.
+            fits = most is None or count <= most or (name == "size" and most > 0)
+            check(fits, "job {}: {} first items, its {} is {}", job, count, name, most)
 
     def _items_added(self, event: ev.ItemsAdded) -> None:
         job = self._job(event.job)

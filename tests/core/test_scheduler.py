@@ -555,3 +555,57 @@ def test_a_set_up_is_pushed(desk: Any) -> None:
     """It has no input that could be read."""
     with pytest.raises(InvalidTransition, match="counts as pushed"):
         desk.tell(ev.JobSubmitted(1, ev.JobSpec(each="slot")))
+
+
+def test_the_first_chunk_comes_with_the_job(desk: Any, pick: Any) -> None:
+    """Its items are sent at once; the next ones are read."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    take, assign, read = desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=2), count=1, nbytes=8))
+    assert take == ev.Take(1, assign.chunk, 1)
+    assert (assign.lo, assign.hi) == (0, 1)
+    assert isinstance(read, ev.Read)
+    (waiting,) = desk.tell(ev.ChunkRead(1, read.chunk, 1, 8, True))
+    desk.report(assign)
+    assert desk.report(waiting)[-1] == ev.Finish(1, "done")
+
+
+def test_all_items_come_with_the_job(desk: Any) -> None:
+    """Nothing is read when the first chunk is the last one."""
+    desk.tell(ev.WorkerJoined(1, 2))
+    take, assign = desk.tell(ev.JobSubmitted(1, ev.JobSpec(chunksize=2), count=2, nbytes=16, last=True))
+    assert take == ev.Take(1, assign.chunk, 2)
+    assert desk.snapshot().total == 2
+    assert desk.report(assign)[-1] == ev.Finish(1, "done")
+
+
+def test_an_input_known_to_be_empty_ends_the_job(desk: Any) -> None:
+    """An iterator without items is done when it is submitted."""
+    assert desk.tell(ev.JobSubmitted(1, ev.JobSpec(), last=True)) == [ev.Finish(1, "done")]
+
+
+def test_the_first_chunk_waits_for_a_worker(desk: Any, pick: Any) -> None:
+    """It is taken at once, and sent when a worker comes; a cancelled job releases it."""
+    for job in (1, 2):
+        (take,) = desk.tell(ev.JobSubmitted(job, ev.JobSpec(gather="ordered", buffer=1), count=1, nbytes=8))
+    assert desk.tell(ev.CancelRequested(2)) == [ev.Release(2, take.chunk), ev.Finish(2, "cancelled")]
+    (assign,) = desk.tell(ev.WorkerJoined(1, 1))
+    assert assign.job == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "nbytes", "last", "match"),
+    [
+        pytest.param({}, -1, 0, False, "-1 items, 0 bytes", id="fewer-than-none"),
+        pytest.param({}, 1, -1, False, "1 items, -1 bytes", id="negative-bytes"),
+        pytest.param({"pushed": True}, 1, 8, False, "none can come with it", id="pushed"),
+        pytest.param({"pushed": True}, 0, 0, True, "none can come with it", id="pushed-and-over"),
+        pytest.param({"size": 0}, 1, 8, True, "its size is 0", id="of-nothing"),
+        pytest.param({"chunksize": 2}, 3, 8, False, "its chunksize is 2", id="over-the-chunksize"),
+        pytest.param({"buffer": 2, "gather": "ordered"}, 3, 8, False, "its buffer is 2", id="over-the-buffer"),
+    ],
+)
+def test_a_first_chunk_that_cannot_be(desk: Any, spec: Any, count: int, nbytes: int, last: bool, match: str) -> None:
+    """A first chunk that does not fit the job is refused, and the job with it."""
+    with pytest.raises(InvalidTransition, match=match):
+        desk.tell(ev.JobSubmitted(1, ev.JobSpec(**spec), count, nbytes, last))
+    assert desk.tell(ev.JobSubmitted(1, ev.JobSpec(size=0))) == [ev.Finish(1, "done")]

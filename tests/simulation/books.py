@@ -61,6 +61,8 @@ class JobBook:
     #: chunk -> (start, count, nbytes)
     chunks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     reading: tuple[int, int] | None = None
+    #: Items that came with it, and their bytes; (0, 0) once they were taken.
+    first: tuple[int, int] = (0, 0)
     read: int = 0
     ended: bool = False
     added: int = 0
@@ -216,7 +218,8 @@ class Books:
             slot.state = "resting" if slot.rest_until > self.now and not slot.roused else "ready"
 
     def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
-        job = self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0)
+        job = self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0 or event.last)
+        job.first = (event.count, event.nbytes)
         if event.spec.each:
             there = {number: book for number, book in self.workers.items() if book.state in ("trusted", "suspect")}
             job.owed = {number: [] for number, book in there.items() if event.spec.tags <= book.tags}

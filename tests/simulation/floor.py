@@ -114,6 +114,9 @@ class Floor:
     def __init__(self, seed: int, *, keep: bool = False) -> None:
         self.rng = rng = Random(seed)
         self.faults = frozenset(name for name in FAULTS if rng.random() < 0.4)
+        ahead = Random(f"chunks of {seed}")
+        #: Draws which jobs bring their first items; None: none does.
+        self.first_chunks = ahead if ahead.random() < 0.5 else None
         self.log = Log(seed, tuple(name for name in FAULTS if name in self.faults))
         self.keep = keep
         self.now = 0.0

@@ -36,6 +36,7 @@ class Oracle(Books):
 
     def _do_Read(self, command: ev.Read) -> None:
         job = self.jobs[command.job]
+        self.require(job.first == (0, 0), f"{command}: the first items are there")
         self.require(job.reading is None, f"{command}: another Read is under way")
         self.require(not job.spec.pushed, f"{command}: its items are there")
         self._may_grow(job, command)
@@ -43,6 +44,13 @@ class Oracle(Books):
 
     def _do_Take(self, command: ev.Take) -> None:
         job = self.jobs[command.job]
+        count, nbytes = job.first
+        if count:
+            self.require(command.count == count, f"{command}: {count} items came with the job")
+            self.require(command.chunk > self.last_chunk, f"{command}: no new chunk")
+            self.last_chunk = command.chunk
+            job.first = (0, 0)
+            return self.enter(job, command.chunk, count, nbytes)
         self.require(job.spec.pushed, f"{command}: its items are to be read")
         self.require(job.read + command.count <= job.added, f"{command}: more than was added")
         self._may_grow(job, command)

@@ -112,9 +112,19 @@ class World(Floor):
         seconds = rng.choice((0.00001, 0.001, 0.005, 0.02))
         work = Work(number, spec, total, seconds, kinds, left=0 if pushed else total)
         self.jobs[number] = work
-        self.post(ev.JobSubmitted(number, spec))
+        self.post(self.with_first_chunk(work))
         if pushed:
             self.push(work, total)
+
+    def with_first_chunk(self, work: Work) -> ev.JobSubmitted:
+        """The first items come with some of the jobs, in about half of the worlds."""
+        rng, spec = self.first_chunks, work.spec
+        if spec.pushed or rng is None or rng.random() < 0.3:
+            return ev.JobSubmitted(work.id, spec)
+        count = min(work.total, spec.chunksize or rng.choice((1, 1, 3)), spec.buffer or work.total)
+        work.left -= count
+        last = not work.left and rng.random() < 0.5
+        return ev.JobSubmitted(work.id, spec, count, count * ITEM, last)
 
     def set_up(self) -> None:
         """A set-up: some of its calls go wrong. Somebody keeps it for a while; one that may fail not for ever."""
