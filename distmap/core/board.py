@@ -8,7 +8,6 @@ concerns and says the command that goes with it; which move to make is decided i
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from itertools import count
 
 from distmap.core import chunks
@@ -32,17 +31,13 @@ from distmap.core.events import (
 from distmap.core.fleet import Fleet
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
-from distmap.core.progress import BlockKind, Snapshot
+from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Span, Worker
-from distmap.core.snapshots import snapshot, undrawn
+from distmap.core.snapshots import snapshot
 from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, step
-from distmap.core.timeline import tracks
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
 KEPT = 256
-#: ... and those of them that are kept with their timelines, a megabyte or more each on large pools. Whoever wants one
-#: asks right after Finish.
-DRAWN = 8
 
 
 class Board:
@@ -57,8 +52,6 @@ class Board:
         #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
         self.last_job = -1
         self.finals: dict[int, Snapshot] = {}
-        #: Jobs whose last snapshot holds timelines.
-        self.drawn: deque[int] = deque()
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
         self.stale: dict[int, Job] = {}
@@ -117,8 +110,6 @@ class Board:
         """The grace is over: kill the slots that still run the job, and do without the answers."""
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
-            if slot.queue[0] is attempt:
-                self.draw(attempt, "running")
             self.forget(attempt)
             attempt.state = step(ATTEMPT, attempt.state, "voided", attempt)
             if slot.queue[0] is attempt and slot.state == "ready":
@@ -166,12 +157,6 @@ class Board:
         self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
         if len(self.finals) > KEPT:
             del self.finals[next(iter(self.finals))]
-        if not job.spec.pushed:
-            self.drawn.append(job.id)
-        if len(self.drawn) > DRAWN:
-            old = self.drawn.popleft()
-            if old in self.finals:
-                self.finals[old] = undrawn(self.finals[old])
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -396,6 +381,9 @@ class Board:
     def withdraw(self, slot: Slot) -> list[Attempt]:
         """Take every attempt off a slot that is no more; give those that still count for a job."""
         held = [attempt for attempt in slot.queue if attempt.state != "void"]
+        if held and held[0] is slot.queue[0]:
+            # It may have run: what is shown of the job names the worker.
+            self.share(held[0].job, slot.worker)
         for attempt in slot.queue:
             if attempt.state != "void":
                 self.forget(attempt)
@@ -473,12 +461,4 @@ class Board:
         if share is None:
             since = max(job.began, worker.joined)
             share = job.shares[worker.id] = Share(worker.name, len(worker.slots), since)
-            if not job.spec.pushed:
-                share.tracks = tracks(len(worker.slots))
         return share
-
-    def draw(self, attempt: Attempt, kind: BlockKind) -> None:
-        """Enter in the timeline what the attempt did since it was last heard of."""
-        if not attempt.job.spec.pushed:
-            share = self.share(attempt.job, attempt.slot.worker)
-            share.draw(attempt, self.now - attempt.since, self.now, kind)

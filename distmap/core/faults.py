@@ -28,8 +28,6 @@ def slot_died(board: Board, slot: Slot, event: SlotDied) -> None:
     board.fleet.touch(slot)
     if event.reason != "killed":
         board.deaths += 1
-    if head is not None and head in held and event.reason != "idle":
-        board.draw(head, "failed" if event.reason == "timeout" else "lost")
     for attempt in held:
         named = attempt.id == event.attempt and event.reason in ("died", "timeout")
         if named and event.at is not None and attempt.next <= event.at < attempt.hi:
@@ -53,8 +51,6 @@ def worker_lost(board: Board, worker: Worker, *, charged: bool) -> None:
     held = []
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
-        if head is not None and head.state != "void":
-            board.draw(head, "lost")
         held += [(attempt, charged and attempt is head) for attempt in board.withdraw(slot)]
     board.fleet.leave(worker)
     for slot in worker.slots:
@@ -72,8 +68,7 @@ def attempt_lost(board: Board, attempt: Attempt) -> None:
     """What ran the attempt ended, alone. One of its items did it: one by itself is charged, several are tried apart."""
     board.deaths += 1
     counts = attempt.state != "void"
-    if counts and attempt.slot.queue[0] is attempt:
-        board.draw(attempt, "lost")
+    board.share(attempt.job, attempt.slot.worker)
     board.detach(attempt)
     if counts:
         if attempt.hi - attempt.next == 1:

@@ -18,6 +18,10 @@ WorkerState = Literal["idle", "busy", "resting", "suspect", "draining", "lost"]
 BlockKind = Literal["done", "running", "retried", "failed", "lost"]
 
 
+#: Rows of a worker's timeline; slots beyond that share them.
+ROWS = 4
+
+
 class Block(NamedTuple):
     """A stretch of a worker's time that went to a job; seconds since the job began."""
 
@@ -44,6 +48,8 @@ class Lane(NamedTuple):
     #: Rows of its timeline, and the timeline: a bounded number of blocks, those of one row and kind in order.
     rows: int = 1
     blocks: tuple[Block, ...] = ()
+    #: Its id: unique in a pool, as names are not.
+    worker: int = 0
 
 
 class Snapshot(NamedTuple):

@@ -13,8 +13,7 @@ from distmap.core.chunks import Pace
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.gather import AsLanded, InOrder
 from distmap.core.limits import Limits
-from distmap.core.progress import BlockKind, Meter
-from distmap.core.timeline import Track
+from distmap.core.progress import Meter
 
 #: Whose turn it is; the smallest first: (-priority, nothing owed, served time, id).
 Turn = tuple[int, bool, float, int]
@@ -131,7 +130,7 @@ class Attempt:
     #: Slot-seconds put on the job's account ahead, and those truly spent.
     charge: float
     spent: float = 0.0
-    #: Since when it is at the head of its slot, or reported last: where the next block of the timeline begins.
+    #: Since when it is at the head of its slot, or reported last: time that no report covers yet.
     since: float = 0.0
     #: A Revoke is under way on behalf of an idle slot; of this other job.
     stolen: bool = False
@@ -154,18 +153,6 @@ class Share:
     #: Items of the largest chunk that it finished.
     largest: int = 0
     pace: Pace = field(default_factory=Pace)
-    #: What its time went to; empty for pushed jobs, which nobody looks at.
-    tracks: list[Track] = field(default_factory=list)
-
-    def draw(self, attempt: Attempt, seconds: float, now: float, kind: BlockKind) -> None:
-        """Enter in the timeline that the last so many seconds, since it was last heard of, went to the attempt."""
-        since, attempt.since = attempt.since, now
-        if self.tracks:
-            begin = now - seconds
-            if begin < since:
-                begin = since
-            began = attempt.job.began
-            self.tracks[attempt.slot.index % len(self.tracks)].add(attempt.id, begin - began, now - began, kind)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from distmap.core.board import Board
 from distmap.core.events import AttemptReported, Discard
 from distmap.core.gather import Landed
-from distmap.core.progress import BlockKind
 from distmap.core.records import Attempt
 from distmap.core.states import ATTEMPT, step
 
@@ -56,9 +55,7 @@ def _measure(board: Board, attempt: Attempt, event: AttemptReported) -> None:
     job, worker, items = attempt.job, attempt.slot.worker, event.hi - event.lo
     share = board.share(job, worker)
     if items or job.state == "stopping":
-        # An interrupted item leaves time and no result: broken off.
-        kind = "running" if not items else _kind(attempt, event) if event.failed else "done"
-        share.draw(attempt, event.seconds, board.now, kind)
+        attempt.since = board.now
     attempt.spent += event.seconds
     share.seconds += event.seconds
     share.items += items
@@ -70,12 +67,6 @@ def _measure(board: Board, attempt: Attempt, event: AttemptReported) -> None:
     if event.ended and event.hi > attempt.lo:
         share.chunks += 1
         share.largest = max(share.largest, event.hi - attempt.lo)
-
-
-def _kind(attempt: Attempt, event: AttemptReported) -> BlockKind:
-    """What the timeline shows of a report of which items raised."""
-    tries, retries = attempt.chunk.tries, attempt.job.spec.retries
-    return "failed" if any(tries.get(at, 0) >= retries for at in event.failed) else "retried"
 
 
 def _accept(board: Board, attempt: Attempt, event: AttemptReported) -> None:

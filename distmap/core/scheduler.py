@@ -25,6 +25,7 @@ from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
 from distmap.core.states import INPUT, JOB, WORKER, step
+from distmap.core.timeline import Timelines
 from distmap.errors import InvalidTransition
 
 
@@ -39,6 +40,7 @@ class Scheduler:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._board = Board(limits)
+        self._timelines = Timelines()
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.WorkerJoined: self._worker_joined,
             ev.WorkerLost: self._worker_lost,
@@ -87,6 +89,7 @@ class Scheduler:
             raise
         advance(board)
         out, board.out = board.out, []
+        self._timelines.observe(event, out, now)
         return out
 
     def deadline(self) -> float | None:
@@ -103,9 +106,11 @@ class Scheduler:
         board = self._board
         record = board.jobs.get(job)
         if record is not None:
-            return snapshot(record, board.fleet, now, board.deaths, board.losses)
-        check(job in board.finals, "job {} is not known (any more)", job)
-        return board.finals[job]
+            found = snapshot(record, board.fleet, now, board.deaths, board.losses)
+        else:
+            check(job in board.finals, "job {} is not known (any more)", job)
+            found = board.finals[job]
+        return self._timelines.draw(job, found, now)
 
     def resting(self, worker: int, now: float) -> tuple[int, float]:
         """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""

@@ -7,13 +7,12 @@ is remembered, so that a bar never goes back when items have to be run again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from distmap.core.fleet import Fleet
-from distmap.core.progress import Block, JobState, Lane, Snapshot, WorkerState, time_left
+from distmap.core.progress import ROWS, JobState, Lane, Snapshot, WorkerState, time_left
 from distmap.core.records import Attempt, Job, Worker
-from distmap.core.timeline import ROWS
 
 
 def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Snapshot:
@@ -99,31 +98,8 @@ def _lanes(
         span = (now - since) * slots
         busy = min(1.0, seconds / span) if span > 0 else 0.0
         rows = min(slots, ROWS)
-        blocks: list[Block] = []
-        if not job.spec.pushed:
-            _running(blocks, job, running, rows, now)
-        if share is not None:
-            for track in share.tracks:
-                track.show(blocks)
-        lanes.append(Lane(name, slots, cast("WorkerState", state), items, chunks, held, busy, rows, tuple(blocks)))
+        lanes.append(Lane(name, slots, cast("WorkerState", state), items, chunks, held, busy, rows, (), number))
     return tuple(lanes)
-
-
-def _running(out: list[Block], job: Job, heads: Iterable[Attempt], rows: int, now: float) -> None:
-    """Add what runs, as one block for each row."""
-    begins: dict[int, float] = {}
-    for attempt in heads:
-        row, since = attempt.slot.index % rows, attempt.since
-        if begins.get(row, now) >= since:
-            begins[row] = since
-    began = job.began
-    for row, since in begins.items():
-        out.append(Block(row, since - began, now - began, "running"))
-
-
-def undrawn(snapshot: Snapshot) -> Snapshot:
-    """Without its timelines."""
-    return snapshot._replace(lanes=tuple(lane._replace(blocks=()) for lane in snapshot.lanes))
 
 
 def _state(worker: Worker, held: int) -> str:

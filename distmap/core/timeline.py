@@ -1,20 +1,24 @@
-"""What a worker's time went to, for one job: a bounded number of blocks, however many chunks there were.
+"""Timelines of jobs: what the slots of each worker spent their time on, as blocks for the panel.
 
-Owns how blocks are kept and joined. Knows no record of the scheduler; times are arguments, in seconds since the job
-began.
+Owns an observer of events and commands, and how blocks are kept and joined: a bounded number of them, however many
+chunks there were. Must not know the scheduler's state: `Scheduler.handle` passes each event with its commands to
+`Timelines.observe`, and `Scheduler.snapshot` lets `Timelines.draw` add the blocks. Nothing here changes a decision.
+
+Times of blocks are seconds since the job began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from distmap.core.progress import Block, BlockKind
+from distmap.core import events as ev
+from distmap.core.progress import ROWS, Block, BlockKind, Snapshot
 
-#: Rows of a worker's timeline; slots beyond that share them.
-ROWS = 4
-#: Blocks kept for each worker and job, in all rows together.
+#: Blocks kept for each worker and job, in all rows together: more cannot be told apart on a screen.
 BLOCKS = 240
+#: Jobs that are over and keep their timeline, a megabyte or more on large pools. Views ask right after Finish.
+JOBS_KEPT = 8
 
 #: A NamedTuple made without its checks, at a third of the cost.
 _new = tuple.__new__
@@ -95,3 +99,161 @@ def tracks(slots: int) -> list[Track]:
     """The empty timeline of a worker with so many slots."""
     rows = min(slots, ROWS)
     return [Track(row, BLOCKS // rows) for row in range(rows)]
+
+
+@dataclass(slots=True)
+class _Run:
+    """An attempt on its slot."""
+
+    attempt: int
+    job: int
+    worker: int
+    slot: int
+    #: When it came to the head of its slot, or was drawn last: where its next block begins at the earliest.
+    since: float
+    interrupted: bool = False
+
+
+@dataclass(slots=True)
+class _Job:
+    """The timeline of one job: the tracks of each worker."""
+
+    began: float
+    retries: int
+    tracks: dict[int, list[Track]] = field(default_factory=dict)
+
+
+class Timelines:
+    """Observes the scheduler and keeps the timelines of its jobs.
+
+    Jobs of pushed items have none: no panel shows them.
+    """
+
+    def __init__(self) -> None:
+        #: Slots of each worker.
+        self._slots: dict[int, int] = {}
+        self._jobs: dict[int, _Job] = {}
+        #: Jobs that are over, the oldest first.
+        self._over: dict[int, _Job] = {}
+        self._runs: dict[int, _Run] = {}
+        #: (worker, slot) -> what the slot holds; the first one runs.
+        self._queues: dict[tuple[int, int], list[_Run]] = {}
+
+    def observe(self, event: ev.Event, commands: Sequence[ev.Command], now: float) -> None:
+        """Take note of a legal event and of the commands that followed."""
+        match event:
+            case ev.AttemptReported(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
+                self._reported(run, event, commands, now)
+                if event.ended:
+                    self._end(run, now)
+            case ev.AttemptLost(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
+                if self._is_head(run):
+                    self._add(run, now - run.since, now, "lost")
+                self._end(run, now)
+            case ev.AttemptRefused(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
+                self._end(run, now)
+            case ev.SlotDied(worker, slot, _, _, reason):
+                kind: BlockKind | None = None if reason == "idle" else "failed" if reason == "timeout" else "lost"
+                self._clear(worker, slot, now, kind)
+            case ev.WorkerLost(worker):
+                for slot in range(self._slots.get(worker, 0)):
+                    self._clear(worker, slot, now, "lost")
+            case ev.WorkerJoined(worker, slots):
+                self._slots[worker] = slots
+            case ev.JobSubmitted(job, spec) if not spec.pushed:
+                self._jobs[job] = _Job(now, spec.retries)
+        for command in commands:
+            match command:
+                case ev.Assign(worker, slot, attempt, job):
+                    run = self._runs[attempt] = _Run(attempt, job, worker, slot, now)
+                    self._queues.setdefault((worker, slot), []).append(run)
+                case ev.Interrupt(attempt=attempt):
+                    self._runs[attempt].interrupted = True
+                case ev.Kill(worker, slot):
+                    run = self._queues[worker, slot][0]
+                    self._add(run, now - run.since, now, "running")
+                case ev.Finish(job) if job in self._jobs:
+                    self._over[job] = self._jobs.pop(job)
+                    if len(self._over) > JOBS_KEPT:
+                        del self._over[next(iter(self._over))]
+
+    def draw(self, job: int, snapshot: Snapshot, now: float) -> Snapshot:
+        """The snapshot of the job with its timeline, if it has one."""
+        timeline = self._jobs.get(job) or self._over.get(job)
+        if timeline is None:
+            return snapshot
+        heads: dict[int, list[_Run]] = {}
+        if job in self._jobs:
+            for run in self._runs.values():
+                if run.job == job and self._is_head(run):
+                    heads.setdefault(run.worker, []).append(run)
+        lanes = []
+        for lane in snapshot.lanes:
+            blocks: list[Block] = []
+            _running(blocks, heads.get(lane.worker, ()), lane.rows, timeline.began, now)
+            for track in timeline.tracks.get(lane.worker, ()):
+                track.show(blocks)
+            lanes.append(lane._replace(blocks=tuple(blocks)))
+        return snapshot._replace(lanes=tuple(lanes))
+
+    def _reported(self, run: _Run, event: ev.AttemptReported, commands: Sequence[ev.Command], now: float) -> None:
+        if event.lo < event.hi:
+            kind: BlockKind = "done"
+            if event.failed:
+                kind = self._kind_of_failure(run, event, commands)
+            self._add(run, event.seconds, now, kind)
+        elif run.interrupted:
+            # It leaves time and no result: broken off.
+            self._add(run, event.seconds, now, "running")
+
+    def _kind_of_failure(self, run: _Run, event: ev.AttemptReported, commands: Sequence[ev.Command]) -> BlockKind:
+        """Failures are final, unless the results of all items that raised were discarded to run them again."""
+        job = self._jobs.get(run.job)
+        if job is None or not job.retries:
+            return "failed"
+        discards = [command for command in commands if isinstance(command, ev.Discard)]
+        again = all(any(discard.lo <= at < discard.hi for discard in discards) for at in event.failed)
+        return "retried" if again else "failed"
+
+    def _is_head(self, run: _Run) -> bool:
+        return self._queues[run.worker, run.slot][0] is run
+
+    def _end(self, run: _Run, now: float) -> None:
+        """The slot holds the attempt no more; the next one runs."""
+        queue = self._queues[run.worker, run.slot]
+        head = queue[0] is run
+        queue.remove(run)
+        del self._runs[run.attempt]
+        if head and queue:
+            queue[0].since = now
+
+    def _clear(self, worker: int, slot: int, now: float, kind: BlockKind | None) -> None:
+        """The slot lost all that it held; `kind` says how the one that ran is shown."""
+        for place, run in enumerate(self._queues.pop((worker, slot), ())):
+            if kind is not None and place == 0:
+                self._add(run, now - run.since, now, kind)
+            del self._runs[run.attempt]
+
+    def _add(self, run: _Run, seconds: float, now: float, kind: BlockKind) -> None:
+        """Draw that the last so many seconds, at most since it was drawn last, went to the attempt."""
+        job = self._jobs.get(run.job)
+        if job is None:
+            return
+        since, run.since = run.since, now
+        begin = now - seconds
+        if begin < since:
+            begin = since
+        rows = job.tracks.get(run.worker)
+        if rows is None:
+            rows = job.tracks[run.worker] = tracks(self._slots[run.worker])
+        rows[run.slot % len(rows)].add(run.attempt, begin - job.began, now - job.began, kind)
+
+
+def _running(out: list[Block], heads: Iterable[_Run], rows: int, began: float, now: float) -> None:
+    """Add what runs, as one block for each row."""
+    begins: dict[int, float] = {}
+    for run in heads:
+        row = run.slot % rows
+        begins[row] = min(run.since, begins.get(row, now))
+    for row, since in begins.items():
+        out.append(Block(row, since - began, now - began, "running"))

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from distmap.core.progress import JobState, Snapshot
-from distmap.core.snapshots import undrawn
 from distmap.views.base import QUICK, Issue
 
 #: Calls of each function that are kept to be looked at: the slowest ones, and the first ones that failed.
@@ -80,8 +79,10 @@ class FunctionStats:
         self.state = snapshot.state
         slow = len(self.slowest) < MAX_SLOWEST or snapshot.elapsed > self.slowest[-1].snapshot.elapsed
         if slow or call.went_wrong:
-            # The timeline of a quick call shows nothing.
-            call = call if self.begun == 1 or snapshot.elapsed >= QUICK else call._replace(snapshot=undrawn(snapshot))
+            if self.begun > 1 and snapshot.elapsed < QUICK:
+                # The timeline of a quick call shows nothing.
+                lanes = tuple(lane._replace(blocks=()) for lane in snapshot.lanes)
+                call = call._replace(snapshot=snapshot._replace(lanes=lanes))
         if slow:
             self.slowest = sorted([*self.slowest, call], key=lambda one: -one.snapshot.elapsed)[:MAX_SLOWEST]
         if call.went_wrong:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
-from distmap.core.board import DRAWN, KEPT
-from distmap.errors import InvalidTransition
+from distmap.core.timeline import JOBS_KEPT
 
 
 def test_a_job_seen_while_it_runs(desk: Any) -> None:
@@ -222,26 +221,13 @@ def test_nobody_looks_at_pushed_items(desk: Any) -> None:
 def test_old_timelines_are_forgotten(desk: Any) -> None:
     """The last jobs that ended keep theirs, those before keep their numbers only."""
     desk.tell(ev.WorkerJoined(1, 1))
-    for job in range(DRAWN + 3):
+    for job in range(JOBS_KEPT + 3):
         assigns = desk.job(job, size=1)
         desk.now += 1.0
         desk.finish(assigns)
-    drawn = [bool(desk.snapshot(job).lanes[0].blocks) for job in range(DRAWN + 3)]
-    assert drawn == [False] * 3 + [True] * DRAWN
+    drawn = [bool(desk.snapshot(job).lanes[0].blocks) for job in range(JOBS_KEPT + 3)]
+    assert drawn == [False] * 3 + [True] * JOBS_KEPT
     assert desk.snapshot(0).done == 1
-
-
-def test_forgotten_jobs_have_no_timeline_to_forget(desk: Any) -> None:
-    """Jobs of `submit`, which have none, may push out the snapshot of one that had."""
-    desk.tell(ev.WorkerJoined(1, 1))
-    desk.finish(desk.job(0, size=1))
-    for job in range(1, KEPT + 1):
-        desk.job(job, pushed=True)
-        desk.tell(ev.InputClosed(job))
-    for job in range(KEPT + 1, KEPT + DRAWN + 1):
-        desk.finish(desk.job(job, size=1))
-    with pytest.raises(InvalidTransition):
-        desk.snapshot(0)
 
 
 def test_the_total_of_a_job_that_ended_early(desk: Any) -> None:

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from distmap.core.progress import Block
-from distmap.core.timeline import BLOCKS, ROWS, Track, thin, tracks
+from distmap.core.progress import ROWS, Block
+from distmap.core.timeline import BLOCKS, Track, thin, tracks
 
 
 def shown(*rows: Track) -> list[Block]:

@@ -16,7 +16,8 @@ from simulation.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Wor
 from simulation.oracle import Broken
 
 from distmap.core import events as ev
-from distmap.core.timeline import BLOCKS, ROWS
+from distmap.core.progress import ROWS
+from distmap.core.timeline import BLOCKS
 
 
 class World(Floor):
