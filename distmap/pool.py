@@ -1010,7 +1010,7 @@ class Pool:
         from distmap.calls.job import Job
         from distmap.core.events import JobSpec
         from distmap.driver.jobs import JobEntry
-        from distmap.driver.output import Outlet
+        from distmap.driver.output import OutputRouter
         from distmap.views.choose import resolve_progress
 
         self._check_open()
@@ -1030,7 +1030,7 @@ class Pool:
         progress = resolve_progress(chosen.progress, self._progress)
         record.watched = progress is not False
         if chosen.output:
-            record.outlet = Outlet(item=chosen.output == "item")
+            record.router = OutputRouter(item=chosen.output == "item")
         # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
         job: Job = (kind or Job)(
             self._seat, record, source, consumer,

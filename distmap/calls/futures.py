@@ -25,7 +25,7 @@ from distmap.calls.traces import gate
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Printed, ReadRequest
-from distmap.driver.output import Outlet
+from distmap.driver.output import OutputRouter
 from distmap.errors import PoolClosed
 from distmap.tasks.extras import tell
 from distmap.tasks.failures import HIDDEN, Failure, throw
@@ -100,7 +100,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.before: Callable[[Any, BaseException | None], object] | None = None
         #: Of the cell that submitted it: what it prints belongs there.
         self.context = contextvars.copy_context()
-        self.outlet: Outlet | None = None
+        self.router: OutputRouter | None = None
 
     @gate
     def result(self, timeout: float | None = None) -> Any:
@@ -117,9 +117,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
             error = raised
         finally:
             # What it printed came before its result.
-            if (outlet := self.outlet) is not None and self.done():
-                self.outlet = None
-                outlet.show()
+            if (router := self.router) is not None and self.done():
+                self.router = None
+                router.show()
         if error is not None:
             throw(error)
         return value
@@ -356,15 +356,15 @@ class _Push:
         self.closed = False
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
-        self._outlet = Outlet(context=self._context_of)
-        self._record = JobEntry(spec, code, self._sink, id=seat.driver.new_id(), outlet=self._outlet)
+        self._router = OutputRouter(context=self._context_of)
+        self._record = JobEntry(spec, code, self._sink, id=seat.driver.new_id(), router=self._router)
         seat.portal.call(seat.driver.open, self._record)
 
     def take(self, future: TaskFuture, item: DumpedItem) -> bool:
         """Queue an item, from any thread (under the owner's lock); False if this job is closed already."""
         if self.closed:
             return False
-        future.outlet = self._outlet
+        future.router = self._router
         self._pending.append((future, item))
         self._given_bytes += item.nbytes
         self._given += 1
@@ -402,7 +402,7 @@ class _Push:
             if message.chunk in self._chunks:
                 self._give(message.chunk, self._chunks[message.chunk], message.at, message)
         elif isinstance(message, Printed):
-            self._owner.aside(self._outlet.show)
+            self._owner.aside(self._router.show)
         elif isinstance(message, Finished):
             self._over(message)
         if self.outstanding == 0 and self._linger is None and not self.closed:
@@ -467,8 +467,8 @@ class _Push:
         self._owner.forget(self)
         if self._record.notices:
             self._owner.aside(tell, self._record.notices)
-        if self._outlet.owing or self._outlet.waiting:
-            self._owner.aside(lambda: self._outlet.show(last=True))
+        if self._router.has_unreported or self._router.waiting:
+            self._owner.aside(lambda: self._router.show(last=True))
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None

@@ -476,13 +476,13 @@ class Job:
         view = self._display.show(self._progress)
         if isinstance(view, TextSink):
             self._write = view.write
-        if self._record.outlet is not None:
-            self._record.outlet.through(view)
+        if self._record.router is not None:
+            self._record.router.write_by(view)
 
     def _show_printed(self, *, last: bool = False) -> None:
         """Write what tasks printed, in this thread."""
-        if self._record.outlet is not None:
-            self._record.outlet.show(last=last)
+        if self._record.router is not None:
+            self._record.router.show(last=last)
 
     def _take(self, message: JobMessage) -> None:
         """Handle the first message of the box, then take it off: an interrupt in between loses nothing."""

@@ -19,7 +19,7 @@ from distmap.calls.results import exception_of, results_of
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed
-from distmap.driver.output import Outlet
+from distmap.driver.output import OutputRouter
 from distmap.driver.workers import WorkerEntry
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.extras import tell
@@ -71,12 +71,12 @@ class SetUp(Mapping[str, Any]):
         #: Workers that left meanwhile, and why.
         self._left: dict[str, None] = {}
         spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label(fn))
-        outlet = Outlet(item=options.output == "item") if options.output else None
+        router = OutputRouter(item=options.output == "item") if options.output else None
         #: What is printed is shown by whoever waits; later by a thread of the pool.
         self._waiting = threading.Event()
-        sink = _sink(self._box, self._waiting, outlet, aside)
+        sink = _sink(self._box, self._waiting, router, aside)
         self._record = JobEntry(
-            spec, code, sink, timeout=options.timeout or 0.0, outlet=outlet, id=seat.driver.new_id()
+            spec, code, sink, timeout=options.timeout or 0.0, router=router, id=seat.driver.new_id()
         )
         # The driver must not hold this object: the set-up ends when nobody keeps it.
         self._end = weakref.finalize(self, seat.portal.call, seat.driver.cancel, self._record.id)
@@ -209,19 +209,19 @@ class SetUp(Mapping[str, Any]):
         return f"{self._name} {slot}on worker {place[0]}"
 
     def _show(self) -> None:
-        if self._record.outlet is not None:
-            self._record.outlet.show()
+        if self._record.router is not None:
+            self._record.router.show()
 
 
 def _sink(
     box: Mailbox,
     waiting: threading.Event,
-    outlet: Outlet | None,
+    router: OutputRouter | None,
     aside: Callable[[Callable[[], object]], object],
 ) -> Callable[[JobMessage], None]:
     def sink(message: JobMessage) -> None:
-        if isinstance(message, Printed) and outlet is not None and not waiting.is_set():
-            aside(outlet.show)
+        if isinstance(message, Printed) and router is not None and not waiting.is_set():
+            aside(router.show)
         else:
             box.put(message)
 

@@ -339,7 +339,7 @@ def _read_aside(
     seat: Seat, record: JobEntry, source: Input, reads: queue.SimpleQueue[JobMessage], display: JobDisplay
 ) -> None:
     """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
-    outlet = record.outlet
+    router = record.router
     reports = display.has_callbacks
     while True:
         try:
@@ -347,8 +347,8 @@ def _read_aside(
         except queue.Empty:
             message = None
         try:
-            if outlet is not None and isinstance(message, Printed | Finished):
-                outlet.show(last=isinstance(message, Finished))
+            if router is not None and isinstance(message, Printed | Finished):
+                router.show(last=isinstance(message, Finished))
             if isinstance(message, Finished):
                 display.close(message.snapshot, state_of(end_of(message, None), display))
                 return

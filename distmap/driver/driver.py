@@ -79,7 +79,7 @@ from distmap.tasks.surroundings import Around
 from distmap.wire.messages import NOTICE, Output, Report, Task
 
 if TYPE_CHECKING:
-    from distmap.driver.output import Outlet
+    from distmap.driver.output import OutputRouter
 
 log = logging.getLogger("distmap")
 # Whoever wants the log sets a handler; without one Python would print warnings into the notebook's cell.
@@ -354,18 +354,18 @@ class Driver:
             else:
                 pieces.append((at, stream, text[lo : lo + length]))
             lo += length
-        outlet, place = record.outlet, record.chunks.get(chunk)
-        if outlet is None:
+        router, place = record.router, record.chunks.get(chunk)
+        if router is None:
             return
         start = None if place is None else place.start
-        if outlet.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
+        if router.put(self._loop.time(), member.info.name, chunk, start, output.dropped, pieces):
             record.sink(Printed())
-        if outlet.owing and record.reminder is None:
-            record.reminder = self._loop.call_later(REMIND, self._remind, record, outlet)
+        if router.has_unreported and record.reminder is None:
+            record.reminder = self._loop.call_later(REMIND, self._remind, record, router)
 
-    def _remind(self, record: JobEntry, outlet: Outlet) -> None:
+    def _remind(self, record: JobEntry, router: OutputRouter) -> None:
         record.reminder = None
-        if record.id in self._records and outlet.remind():
+        if record.id in self._records and router.report_dropped():
             record.sink(Printed())
 
     def refused(self, worker: int, attempt: int, parts: Parts) -> None:
@@ -506,7 +506,7 @@ class Driver:
         self._attempts[command.attempt] = (record, command.chunk, *where)
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start,
-            record.timeout, record.outlet is not None,
+            record.timeout, record.router is not None,
         )  # fmt: skip
         member.engine.assign(command.worker, task, chunk.payload.parts)
 

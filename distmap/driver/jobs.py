@@ -20,7 +20,7 @@ from distmap.tasks.functions import Code
 from distmap.tasks.pickling import Payload
 
 if TYPE_CHECKING:
-    from distmap.driver.output import Outlet
+    from distmap.driver.output import OutputRouter
 
 #: Incidents that are sent to a job; further ones are only counted.
 MAX_INCIDENTS = 100
@@ -60,7 +60,7 @@ class JobEntry:
     timeout: float = 0.0
     total: int | None = None
     #: Where what tasks print goes; None: they are told to throw it away.
-    outlet: Outlet | None = None
+    router: OutputRouter | None = None
     reminder: asyncio.TimerHandle | None = None
     #: True while somebody looks at `latest`.
     watched: bool = False

@@ -61,7 +61,7 @@ class Placed(NamedTuple):
 
 
 class Printed(NamedTuple):
-    """The job's outlet has something to show."""
+    """The job's router has something to show."""
 
 
 class Incident(NamedTuple):

@@ -1,10 +1,10 @@
 """What the tasks of one job print, on its way to the cell that started the job.
 
-Owns `Outlet`: tags each line with its worker, holds the whole to what a front end can take, counts what is left out,
-and writes the rest to `sys.stdout` and `sys.stderr` in the context of the cell, which is what routes it there in a
-notebook, whatever runs there meanwhile. The text is a stranger's: its control characters are made visible.
+Owns `OutputRouter`. It tags each line with its worker, limits the total rate to what a front end can show, counts the
+lines that it drops, and writes the rest to `sys.stdout` and `sys.stderr` in the context of the cell: in a notebook
+that context decides in which cell the text appears. Workers send this text, so its control characters are escaped.
 
-`put` and `remind` are called on the loop's thread and never wait. `show` writes; any thread may call it.
+Threads: `put` and `report_dropped` run on the loop's thread and never wait. `show` writes; any thread may call it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
     cost: int
 
 
-class Outlet:
+class OutputRouter:
     """The output of one job. Make it in the thread and context of the cell.
 
     Args:
@@ -69,10 +69,10 @@ class Outlet:
         self._credit = float(BURST)
         self._filled = 0.0
         self._dropped = 0
-        self._rung = False
+        self._notified = False
         self._broken = False
 
-    def through(self, view: View | None) -> None:
+    def write_by(self, view: View | None) -> None:
         """From now on write by way of the view, if it draws where text is written."""
         if isinstance(view, TextSink):
             self._write = view.write
@@ -113,7 +113,7 @@ class Outlet:
             self._entries.extend(new)
             self._held += taken
             self._dropped += dropped
-        return bool(new) and self._ring()
+        return bool(new) and self._notify()
 
     def _fit(self, tag: str, data: bytes, room: float) -> tuple[bytes, int]:
         """The lines that have room, and what they cost. Tags count, and controls become longer."""
@@ -124,16 +124,16 @@ class Outlet:
         kept = data[: data.rfind(b"\n", 0, max(0, int(len(data) * room / cost))) + 1]
         return kept, cost * len(kept) // len(data)
 
-    def _ring(self) -> bool:
-        rung, self._rung = self._rung, True
-        return not rung
+    def _notify(self) -> bool:
+        before, self._notified = self._notified, True
+        return not before
 
     @property
-    def owing(self) -> bool:
+    def has_unreported(self) -> bool:
         """Lines were dropped and nothing says so yet."""
         return self._dropped > 0
 
-    def remind(self) -> bool:
+    def report_dropped(self) -> bool:
         """Have said how many lines were dropped; True if somebody has to be told to `show`."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
@@ -143,7 +143,7 @@ class Outlet:
 
             text = f"{counted(dropped, 'line')} of output dropped (more than {RATE // 1000} kB/s)\n"
             self._entries.append(_Entry(None, 1, "[distmap] \N{HORIZONTAL ELLIPSIS} ", text.encode(), 0))
-        return self._ring()
+        return self._notify()
 
     # --- on any thread -----------------------------------------------------------------------------------------------
 
@@ -155,8 +155,8 @@ class Outlet:
     def show(self, *, last: bool = False) -> None:
         """Write what is there. `last`: nothing comes any more. What the streams raise is logged, once."""
         if last:
-            self.remind()
-        self._rung = False  # clear first, then empty: nothing is left lying
+            self.report_dropped()
+        self._notified = False  # clear first, then empty: nothing is left lying
         with self._writing:
             while (count := self._batch()) is not None:
                 with self._lock:

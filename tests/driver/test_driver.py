@@ -10,7 +10,7 @@ from distmap.calls.results import failure_of, results_of
 from distmap.core.events import JobSpec, SlotReady, WorkerLost
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Landed, Printed, ReadRequest
-from distmap.driver.output import Outlet
+from distmap.driver.output import OutputRouter
 from distmap.engine.base import WorkerInfo
 from distmap.tasks.failures import Failure
 from distmap.tasks.functions import dump_code
@@ -176,9 +176,9 @@ def talk(make_harness):
         for name in ("ann", "bob")
     ]
 
-    def open_job(outlet, **spec):
+    def open_job(router, **spec):
         box = queue.SimpleQueue()
-        record = JobEntry(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, outlet=outlet)
+        record = JobEntry(JobSpec(size=5, chunksize=5, name="job", **spec), dump_code(abs), box.put, router=router)
         job = harness.portal.ask(harness.driver.open, record)
         request = box.get(timeout=DEADLINE)
         payload, blobs = dump_items(range(5))
@@ -217,10 +217,10 @@ def test_incidents_are_told(talk):
 def test_what_tasks_print_is_shown_until_they_end(talk):
     """Output of the attempt that runs rings once and is tagged; that of another worker or after its end is dropped."""
     harness, (ann, bob), tasks, open_job = talk
-    outlet = Outlet(item=True)
+    router = OutputRouter(item=True)
     shown = []
-    outlet._write = lambda text, stream: shown.append((stream, text))
-    _, box = open_job(outlet)
+    router._write = lambda text, stream: shown.append((stream, text))
+    _, box = open_job(router)
     (task,) = tasks
     assert task.output
 
@@ -231,7 +231,7 @@ def test_what_tasks_print_is_shown_until_they_end(talk):
     printed(ann, b"one\n")
     printed(ann, b"two\n", stream=1)
     assert box.get(timeout=DEADLINE) == Printed()
-    outlet.show()
+    router.show()
     assert shown == [("stdout", "[ann #3] one\n"), ("stderr", "[ann #3] two\n")]
     printed(bob, b"not mine\n")
     printed(ann, b"unknown\n", attempt=99)
@@ -239,24 +239,24 @@ def test_what_tasks_print_is_shown_until_they_end(talk):
     printed(ann, b"")
     harness.portal.ask(harness.driver.reported, ann, Report(0, task.attempt, 0, 0, 0.0, True, ()), [])
     printed(ann, b"late\n")
-    assert not outlet.waiting
+    assert not router.waiting
 
 
 def test_dropped_lines_are_told_of_a_little_later(talk):
     """A worker that dropped lines and then is silent does not keep that to itself until the end of the job."""
     harness, (ann, _), tasks, open_job = talk
-    outlet = Outlet()
+    router = OutputRouter()
     shown = []
-    outlet._write = lambda text, stream: shown.append(text)
-    _, box = open_job(outlet)
+    router._write = lambda text, stream: shown.append(text)
+    _, box = open_job(router)
     for _ in range(2):
         harness.portal.ask(harness.driver.printed, ann, Output(0, tasks[0].attempt, 7, ()), [])
     assert box.get(timeout=DEADLINE) == Printed()
-    outlet.show()
+    router.show()
     assert [text.split(" of ")[0] for text in shown] == ["[distmap] \u2026 14 lines"]
 
 
-def test_a_job_without_an_outlet_has_its_tasks_be_silent(talk):
+def test_a_job_without_a_router_has_its_tasks_be_silent(talk):
     """Tasks are told to print to nobody; what comes all the same is not heard."""
     harness, (ann, _), tasks, open_job = talk
     _, box = open_job(None)
@@ -268,11 +268,11 @@ def test_a_job_without_an_outlet_has_its_tasks_be_silent(talk):
 def test_sizes_that_lie_cut_nothing_but_their_text(talk):
     """Pieces that announce more than there is give what is there."""
     harness, (ann, _), tasks, open_job = talk
-    outlet = Outlet()
+    router = OutputRouter()
     shown = []
-    outlet._write = lambda text, stream: shown.append(text)
-    open_job(outlet)
+    router._write = lambda text, stream: shown.append(text)
+    open_job(router)
     output = Output(0, tasks[0].attempt, 0, ((0, 0, 2), (1, 7, 10**9), (2, 0, 5)))
     harness.portal.ask(harness.driver.printed, ann, output, [b"a\nb\n"])
-    outlet.show()
+    router.show()
     assert shown == ["[ann] a\n", "[ann] b\n"]
