@@ -377,9 +377,9 @@ def test_what_it_needs_does_not_import() -> None:
     lock = CONTEXT.Lock()
     with distmap.Pool(1) as pool:
         [pid] = pool.map(block, [0])
-        with pytest.raises(distmap.PayloadError, match=r"distmap\.shared"):
+        with pytest.raises(distmap.PayloadError, match=r"distmap\.tasks\.shared"):
             pool.map(locked, [lock], [1])
-        with pytest.raises(ImportError, match=r"distmap\.shared"):
+        with pytest.raises(ImportError, match=r"distmap\.tasks\.shared"):
             pool.map(lambda x: locked(lock, x), [1])
         assert pool.map(lambda _: os.getpid(), [0]) == [pid]
         pool.last = None
