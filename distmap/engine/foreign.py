@@ -39,7 +39,7 @@ from distmap.engine.traits import (
 )
 from distmap.tasks.failures import describe
 from distmap.tasks.payload import encode
-from distmap.tasks.pickling import Needs, dump_small, size
+from distmap.tasks.pickling import Dependencies, dump_small, size
 from distmap.tasks.runner import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
@@ -279,7 +279,7 @@ class ExecutorEngine:
         """It cannot be run at all; the error says why."""
         if self._forget(given) and self._sink is not None:
             failure = describe(error, "", dump_small, sent=False)
-            self._sink.refused(self._worker, given.task.attempt, encode([failure], Needs(), what="")[0].parts)
+            self._sink.refused(self._worker, given.task.attempt, encode([failure], Dependencies(), what="")[0].parts)
             self._pump()
 
     def _lose(self, given: _Given, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from distmap.tasks._typing import Any, Buffer, Literal, NamedTuple
 from distmap.tasks.caller import warn
 from distmap.tasks.failures import short_repr
 from distmap.tasks.modules import imported, imported_again, place, stamps, unchanged
-from distmap.tasks.pickling import Blob, Broadcast, Needs, Payload, by_reference, digest_of, dump_value, size
+from distmap.tasks.pickling import Blob, Broadcast, Dependencies, Payload, by_reference, digest_of, dump_value, size
 from distmap.tasks.surroundings import NOWHERE, Around
 from distmap.tasks.trail import cannot, cells_of, names_of, parts_of, way_to_generator
 
@@ -102,9 +102,9 @@ def _anchor(fn: object) -> FunctionType | None:
 
 def _build(
     content: tuple[Any, ...], setups: tuple[Setup, ...], around: Around, *, exact: bool = False
-) -> tuple[Code, Needs]:
+) -> tuple[Code, Dependencies]:
     """The code of a job. `exact`: however large what it captured is, equal content has an equal digest."""
-    needs = Needs()
+    needs = Dependencies()
     fn = content[0]
     content = (*content, tuple([(setup.code.digest, setup.anchor) for setup in setups]))
     try:

@@ -21,7 +21,7 @@ from distmap.tasks.functions import CodeCache as CodeCache
 from distmap.tasks.functions import Style as Style
 from distmap.tasks.functions import dump_code as dump_code
 from distmap.tasks.modules import loaded
-from distmap.tasks.pickling import UNPICKLABLE, Definitions, Needs, Writer, dump_small, dump_value, loading
+from distmap.tasks.pickling import UNPICKLABLE, Definitions, Dependencies, Writer, dump_small, dump_value, loading
 from distmap.tasks.pickling import Blob as Blob
 from distmap.tasks.pickling import Broadcast as Broadcast
 from distmap.tasks.pickling import Payload as Payload
@@ -50,7 +50,7 @@ class Folded(NamedTuple):
 
 
 def encode(
-    values: Any, needs: Needs, *, what: str, item: Callable[[int], str] | None = None
+    values: Any, needs: Dependencies, *, what: str, item: Callable[[int], str] | None = None
 ) -> tuple[Payload, list[int]]:
     """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
 
@@ -78,7 +78,7 @@ def encode(
         return _encode_singly(values, needs, None, what, item)
 
 
-def _encode_whole(values: Any, needs: Needs, what: str) -> Payload | None:
+def _encode_whole(values: Any, needs: Dependencies, what: str) -> Payload | None:
     if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
         return Payload(_pickle.dumps(values, 5))
     array = _as_array(values)
@@ -171,7 +171,7 @@ def _whole_array(numpy: Any, values: Any) -> Any:
 
 def _encode_singly(
     values: Iterable[object],
-    needs: Needs,
+    needs: Dependencies,
     definitions: Definitions | None,
     what: str,
     item: Callable[[int], str] | None,
@@ -290,7 +290,7 @@ def dump_item(item: Any) -> DumpedItem:
     args, kwargs = item
     if not kwargs and _is_plain(args):
         return DumpedItem(_pickle.dumps(item, 5))
-    needs = Needs()
+    needs = Dependencies()
     writer = Writer(needs)
     try:
         writer.write(item)
@@ -328,7 +328,7 @@ def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
 
 def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
     """Encode the items of a chunk: a list, tuple, range or iterator, or a NumPy array (items: along the first axis)."""
-    needs = Needs()
+    needs = Dependencies()
     numpy = loaded("numpy")
     if numpy is not None and isinstance(items, numpy.ndarray):
         if type(items) is not numpy.ndarray or items.dtype.hasobject:

@@ -87,7 +87,7 @@ class Broadcast:
         self.writable = writable
         self._value = value
         self._blob: Blob | None = None
-        self._needs = Needs()
+        self._needs = Dependencies()
         #: Threads that are just pickling the value.
         self._pickling: set[int] = set()
         #: Tells the pool that the workers' copies are not needed any more.
@@ -126,13 +126,13 @@ class Broadcast:
         Functions that still use the handle fail with a `PayloadError` that says so. Releasing twice is harmless.
         """
         _own.pop(self.digest, None)
-        self._value, self._blob, self._needs = _MISSING, None, Needs()
+        self._value, self._blob, self._needs = _MISSING, None, Dependencies()
         self.on_release()
 
-    def mention(self, needs: Needs) -> tuple[Callable[..., Broadcast], tuple[bytes, bool]]:
+    def mention(self, needs: Dependencies) -> tuple[Callable[..., Broadcast], tuple[bytes, bool]]:
         """For picklers: note that the value is needed, and reduce the handle to its digest."""
         if get_ident() in self._pickling:
-            needs.circular[self.digest] = self  # its blob is not there yet; `Needs.blobs` asks again
+            needs.circular[self.digest] = self  # its blob is not there yet; `Dependencies.blobs` asks again
         elif self._value is not _MISSING:
             needs.values[self.digest] = self.blob()
             needs.add(self._needs)
@@ -209,7 +209,7 @@ def reload_values() -> None:
 # --- what a pickle refers to ------------------------------------------------------------------------------------------
 
 
-class Needs:
+class Dependencies:
     """Collects the local modules and the broadcast values that are mentioned while something is pickled."""
 
     __slots__ = ("circular", "generator", "modules", "references", "values")
@@ -224,7 +224,7 @@ class Needs:
         #: Whether a random generator is among what was pickled.
         self.generator = False
 
-    def add(self, other: Needs) -> None:
+    def add(self, other: Dependencies) -> None:
         """Need what the other needs too."""
         self.modules |= other.modules
         self.references |= other.references
@@ -459,7 +459,7 @@ def _reduce_of_both(pickler: Any, obj: Any, how: int) -> Any:
 class _Guard(_pickle.Pickler):
     """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
 
-    def __init__(self, file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds) -> None:
+    def __init__(self, file: io.BytesIO, keep: Keep, needs: Dependencies, kinds: _Kinds) -> None:
         super().__init__(file, 5, buffer_callback=keep)
         self.needs, self.kinds, self.found = needs, kinds, kinds.found
         self.makers: dict[type, Callable[[Any], Any]] = copyreg.dispatch_table
@@ -501,7 +501,7 @@ class _Guard(_pickle.Pickler):
         return reduced
 
 
-def _found_by_name(obj: Any, name: str, needs: Needs) -> Any:
+def _found_by_name(obj: Any, name: str, needs: Dependencies) -> Any:
     """How an object that gives only a name is found on the other side; None if it is not."""
     from distmap.tasks.rebuild import find, home_of
 
@@ -578,7 +578,7 @@ def warm_up(busy: Callable[[], bool]) -> None:
         __import__(name)
 
 
-def _cloud(file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds, definitions: Definitions | None) -> Any:
+def _cloud(file: io.BytesIO, keep: Keep, needs: Dependencies, kinds: _Kinds, definitions: Definitions | None) -> Any:
     """A cloudpickle pickler that notes what it needs. Its class is made at first use: cloudpickle costs 40 ms."""
     global _cloud_type
     if _cloud_type is None:
@@ -611,7 +611,7 @@ def _make_cloud_type() -> Any:
         dispatch_table = table
 
         def __init__(
-            self, file: io.BytesIO, keep: Keep, needs: Needs, kinds: _Kinds, definitions: Definitions | None
+            self, file: io.BytesIO, keep: Keep, needs: Dependencies, kinds: _Kinds, definitions: Definitions | None
         ) -> None:
             super().__init__(file, 5, keep)
             self.needs, self.kinds, self.definitions = needs, kinds, definitions
@@ -720,7 +720,9 @@ class _Aside:
 class Writer:
     """Appends pickles to one file; buffers go to one list."""
 
-    def __init__(self, needs: Needs, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND) -> None:
+    def __init__(
+        self, needs: Dependencies, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND
+    ) -> None:
         self.file = io.BytesIO()
         self.needs = needs
         self.definitions = definitions
@@ -787,7 +789,7 @@ class Writer:
         self._aside.used = []
 
 
-def dump_value(value: object, needs: Needs, *, what: str) -> Payload:
+def dump_value(value: object, needs: Dependencies, *, what: str) -> Payload:
     """One value as one pickle, large buffers out of band. Raises PayloadError that begins with `what`."""
     writer = Writer(needs)
     try:
@@ -803,7 +805,7 @@ def load_value(payload: Payload) -> Any:
 
 def dump_small(value: object, *, careful: bool = False) -> bytes:
     """One value as plain bytes, everything in band (exceptions)."""
-    writer = Writer(Needs(), out_of_band=sys.maxsize)
+    writer = Writer(Dependencies(), out_of_band=sys.maxsize)
     writer.write(value, careful=careful)
     return writer.file.getvalue()
 
@@ -818,7 +820,7 @@ def way_to_failure(value: object) -> tuple[list[object], BaseException]:
 
     way: list[object] = []
     looked = 0
-    cloud = _cloud(io.BytesIO(), lambda _: False, Needs(), _Kinds(), None)
+    cloud = _cloud(io.BytesIO(), lambda _: False, Dependencies(), _Kinds(), None)
 
     slow: Any = pickle._Pickler
 

@@ -25,7 +25,7 @@ from distmap.tasks.nesting import runners
 from distmap.tasks.payload import Items, encode, fold, load_results, show_call
 from distmap.tasks.pickling import (
     UNPICKLABLE,
-    Needs,
+    Dependencies,
     Payload,
     dump_small,
     forget_value,
@@ -173,7 +173,7 @@ class Runner:
         # CELL_AT is left alone until the first item runs: a death while code loads is no item's.
         cells[CELL_ATTEMPT] = task.attempt
         if (failure := self._unloadable.get(task.code)) is not None:
-            emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
+            emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
             return
         try:
             code = self._load(task, emit)
@@ -182,11 +182,14 @@ class Runner:
             if isinstance(exc, KeyboardInterrupt) and self._inline:
                 raise
             if isinstance(exc, KeyboardInterrupt) and cells[CELL_INTERRUPT] == task.attempt:
-                emit(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), encode([], Needs(), what="")[0])
+                emit(
+                    Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()),
+                    encode([], Dependencies(), what="")[0],
+                )
                 return
             self._library.shelf.explain(exc)
             failure = describe(exc, "", dump_small)
-            emit(Refused(task.slot, task.attempt), encode([failure], Needs(), what="")[0])
+            emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
             return
         before = getattr(_context, "run", None)
         run = _context.run = _Run(task, code, items, cells, emit, self._inline, self._library)
@@ -414,7 +417,7 @@ class _Run:
                 return
             failure = self._failure(failed_to_travel("the result cannot be sent", exc), _MISSING)
             lost = [failure._replace(item=self._item_at(at)) for at in range(lo, hi)]
-            payload, failed = encode(lost, Needs(), what="")[0], list(range(lo, hi))
+            payload, failed = encode(lost, Dependencies(), what="")[0], list(range(lo, hi))
             if self.code.combine is not None:
                 payload = fold(payload)
         seconds = perf_counter() - begun
@@ -423,7 +426,7 @@ class _Run:
     def _encode(self, lo: int, values: list[Any], failed: list[int]) -> tuple[Payload, list[int]]:
         if self.code.combine is not None:
             return self._fold(lo, values, failed)
-        payload, unpicklable = encode(values, Needs(), what="the result", item=lambda at: self._item_at(lo + at))
+        payload, unpicklable = encode(values, Dependencies(), what="the result", item=lambda at: self._item_at(lo + at))
         return payload, sorted({*failed, *(lo + at for at in unpicklable)}) if unpicklable else failed
 
     def _fold(self, lo: int, values: list[Any], failed: list[int]) -> tuple[Payload, list[int]]:
@@ -441,12 +444,12 @@ class _Run:
                 bad[at] = describe(exc, short_repr(value), dump_small)
         results = [] if folded is _MISSING else [folded]
         results += [bad[at] for at in sorted(bad)]
-        payload, unpicklable = encode(results, Needs(), what="the folded result", item=lambda _: "")
+        payload, unpicklable = encode(results, Dependencies(), what="the folded result", item=lambda _: "")
         if unpicklable:
             failure = load_results(payload.parts, 0, 1)[0]
             for at in range(lo, lo + len(values)):
                 bad.setdefault(at, failure._replace(item=self._item_at(at)))
-            payload, _ = encode([bad[at] for at in sorted(bad)], Needs(), what="")
+            payload, _ = encode([bad[at] for at in sorted(bad)], Dependencies(), what="")
         return fold(payload), sorted(bad)
 
 

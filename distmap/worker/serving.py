@@ -257,11 +257,11 @@ def _too_large(report: msg.Report, exc: PayloadError) -> tuple[msg.Report, list[
     """The report with, for each result, the error that the results do not fit into a message."""
     from distmap.tasks.failures import describe
     from distmap.tasks.payload import encode
-    from distmap.tasks.pickling import Needs, dump_small
+    from distmap.tasks.pickling import Dependencies, dump_small
 
     items = range(report.lo, report.hi)
     failure = describe(exc, "its result, or those that were to be sent with it", dump_small)
-    return report._replace(failed=tuple(items)), encode([failure] * len(items), Needs(), what="")[0].parts
+    return report._replace(failed=tuple(items)), encode([failure] * len(items), Dependencies(), what="")[0].parts
 
 
 def _printable(name: str) -> str:

@@ -12,7 +12,7 @@ from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.tasks.failures import describe
 from distmap.tasks.payload import dump_items, encode, fold
-from distmap.tasks.pickling import Needs
+from distmap.tasks.pickling import Dependencies
 
 
 def test_collect_puts_runs_in_input_order():
@@ -61,7 +61,7 @@ def test_fold_skips_failures():
 def test_each_piece_of_a_folded_report_brings_its_own_failures():
     """Accepted in pieces, a report gives its folded value with the first and each error with its own."""
     failures = [describe(KeyError(at), f"item {at}") for at in (5, 7)]
-    folded = fold(encode([100, *failures], Needs(), what="")[0])
+    folded = fold(encode([100, *failures], Dependencies(), what="")[0])
     report = ReportData(10, 4, 8, (5, 7), folded.parts, "w", 9)
     pieces = [results_of(Landed(1, 0, 10, lo, hi, report)) for lo, hi in ((4, 5), (5, 6), (6, 8))]
     assert [(values, sorted(failed)) for values, failed in pieces] == [([100], []), ([], [15]), ([], [17])]

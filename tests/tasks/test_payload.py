@@ -24,7 +24,7 @@ from distmap.tasks.payload import (
     join_items,
     load_results,
 )
-from distmap.tasks.pickling import Broadcast, Needs
+from distmap.tasks.pickling import Broadcast, Dependencies
 
 
 @dataclasses.dataclass
@@ -130,7 +130,7 @@ def test_numpy_numbers_and_small_arrays_are_stacked() -> None:
     numbers = [np.float32(x) for x in range(10)]
     rows = [np.full((2, 3), x) for x in range(10)]
     for items in (numbers, rows):
-        payload, failed = encode(items, Needs(), what="")
+        payload, failed = encode(items, Dependencies(), what="")
         assert not failed
         got = load_results(sent(payload), 0, 10)
         assert [type(x) for x in got] == [type(x) for x in items]
@@ -216,14 +216,14 @@ def test_an_item_that_does_not_pickle_travels_as_its_failure() -> None:
 
 def test_results_that_do_not_pickle_are_reported() -> None:
     """Encoding says at which offsets a value was replaced by its failure."""
-    payload, failed = encode([[0], threading.Lock(), [2], lambda: threading], Needs(), what="the result")
+    payload, failed = encode([[0], threading.Lock(), [2], lambda: threading], Dependencies(), what="the result")
     assert failed == [1]
     assert load_results(payload.parts, 0, 4, failed)[2] == [2]
 
 
 def test_a_result_that_does_not_unpickle_costs_itself_only() -> None:
     """Loading results never raises: a failure made here stands in the place of such a result."""
-    payload, failed = encode([[1], Bomb(), [3]], Needs(), what="the result")
+    payload, failed = encode([[1], Bomb(), [3]], Dependencies(), what="the result")
     assert failed == []
     got = load_results(sent(payload), 0, 3)
     assert [got[0], got[2]] == [[1], [3]]
@@ -244,14 +244,14 @@ def test_classes_that_do_not_unpickle_cost_their_instances_only() -> None:
 def test_folded_results() -> None:
     """A folded report gives one marked value, then its failures."""
     failure = values(chunk([threading.Lock()]))[0]
-    payload = fold(encode([np.zeros(10_000), failure], Needs(), what="")[0])
+    payload = fold(encode([np.zeros(10_000), failure], Dependencies(), what="")[0])
     folded, failed = load_results(sent(payload), 0, 9, (4,))
     assert isinstance(folded, Folded)
     assert (folded.value == 0).all()  # type: ignore[attr-defined]
     assert isinstance(failed, Failure)
-    assert load_results(sent(fold(encode([7], Needs(), what="")[0])), 0, 3) == [Folded(7)]
-    assert load_results(sent(fold(encode([failure], Needs(), what="")[0])), 0, 1, (0,)) == [failure]
-    assert load_results(sent(fold(encode([], Needs(), what="")[0])), 0, 0) == []
+    assert load_results(sent(fold(encode([7], Dependencies(), what="")[0])), 0, 3) == [Folded(7)]
+    assert load_results(sent(fold(encode([failure], Dependencies(), what="")[0])), 0, 1, (0,)) == [failure]
+    assert load_results(sent(fold(encode([], Dependencies(), what="")[0])), 0, 0) == []
 
 
 def test_single_items_are_joined_into_a_chunk() -> None:
@@ -283,6 +283,6 @@ def test_blobs_of_items() -> None:
 @pytest.mark.parametrize(("results", "plain"), [([1, "a"], True), ([], True), ([1, {}], False), (np.arange(3), True)])
 def test_plain_results_are_known_as_such(results: Any, plain: bool) -> None:
     """Where no result can be a Failure nobody looks for one; a folded report is looked into."""
-    payload, _ = encode(results, Needs(), what="the result")
+    payload, _ = encode(results, Dependencies(), what="the result")
     assert is_plain(payload.parts) is plain
     assert not is_plain(fold(payload).parts)

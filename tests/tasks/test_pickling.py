@@ -19,7 +19,7 @@ import pytest
 from distmap.errors import PayloadError
 from distmap.tasks.pickling import (
     Broadcast,
-    Needs,
+    Dependencies,
     Payload,
     dump_small,
     dump_value,
@@ -149,8 +149,8 @@ def script(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def there_and_back(value: object, needs: Needs | None = None) -> object:
-    payload = dump_value(value, needs or Needs(), what="the value")
+def there_and_back(value: object, needs: Dependencies | None = None) -> object:
+    payload = dump_value(value, needs or Dependencies(), what="the value")
     return load_value(Payload(bytes(payload.head), tuple(bytearray(part) for part in payload.buffers)))
 
 
@@ -203,7 +203,7 @@ def test_warming_up_gives_way(script: Callable[..., str]) -> None:
 def test_large_buffers_travel_out_of_band_and_arrive_writable() -> None:
     """An array over 32 KB is not copied into the pickle; over writable memory it arrives writable."""
     array = np.arange(100_000.0)
-    payload = dump_value({"a": array, "b": array[:10]}, Needs(), what="the value")
+    payload = dump_value({"a": array, "b": array[:10]}, Dependencies(), what="the value")
     assert len(payload.head) < 1000
     assert [memoryview(part).nbytes for part in payload.buffers] == [array.nbytes]
     assert payload.nbytes == len(payload.head) + array.nbytes
@@ -243,7 +243,7 @@ def test_modules_made_at_run_time_travel_by_value() -> None:
     exec("K = 4\ndef f(x): return x + K\nclass C: pass", vars(module))
     sys.modules["made_at_run_time"] = module
     try:
-        payload = dump_value((module.f, module.C), Needs(), what="the value")
+        payload = dump_value((module.f, module.C), Dependencies(), what="the value")
     finally:
         del sys.modules["made_at_run_time"]
     function, cls = load_value(payload)
@@ -259,17 +259,17 @@ def test_what_the_user_registered_with_cloudpickle_travels_by_value() -> None:
 
     cloudpickle.register_pickle_by_value(colorsys)
     try:
-        assert len(dump_value(colorsys.rgb_to_hsv, Needs(), what="").head) > 300
+        assert len(dump_value(colorsys.rgb_to_hsv, Dependencies(), what="").head) > 300
     finally:
         cloudpickle.unregister_pickle_by_value(colorsys)
-    assert len(dump_value(colorsys.rgb_to_hsv, Needs(), what="").head) < 100
+    assert len(dump_value(colorsys.rgb_to_hsv, Dependencies(), what="").head) < 100
 
 
 def test_a_broadcast_travels_as_a_reference() -> None:
     """The handle pickles to its digest and adds its value, and what that needs, to what must be sent before."""
     inner = Broadcast([1, 2])
     handle = Broadcast({"big": np.zeros(10_000), "inner": inner})
-    needs = Needs()
+    needs = Dependencies()
     payload = dump_value([handle, lambda: handle], needs, what="")
     assert payload.nbytes < 2000
     assert set(needs.values) == {handle.digest, inner.digest}
@@ -284,7 +284,7 @@ def test_a_broadcast_travels_as_a_reference() -> None:
 def test_a_broadcast_is_loaded_once_where_it_was_sent() -> None:
     """Where the value was sent, every handle of it gives the one loaded value; dropped, it says so."""
     source = Broadcast([1, 2])
-    needs = Needs()
+    needs = Dependencies()
     payload = dump_value(source, needs, what="")
     blob = needs.values[source.digest]
     source.release()
@@ -293,7 +293,7 @@ def test_a_broadcast_is_loaded_once_where_it_was_sent() -> None:
     assert first.value == [1, 2]
     assert first.value is second.value
     # A handle that goes on from a task names the same value and sends nothing.
-    again = Needs()
+    again = Dependencies()
     assert load_value(dump_value(first, again, what="")).value is first.value
     assert not again.blobs()
     forget_value(blob.digest)
@@ -316,7 +316,7 @@ def test_nothing_is_left_open_by_an_exported_payload() -> None:
     """A payload outlives what made it without complaint from the garbage collector."""
     import gc
 
-    payloads = [dump_value([x], Needs(), what="") for x in range(10)]
+    payloads = [dump_value([x], Dependencies(), what="") for x in range(10)]
     gc.collect()
     assert [load_value(payload) for payload in payloads] == [[x] for x in range(10)]
 
@@ -333,7 +333,7 @@ def test_memory_of_a_dump_is_let_go_at_once():
     try:
         block = np.zeros(100_000).view(Block)
         gone = weakref.ref(block)
-        payload = dump_value(block.view(np.ndarray), Needs(), what="block")
+        payload = dump_value(block.view(np.ndarray), Dependencies(), what="block")
         assert payload.buffers
         del block, payload
         assert gone() is None

@@ -13,7 +13,7 @@ import pytest
 
 from distmap.errors import PayloadError
 from distmap.tasks import shared
-from distmap.tasks.pickling import Needs, dump_value, is_shared, load_value
+from distmap.tasks.pickling import Dependencies, dump_value, is_shared, load_value
 from distmap.tasks.shared import Descriptor, Passed, adopt_tracker
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors")
@@ -41,7 +41,7 @@ def test_a_descriptor_lives_as_long_as_its_blob() -> None:
     """What a socket needs is a copy of its descriptor, the same at each call; it is closed with the last blob."""
     left, right = socket.socketpair()
     with left, right:
-        needs, again = Needs(), Needs()
+        needs, again = Dependencies(), Dependencies()
         payload = dump_value(right, needs, what="")
         dump_value(right, again, what="")
         assert needs.values.keys() == again.values.keys()
@@ -64,7 +64,7 @@ def test_what_is_closed_has_no_descriptor() -> None:
     sock = socket.socket()
     sock.close()
     with pytest.raises(PayloadError, match="it cannot be pickled: OSError"):
-        dump_value(sock, Needs(), what="it")
+        dump_value(sock, Dependencies(), what="it")
     gc.collect()
 
 
