@@ -47,7 +47,7 @@ class _Loader(SourceFileLoader):
         return self._source.package
 
 
-class Shelf:
+class SourceFinder:
     """What was sent to this process.
 
     Args:

@@ -18,7 +18,7 @@ from distmap.tasks._typing import TYPE_CHECKING, Any
 from distmap.tasks.caller import PACKAGE
 from distmap.tasks.extras import differences
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr, type_name
-from distmap.tasks.finder import Shelf
+from distmap.tasks.finder import SourceFinder
 from distmap.tasks.functions import underlying
 from distmap.tasks.modules import is_own
 from distmap.tasks.nesting import runners
@@ -83,7 +83,7 @@ class Library:
         self.payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
         #: Grows when modules were replaced: what was loaded before holds on to the old ones.
         self.edition = 0
-        self.shelf = Shelf(folder)
+        self.finder = SourceFinder(folder)
         self.turn = Turn()
         #: What was said of the versions in extras, by their digests.
         self.differences: dict[bytes, list[str]] = {}
@@ -119,7 +119,7 @@ class Library:
             sent = load_value(payload)
             if kind == "extras":
                 self.differences[digest] = differences(sent.versions)
-            if self.shelf.install(sent) if kind == "modules" else self.shelf.add(sent):
+            if self.finder.install(sent) if kind == "modules" else self.finder.add(sent):
                 self._installed.clear()
                 self.edition += 1
                 reload_values()
@@ -187,7 +187,7 @@ class Runner:
                     encode([], Dependencies(), what="")[0],
                 )
                 return
-            self._library.shelf.explain(exc)
+            self._library.finder.explain(exc)
             failure = describe(exc, "", dump_small)
             emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
             return
@@ -226,7 +226,7 @@ class Runner:
                 code = self._code(task.code)
             return code
         except Exception as exc:
-            library.shelf.explain(exc)
+            library.finder.explain(exc)
             self._unloadable[task.code] = describe(exc, "", dump_small)
             raise
 
@@ -377,7 +377,7 @@ class _Run:
             and self.library.shares(self.task)
         ):
             exc.add_note(_READ_ONLY)
-        self.library.shelf.explain(exc)
+        self.library.finder.explain(exc)
         if x is _MISSING:
             return describe(exc, "", dump_small)
         item = x if self.items.whole is not None else self._item

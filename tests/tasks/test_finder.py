@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from distmap.tasks.extras import Extras, Source, Unit
-from distmap.tasks.finder import Shelf
+from distmap.tasks.finder import SourceFinder
 
 
 def source(text: str, *, package: bool = False, path: tuple[str, ...] = ()) -> Source:
@@ -23,21 +23,21 @@ def source(text: str, *, package: bool = False, path: tuple[str, ...] = ()) -> S
 
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
+def finder() -> Iterator[SourceFinder]:
     before = set(sys.modules)
-    shelf = Shelf()
-    yield shelf
-    if shelf in sys.meta_path:
-        sys.meta_path.remove(shelf)
+    finder = SourceFinder()
+    yield finder
+    if finder in sys.meta_path:
+        sys.meta_path.remove(finder)
     for name in set(sys.modules) - before:
         del sys.modules[name]
 
 
-def test_a_shelf_serves_sources(shelf: Shelf) -> None:
+def test_a_shelf_serves_sources(finder: SourceFinder) -> None:
     """Served modules import, relatively too, know their file and give their source to tracebacks."""
     import inspect
 
-    assert not shelf.install(
+    assert not finder.install(
         {
             "served": source("from .part import K\n", package=True),
             "served.part": source("K = 5\ndef f():\n    return __file__\n"),
@@ -53,16 +53,16 @@ def test_a_shelf_serves_sources(shelf: Shelf) -> None:
     assert sys.modules["served.part"].__spec__.parent == "served"  # type: ignore[union-attr]
 
 
-def test_a_changed_module_is_forgotten_with_all_others(shelf: Shelf) -> None:
+def test_a_changed_module_is_forgotten_with_all_others(finder: SourceFinder) -> None:
     """New content of an imported module makes all served modules import again; equal content does not."""
     first = {"one": source("K = 1"), "two": source("from one import K")}
-    shelf.install(first)
+    finder.install(first)
     assert importlib.import_module("two").K == 1
-    assert not shelf.install(first)
-    assert not shelf.install({"three": source("K = 3")})
-    assert shelf.install({"one": source("K = 2")})
+    assert not finder.install(first)
+    assert not finder.install({"three": source("K = 3")})
+    assert finder.install({"one": source("K = 2")})
     assert importlib.import_module("two").K == 2
-    assert shelf.install(first)
+    assert finder.install(first)
     assert importlib.import_module("two").K == 1
 
 
@@ -79,10 +79,10 @@ SERVED = {
 }
 
 
-def test_files_are_written_into_the_folder(shelf: Shelf, tmp_path: Path) -> None:
+def test_files_are_written_into_the_folder(finder: SourceFinder, tmp_path: Path) -> None:
     """Elsewhere modules lie, with their data, in a folder that only this user can read; code keeps its name."""
     folder = tmp_path / "files"
-    far = Shelf(str(folder))
+    far = SourceFinder(str(folder))
     try:
         far.install(SERVED)
         assert not far.add(extras())
@@ -99,19 +99,19 @@ def test_files_are_written_into_the_folder(shelf: Shelf, tmp_path: Path) -> None
         sys.meta_path.remove(far)
 
 
-def test_files_that_lie_there_already_are_used(shelf: Shelf, tmp_path: Path) -> None:
+def test_files_that_lie_there_already_are_used(finder: SourceFinder, tmp_path: Path) -> None:
     """With a shared file system a module is the very file of the notebook; with one other byte it is not."""
     package = tmp_path / "same_pkg"
     package.mkdir()
     (package / "__init__.py").write_text("K = 1")
     (package / "x.txt").write_bytes(b"data")
     source = Source(True, str(package / "__init__.py"), "K = 1", b"1", (str(package),))
-    shelf.install({"same_pkg": source})
+    finder.install({"same_pkg": source})
     unit = Unit(b"1", ("same_pkg",), (str(tmp_path),), (("same_pkg/x.txt", b"data"),), {}, 1)
-    shelf.add(Extras({"same_pkg": unit}, {}))
+    finder.add(Extras({"same_pkg": unit}, {}))
     assert importlib.import_module("same_pkg").__file__ == str(package / "__init__.py")
     (package / "x.txt").write_bytes(b"Data")
-    far = Shelf(str(tmp_path / "files"))
+    far = SourceFinder(str(tmp_path / "files"))
     far.install({"same_pkg": source})
     far.add(Extras({"same_pkg": unit}, {}))
     spec = far.find_spec("same_pkg")
@@ -120,11 +120,11 @@ def test_files_that_lie_there_already_are_used(shelf: Shelf, tmp_path: Path) -> 
     assert spec.origin == str(tmp_path / "files" / b"1".hex() / "same_pkg/__init__.py")
 
 
-def test_tracebacks_show_the_lines_that_ran(shelf: Shelf, tmp_path: Path) -> None:
+def test_tracebacks_show_the_lines_that_ran(finder: SourceFinder, tmp_path: Path) -> None:
     """Where another file lies under the name of the source, its lines are not shown."""
     other = tmp_path / "clone.py"
     other.write_text("something else\n" * 5)
-    far = Shelf(str(tmp_path / "files"))
+    far = SourceFinder(str(tmp_path / "files"))
     far.install({"clone": Source(False, str(other), "def f():\n    raise KeyError(1)\n", b"1", ())})
     far.add(Extras({"clone": Unit(b"1", ("clone",), (str(tmp_path),), (), {}, 1)}, {}))
     try:
@@ -148,10 +148,10 @@ MISSING = {
 
 @pytest.mark.parametrize(("error", "note"), MISSING.values(), ids=MISSING)
 def test_what_is_missing_is_explained_once(
-    error: BaseException, note: str | None, shelf: Shelf, tmp_path: Path
+    error: BaseException, note: str | None, finder: SourceFinder, tmp_path: Path
 ) -> None:
     """Errors that come from what did not travel get a note; others do not."""
-    far = Shelf(str(tmp_path / "files"))
+    far = SourceFinder(str(tmp_path / "files"))
     far.install(SERVED)
     far.add(extras())
     sys.meta_path.remove(far)
@@ -162,17 +162,17 @@ def test_what_is_missing_is_explained_once(
     if note is not None:
         assert re.search(note, notes[0])
     here: BaseException = ModuleNotFoundError("no", name="elsewhere")
-    shelf.explain(here)
+    finder.explain(here)
     assert not hasattr(here, "__notes__"), "on this machine nothing is missing that is there in the kernel"
 
 
 def test_a_folder_of_its_own_goes_with_the_process(tmp_path: Path) -> None:
     """In a process that nobody cleans up after, such as that of an executor, the files go at its end."""
     script = (
-        "from distmap.tasks.extras import *; from distmap.tasks.finder import Shelf\n"
-        "shelf = Shelf()\n"
-        "shelf.install({'own': Source(False, '/nowhere/own.py', '', b'', ())})\n"
-        "shelf.add(Extras({'own': Unit(b'1', ('own',), ('/nowhere',), (), {}, 1)}, {}))\n"
+        "from distmap.tasks.extras import *; from distmap.tasks.finder import SourceFinder\n"
+        "finder = SourceFinder()\n"
+        "finder.install({'own': Source(False, '/nowhere/own.py', '', b'', ())})\n"
+        "finder.add(Extras({'own': Unit(b'1', ('own',), ('/nowhere',), (), {}, 1)}, {}))\n"
         "import own, os; assert os.path.exists(own.__file__); print(own.__file__)"
     )
     env = {**os.environ, "TMPDIR": str(tmp_path)}
