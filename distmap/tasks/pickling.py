@@ -691,7 +691,7 @@ def _make_cloud_type() -> Any:
 # --- one value --------------------------------------------------------------------------------------------------------
 
 
-class _Aside:
+class OutOfBand:
     """Takes large buffers out of a pickle, each memory block once. Apart from Writer, so that no circle keeps them."""
 
     def __init__(self, least: int) -> None:
@@ -726,7 +726,7 @@ class Writer:
         self.file = io.BytesIO()
         self.needs = needs
         self.definitions = definitions
-        self._aside = _Aside(out_of_band)
+        self._aside = OutOfBand(out_of_band)
         self._kinds = _Kinds()
         self._guard = _Guard(self.file, self._aside, needs, self._kinds)
         # What the user told cloudpickle to send by value, only cloudpickle knows.
