@@ -456,7 +456,7 @@ def _reduce_of_both(pickler: Any, obj: Any, how: int) -> Any:
     return reduce_shared(obj, pickler.needs.share)
 
 
-class _Guard(_pickle.Pickler):
+class FastPickler(_pickle.Pickler):
     """C speed for everything importable; raises for what is not, where plain pickle would send a useless name."""
 
     def __init__(self, file: io.BytesIO, keep: Keep, needs: Dependencies, kinds: _Kinds) -> None:
@@ -726,28 +726,28 @@ class Writer:
         self.file = io.BytesIO()
         self.needs = needs
         self.definitions = definitions
-        self._aside = OutOfBand(out_of_band)
+        self._out_of_band = OutOfBand(out_of_band)
         self._kinds = _Kinds()
-        self._guard = _Guard(self.file, self._aside, needs, self._kinds)
+        self._fast = FastPickler(self.file, self._out_of_band, needs, self._kinds)
         # What the user told cloudpickle to send by value, only cloudpickle knows.
         self._cloudy = any_registered()
 
     @property
     def buffers(self) -> list[memoryview]:
         """All buffers so far."""
-        return self._aside.buffers
+        return self._out_of_band.buffers
 
     @property
     def used(self) -> list[int]:
         """Which of them the last pickle refers to."""
-        return self._aside.used
+        return self._out_of_band.used
 
     def keep(self) -> None:
         """Copy the buffers of the last pickle: its value may be changed from now on, and come again."""
-        buffers = self._aside.buffers
-        for at in set(self._aside.used):
+        buffers = self._out_of_band.buffers
+        for at in set(self._out_of_band.used):
             buffers[at] = memoryview(bytearray(buffers[at]))
-        self._aside.forget()
+        self._out_of_band.forget()
 
     def write(self, value: object, *, careful: bool = False) -> None:
         """Append one pickle; `used` then names its buffers. If this raises, nothing was appended.
@@ -755,12 +755,12 @@ class Writer:
         `careful`: parts of exceptions that do not come back are left behind. It is tried anyhow if all else fails.
         """
         start = self.file.tell()
-        self._aside.used = []
+        self._out_of_band.used = []
         if not self._cloudy and not careful:
             try:
-                self._guard.clear_memo()
-                self._guard.linked.clear()
-                self._guard.dump(value)
+                self._fast.clear_memo()
+                self._fast.linked.clear()
+                self._fast.dump(value)
                 return
             except UNPICKLABLE:
                 self._reset(start)
@@ -781,12 +781,12 @@ class Writer:
         self._cloudy = True
 
     def _cloud(self) -> Any:
-        return _cloud(self.file, self._aside, self.needs, self._kinds, self.definitions)
+        return _cloud(self.file, self._out_of_band, self.needs, self._kinds, self.definitions)
 
     def _reset(self, start: int) -> None:
         self.file.seek(start)
         self.file.truncate()
-        self._aside.used = []
+        self._out_of_band.used = []
 
 
 def dump_value(value: object, needs: Dependencies, *, what: str) -> Payload:
