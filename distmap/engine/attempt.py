@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from distmap.tasks._typing import Buffer
-from distmap.tasks.capture import Spout, Stream, install
+from distmap.tasks.capture import OutputCapture, RedirectedStream, install
 from distmap.tasks.pickling import Payload
 from distmap.tasks.runner import Library, Runner
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
@@ -104,8 +104,8 @@ class _Prints:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spouts: dict[int, Spout] = {}
-        self._installed: tuple[Stream, Stream] | None = None
+        self._spouts: dict[int, OutputCapture] = {}
+        self._installed: tuple[RedirectedStream, RedirectedStream] | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -113,9 +113,9 @@ class _Prints:
         self._lock = threading.Lock()
         self._spouts.clear()
 
-    def begin(self, spout: Spout) -> None:
+    def begin(self, capture: OutputCapture) -> None:
         with self._lock:
-            self._spouts[threading.get_ident()] = spout
+            self._spouts[threading.get_ident()] = capture
             if self._installed is None:
                 self._before = sys.stdout, sys.stderr
                 self._installed = install(lambda: self._spouts.get(threading.get_ident()))
@@ -160,17 +160,17 @@ def _run(runner: Runner, task: Task, payload: Payload, cells: list[int] | None) 
         return said
 
     def emit(message: Report | Refused | Output, result: Payload) -> None:
-        with spout.lock:
-            spout.flush()
+        with capture.lock:
+            capture.flush()
         said.append((message, portable(result.parts)))
 
     def take(output: Output, text: bytes, wait: bool) -> bool:
         said.append((output, [text] if text else []))
         return True
 
-    own, spout = [-1] * 8, Spout(take, live=False)
-    spout.begin(task, own)
-    _prints.begin(spout)
+    own, capture = [-1] * 8, OutputCapture(take, live=False)
+    capture.begin(task, own)
+    _prints.begin(capture)
     try:
         runner.run(task, payload, own, emit)
     finally:

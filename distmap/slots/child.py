@@ -33,7 +33,7 @@ from distmap.slots.control import (
 )
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
 from distmap.tasks._typing import Any, Buffer
-from distmap.tasks.capture import Spout, install
+from distmap.tasks.capture import OutputCapture, install
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import copy_with, warm_up
@@ -143,10 +143,10 @@ class Child:
         copy_with(private)
         self._on_interrupt = self._interrupt
         _signal.signal(_signal.SIGINT, self._on_interrupt)
-        self._spout = Spout(self._print)
-        install(self._spout.current)
+        self._capture = OutputCapture(self._print)
+        install(self._capture.current)
         if os.name == "posix":
-            os.register_at_fork(after_in_child=self._spout.forked)
+            os.register_at_fork(after_in_child=self._capture.forked)
 
     def serve(self) -> None:
         """Until the other end of the socket is gone."""
@@ -208,15 +208,15 @@ class Child:
         if os.getpid() != self._pid:
             os._exit(0)  # a process that the task forked came back out of it
         if not self._ended:
-            with self._spout.lock:
-                self._spout.end()
+            with self._capture.lock:
+                self._capture.end()
                 self._send(Report(task.slot, task.attempt, self._reported, self._reported, 0.0, True, ()))
         cells[CELL_ATTEMPT] = through_with(task.attempt)
         self._tidy()
 
     def _run(self, task: Task, parts: list[bytearray | Ref], cells: memoryview) -> None:
         head, *buffers = [self._resolve(part, writable=True) for part in parts]
-        self._spout.begin(task, cells)
+        self._capture.begin(task, cells)
         self._cells = cells
         try:
             self._runner.run(task, Payload(head, tuple(buffers)), cells, self._emit)
@@ -229,12 +229,12 @@ class Child:
         # An interrupt must not tear a frame; the stop cell, set with it, is seen at the next item.
         self._sending = True
         try:
-            with self._spout.lock:
+            with self._capture.lock:
                 ended = isinstance(message, Refused) or (isinstance(message, Report) and message.ended)
                 if ended:
-                    self._spout.end()
+                    self._capture.end()
                 else:
-                    self._spout.flush()
+                    self._capture.flush()
                 self._send(message, [payload.head, *payload.buffers])
             self._ended = ended
             if isinstance(message, Report):
@@ -251,11 +251,11 @@ class Child:
                 self._interrupted = True
                 raise KeyboardInterrupt
             # It may be in the middle of a print, as a task that prints much nearly always is.
-            self._spout.again = self._interrupt_again
+            self._capture.again = self._interrupt_again
 
     def _interrupt_again(self, frame: FrameType) -> None:
         if get_ident() == self._main:
-            self._spout.again = None
+            self._capture.again = None
             self._interrupt(_signal.SIGINT, frame)
 
     def _print(self, output: Output, text: bytes, wait: bool) -> bool:
@@ -334,7 +334,7 @@ class Child:
 
     def _write(self, frame: list[Buffer], fd: int = -1) -> None:
         # A thread that prints may be writing just now.
-        with self._spout.lock:
+        with self._capture.lock:
             self._outbox.send(frame, fd)
 
 

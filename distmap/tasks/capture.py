@@ -1,11 +1,11 @@
 """What tasks print, on their side: streams in the place of standard output and error, and what they fill.
 
-Owns `Stream` (what `sys.stdout` and `sys.stderr` are where tasks run) and `Spout` (gathers lines, and gives them on as
+Owns `RedirectedStream` (what `sys.stdout` and `sys.stderr` are where tasks run) and `OutputCapture` (gathers lines, and gives them on as
 Outputs, neither too many nor too much). Knows no socket: it is given a function that passes an Output on. Imported by
 task processes, so it needs `io`, which Python itself has loaded, and little else.
 
 A line is passed on by the thread that printed it, before `print` returns: it survives a crash in the next statement.
-While too many come they are gathered, and a thread that lives only as long as that passes them on. `Spout.write` must
+While too many come they are gathered, and a thread that lives only as long as that passes them on. `OutputCapture.write` must
 stand being left by an exception at any point (of a signal handler of the task's) and being entered in the middle of
 itself (by a finalizer that prints): so it never waits, and what it adds to is added to in one step.
 """
@@ -78,7 +78,7 @@ def _lines(text: str) -> int:
     return text.count("\n") + (text != "" and not text.endswith("\n"))
 
 
-class Spout:
+class OutputCapture:
     """Gathers what one process (or thread) prints, one attempt after the other.
 
     Args:
@@ -115,7 +115,7 @@ class Spout:
         #: A thread is there that passes on what is gathered.
         self._flushing = False
 
-    def current(self) -> Spout | None:
+    def current(self) -> OutputCapture | None:
         """Itself while an attempt runs."""
         return None if self._task is None else self
 
@@ -297,10 +297,10 @@ class Spout:
         return 0.0
 
 
-class Stream(io.TextIOBase):
+class RedirectedStream(io.TextIOBase):
     """Stands in for `sys.stdout` (number 0) or `sys.stderr` (1).
 
-    What is written while `current` gives a spout goes there, all else to the original. Closing it does nothing: it
+    What is written while `current` gives a capture goes there, all else to the original. Closing it does nothing: it
     serves all tasks of its process.
     """
 
@@ -311,7 +311,7 @@ class Stream(io.TextIOBase):
     write_through = False
     mode = "w"
 
-    def __init__(self, number: int, original: Any, current: Callable[[], Spout | None]) -> None:
+    def __init__(self, number: int, original: Any, current: Callable[[], OutputCapture | None]) -> None:
         self.name = ("<stdout>", "<stderr>")[number]
         self._number = number
         self._original = original
@@ -319,21 +319,21 @@ class Stream(io.TextIOBase):
         self._buffer: _Bytes | None = None
 
     def write(self, text: str) -> int:
-        spout = self._current()
-        if spout is None:
+        capture = self._current()
+        if capture is None:
             return len(text) if self._original is None else self._original.write(text)
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         # Exactly a string: a thread of ours must not run methods of the task's.
-        spout.write(self._number, text if type(text) is str else str.__str__(text))
-        if spout.again is not None:
-            spout.again(sys._getframe(1))
+        capture.write(self._number, text if type(text) is str else str.__str__(text))
+        if capture.again is not None:
+            capture.again(sys._getframe(1))
         return len(text)
 
     def flush(self) -> None:
-        spout = self._current()
-        if spout is not None:
-            spout.write(self._number, None)
+        capture = self._current()
+        if capture is not None:
+            capture.write(self._number, None)
         elif self._original is not None:
             self._original.flush()
 
@@ -370,11 +370,11 @@ class Stream(io.TextIOBase):
 
 
 class _Bytes(io.BufferedIOBase):
-    """The `buffer` of a Stream."""
+    """The `buffer` of a RedirectedStream."""
 
     mode = "wb"
 
-    def __init__(self, stream: Stream, original: Any) -> None:
+    def __init__(self, stream: RedirectedStream, original: Any) -> None:
         import codecs
 
         self.name = stream.name
@@ -414,8 +414,8 @@ def _standard(name: str) -> Any:
     return getattr(sys, name)
 
 
-def install(current: Callable[[], Spout | None]) -> tuple[Stream, Stream]:
+def install(current: Callable[[], OutputCapture | None]) -> tuple[RedirectedStream, RedirectedStream]:
     """Put streams in the places of standard output and error."""
-    out = sys.stdout = Stream(0, sys.stdout, current)
-    err = sys.stderr = Stream(1, sys.stderr, current)
+    out = sys.stdout = RedirectedStream(0, sys.stdout, current)
+    err = sys.stderr = RedirectedStream(1, sys.stderr, current)
     return out, err

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from distmap.tasks import capture as module
-from distmap.tasks.capture import Spout, Stream, install
+from distmap.tasks.capture import OutputCapture, RedirectedStream, install
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
 DEADLINE = 10.0
@@ -23,7 +23,7 @@ MUCH = OUTPUT_BYTES // 4
 
 
 class Far:
-    """What an attempt's spout passes on, and a clock that stands still unless told otherwise."""
+    """What an attempt's capture passes on, and a clock that stands still unless told otherwise."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -33,14 +33,14 @@ class Far:
         #: Whether something can go without waiting; called with each Output.
         self.ready: Callable[[Output], bool] = lambda output: True
         self.news = threading.Condition()
-        self.spout = Spout(self.take)
+        self.capture = OutputCapture(self.take)
         self.cells = [-1] * 8
-        self.out = Stream(0, None, self.spout.current)
-        self.err = Stream(1, None, self.spout.current)
+        self.out = RedirectedStream(0, None, self.capture.current)
+        self.err = RedirectedStream(1, None, self.capture.current)
         self.begin()
 
     def begin(self, **fields: bool) -> None:
-        self.spout.begin(Task(3, 9, b"c" * 16, (), 0, 10, 0, 0.0)._replace(**fields), self.cells)
+        self.capture.begin(Task(3, 9, b"c" * 16, (), 0, 10, 0, 0.0)._replace(**fields), self.cells)
 
     def take(self, output: Output, text: bytes, wait: bool) -> bool:
         if not wait and not self.ready(output):
@@ -57,8 +57,8 @@ class Far:
         return True
 
     def end(self) -> None:
-        with self.spout.lock:
-            self.spout.end()
+        with self.capture.lock:
+            self.capture.end()
 
     @property
     def text(self) -> str:
@@ -104,8 +104,8 @@ def test_a_line_that_is_not_complete_waits(far: Far) -> None:
     print("next", file=far.out)
     assert far.found[2:] == [(0, 0, "left\n"), (1, 0, "next\n")]
     far.out.write("last")
-    with far.spout.lock:
-        far.spout.flush()
+    with far.capture.lock:
+        far.capture.flush()
     assert far.found[4:] == [(1, 0, "last\n")]
 
 
@@ -201,7 +201,7 @@ def test_four_byte_characters_fit(far: Far) -> None:
 def test_the_number_of_pieces_is_bounded(far: Far) -> None:
     """Many items that print little each: as many as an Output may name, the rest counted."""
     far.ready = lambda output: False
-    far.spout._flushing = True  # nobody else passes anything on
+    far.capture._flushing = True  # nobody else passes anything on
     for number in range(OUTPUT_PIECES + 100):
         far.cells[1] = number
         print("x", file=far.out)
@@ -222,7 +222,7 @@ def test_what_cannot_go_at_once_goes_by_another_thread(far: Far) -> None:
 
 def test_a_lock_that_is_held_keeps_nobody_waiting(far: Far) -> None:
     """While another thread passes something on, a print only leaves its text; what is far too much is counted."""
-    with far.spout.lock:
+    with far.capture.lock:
         thread = threading.Thread(target=lambda: [print("z" * 99, file=far.out) for _ in range(10_000)])
         thread.start()
         thread.join(DEADLINE)
@@ -265,8 +265,8 @@ def test_an_exception_in_the_middle_of_a_print(far: Far) -> None:
 
 def test_a_lock_that_was_left_held_is_let_go(far: Far) -> None:
     """Should an exception have kept the lock, the next attempt lets it go."""
-    far.spout.lock.acquire()
-    far.spout.lock.acquire()
+    far.capture.lock.acquire()
+    far.capture.lock.acquire()
     far.begin()
     threading.Thread(target=print, args=("free",), kwargs={"file": far.out}).start()
     far.until(lambda: far.text == "free\n")
@@ -277,10 +277,10 @@ def test_whoever_asks_is_called_after_a_print(far: Far) -> None:
     frames = []
 
     def again(frame: object) -> None:
-        far.spout.again = None
+        far.capture.again = None
         frames.append(frame)
 
-    far.spout.again = again
+    far.capture.again = again
     print("x", file=far.out)
     print("y", file=far.out)
     assert frames == [sys._getframe()]
@@ -306,8 +306,8 @@ def test_threads_print_whole_lines(far: Far) -> None:
 def test_outside_of_an_attempt_text_goes_where_it_went_before() -> None:
     """Before, after and in a forked process the original stream is written to and flushed."""
     original = io.TextIOWrapper(io.BytesIO())
-    spout = Spout(lambda output, text, wait: True)
-    stream = Stream(0, original, spout.current)
+    capture = OutputCapture(lambda output, text, wait: True)
+    stream = RedirectedStream(0, original, capture.current)
 
     def written() -> str:
         original.flush()
@@ -316,9 +316,9 @@ def test_outside_of_an_attempt_text_goes_where_it_went_before() -> None:
     print("before", file=stream, flush=True)
     stream.buffer.write(b"bytes\n")
     stream.buffer.flush()
-    spout.begin(Task(0, 1, b"c" * 16, (), 0, 1, 0, 0.0), [-1] * 8)
+    capture.begin(Task(0, 1, b"c" * 16, (), 0, 1, 0, 0.0), [-1] * 8)
     print("within", file=stream, flush=True)
-    spout.forked()
+    capture.forked()
     print("forked", file=stream)
     assert written() == "before\nbytes\nforked\n"
 
@@ -338,10 +338,10 @@ def test_nothing_is_kept_where_nothing_is_wanted(far: Far) -> None:
 
 def test_what_comes_after_the_end_is_not_the_next_attempts(far: Far) -> None:
     """Text that a thread left while the last report was sent is counted, not shown under a wrong name."""
-    with far.spout.lock:
-        far.spout.flush()
+    with far.capture.lock:
+        far.capture.flush()
         print("late", file=far.out)
-        far.spout._task = None
+        far.capture._task = None
     far.begin()
     print("early", file=far.out)
     far.end()
@@ -360,11 +360,11 @@ def test_an_end_that_is_not_there_costs_nothing(far: Far) -> None:
             raise BrokenPipeError
         return False
 
-    far.spout._emit = gone
+    far.capture._emit = gone
     with far.news:
         print("x", file=far.out)
         assert far.news.wait(DEADLINE)
-    far.spout._emit = far.take
+    far.capture._emit = far.take
     far.end()
     assert far.text == "x\n"
 
@@ -385,8 +385,8 @@ def test_without_a_thread_to_be_had_nothing_is_lost(far: Far, monkeypatch: pytes
 def test_a_spout_that_is_not_live_waits_for_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be passed on in between, all of it comes with the flush, within the same bounds."""
     far = Far(monkeypatch)
-    far.spout = Spout(far.take, live=False)
-    stream = Stream(0, None, far.spout.current)
+    far.capture = OutputCapture(far.take, live=False)
+    stream = RedirectedStream(0, None, far.capture.current)
     far.begin()
     for number in range(100):
         print(number, file=stream)
@@ -400,7 +400,7 @@ def test_a_spout_that_is_not_live_waits_for_the_report(monkeypatch: pytest.Monke
 
 def test_it_looks_like_a_text_stream(far: Far) -> None:
     """What libraries look at is there: types, encoding, no terminal, the real descriptor."""
-    stream = Stream(1, sys.__stderr__, far.spout.current)
+    stream = RedirectedStream(1, sys.__stderr__, far.capture.current)
     assert isinstance(stream, io.TextIOBase)
     assert (stream.encoding, stream.errors, stream.name, stream.mode) == ("utf-8", "replace", "<stderr>", "w")
     assert stream.writable()
@@ -486,16 +486,16 @@ def test_warnings_and_logging_come_by_here() -> None:
     """Warnings and unconfigured logging of a task are written to what stands for standard error."""
     code = """if True:
         import sys, warnings, logging
-        from distmap.tasks.capture import Spout, install
+        from distmap.tasks.capture import OutputCapture, install
         from distmap.wire.messages import Task
         texts = []
-        spout = Spout(lambda output, text, wait: texts.append(text.decode()) or True)
-        install(spout.current)
-        spout.begin(Task(0, 1, b"c" * 16, (), 0, 1, 0, 0.0), [-1] * 8)
+        capture = OutputCapture(lambda output, text, wait: texts.append(text.decode()) or True)
+        install(capture.current)
+        capture.begin(Task(0, 1, b"c" * 16, (), 0, 1, 0, 0.0), [-1] * 8)
         warnings.warn("careful")
         logging.getLogger("mine").warning("logged")
-        with spout.lock:
-            spout.end()
+        with capture.lock:
+            capture.end()
         assert "UserWarning: careful" in texts[0], texts
         assert texts[-1] == "logged\\n", texts
         print("fine")
