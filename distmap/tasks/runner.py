@@ -65,7 +65,7 @@ class _Carried(Exception):
         self.failure = failure
 
 
-class _Code:
+class LoadedCode:
     """Loaded code."""
 
     def __init__(self, payload: Payload) -> None:
@@ -144,7 +144,7 @@ class Runner:
         self._inline = inline
         self._library = library or Library(folder)
         self._edition = self._library.edition
-        self._codes: dict[bytes, _Code] = {}
+        self._codes: dict[bytes, LoadedCode] = {}
         #: Why code did not load. The next chunk of its job, which waits already, must not import everything again.
         self._unloadable: dict[bytes, Failure] = {}
         #: Set-ups that ran here, each with the globals that it left. That they ran outlives their payloads.
@@ -200,7 +200,7 @@ class Runner:
         if interrupted and self._inline:
             raise KeyboardInterrupt
 
-    def _load(self, task: Task, emit: Emit) -> _Code:
+    def _load(self, task: Task, emit: Emit) -> LoadedCode:
         library, setups = self._library, []
         for digest in task.needs:
             kind, payload = library.get(digest)
@@ -230,8 +230,8 @@ class Runner:
             self._unloadable[task.code] = describe(exc, "", dump_small)
             raise
 
-    def _code(self, digest: bytes) -> _Code:
-        code = _Code(self._library.get(digest)[1])
+    def _code(self, digest: bytes) -> LoadedCode:
+        code = LoadedCode(self._library.get(digest)[1])
         for setup, anchor in code.anchors:
             # The globals of a notebook travel with each function; they are to be as the set-up left them here.
             if anchor is not None:
@@ -273,7 +273,7 @@ class _Run:
     """One attempt while it runs."""
 
     def __init__(
-        self, task: Task, code: _Code, items: Items, cells: Cells, emit: Emit, inline: bool, library: Library
+        self, task: Task, code: LoadedCode, items: Items, cells: Cells, emit: Emit, inline: bool, library: Library
     ) -> None:
         self.task, self.code, self.items, self.cells, self.emit, self.inline = task, code, items, cells, emit, inline
         self.library = library
