@@ -104,26 +104,26 @@ class _Prints:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._spouts: dict[int, OutputCapture] = {}
+        self._captures: dict[int, OutputCapture] = {}
         self._installed: tuple[RedirectedStream, RedirectedStream] | None = None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
-        self._spouts.clear()
+        self._captures.clear()
 
     def begin(self, capture: OutputCapture) -> None:
         with self._lock:
-            self._spouts[threading.get_ident()] = capture
+            self._captures[threading.get_ident()] = capture
             if self._installed is None:
                 self._before = sys.stdout, sys.stderr
-                self._installed = install(lambda: self._spouts.get(threading.get_ident()))
+                self._installed = install(lambda: self._captures.get(threading.get_ident()))
 
     def end(self) -> None:
         with self._lock:
-            del self._spouts[threading.get_ident()]
-            if not self._spouts and self._installed is not None:
+            del self._captures[threading.get_ident()]
+            if not self._captures and self._installed is not None:
                 out, err = self._installed
                 if sys.stdout is out:
                     sys.stdout = self._before[0]

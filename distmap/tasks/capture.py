@@ -1,13 +1,13 @@
-"""What tasks print, on their side: streams in the place of standard output and error, and what they fill.
+"""What tasks print: streams in the place of standard output and error, and the capture that they write to.
 
-Owns `RedirectedStream` (what `sys.stdout` and `sys.stderr` are where tasks run) and `OutputCapture` (gathers lines, and gives them on as
-Outputs, neither too many nor too much). Knows no socket: it is given a function that passes an Output on. Imported by
-task processes, so it needs `io`, which Python itself has loaded, and little else.
+Owns `RedirectedStream` (what `sys.stdout` and `sys.stderr` are where tasks run) and `OutputCapture` (gathers lines and
+passes them on as Outputs, bounded in number and size). Knows no socket: it is given a function that passes an Output
+on. Imported by task processes, so it needs `io`, which Python itself has loaded, and little else.
 
-A line is passed on by the thread that printed it, before `print` returns: it survives a crash in the next statement.
-While too many come they are gathered, and a thread that lives only as long as that passes them on. `OutputCapture.write` must
-stand being left by an exception at any point (of a signal handler of the task's) and being entered in the middle of
-itself (by a finalizer that prints): so it never waits, and what it adds to is added to in one step.
+The thread that printed a line passes it on before `print` returns: the line survives a crash in the next statement.
+While too many lines come they are gathered, and a thread that ends with the surplus passes them on.
+`OutputCapture.write` must be exception-safe at any bytecode (a signal handler of the task may raise) and re-entrant (a
+finalizer may print): so it never waits, and each step that adds something is one bytecode.
 """
 
 from __future__ import annotations
