@@ -95,6 +95,7 @@ UNTESTED = {
     "core.limits": "frozen numbers",
     "driver.messages": "records; the tests of the driver and of the calls receive every one of them",
     "engine.base": "protocols only",
+    "tasks.cells": "six numbers; the tests of slots and runner use them",
     "views.base": "a protocol only",
     "views.cell_card": "needs a kernel: the one of views/test_notebook.py",
     "views.style": "one string; the tests of the cards show it",

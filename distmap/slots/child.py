@@ -19,21 +19,11 @@ from _thread import get_ident
 from _weakref import ref
 from types import FrameType
 
-from distmap.slots.control import (
-    CELL_AT,
-    CELL_ATTEMPT,
-    CELL_INTERRUPT,
-    CELL_STOP,
-    CELL_STOP_ATTEMPT,
-    LANES,
-    LOADING,
-    lanes,
-    seek_log,
-    through_with,
-)
+from distmap.slots.control import LANES, LOADING, lanes, seek_log, through_with
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.capture import OutputCapture, install
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import copy_with, warm_up

@@ -17,11 +17,8 @@ import mmap
 import os
 import sys
 
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.transport.segments import anonymous_file
-
-#: Indexes in a lane; the same numbers as in `distmap.tasks.runner`, which this ring's parent side must not load.
-#: CELL_FLUSH is the runner's offer to report at once; nobody here takes it, it reports often enough by itself.
-CELL_ATTEMPT, CELL_AT, CELL_STOP_ATTEMPT, CELL_STOP, CELL_INTERRUPT, CELL_FLUSH = range(6)
 
 #: Nobody's attempt.
 NOBODY = -1

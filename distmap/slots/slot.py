@@ -13,18 +13,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from distmap.slots.control import (
-    CELL_AT,
-    CELL_ATTEMPT,
-    CELL_INTERRUPT,
-    CELL_STOP,
-    CELL_STOP_ATTEMPT,
-    LANES,
-    through_with,
-)
+from distmap.slots.control import LANES, through_with
 from distmap.slots.frames import Ref
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.tasks._typing import Buffer
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.transport.segments import LARGE, SUPPORTED
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
 

@@ -21,6 +21,7 @@ from time import monotonic, sleep
 from types import FrameType
 
 from distmap.tasks._typing import Any
+from distmap.tasks.cells import CELL_AT
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
 #: Outputs at once, and Outputs a second from then on; reports take theirs along beyond these.
@@ -30,8 +31,6 @@ _MANY, _MANY_MORE = 20.0, 20.0
 _MUCH, _MUCH_MORE = OUTPUT_BYTES // 4, 200_000.0
 #: Seconds between two showings of a line that is not complete: each one is a line that stays.
 _PARTIAL = 10.0
-#: The offset of the item that runs, in the cells of an attempt; the same number as in `distmap.tasks.runner`.
-_AT = 1
 
 #: Passes an Output on with its text. The last argument: whether it may wait; False is given back if it would have to.
 Emit = Callable[[Output, bytes, bool], bool]
@@ -165,11 +164,11 @@ class OutputCapture:
                 self._refused += 0 if text is None else text.count("\n")
                 if not self._torn:
                     self._torn = True
-                    self._queue.append((stream, self._cells[_AT], ""))
+                    self._queue.append((stream, self._cells[CELL_AT], ""))
                 return
             self._queued = 0  # another thread was counting when it was reset
         self._queued += 1 if text is None else len(text)
-        self._queue.append((stream, self._cells[_AT], text))
+        self._queue.append((stream, self._cells[CELL_AT], text))
         lock = self.lock
         if self._flushing or lock._is_owned():  # type: ignore[attr-defined]
             return  # it is being passed on by another thread, or by ourselves further up: it goes with what comes next

@@ -16,6 +16,7 @@ from distmap.errors import PayloadError
 from distmap.tasks import passed
 from distmap.tasks._typing import TYPE_CHECKING, Any
 from distmap.tasks.caller import PACKAGE
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.extras import differences
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr, type_name
 from distmap.tasks.finder import SourceFinder
@@ -38,14 +39,6 @@ from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Tas
 
 if TYPE_CHECKING:
     import numpy
-
-# What each shared cell holds. The child writes the first two, its parent the others; the child takes a flush (1) back.
-CELL_ATTEMPT = 0
-CELL_AT = 1
-CELL_STOP_ATTEMPT = 2
-CELL_STOP = 3
-CELL_INTERRUPT = 4
-CELL_FLUSH = 5
 
 #: Results wait at most so long for their report while further items run: what is reported survives a crash.
 _FLUSH = 0.050

@@ -19,21 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import Failure
 from distmap.tasks.functions import CodeCache
 from distmap.tasks.payload import Folded, Payload, dump_code, dump_item, dump_items, join_items, load_results
 from distmap.tasks.pickling import Blob, Broadcast
-from distmap.tasks.runner import (
-    CELL_AT,
-    CELL_ATTEMPT,
-    CELL_FLUSH,
-    CELL_INTERRUPT,
-    CELL_STOP,
-    CELL_STOP_ATTEMPT,
-    Runner,
-    interruptible,
-    rng,
-)
+from distmap.tasks.runner import Runner, interruptible, rng
 from distmap.wire.messages import Refused, Report, Task
 
 TESTS = Path(__file__).resolve().parent
