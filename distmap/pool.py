@@ -269,7 +269,7 @@ class Pool:
         self._driver: Driver = self._portal.ask(
             lambda: Driver(
                 loop,
-                starved=self._connect_timeout,
+                worker_timeout=self._connect_timeout,
                 no_workers=lambda: _call(no_workers),
                 hopeless=lambda: bool(_broken(engines)),
             )

@@ -97,7 +97,7 @@ class Driver:
     """Drives one scheduler over any number of engines. All methods run on the loop thread.
 
     Args:
-        starved: seconds that jobs may wait with no worker at all.
+        worker_timeout: seconds that jobs may wait with no worker at all.
         no_workers: makes the error that they then end with.
         hopeless: tells whether no worker can come any more, so that nobody need wait.
     """
@@ -106,7 +106,7 @@ class Driver:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        starved: float = 60.0,
+        worker_timeout: float = 60.0,
         no_workers: Callable[[], BaseException] = lambda: RuntimeError("no workers"),
         hopeless: Callable[[], bool] = lambda: False,
         limits: Limits = LIMITS,
@@ -126,7 +126,7 @@ class Driver:
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._snapshots: asyncio.TimerHandle | None = None
-        self._starved = starved
+        self._worker_timeout = worker_timeout
         self._no_workers = no_workers
         self._hopeless = hopeless
         self._next_worker = 1
@@ -182,7 +182,7 @@ class Driver:
         for one in (code, *[setup.code for setup in code.setups]):
             self._blobs.keep(Holder(record.id), (*one.blobs, Blob(one.digest, "code", one.payload)))
         self.post(JobSubmitted(record.id, record.spec))
-        self._watch_hunger()
+        self._update_no_worker_timers()
         if record.watched:
             self._arm_snapshots()
         return record.id
@@ -297,7 +297,7 @@ class Driver:
         info = info._replace(name=name)
         self._members[worker] = WorkerEntry(worker, info, engine, rtt=info.rtt)
         self.post(WorkerJoined(worker, info.slots, name, info.tags, info.rtt))
-        self._watch_hunger()
+        self._update_no_worker_timers()
         self.on_members()
         return worker
 
@@ -528,12 +528,12 @@ class Driver:
         self._delivered(record, command.chunk, command.hi - command.lo)
 
     def _failed_to_set_up(self, record: JobEntry, item: int) -> None:
-        """A call of a set-up failed for good: a worker that came after it takes nothing, and jobs may starve."""
+        """A call of a set-up failed for good: a worker that joined later takes nothing, so jobs may have no worker."""
         member = record.places[item]
         if self._scheduler.unready(member.id):
             member.unfit[record.id] = record.spec.name
             log.warning("x worker %s is left out: the set-up %s failed there", member.info.name, record.spec.name)
-            self._watch_hunger()
+            self._update_no_worker_timers()
 
     def _delivered(self, record: JobEntry, chunk: int, count: int) -> None:
         held = record.chunks[chunk]
@@ -562,8 +562,8 @@ class Driver:
         snapshot = self._snapshot(record)
         record.latest = snapshot
         del self._records[record.id]
-        if record.hunger is not None:
-            record.hunger.cancel()
+        if record.no_worker_timer is not None:
+            record.no_worker_timer.cancel()
         for attempt in [key for key, held in self._attempts.items() if held[0] is record]:
             del self._attempts[attempt]
         for attempt in [key for key, reports in self._reports.items() if reports[0] is record]:
@@ -573,7 +573,7 @@ class Driver:
             member.unfit.pop(record.id, None)
         record.let_go()
         record.sink(Finished(command.outcome, command.crashed, record.error, record.refusal, snapshot))
-        self._watch_hunger()
+        self._update_no_worker_timers()
         self._rest()
 
     def pin(self, digest: bytes) -> None:
@@ -628,27 +628,27 @@ class Driver:
                     text = f"{len(chunks)} chunk{'' if one else 's'} that it held {'is' if one else 'are'} run again"
                     text = f"{member.why}; {text}" if member.why else text
                     self._report_incident(self._records[job], Incident("lost", None, member.info.name, 0, text))
-            self._watch_hunger()
+            self._update_no_worker_timers()
             self.on_members()
 
-    def _watch_hunger(self) -> None:
+    def _update_no_worker_timers(self) -> None:
         """Jobs with no worker at all end after a while, with an error that says what to try."""
         for record in self._records.values():
             if record.spec.each:
                 continue  # it waits for workers, not for work
-            hungry = not any(self._fits(record, member) for member in self._members.values())
-            if hungry and record.hunger is None:
-                patience = 0.0 if self._hopeless() else self._starved
-                record.hunger = self._loop.call_later(patience, self._starve, record)
-            elif not hungry and record.hunger is not None:
-                record.hunger.cancel()
-                record.hunger = None
+            unserved = not any(self._fits(record, member) for member in self._members.values())
+            if unserved and record.no_worker_timer is None:
+                patience = 0.0 if self._hopeless() else self._worker_timeout
+                record.no_worker_timer = self._loop.call_later(patience, self._fail_unserved, record)
+            elif not unserved and record.no_worker_timer is not None:
+                record.no_worker_timer.cancel()
+                record.no_worker_timer = None
 
     def _fits(self, record: JobEntry, member: WorkerEntry) -> bool:
         return not member.unfit and record.spec.tags <= member.info.tags
 
-    def _starve(self, record: JobEntry) -> None:
-        record.hunger = None
+    def _fail_unserved(self, record: JobEntry) -> None:
+        record.no_worker_timer = None
         if record.id not in self._records:
             return
         error = self._no_workers()
@@ -656,14 +656,14 @@ class Driver:
         unfit = [f"{name} on {m.info.name}" for m in self._members.values() for name in m.unfit.values()]
         if unfit:
             error = type(error)(
-                f"no worker for {self._starved:g} s: what set them up failed ({', '.join(unfit)}), and without it "
-                "they run nothing while its handle is kept; its `failures` say why"
+                f"no worker for {self._worker_timeout:g} s: what set them up failed ({', '.join(unfit)}), "
+                "and without it they run nothing while its handle is kept; its `failures` say why"
             )
         elif self._members and wanted:
             there = ", ".join(
                 f"{m.info.name} ({', '.join(sorted(m.info.tags)) or 'no tags'})" for m in self._members.values()
             )
-            error = type(error)(f"no worker has the tags {wanted} for {self._starved:g} s; there are: {there}")
+            error = type(error)(f"no worker has the tags {wanted} for {self._worker_timeout:g} s; there are: {there}")
         elif self._hopeless() and record.suspects:
             error.add_note(f"It had {_spans(record.suspects)} when it broke: one of them ended its process.")
         if done := self._snapshot(record).done:
@@ -730,7 +730,7 @@ class Driver:
             if error is None:
                 error = JobCancelled(f"{record.spec.name} was cancelled: its pool was {why}")
             record.sink(Finished("cancelled", False, error, None, self._snapshot(record)))
-        for timer in (self._timer, self._snapshots, *(record.hunger for record in records)):
+        for timer in (self._timer, self._snapshots, *(record.no_worker_timer for record in records)):
             if timer is not None:
                 timer.cancel()
         self._timer = self._snapshots = None

@@ -67,7 +67,7 @@ class JobEntry:
     latest: Snapshot | None = None
     id: int = 0
     error: BaseException | None = None
-    hunger: asyncio.TimerHandle | None = None
+    no_worker_timer: asyncio.TimerHandle | None = None
     refusal: tuple[Parts, str] | None = None
     next_start: int = 0
     chunks: dict[int, ChunkEntry] = field(default_factory=dict)

@@ -7,7 +7,7 @@ DEADLINE = 10
 
 def test_a_job_with_no_worker_ends_with_a_reason(make_harness):
     """Nobody waits for ever for workers that do not come."""
-    harness = make_harness(workers=0, starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
+    harness = make_harness(workers=0, worker_timeout=0.05, no_workers=lambda: RuntimeError("nobody came"))
     _, box = harness.open(lambda x: x, 5)
     finished = box.get(timeout=DEADLINE)
     assert str(finished.error) == "nobody came"
@@ -21,7 +21,7 @@ def test_names_of_workers_are_unique(make_harness):
 
 def test_tags_that_no_worker_has_end_with_a_reason(make_harness):
     """The error names the tags and who is there."""
-    harness = make_harness(starved=0.05, no_workers=lambda: RuntimeError("nobody came"))
+    harness = make_harness(worker_timeout=0.05, no_workers=lambda: RuntimeError("nobody came"))
     _, box = harness.open(lambda x: x, 5, tags=frozenset(["gpu"]))
     finished = box.get(timeout=DEADLINE)
     assert "no worker has the tags ['gpu']" in str(finished.error)
