@@ -5,6 +5,7 @@ Owns the fixtures that are on for all tests, and `needs`, which skips on a desk 
 
 from __future__ import annotations
 
+import ast
 import atexit
 import contextlib
 import gc
@@ -15,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ _LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")
 #: What takes longest begins first where tests run side by side, or one worker would end long after the others.
 LONGEST = ("browser/*", "test_notebooks.py", "face/test_kernels.py", "core/test_simulation.py", "reports/*")
 
+#: CI has a run with nothing but what distmap itself needs.
+WITHOUT_OPTIONAL = os.environ.get("DISTMAP_OPTIONAL") == "skip"
+
 #: Removed last, as libraries remove their own folders in it when the process ends. The path is short: that of a socket
 #: in it has 104 characters at most.
 _TEMPORARY = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -43,7 +48,7 @@ def needs(present: bool, what: str) -> None:
     """Skip the test where an optional service is missing; in CI that is a failure, or it would never run anywhere."""
     if present:
         return
-    if os.environ.get("CI"):
+    if os.environ.get("CI") and not WITHOUT_OPTIONAL:
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
 
@@ -73,6 +78,16 @@ def _make_token(folder: Path) -> Path:
     path.touch(mode=0o600)
     path.write_text(Secret.generate().reveal() + "\n", encoding="utf-8")
     return path
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without optional packages, leave out the files that import one of them at their head."""
+    if not WITHOUT_OPTIONAL or collection_path.suffix != ".py":
+        return None
+    heads = ast.parse(collection_path.read_text(encoding="utf-8")).body
+    names = {alias.name for node in heads if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in heads if isinstance(node, ast.ImportFrom)}
+    return any(find_spec(name.partition(".")[0]) is None for name in names) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,13 +10,15 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-PACKAGE = ROOT / "distmap"
+#: What is installed: CI runs these tests against a wheel, too.
+PACKAGE = Path(str(find_spec("distmap").origin)).parent  # type: ignore[union-attr]
 
 #: Unit (a folder, or a file of the top level) -> ring. The longer name wins: one file may stand apart from its folder.
 RINGS = {

@@ -25,6 +25,8 @@ from distmap.worker.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+#: What is installed: CI runs these tests against a wheel, too.
+PACKAGE = Path(distmap.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
 #: A block of code, and the text block behind it, if there is one: what the code prints.
 BLOCK = re.compile(r"^```(python|py)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
@@ -62,10 +64,10 @@ def test_every_example_of_a_docstring_runs() -> None:
     """The examples in the docstrings of the package give what they say."""
     finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(verbose=False)
     examples = 0
-    for path in sorted((ROOT / "distmap").rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         if ">>> " not in path.read_text(encoding="utf-8"):
             continue
-        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        module = importlib.import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
         for test in finder.find(module):
             examples += len(test.examples)
             report = io.StringIO()
@@ -148,7 +150,7 @@ def test_every_option_of_the_worker_is_in_the_reference() -> None:
 
 def test_every_variable_is_in_the_reference() -> None:
     """Every environment variable that distmap reads or sets is in the reference."""
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "distmap").rglob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     page = read("reference/environment.md")
     assert {name for name in re.findall(r"\bDISTMAP_[A-Z_]*[A-Z]\b", source) if f"`{name}`" not in page} == set()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import queue
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,9 @@ class Kernel:
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+def kernel(needs: Callable[[bool, str], None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """A kernel with a pool and a function that waits for a file, then prints."""
-    missing = [name for name in ("ipykernel", "jupyter_client") if importlib.util.find_spec(name) is None]
-    if missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"{missing} must be there in CI")
-        pytest.skip(f"{missing} are missing")
+    needs(find_spec("ipykernel") is not None, "ipykernel")
     kernel = Kernel(tmp_path_factory.mktemp("kernel"))
     try:
         kernel.idle(kernel.run(SET_UP))

@@ -60,13 +60,16 @@ def test_a_higher_priority_goes_first(gate, until, tmp_path):
     """A job of higher priority overtakes what an earlier one has waiting."""
     log = str(tmp_path / "log")
 
+    def nap(x):
+        time.sleep(0.1)  # the other job's thread, which reads its input, needs a turn on a busy machine
+
     def write(x):
         with open(log, "a") as file:
             file.write(f"{x} ")
 
     with distmap.Pool(1) as pool:
         wait = gate.wait
-        low = pool.map_async(lambda x: (wait(x) if x == 0 else None, write(f"low{x}")), range(8), chunksize=1)
+        low = pool.map_async(lambda x: (wait(x) if x == 0 else nap(x), write(f"low{x}")), range(8), chunksize=1)
         until(gate.waiting)
         high = pool.map_async(lambda x: write(f"high{x}"), range(2), chunksize=1, priority=5)
         gate.open()

@@ -79,8 +79,8 @@ def test_place(name: str, expected: str) -> None:
     """The standard library, installed packages and distmap go by reference, `__main__` and the unknown by value."""
     import json.decoder  # noqa: F401
 
-    import numpy.linalg  # noqa: F401
-
+    if name.startswith("numpy"):
+        pytest.importorskip("numpy.linalg")
     assert place(name) == expected
 
 
@@ -166,6 +166,7 @@ def test_imports_of_a_function() -> None:
 
 def test_a_bundle_holds_everything_that_is_imported(folder: Path) -> None:
     """A module's packages, what it imports (also what is not imported yet) and nothing installed is in its bundle."""
+    pytest.importorskip("numpy")
     write(
         folder,
         lab_init="from .core import work",
