@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from distmap.tasks.functions import Code, CodeCache, Setup, Style
     from distmap.tasks.pickling import Broadcast
     from distmap.tasks.surroundings import Watch
-    from distmap.transport.security import Secret
+    from distmap.transport.token import Secret
     from distmap.views.cards import WorkerRow
 
 
@@ -281,7 +281,8 @@ class Pool:
         elsewhere.found = elsewhere.found or bool(wanted.urls or listen is not None or wanted.executors)
         if wanted.urls or listen is not None:
             from distmap.engine.hub import HubEngine
-            from distmap.transport.security import load_token, parse_url
+            from distmap.transport.token import load_token
+            from distmap.transport.url import parse_url
 
             self._hub = HubEngine(
                 [parse_url(url) for url in wanted.urls],
@@ -676,7 +677,8 @@ class Pool:
     def _add_url(self, text: str) -> None:
         from distmap.engine.hub import HubEngine
         from distmap.tasks.extras import elsewhere
-        from distmap.transport.security import load_token, parse_url
+        from distmap.transport.token import load_token
+        from distmap.transport.url import parse_url
 
         url = parse_url(text)
         elsewhere.found = True

@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pictures-") as scratch:
         token = Path(scratch) / "token"
         os.environ["DISTMAP_TOKEN_FILE"] = str(token)
-        from distmap.transport.security import Secret
+        from distmap.transport.token import Secret
 
         token.touch(mode=0o600)
         token.write_text(Secret.generate().reveal() + "\n", encoding="utf-8")

@@ -72,7 +72,7 @@ def settled(seen: Callable[[], object], deadline: float = SETTLE) -> object:
 
 
 def _make_token(folder: Path) -> Path:
-    from distmap.transport.security import Secret
+    from distmap.transport.token import Secret
 
     path = folder / "token"
     path.touch(mode=0o600)

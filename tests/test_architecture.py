@@ -83,7 +83,7 @@ IMPURE = {
 IMPORTERS = {
     "IPython": {"views.cell_card"},
     "cloudpickle": {"tasks.pickling"},
-    "cryptography": {"transport.security"},
+    "cryptography": {"transport.tls"},
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
     "tqdm": {"views.terminal"},

@@ -27,7 +27,8 @@ from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info, read_worker
 from distmap.transport.listen import Server, listen
 from distmap.transport.redial import delays
-from distmap.transport.security import Secret, WorkerURL
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL
 from distmap.wire import messages as msg
 from distmap.wire.session import Liveness
 

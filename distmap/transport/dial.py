@@ -24,7 +24,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidPro
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.identity import refusal
-from distmap.transport.security import Secret, WorkerURL, client_context
+from distmap.transport.tls import client_context
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,

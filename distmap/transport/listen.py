@@ -26,7 +26,9 @@ from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.identity import refusal
-from distmap.transport.security import Secret, WorkerURL, server_context
+from distmap.transport.tls import server_context
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,

@@ -1,1 +1,6 @@
-"""See the head of each module in this folder."""
+"""The process of `distmap-worker`: one supervisor, which serves one pool at a time with its slots.
+
+Begin with `cli.py` (command line, signals), then `supervisor.py` (how it connects and leaves) and `serving.py` (one
+pool's time here). `load.py` reads how busy the host is. This folder imports `transport`, `slots` and lower rings, and
+never runs or unpickles anything of a user.
+"""

@@ -24,12 +24,12 @@ from distmap.driver.portal import new_loop
 from distmap.errors import DistmapError
 from distmap.tasks.nesting import cores
 from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
-from distmap.transport.security import WorkerURL, load_token, parse_url, token_path
+from distmap.transport.token import load_token, token_path
+from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
 
 log = logging.getLogger("distmap.worker")
 
-PORT = 8786
 #: mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped and page-faulted anew.
 MALLOPT = ((-3, 32 << 20), (-1, 512 << 20), (-2, 16 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
-    parser.add_argument("--port", type=_port, help=f"port to listen on (default: {PORT}; 0 picks a free one)")
+    parser.add_argument("--port", type=_port, help=f"port to listen on (default: {DEFAULT_PORT}; 0 picks a free one)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"the token (default: {token_path()})")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
@@ -127,7 +127,7 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     if url is not None:
         return await supervisor.dial(url)
     return await supervisor.listen(
-        WorkerURL(options.host or "127.0.0.1", PORT if options.port is None else options.port),
+        WorkerURL(options.host or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
     )

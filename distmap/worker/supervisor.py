@@ -23,7 +23,8 @@ from distmap.transport.dial import dial
 from distmap.transport.identity import pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.redial import delays
-from distmap.transport.security import Secret, WorkerURL
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL
 from distmap.worker.load import Load
 from distmap.worker.serving import PoolSession
 

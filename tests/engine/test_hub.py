@@ -36,7 +36,8 @@ from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, worker_info
 from distmap.transport.listen import listen
-from distmap.transport.security import Secret, WorkerURL, load_token, parse_url
+from distmap.transport.token import Secret, load_token
+from distmap.transport.url import WorkerURL, parse_url
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Kill, Output, Report, Task
 
 DEADLINE = 15.0

@@ -125,7 +125,7 @@ def test_a_worker_serves_the_next_pool(worker):
 
 def test_a_wrong_token_is_refused_on_both_sides(worker, tmp_path):
     """A pool with another token is refused; both sides say so in one sentence, without the token."""
-    from distmap.transport.security import Secret
+    from distmap.transport.token import Secret
 
     started, url = listening(worker)
     wrong = Secret.generate()

@@ -16,7 +16,8 @@ import distmap
 from distmap.engine import hub
 from distmap.errors import ConnectError, NoWorkers, WorkerBusy
 from distmap.testing.workers import WorkerProcess
-from distmap.transport.security import WorkerURL, load_token
+from distmap.transport.token import load_token
+from distmap.transport.url import WorkerURL
 from distmap.worker import supervisor
 from distmap.worker.supervisor import Settings, Supervisor
 

@@ -110,7 +110,7 @@ ONE = {
     "errors-of-other-packages": ("from distmap import errors", "id(errors.NoWorkers)"),
     "public-names": ("import distmap", "id(distmap.NoWorkers), id(distmap.Pool)"),
     "token-of-the-environment": (
-        "import os\nfrom distmap.transport.security import Secret, load_token\n"
+        "import os\nfrom distmap.transport.token import Secret, load_token\n"
         "os.environ['DISTMAP_TOKEN'] = Secret.generate().reveal()",
         "load_token().reveal()",
     ),

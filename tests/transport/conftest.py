@@ -12,7 +12,8 @@ import pytest
 from distmap.transport.channel import Connection
 from distmap.transport.dial import dial
 from distmap.transport.listen import Server, listen
-from distmap.transport.security import Secret, WorkerURL, parse_url
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL, parse_url
 
 TOKEN = Secret(b"t" * 32)
 

@@ -19,7 +19,8 @@ from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.listen import listen
 from distmap.transport.memory import MemoryChannel, connect
-from distmap.transport.security import Secret, WorkerURL, parse_url
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL, parse_url
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 
 A, B = b"a" * 16, b"b" * 16

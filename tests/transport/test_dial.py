@@ -14,7 +14,9 @@ import pytest
 from websockets.asyncio.server import serve
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.security import Secret, WorkerURL, client_context, parse_url, server_context
+from distmap.transport.tls import client_context, server_context
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL, parse_url
 from distmap.transport.websocket import SUBPROTOCOL
 from distmap.wire import handshake
 from distmap.wire.handshake import Role

@@ -18,10 +18,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, WorkerBusy
 from distmap.transport import listen as module
-from distmap.transport import security
+from distmap.transport import tls
 from distmap.transport.channel import Connection
 from distmap.transport.listen import listen
-from distmap.transport.security import Secret, WorkerURL, client_context
+from distmap.transport.tls import client_context
+from distmap.transport.token import Secret
+from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import PATH, SUBPROTOCOL
 
 TOKEN = Secret(b"t" * 32)
@@ -95,7 +97,7 @@ def test_a_certificate_of_ones_own(tmp_path: Path, open_port: Any, dial_pool: An
     """--tls-cert and --tls-key: the proof is bound to that certificate."""
     from cryptography import x509
 
-    certificate, key = security._ephemeral_certificate()
+    certificate, key = tls._ephemeral_certificate()
     (tmp_path / "cert.pem").write_bytes(certificate)
     (tmp_path / "key.pem").write_bytes(key)
 

@@ -23,7 +23,9 @@ from distmap._version import __version__
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info
-from distmap.transport.security import Secret, client_context, load_token, parse_url
+from distmap.transport.tls import client_context
+from distmap.transport.token import Secret, load_token
+from distmap.transport.url import parse_url
 from distmap.worker.cli import build_parser, cores, main
 
 

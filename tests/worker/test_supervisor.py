@@ -23,7 +23,8 @@ from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
 from distmap.transport.identity import PYTHON, me, pool_info
 from distmap.transport.listen import Server, listen
-from distmap.transport.security import Secret, WorkerURL, load_token, parse_url
+from distmap.transport.token import Secret, load_token
+from distmap.transport.url import WorkerURL, parse_url
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 from distmap.worker.supervisor import CUT_SHORT, FATAL, OK, Settings, Supervisor
 

@@ -1,34 +1,20 @@
-"""Tests of distmap/transport/security.py: the token, certificates, addresses."""
+"""The token: its form, where it comes from, and who may read it."""
 
 from __future__ import annotations
 
-import builtins
 import copy
-import hashlib
 import os
 import pickle
-import ssl
 import stat
-import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import distmap.transport.security as security
-from distmap.errors import ConnectError, TokenError
-from distmap.transport.security import (
-    DEFAULT_PORT,
-    Secret,
-    WorkerURL,
-    client_context,
-    load_token,
-    parse_url,
-    server_context,
-    token_path,
-)
+from distmap.errors import TokenError
+from distmap.transport import token as module
+from distmap.transport.token import Secret, load_token, token_path
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +23,7 @@ def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DISTMAP_TOKEN_FILE", "DISTMAP_TOKEN", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(security, "_from_environment", None)
+    monkeypatch.setattr(module, "_from_environment", None)
     return tmp_path
 
 
@@ -140,7 +126,7 @@ def test_order_of_sources(nothing_configured: Path, monkeypatch: pytest.MonkeyPa
     assert load_token() == by_name
     monkeypatch.delenv("DISTMAP_TOKEN_FILE")
     assert load_token() == by_value
-    monkeypatch.setattr(security, "_from_environment", None)
+    monkeypatch.setattr(module, "_from_environment", None)
     assert load_token() == own
 
 
@@ -270,190 +256,3 @@ def test_a_file_without_a_token(content: str, nothing_configured: Path) -> None:
     with pytest.raises(TokenError, match=f"the content of {path} is not of the form") as caught:
         load_token(token_file=path)
     assert "hunter2" not in str(caught.value)
-
-
-# --- TLS -------------------------------------------------------------------------------------------------------------
-
-
-def test_tls_1_3_only() -> None:
-    """On both sides."""
-    assert client_context().minimum_version == ssl.TLSVersion.TLSv1_3
-    assert server_context()[0].minimum_version == ssl.TLSVersion.TLSv1_3
-
-
-def shake_hands(server: ssl.SSLContext) -> bytes:
-    """TLS in memory; gives the server's certificate as the client sees it."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    left = client_context().wrap_bio(to_client, to_server)
-    right = server.wrap_bio(to_server, to_client, server_side=True)
-    for _ in range(4):
-        for side in (left, right):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-    shown = left.getpeercert(binary_form=True)
-    assert shown is not None
-    return shown
-
-
-def test_the_fingerprint_is_of_the_certificate_shown() -> None:
-    """What the handshake binds to is what TLS shows."""
-    context, fingerprint = server_context()
-    assert hashlib.sha256(shake_hands(context)).digest() == fingerprint
-
-
-def test_each_start_has_a_certificate_of_its_own() -> None:
-    """Nothing to keep, nothing to rotate."""
-    assert server_context()[1] != server_context()[1]
-
-
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_the_key_is_not_left_on_disk(platform: str, nothing_configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither where files without a name exist nor where they do not."""
-    monkeypatch.setattr("tempfile.tempdir", str(nothing_configured))
-    monkeypatch.setattr(sys, "platform", platform)
-    context, fingerprint = server_context()
-    assert hashlib.sha256(shake_hands(context)).digest() == fingerprint
-    assert os.listdir(nothing_configured) == []
-
-
-def test_a_chain_of_ones_own(nothing_configured: Path) -> None:
-    """Certificate and key in one file or in two; the first certificate of a chain counts."""
-    (cert, key), (other, _) = security._ephemeral_certificate(), security._ephemeral_certificate()
-    both = write(nothing_configured / "both.pem", (cert + other + key).decode())
-    alone = write(nothing_configured / "cert.pem", cert.decode())
-    key_file = write(nothing_configured / "key.pem", key.decode())
-    expected = hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert.decode())).digest()
-    for arguments in ((both,), (alone, key_file)):
-        context, fingerprint = server_context(*arguments)
-        assert fingerprint == expected == hashlib.sha256(shake_hands(context)).digest()
-
-
-def test_certificates_that_do_not_work(nothing_configured: Path) -> None:
-    """Missing, no PEM, wrong key, encrypted key, key alone: each one sentence with the path, and no prompt."""
-    from cryptography.hazmat.primitives import serialization
-
-    cert, key = security._ephemeral_certificate()
-    _, wrong = security._ephemeral_certificate()
-    encrypted = serialization.load_pem_private_key(key, None).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(b"x"),
-    )
-    path = write(nothing_configured / "cert.pem", cert.decode())
-    cases: list[tuple[Path | None, Path | None]] = [
-        (nothing_configured / "missing", None),
-        (write(nothing_configured / "text", "hello"), None),
-        (path, None),
-        (path, write(nothing_configured / "wrong.pem", wrong.decode())),
-        (path, write(nothing_configured / "encrypted.pem", encrypted.decode())),
-        (None, path),
-    ]
-    for arguments in cases:
-        with pytest.raises(ConnectError) as caught:
-            server_context(*arguments)
-        assert str(arguments[0] or arguments[1]) in str(caught.value)
-
-
-def test_without_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listening says what to install; there is no listening without TLS."""
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("cryptography"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConnectError, match=r"install `cryptography`, or give --tls-cert"):
-        server_context()
-
-
-def test_importing_it_is_light() -> None:
-    """`cryptography` is loaded by a listener only."""
-    code = (
-        "import sys, distmap.transport.security; "
-        "assert not any(name.startswith('cryptography') for name in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=15)
-
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected", "shown"),
-    [
-        ("wss://gpu1:9000", WorkerURL("gpu1", 9000), "wss://gpu1:9000"),
-        ("wss://gpu1", WorkerURL("gpu1", DEFAULT_PORT), "wss://gpu1:8786"),
-        ("WSS://GPU1.Lab/", WorkerURL("gpu1.lab", DEFAULT_PORT), "wss://gpu1.lab:8786"),
-        ("wss://[::1]:9000", WorkerURL("::1", 9000), "wss://[::1]:9000"),
-        (" wss://gpu_1.lab.:1\n", WorkerURL("gpu_1.lab.", 1), "wss://gpu_1.lab.:1"),
-        ("wss://größe.example", WorkerURL("größe.example", 8786), "wss://größe.example:8786"),
-        ("wss://[fe80::1%eth0]:1", WorkerURL("fe80::1%eth0", 1), "wss://[fe80::1%eth0]:1"),
-        ("wss://gpu1:1?name=big&tags=gpu", WorkerURL("gpu1", 1, {"name": "big", "tags": "gpu"}), "wss://gpu1:1"),
-    ],
-)
-def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
-    """Host, port (8786 if none), options."""
-    assert parse_url(text) == expected
-    assert str(parse_url(text)) == shown
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "'' is no wss:// URL"),
-        ("gpu1:8786", "'gpu1:8786' is no wss:// URL; a worker's address looks like wss://host:8786"),
-        ("https://gpu1", "is no wss:// URL"),
-        ("ws://gpu1", "everything is encrypted"),
-        ("wss://", "names no host"),
-        ("wss://:8786", "names no host"),
-        ("wss://gpu1:port", "is no wss:// URL"),
-        ("wss://gpu1:70000", "is no wss:// URL"),
-        ("wss://[::1", "is no wss:// URL"),
-        ("wss://gpu1:0", "port 0"),
-        ("wss://gpu 1", "'wss://gpu 1' is no wss:// URL: there is a space or control character in it"),
-        ("wss://gpu\t1", "is no wss:// URL: there is a space"),
-        ("wss://gpu\x001", "is no wss:// URL: there is a space or control"),
-        ("wss://gpu..1", "'wss://gpu..1' names no possible host"),
-        ("wss://.", "names no possible host"),
-        (f"wss://{'g' * 64}", "names no possible host"),
-        ("wss://*:8786", "names no possible host"),
-        ("wss://gpu1,gpu2", "names no possible host"),
-        ("wss://gpu1/hub", "has a path"),
-        ("wss://gpu1/#x", "has a path"),
-        ("wss://user:pw@gpu1", "holds a user name or password"),
-        ("wss://gpu1?token=abc", "holds a token"),
-        ("wss://dm1_00000000_abc@gpu1", "holds a token"),
-    ],
-)
-def test_what_is_no_address(text: str, sentence: str) -> None:
-    """One sentence that names it, unless it holds a secret."""
-    with pytest.raises(ConnectError) as caught:
-        parse_url(text)
-    assert sentence in str(caught.value)
-    assert "pw" not in str(caught.value)
-    assert "abc" not in str(caught.value)
-
-
-def test_port_0_is_for_listening() -> None:
-    """There it picks a free one."""
-    assert parse_url("wss://127.0.0.1:0", listening=True).port == 0
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [
-        ("localhost", True),
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("::1", True),
-        ("10.0.0.1", False),
-        ("gpu1", False),
-    ],
-)
-def test_loopback(host: str, loopback: bool) -> None:
-    """Only what can be nothing but this machine."""
-    assert WorkerURL(host, 1).is_loopback is loopback

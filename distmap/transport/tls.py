@@ -1,0 +1,113 @@
+"""TLS 1.3 contexts, and the certificate that a listener makes for itself.
+
+Owns the use of `ssl` settings and of `cryptography`. It must not know the handshake, which binds its proof to the
+SHA-256 of the certificate: that, not a chain of trust, is what authenticates the listener.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import ssl
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from distmap.errors import ConnectError
+
+
+def client_context() -> ssl.SSLContext:
+    """TLS 1.3 for dialling. It accepts any certificate: the proof is bound to the one that was shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def server_context(
+    tls_cert: str | Path | None = None, tls_key: str | Path | None = None
+) -> tuple[ssl.SSLContext, bytes]:
+    """TLS 1.3 for listening, and the SHA-256 of its certificate.
+
+    Without `tls_cert`, a certificate is made for this process. Its key stays in memory on Linux; elsewhere it is
+    in a temporary file, readable by this user only, for the moment that the ssl module takes to read it.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if tls_cert is None:
+        if tls_key is not None:
+            raise ConnectError(f"a TLS key ({tls_key}) needs its certificate too: --tls-cert")
+        certificate, key = _ephemeral_certificate()
+        _load_from_memory(context, certificate + key)
+    else:
+        try:
+            certificate = Path(tls_cert).read_bytes()
+            # An encrypted key would have OpenSSL ask on the terminal.
+            context.load_cert_chain(tls_cert, tls_key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise ConnectError(
+                f"the TLS certificate {tls_cert} (key {tls_key or 'in it'}) cannot be used: {error}"
+            ) from error
+    return context, _fingerprint(certificate)
+
+
+def _no_password() -> NoReturn:
+    raise ValueError("its key is encrypted, and nobody can be asked for the password")
+
+
+def _fingerprint(pem: bytes) -> bytes:
+    """SHA-256 of the first certificate of a PEM text, which is the one that a server shows."""
+    match = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+    assert match is not None, "a chain was loaded from it"
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(match[0].decode() + "\n")).digest()
+
+
+def _ephemeral_certificate() -> tuple[bytes, bytes]:
+    """A self-signed P-256 certificate and its key, as PEM. 70 ms, most of it the import."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError as error:
+        raise ConnectError(
+            "listening needs a TLS certificate: install `cryptography`, or give --tls-cert and --tls-key"
+        ) from error
+    import datetime
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "distmap")])
+    today = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # Wide, for clocks that are wrong: what counts is the hash inside the proof.
+        .not_valid_before(today - datetime.timedelta(days=365))
+        .not_valid_after(today + datetime.timedelta(days=3650))
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    pem = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(encoding), pem
+
+
+def _load_from_memory(context: ssl.SSLContext, pem: bytes) -> None:
+    """Load certificate and key, which the ssl module takes from a path only."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("distmap")
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        return
+    descriptor, path = tempfile.mkstemp(prefix="distmap-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(pem)
+        context.load_cert_chain(path)
+    finally:
+        os.unlink(path)

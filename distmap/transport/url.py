@@ -1,0 +1,77 @@
+"""Addresses: `wss://host:port` of a worker or of a listening pool.
+
+Owns what such a URL may be, and the errors for what it may not. Knows no socket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.parse import parse_qsl, urlsplit
+
+from distmap.errors import ConnectError
+
+#: The port of a worker when its URL names none.
+DEFAULT_PORT = 8786
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerURL:
+    """Where a worker (or a listening pool) is reached."""
+
+    host: str
+    port: int
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can only be this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"wss://{host}:{self.port}"
+
+
+def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
+    """The address of `wss://host:port`, with options after a `?`. Port 8786 if none is named.
+
+    `listening` admits port 0, which picks a free one. Raises ConnectError with one sentence.
+    """
+    if "dm1_" in text or re.search(r"[?&](token|key|secret|password)=", text, re.IGNORECASE):
+        raise ConnectError("the URL holds a token, and URLs end up in logs: take it out, and use a token file")
+    # Spaces around it come with pasting; elsewhere urlsplit would drop some of them without a word.
+    text = text.strip()
+    try:
+        if re.search(r"[\s\x00-\x1f\x7f]", text):
+            raise ValueError("there is a space or control character in it")
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ConnectError(f"{text!r} is no wss:// URL: {error}") from error
+    if parts.scheme != "wss":
+        hint = "everything is encrypted" if parts.scheme == "ws" else "a worker's address looks like wss://host:8786"
+        raise ConnectError(f"{text!r} is no wss:// URL; {hint}")
+    if parts.username is not None or parts.password is not None:
+        raise ConnectError(f"the URL for {parts.hostname} holds a user name or password; distmap uses a token file")
+    if not parts.hostname:
+        raise ConnectError(f"{text!r} names no host; a worker's address looks like wss://host:8786")
+    try:
+        # As the look-up will: it refuses empty and overlong labels.
+        possible = parts.hostname.encode("idna") and re.fullmatch(r"[\w.:%-]+", parts.hostname)
+    except UnicodeError:
+        possible = None
+    if not possible:
+        raise ConnectError(f"{text!r} names no possible host; a worker's address looks like wss://host:8786")
+    if parts.path not in ("", "/") or parts.fragment:
+        raise ConnectError(f"{text!r} has a path; a worker's address looks like wss://host:8786")
+    if port == 0 and not listening:
+        raise ConnectError(f"{text!r} has port 0; name the port that the other side prints")
+    return WorkerURL(parts.hostname, DEFAULT_PORT if port is None else port, dict(parse_qsl(parts.query)))
