@@ -53,6 +53,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(folder, match[1])).removeprefix("docs/")
         return posixpath.relpath(target, posixpath.dirname(here) or ".")
 
+    if here == "CHANGELOG.md":  # it mentions everything, and would be the first answer to every search
+        page.meta["search"] = {"boost": 0.3}
     markdown = markdown.replace("<!-- limits -->", limits())
     markdown = PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     return LINK.sub(link, markdown)
