@@ -10,7 +10,7 @@ import heapq
 from itertools import islice
 
 from distmap.core import faults
-from distmap.core.board import Board
+from distmap.core.state import SchedulerState
 from distmap.core.records import Attempt, Group, Job, Slot
 
 #: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
@@ -19,45 +19,45 @@ LOOK_AT = 8
 UNSURE = 1e-9
 
 
-def advance(board: Board) -> None:
+def advance(state: SchedulerState) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
-    groups = list(board.fleet.groups.values())
-    board.patience = faults.rouse(board) if board.resting else None
-    for slot in list(board.due):
-        while slot.due and board.fleet.takes(slot):
-            board.serve(slot)
-    while (choice := _turn(board, groups)) is not None:
+    groups = list(state.fleet.groups.values())
+    state.patience = faults.rouse(state) if state.resting else None
+    for slot in list(state.due):
+        while slot.due and state.fleet.takes(slot):
+            state.serve(slot)
+    while (choice := _turn(state, groups)) is not None:
         job, slot = choice
         if not job.queue and job.spec.pushed:
-            board.take(job, slot.worker)
+            state.take(job, slot.worker)
         if job.queue:
-            board.assign(job, slot)
+            state.assign(job, slot)
         else:
-            board.read(job, slot.worker)
-        board.fleet.want(job.group, job)
+            state.read(job, slot.worker)
+        state.fleet.want(job.group, job)
     for group in groups:
         if group.ready:
-            _claim(board, group)
+            _claim(state, group)
         if group.idle and group.victims:
-            _steal(board, group)
+            _steal(state, group)
 
 
-def _turn(board: Board, groups: list[Group]) -> tuple[Job, Slot] | None:
+def _turn(state: SchedulerState, groups: list[Group]) -> tuple[Job, Slot] | None:
     """The job whose turn it is among those that have a place, and the best place for it."""
     best: tuple[Job, Slot] | None = None
     for group in groups:
-        job = board.fleet.best(group)
+        job = state.fleet.best(group)
         if job is None:
             continue
-        slot = board.fleet.place(group)
+        slot = state.fleet.place(group)
         if slot is None or (best is not None and best[0].turn() < job.turn()):
             continue
-        if not group.promises or _is_free(board, group, job):
+        if not group.promises or _is_free(state, group, job):
             best = job, slot
     return best
 
 
-def _is_free(board: Board, group: Group, job: Job) -> bool:
+def _is_free(state: SchedulerState, group: Group, job: Job) -> bool:
     """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
 
     Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
@@ -65,24 +65,24 @@ def _is_free(board: Board, group: Group, job: Job) -> bool:
     kept = [
         until
         for other, (until, priority) in group.promises.items()
-        if other != job.id and until > board.now and priority >= job.spec.priority
+        if other != job.id and until > state.now and priority >= job.spec.priority
     ]
     if len(kept) < group.open:
         return True
-    _look_again(board, min(kept))
+    _look_again(state, min(kept))
     return False
 
 
-def _claim(board: Board, group: Group) -> None:
+def _claim(state: SchedulerState, group: Group) -> None:
     """No place is left for the job whose turn it is: have another job's waiting chunk taken back for it.
 
     It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
     else two jobs would take the same place from each other for ever.
     """
-    job = board.fleet.best(group)
-    if job is None or board.fleet.place(group) is not None:
+    job = state.fleet.best(group)
+    if job is None or state.fleet.place(group) is not None:
         return
-    for giver in list(islice(board.givers.values(), LOOK_AT)):
+    for giver in list(islice(state.givers.values(), LOOK_AT)):
         if giver is job or giver.spec.priority > job.spec.priority:
             continue
         if giver.spec.priority == job.spec.priority and (job.attempts or job.claims or len(giver.attempts) < 2):
@@ -91,16 +91,16 @@ def _claim(board: Board, group: Group) -> None:
         if attempt is None:
             continue
         if not job.queue and job.spec.pushed:
-            board.take(job, attempt.slot.worker)
+            state.take(job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
-            board.read(job, attempt.slot.worker)
-            board.fleet.want(job.group, job)
+            state.read(job, attempt.slot.worker)
+            state.fleet.want(job.group, job)
             return
         if job.claims < len(job.queue):
             attempt.claimant = job
             job.claims += 1
-            board.revoke(attempt, attempt.lo)
+            state.revoke(attempt, attempt.lo)
         return
 
 
@@ -115,7 +115,7 @@ def _first_waiter(giver: Job, job: Job) -> Attempt | None:
     return None
 
 
-def _steal(board: Board, group: Group) -> None:
+def _steal(state: SchedulerState, group: Group) -> None:
     """While slots are idle and nothing is left to give them: take from the attempt that would end last.
 
     One Revoke per idle slot. A running attempt is stopped at its next item, not in the middle of what is left: the
@@ -126,46 +126,46 @@ def _steal(board: Board, group: Group) -> None:
     aside: list[tuple[float, int, Attempt]] = []
     while heap and group.stealing + len(group.promises) < group.idle and len(aside) < LOOK_AT:
         key, attempt_id, attempt = entry = heapq.heappop(heap)
-        stale = attempt_id not in board.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
+        stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":
             continue
-        thief = board.fleet.place(group)
+        thief = state.fleet.place(group)
         assert thief is not None, "an idle slot that is no place"
-        least = max(board.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
-        gain = _gain(board, attempt)
+        least = max(state.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
+        gain = _gain(state, attempt)
         if gain > least:
             attempt.stolen = True
             group.stealing += 1
             waits = attempt.state == "waiting"
-            board.revoke(attempt, attempt.lo if waits else max(attempt.at, attempt.next) + 1)
+            state.revoke(attempt, attempt.lo if waits else max(attempt.at, attempt.next) + 1)
         elif gain > 0:
             # Not worth it if it ends when it should, and that is soon.
             aside.append(entry)
-            _look_again(board, max(attempt.end, board.now) + least)
+            _look_again(state, max(attempt.end, state.now) + least)
     for entry in aside:
         heapq.heappush(heap, entry)
 
 
-def _look_again(board: Board, when: float) -> None:
-    board.patience = when if board.patience is None else min(board.patience, when)
+def _look_again(state: SchedulerState, when: float) -> None:
+    state.patience = when if state.patience is None else min(state.patience, when)
 
 
-def _gain(board: Board, attempt: Attempt) -> float:
+def _gain(state: SchedulerState, attempt: Attempt) -> float:
     """Seconds of work that could begin at once elsewhere; 0 if there can be none however long it takes."""
     if attempt.state == "waiting":
         ahead = attempt.slot.queue[0]
         # Overdue: it is in an item that takes longer than any before, nobody knows how long.
-        return ahead.end - board.now if ahead.end > board.now else board.limits.lost_after
+        return ahead.end - state.now if ahead.end > state.now else state.limits.lost_after
     job = attempt.job
     behind = attempt.hi - max(attempt.at, attempt.next) - 1
     # One of fixed size waited when it was noted; now that it runs it is not cut.
     if job.spec.chunksize is not None or behind < 1:
         return 0.0
-    pace = board.pace(job, attempt.slot.worker)
+    pace = state.pace(job, attempt.slot.worker)
     assert pace is not None, "several items run together although none was measured"
-    elapsed = board.now - attempt.heard
+    elapsed = state.now - attempt.heard
     # While it is in time, the pace says where it is. Overdue, the best guess is that it takes as long again.
-    gain = behind * pace - elapsed if attempt.end > board.now else max(behind * pace, elapsed)
+    gain = behind * pace - elapsed if attempt.end > state.now else max(behind * pace, elapsed)
     # While more is to come, and only the window holds it back, a cut that does not save much just makes small chunks.
-    least = 0.0 if job.unread() == 0 else 2 * board.limits.chunk_seconds
+    least = 0.0 if job.unread() == 0 else 2 * state.limits.chunk_seconds
     return gain if gain > least else UNSURE

@@ -1,6 +1,6 @@
 """What the scheduler remembers: one record per worker, slot, job, chunk and attempt.
 
-Owns the shapes and the sums that follow from one record alone. Decides nothing: `board.py` changes the records,
+Owns the shapes and the sums that follow from one record alone. Decides nothing: `state.py` changes the records,
 `placing.py` and `faults.py` say when.
 """
 

@@ -1,8 +1,8 @@
 """What to do next: the one place where retries, lost workers, order, back-pressure, sizes and fairness are decided.
 
-Owns the meaning of every event: `handle(event, now)` checks that it can follow, changes the board, and gives the
+Owns the meaning of every event: `handle(event, now)` checks that it can follow, changes the state, and gives the
 commands. An event that cannot follow raises InvalidTransition before anything was changed. Pure: no clock, thread,
-socket or chance of its own, and no bytes; the driver holds those. Read `board.py` for the records' moves,
+socket or chance of its own, and no bytes; the driver holds those. Read `state.py` for the records' moves,
 `placing.py` for who gets which place, `faults.py` for who is charged.
 
 Events of a job that is over, of a worker that was given up and of an attempt that is no longer on record crossed
@@ -18,13 +18,13 @@ from typing import Any
 
 from distmap.core import events as ev
 from distmap.core import faults, reports
-from distmap.core.board import Board
+from distmap.core.state import SchedulerState
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
 from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.states import INPUT, JOB, WORKER, step
+from distmap.core.transitions import INPUT, JOB, WORKER, next_state
 from distmap.core.timeline import Timelines
 from distmap.errors import InvalidTransition
 
@@ -39,7 +39,7 @@ class Scheduler:
     """Turns what happened into what to do. One per pool; not thread-safe."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
-        self._board = Board(limits)
+        self._state = SchedulerState(limits)
         self._timelines = Timelines()
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.WorkerJoined: self._worker_joined,
@@ -78,23 +78,23 @@ class Scheduler:
         handler = self._handlers.get(type(event))
         check(handler is not None, "{!r} is no event of the scheduler", event)
         assert handler is not None
-        board = self._board
-        check(now >= board.now, "time went back from {} to {}", board.now, now)
-        before, board.now = board.now, now
+        state = self._state
+        check(now >= state.now, "time went back from {} to {}", state.now, now)
+        before, state.now = state.now, now
         try:
             handler(event)
         except InvalidTransition:
-            board.now = before
-            assert not board.out, "an illegal event left commands"
+            state.now = before
+            assert not state.out, "an illegal event left commands"
             raise
-        advance(board)
-        out, board.out = board.out, []
+        advance(state)
+        out, state.out = state.out, []
         self._timelines.observe(event, out, now)
         return out
 
     def deadline(self) -> float | None:
         """When a Ticked is wanted at the latest; None: only events move anything."""
-        timers, patience = self._board.timers, self._board.patience
+        timers, patience = self._state.timers, self._state.patience
         while timers and not self._pending(timers[0][2]):
             heapq.heappop(timers)
         if not timers:
@@ -103,33 +103,33 @@ class Scheduler:
 
     def snapshot(self, job: int, now: float) -> Snapshot:
         """How far a job is; of jobs that are over, the last 256 are remembered as they ended."""
-        board = self._board
-        record = board.jobs.get(job)
+        state = self._state
+        record = state.jobs.get(job)
         if record is not None:
-            found = snapshot(record, board.fleet, now, board.deaths, board.losses)
+            found = snapshot(record, state.fleet, now, state.deaths, state.losses)
         else:
-            check(job in board.finals, "job {} is not known (any more)", job)
-            found = board.finals[job]
+            check(job in state.finals, "job {} is not known (any more)", job)
+            found = state.finals[job]
         return self._timelines.draw(job, found, now)
 
     def resting(self, worker: int, now: float) -> tuple[int, float]:
         """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""
-        board = self._board
-        ends = [faults.rest_ends(board, slot) for slot in board.resting if slot.worker.id == worker]
+        state = self._state
+        ends = [faults.rest_ends(state, slot) for slot in state.resting if slot.worker.id == worker]
         return len(ends), max(0.0, min(ends, default=now) - now)
 
     def unready(self, worker: int) -> bool:
         """Whether a set-up did not succeed yet on a worker that came after it, so that it takes nothing else."""
-        found = self._board.fleet.workers.get(worker)
+        found = self._state.fleet.workers.get(worker)
         return found is not None and bool(found.unready)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def _worker(self, worker: int) -> Worker | None:
         """The worker; None if it was given up."""
-        board = self._board
-        found = board.fleet.workers.get(worker)
-        check(found is not None or worker in board.fleet.gone, "worker {} never joined", worker)
+        state = self._state
+        found = state.fleet.workers.get(worker)
+        check(found is not None or worker in state.fleet.gone, "worker {} never joined", worker)
         return found
 
     def _slot(self, worker: int, index: int) -> Slot | None:
@@ -140,74 +140,74 @@ class Scheduler:
         return found.slots[index]
 
     def _worker_joined(self, event: ev.WorkerJoined) -> None:
-        fleet = self._board.fleet
+        fleet = self._state.fleet
         known = event.worker in fleet.workers or event.worker in fleet.gone
         check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
         check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
         name = event.name or f"worker {event.worker}"
-        worker = Worker(event.worker, name, event.tags, event.rtt, self._board.now)
+        worker = Worker(event.worker, name, event.tags, event.rtt, self._state.now)
         fleet.join(worker, event.slots)
-        for job in self._board.setups.values():
+        for job in self._state.setups.values():
             if job.state != "stopping" and job.spec.tags <= worker.tags:
-                self._board.set_up(job, worker, first=True)
+                self._state.set_up(job, worker, first=True)
         self._window_changed()
 
     def _worker_lost(self, event: ev.WorkerLost) -> None:
         worker = self._worker(event.worker)
         if worker is not None:
-            faults.worker_lost(self._board, worker, charged=event.charged)
+            faults.worker_lost(self._state, worker, charged=event.charged)
             self._window_changed()
 
     def _worker_turned(self, event: ev.WorkerSuspected | ev.WorkerTrusted | ev.WorkerDraining) -> None:
         worker = self._worker(event.worker)
         if worker is None:
             return
-        self._board.fleet.turn(worker, step(WORKER, worker.state, type(event).__name__, worker))
+        self._state.fleet.turn(worker, next_state(WORKER, worker.state, type(event).__name__, worker))
         if worker.state == "draining":
             for slot in worker.slots:
                 self._take_back(slot.queue)
-        self._board.fleet.refresh(worker)
+        self._state.fleet.refresh(worker)
         self._window_changed()
 
     def _worker_measured(self, event: ev.WorkerMeasured) -> None:
         worker = self._worker(event.worker)
         if worker is not None:
             worker.rtt, worker.memory = event.rtt, event.memory
-            self._board.fleet.refresh(worker)
+            self._state.fleet.refresh(worker)
 
     def _slot_died(self, event: ev.SlotDied) -> None:
         slot = self._slot(event.worker, event.slot)
-        known = event.attempt is None or 0 <= event.attempt <= self._board.last_attempt
+        known = event.attempt is None or 0 <= event.attempt <= self._state.last_attempt
         check(known, "attempt {} was never assigned", event.attempt)
         if slot is not None:
-            faults.slot_died(self._board, slot, event)
+            faults.slot_died(self._state, slot, event)
 
     def _slot_ready(self, event: ev.SlotReady) -> None:
         slot = self._slot(event.worker, event.slot)
         if slot is not None:
-            faults.slot_ready(self._board, slot)
+            faults.slot_ready(self._state, slot)
 
     def _window_changed(self) -> None:
         """The number of slots changed, and with it how far jobs may read ahead."""
-        for job in self._board.jobs.values():
-            self._board.fleet.want(job.group, job)
+        for job in self._state.jobs.values():
+            self._state.fleet.want(job.group, job)
 
     def _take_back(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
             if attempt.state == "waiting":
-                self._board.revoke(attempt, attempt.lo)
+                self._state.revoke(attempt, attempt.lo)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _job(self, job: int) -> Job | None:
         """The job; None if it is over."""
-        found = self._board.jobs.get(job)
-        check(found is not None or 0 <= job <= self._board.last_job, "job {} was never submitted", job)
+        found = self._state.jobs.get(job)
+        check(found is not None or 0 <= job <= self._state.last_job, "job {} was never submitted", job)
         return found
 
     def _job_submitted(self, event: ev.JobSubmitted) -> None:
-        board, spec = self._board, event.spec
-        check(event.job not in board.jobs and event.job not in board.finals, "job {} was submitted before", event.job)
+        state, spec = self._state, event.spec
+        check(event.job not in state.jobs and event.job not in state.finals, "job {} was submitted before", event.job)
         for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
             value = getattr(spec, name)
             fits = value is None or value >= least
@@ -215,17 +215,17 @@ class Scheduler:
         check(not spec.pushed or spec.size is None, "job {}: items are pushed, so it has no size ahead", event.job)
         check(not spec.each or spec.pushed, "job {}: a set-up has no items, it counts as pushed", event.job)
         self._check_first_chunk(event)
-        job = board.open_job(event.job, spec)
+        job = state.open_job(event.job, spec)
         if spec.each:
-            board.setups[job.id] = job
-            for worker in board.fleet.workers.values():
+            state.setups[job.id] = job
+            for worker in state.fleet.workers.values():
                 if spec.tags <= worker.tags and worker.state != "draining":
-                    board.set_up(job, worker)
+                    state.set_up(job, worker)
         if event.count:
-            board.enter_taken(job, event.count, event.nbytes)
+            state.enter_taken(job, event.count, event.nbytes)
         if spec.size == 0 or event.last:
-            job.input = step(INPUT, job.input, "exhausted", job)
-        board.conclude(job)
+            job.input = next_state(INPUT, job.input, "exhausted", job)
+        state.conclude(job)
 
     def _check_first_chunk(self, event: ev.JobSubmitted) -> None:
         job, spec, count = event.job, event.spec, event.count
@@ -252,14 +252,14 @@ class Scheduler:
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         if job.state == "stopping":
             return
-        job.input = step(INPUT, job.input, "ItemsAdded", job)
+        job.input = next_state(INPUT, job.input, "ItemsAdded", job)
         if not job.attempts and not job.queue and not job.available:
             # It asked for nothing for a while; that does not entitle it to all slots now.
-            job.served = max(job.served, self._board.clock)
+            job.served = max(job.served, self._state.clock)
         job.available += event.count
         job.available_bytes += event.nbytes
         job.item_bytes = max(event.nbytes / event.count, job.item_bytes)
-        self._board.conclude(job)
+        self._state.conclude(job)
 
     def _input_closed(self, event: ev.InputClosed) -> None:
         job = self._job(event.job)
@@ -268,28 +268,28 @@ class Scheduler:
         check(job.spec.pushed, "{} pulls its items, its input ends by itself", job)
         if job.state == "stopping":
             return
-        job.input = step(INPUT, job.input, "InputClosed", job)
-        self._board.exhaust(job)
-        self._board.conclude(job)
+        job.input = next_state(INPUT, job.input, "InputClosed", job)
+        self._state.exhaust(job)
+        self._state.conclude(job)
 
     def _chunk_read(self, event: ev.ChunkRead) -> None:
-        job, board = self._job(event.job), self._board
+        job, state = self._job(event.job), self._state
         if job is None:
             return
         check(job.is_reading and event.chunk == job.asked_chunk, "{}, chunk {} was not asked for", job, event.chunk)
         check(0 <= event.count <= job.asked, "{}: {} items read, expected 0 to {}", job, event.count, job.asked)
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         check(event.count > 0 or event.last, "{}: no item was read, yet the input goes on", job)
-        job.input = step(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
+        job.input = next_state(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
         del job.group.promises[job.id]
         if job.state == "stopping":
             if event.count:
                 job.spare += event.count
-                board.out.append(ev.Release(job.id, event.chunk))
-            return board.conclude(job)
+                state.out.append(ev.Release(job.id, event.chunk))
+            return state.conclude(job)
         if event.count:
-            board.enter(job, event.chunk, event.count, event.nbytes)
-        board.conclude(job)
+            state.enter(job, event.chunk, event.count, event.nbytes)
+        state.conclude(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:
         job = self._job(event.job)
@@ -297,9 +297,9 @@ class Scheduler:
             return
         asked = job.is_reading and event.chunk == job.asked_chunk
         check(asked, "{}, chunk {} was not asked for", job, event.chunk)
-        job.input = step(INPUT, job.input, "InputFailed", job)
+        job.input = next_state(INPUT, job.input, "InputFailed", job)
         del job.group.promises[job.id]
-        self._board.conclude(job)
+        self._state.conclude(job)
 
     def _input_grew(self, event: ev.InputGrew) -> None:
         job = self._job(event.job)
@@ -310,7 +310,7 @@ class Scheduler:
         chunk.nbytes += event.nbytes
         job.input_bytes += event.nbytes
         job.item_bytes = max(chunk.nbytes / chunk.count, job.item_bytes)
-        self._board.conclude(job)
+        self._state.conclude(job)
 
     def _consumed(self, event: ev.Consumed) -> None:
         job = self._job(event.job)
@@ -328,21 +328,21 @@ class Scheduler:
                 job.unconsumed.popleft()
         # Results that were partly refused make the driver's count differ a little; it must not add up.
         job.result_bytes = max(0, job.result_bytes - event.nbytes) if job.consumed < job.settled else 0
-        self._board.conclude(job)
+        self._state.conclude(job)
 
     def _cancel(self, event: ev.CancelRequested) -> None:
         job = self._job(event.job)
         if job is None or job.state == "stopping":
             return
-        self._board.halt(job, "cancelled", "CancelRequested")
-        self._board.conclude(job)
+        self._state.halt(job, "cancelled", "CancelRequested")
+        self._state.conclude(job)
 
     def _pause(self, event: ev.PauseRequested) -> None:
         job = self._job(event.job)
         if job is not None:
-            job.state = step(JOB, job.state, "PauseRequested", job)
+            job.state = next_state(JOB, job.state, "PauseRequested", job)
             self._take_back(list(job.attempts.values()))
-            self._board.conclude(job)
+            self._state.conclude(job)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         job = self._job(event.job)
@@ -350,56 +350,56 @@ class Scheduler:
             if job.state == "paused":
                 # The rate is that of the time in which it may run, or a pause would show as hours to go.
                 job.meter = Meter()
-                job.meter.add(self._board.now, job.peak)
-            job.state = step(JOB, job.state, "ResumeRequested", job)
-            self._board.conclude(job)
+                job.meter.add(self._state.now, job.peak)
+            job.state = next_state(JOB, job.state, "ResumeRequested", job)
+            self._state.conclude(job)
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
     def _attempt(self, attempt: int) -> Attempt | None:
         """The attempt; None if it is no longer on record."""
-        found = self._board.attempts.get(attempt)
-        check(found is not None or 0 <= attempt <= self._board.last_attempt, "attempt {} was never assigned", attempt)
+        found = self._state.attempts.get(attempt)
+        check(found is not None or 0 <= attempt <= self._state.last_attempt, "attempt {} was never assigned", attempt)
         return found
 
     def _attempt_progressed(self, event: ev.AttemptProgressed) -> None:
-        attempt, board = self._attempt(event.attempt), self._board
+        attempt, state = self._attempt(event.attempt), self._state
         if attempt is None or attempt.state != "running" or not attempt.at < event.at < attempt.hi:
             return
         attempt.at = event.at
-        reports.heard(board, attempt)
-        attempt.job.meter.add(board.now, attempt.job.settled + attempt.at - attempt.next)
+        reports.heard(state, attempt)
+        attempt.job.meter.add(state.now, attempt.job.settled + attempt.at - attempt.next)
 
     def _attempt_lost(self, event: ev.AttemptLost) -> None:
         attempt = self._attempt(event.attempt)
         if attempt is not None:
-            faults.attempt_lost(self._board, attempt)
+            faults.attempt_lost(self._state, attempt)
 
     def _attempt_refused(self, event: ev.AttemptRefused) -> None:
-        attempt, board = self._attempt(event.attempt), self._board
+        attempt, state = self._attempt(event.attempt), self._state
         if attempt is None:
             return
         job = attempt.job
-        board.detach(attempt)
+        state.detach(attempt)
         if job.state in ("running", "paused"):
             if job.spec.each:
-                faults.lose(board, attempt, attempt.lo, "refused")
+                faults.lose(state, attempt, attempt.lo, "refused")
             else:
-                board.halt(job, "failed")
-        board.conclude(job)
+                state.halt(job, "failed")
+        state.conclude(job)
 
     def _attempt_reported(self, event: ev.AttemptReported) -> None:
-        attempt, board = self._attempt(event.attempt), self._board
+        attempt, state = self._attempt(event.attempt), self._state
         check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
         if attempt is None or attempt.state == "void":
-            return reports.refuse(board, attempt, event)
+            return reports.refuse(state, attempt, event)
         check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
         check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
         if event.failed:
             bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
             check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
         check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
-        reports.take(board, attempt, event)
+        reports.take(state, attempt, event)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -408,9 +408,9 @@ class Scheduler:
         return job.state == "stopping"
 
     def _ticked(self, event: ev.Ticked) -> None:
-        board = self._board
-        while board.timers and board.timers[0][0] <= board.now:
-            job = heapq.heappop(board.timers)[2]
+        state = self._state
+        while state.timers and state.timers[0][0] <= state.now:
+            job = heapq.heappop(state.timers)[2]
             if self._pending(job):
-                board.abandon(job)
-                board.conclude(job)
+                state.abandon(job)
+                state.conclude(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distmap.core import events as ev
-from distmap.core.board import Board
+from distmap.core.state import SchedulerState
 from distmap.core.fleet import Fleet
 from distmap.core.limits import LIMITS
 from distmap.core.records import Worker
@@ -97,17 +97,17 @@ def test_a_new_group_knows_who_is_idle() -> None:
 
 def test_heaps_stay_small() -> None:
     """Entries that are out of date are thrown out when they are most of a heap."""
-    board = Board(LIMITS)
-    board.fleet.join(Worker(1, "w", ANY, 0.0, 0.0), 1)
-    job = board.open_job(1, ev.JobSpec(size=10))
-    slot = board.fleet.workers[1].slots[0]
+    state = SchedulerState(LIMITS)
+    state.fleet.join(Worker(1, "w", ANY, 0.0, 0.0), 1)
+    job = state.open_job(1, ev.JobSpec(size=10))
+    slot = state.fleet.workers[1].slots[0]
     for _ in range(1000):
-        board.fleet.touch(slot)
-        board.fleet.want(job.group, job)
+        state.fleet.touch(slot)
+        state.fleet.want(job.group, job)
     assert len(job.group.ready) <= 65
     assert len(job.group.places[0]) <= 65
-    assert board.fleet.best(job.group) is job
-    assert board.fleet.place(job.group) is slot
+    assert state.fleet.best(job.group) is job
+    assert state.fleet.place(job.group) is slot
 
 
 def test_a_lost_worker_is_no_place(desk: Any) -> None:

@@ -122,9 +122,9 @@ def test_speed_is_learnt_by_worker(desk: Any) -> None:
         assign = todo.pop(0)
         each = 0.001 if assign.worker == 1 else 0.004
         todo += desk.feed(desk.report(assign, seconds=each * (assign.hi - assign.lo)))
-    board = desk.scheduler._board
-    workers, job = board.fleet.workers, board.jobs[1]
+    state = desk.scheduler._state
+    workers, job = state.fleet.workers, state.jobs[1]
     assert job.shares[1].pace.seconds == pytest.approx(0.001)
     assert job.shares[2].pace.seconds == pytest.approx(0.004)
     assert workers[2].slowness > 1.5 * workers[1].slowness
-    assert (board.wanted(job, workers[1]), board.wanted(job, workers[2])) == (20, 5)
+    assert (state.wanted(job, workers[1]), state.wanted(job, workers[2])) == (20, 5)

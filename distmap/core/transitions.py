@@ -135,7 +135,7 @@ WORKER: Table = {
 }
 
 
-def step(table: Table, state: str, trigger: str, what: object) -> str:
+def next_state(table: Table, state: str, trigger: str, what: object) -> str:
     """The state that follows; raises InvalidTransition when the table has none.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, WORKER, step
+from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, WORKER, next_state
 from distmap.errors import InvalidTransition
 
 TABLES = {"job": JOB, "input": INPUT, "attempt": ATTEMPT, "slot": SLOT, "worker": WORKER}
@@ -14,19 +14,19 @@ FINAL = {"over", "lost", "ended", "failed"}
 
 def test_a_listed_transition_is_taken() -> None:
     """What the table lists follows."""
-    assert step(SLOT, "ready", "SlotDied", "slot 0") == "dead"
+    assert next_state(SLOT, "ready", "SlotDied", "slot 0") == "dead"
 
 
 def test_an_illegal_transition_names_everything() -> None:
     """The error names the thing, its state, the trigger and what could have followed."""
     with pytest.raises(InvalidTransition, match=r"slot 0.*SlotReady cannot follow in state ready.*SlotDied, assigned"):
-        step(SLOT, "ready", "SlotReady", "slot 0")
+        next_state(SLOT, "ready", "SlotReady", "slot 0")
 
 
 def test_an_unknown_state_allows_nothing() -> None:
     """From a final state nothing follows."""
     with pytest.raises(InvalidTransition, match="only nothing"):
-        step(JOB, "over", "finished", "job 1")
+        next_state(JOB, "over", "finished", "job 1")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -42,4 +42,4 @@ def test_every_state_can_be_reached_and_left(name: str) -> None:
 def test_one_revoke_at_a_time() -> None:
     """An attempt that is being stopped takes no second Revoke."""
     with pytest.raises(InvalidTransition):
-        step(ATTEMPT, "stopping", "revoked", "attempt 1")
+        next_state(ATTEMPT, "stopping", "revoked", "attempt 1")

@@ -34,13 +34,13 @@ from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Span, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.states import ATTEMPT, INPUT, JOB, SLOT, step
+from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
 KEPT = 256
 
 
-class Board:
+class SchedulerState:
     """Everything the scheduler knows."""
 
     def __init__(self, limits: Limits) -> None:
@@ -89,7 +89,7 @@ class Board:
 
     def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
         """End a job early: take back what waits, interrupt what runs; slots that do not answer are killed later."""
-        job.state = step(JOB, job.state, trigger, job)
+        job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
         job.crashed = crashed
         job.queue.clear()
@@ -100,7 +100,7 @@ class Board:
         # What waits is taken back first: a slot whose item was interrupted would begin it at once.
         for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
             if attempt.slot.queue[0] is attempt:
-                attempt.state = step(ATTEMPT, attempt.state, "interrupted", attempt)
+                attempt.state = next_state(ATTEMPT, attempt.state, "interrupted", attempt)
                 self.out.append(Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
             elif attempt.state == "waiting":
                 self.revoke(attempt, attempt.lo)
@@ -111,9 +111,9 @@ class Board:
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
             self.forget(attempt)
-            attempt.state = step(ATTEMPT, attempt.state, "voided", attempt)
+            attempt.state = next_state(ATTEMPT, attempt.state, "voided", attempt)
             if slot.queue[0] is attempt and slot.state == "ready":
-                slot.state = step(SLOT, slot.state, "killed", slot)
+                slot.state = next_state(SLOT, slot.state, "killed", slot)
                 self.out.append(Kill(slot.worker.id, slot.index))
                 self.fleet.touch(slot)
 
@@ -136,7 +136,7 @@ class Board:
                 self.out.append(Discard(run.attempt, run.lo, run.hi))
         for chunk in job.chunks:
             self.out.append(Release(job.id, chunk))
-        job.state = step(JOB, job.state, "finished", job)
+        job.state = next_state(JOB, job.state, "finished", job)
         job.stamp += 1
         job.group.jobs -= 1
         job.group.promises.pop(job.id, None)
@@ -186,7 +186,7 @@ class Board:
         items = min(self.wanted(job, worker), job.room(self.limits))
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
-        job.input = step(INPUT, job.input, "read", job)
+        job.input = next_state(INPUT, job.input, "read", job)
         job.asked, job.asked_chunk = items, self.last_chunk
         job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
@@ -225,7 +225,7 @@ class Board:
     def exhaust(self, job: Job) -> None:
         """End the input of a pushed job when nothing more can come."""
         if job.input == "closing" and job.available == 0:
-            job.input = step(INPUT, job.input, "exhausted", job)
+            job.input = next_state(INPUT, job.input, "exhausted", job)
 
     def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""
@@ -308,7 +308,7 @@ class Board:
         charge = self.limits.chunk_seconds if pace is None else pace * items
         self.clock = max(self.clock, job.served)
         job.served += charge
-        slot.state = step(SLOT, slot.state, "assigned", slot)
+        slot.state = next_state(SLOT, slot.state, "assigned", slot)
         assert len(slot.queue) < self.limits.slot_depth, "a slot holds too much"
         self.last_attempt += 1
         starts = max(self.now, slot.queue[-1].end) if slot.queue else self.now
@@ -344,7 +344,7 @@ class Board:
         """Take back what the attempt did not begin, from offset `stop` on."""
         if attempt.state == "waiting":
             self._unwait(attempt)
-        attempt.state = step(ATTEMPT, attempt.state, "revoked", attempt)
+        attempt.state = next_state(ATTEMPT, attempt.state, "revoked", attempt)
         self.out.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
 
     def forget(self, attempt: Attempt) -> None:
@@ -365,7 +365,7 @@ class Board:
         slot = attempt.slot
         if attempt.state != "void":
             self.forget(attempt)
-        attempt.state = step(ATTEMPT, attempt.state, "ended", attempt)
+        attempt.state = next_state(ATTEMPT, attempt.state, "ended", attempt)
         del self.attempts[attempt.id]
         head = slot.queue[0] is attempt
         slot.queue.remove(attempt)
@@ -373,7 +373,7 @@ class Board:
             follower = slot.queue[0]
             if follower.state == "waiting":
                 self._unwait(follower)
-            follower.state = step(ATTEMPT, follower.state, "promoted", follower)
+            follower.state = next_state(ATTEMPT, follower.state, "promoted", follower)
             follower.heard = follower.since = self.now
             self.expect(follower, self.now + follower.charge)
         self.fleet.touch(slot)
@@ -389,7 +389,7 @@ class Board:
                 self.forget(attempt)
                 self.stale[attempt.id] = attempt.job
                 attempt.job.stale.append(attempt.id)
-            attempt.state = step(ATTEMPT, attempt.state, "ended", attempt)
+            attempt.state = next_state(ATTEMPT, attempt.state, "ended", attempt)
             del self.attempts[attempt.id]
         slot.queue.clear()
         return held

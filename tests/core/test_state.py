@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
-from distmap.core.board import Board
+from distmap.core.state import SchedulerState
 from distmap.core.gather import Landed
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.records import Chunk
@@ -146,7 +146,7 @@ def test_a_wrong_count_of_consumed_bytes_does_not_add_up(desk: Any) -> None:
     first, _second = desk.job(gather="unordered")
     desk.report(first, nbytes=100)
     desk.tell(ev.Consumed(1, 1, 40))
-    assert desk.scheduler._board.jobs[1].result_bytes == 0
+    assert desk.scheduler._state.jobs[1].result_bytes == 0
 
 
 def test_waiters_and_victims_stay_few(desk: Any) -> None:
@@ -155,19 +155,19 @@ def test_waiters_and_victims_stay_few(desk: Any) -> None:
     todo = desk.job()
     for _ in range(2000):
         todo += desk.feed(desk.report(todo.pop(0), seconds=0.001))
-    job = desk.scheduler._board.jobs[1]
+    job = desk.scheduler._state.jobs[1]
     assert len(job.waiters) <= 65
     assert len(job.group.victims) <= 65
 
 
 def test_invariants_stay_on() -> None:
     """Accepting more than was read is noticed at once."""
-    board = Board(LIMITS)
-    job = board.open_job(1, ev.JobSpec())
+    state = SchedulerState(LIMITS)
+    job = state.open_job(1, ev.JobSpec())
     chunk = Chunk(0, 0, 1, 8, 1)
     job.chunks[0] = chunk
     with pytest.raises(AssertionError, match="more settled than read"):
-        board.land(job, chunk, Landed(0, 0, 1, 0))
+        state.land(job, chunk, Landed(0, 0, 1, 0))
 
 
 def test_a_heavy_chunk_bounds_the_next(make_desk: Any, pick: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_group_lasts_as_long_as_one_of_its_jobs(desk: Any, pick: Any) -> None:
     desk.tell(ev.WorkerJoined(1, 1))
     desk.job(1)
     desk.tell(ev.JobSubmitted(2, ev.JobSpec(size=0)))
-    assert len(desk.scheduler._board.fleet.groups) == 1
+    assert len(desk.scheduler._state.fleet.groups) == 1
     desk.tell(ev.CancelRequested(1))
     assert desk.tell(ev.Ticked(), after=1.0)[-1] == ev.Finish(1, "cancelled")
-    assert not desk.scheduler._board.fleet.groups
+    assert not desk.scheduler._state.fleet.groups
