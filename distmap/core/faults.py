@@ -25,7 +25,7 @@ def slot_died(state: SchedulerState, slot: Slot, event: SlotDied) -> None:
     slot.state = next_state(SLOT, slot.state, "SlotDied", slot)
     head = slot.queue[0] if slot.queue else None
     held = state.withdraw(slot)
-    state.fleet.touch(slot)
+    state.worker_index.update_slot(slot)
     if event.reason != "killed":
         state.deaths += 1
     for attempt in held:
@@ -44,7 +44,7 @@ def slot_died(state: SchedulerState, slot: Slot, event: SlotDied) -> None:
 
 def worker_lost(state: SchedulerState, worker: Worker, *, charged: bool) -> None:
     """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
-    state.fleet.turn(worker, "lost")
+    state.worker_index.set_state(worker, "lost")
     state.resting = [slot for slot in state.resting if slot.worker is not worker]
     state.losses += charged
     # All first, then the charges: one may halt a job, which must find none of its attempts there any more.
@@ -52,7 +52,7 @@ def worker_lost(state: SchedulerState, worker: Worker, *, charged: bool) -> None
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
         held += [(attempt, charged and attempt is head) for attempt in state.withdraw(slot)]
-    state.fleet.leave(worker)
+    state.worker_index.remove(worker)
     for slot in worker.slots:
         state.leave(slot)
     for attempt, ran in held:
@@ -154,7 +154,7 @@ def slot_ready(state: SchedulerState, slot: Slot) -> None:
     slot.state = next_state(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
     if rests:
         state.resting.append(slot)
-    state.fleet.touch(slot)
+    state.worker_index.update_slot(slot)
 
 
 def rouse(state: SchedulerState) -> float | None:
@@ -164,7 +164,7 @@ def rouse(state: SchedulerState) -> float | None:
             state.resting.remove(slot)
             slot.state = next_state(SLOT, slot.state, "rested", slot)
             slot.rest_until = state.now
-            state.fleet.touch(slot)
+            state.worker_index.update_slot(slot)
     return min((rest_ends(state, slot) for slot in state.resting), default=None)
 
 
@@ -179,7 +179,7 @@ def _stands_still(state: SchedulerState, group: Group) -> bool:
     """All slots that its jobs could use rest, or will when their process is back."""
     return all(
         slot.state == "resting" or (slot.state == "dead" and slot.rest_until > state.now)
-        for worker in state.fleet.workers.values()
+        for worker in state.worker_index.workers.values()
         if worker.state == "trusted" and group in worker.groups
         for slot in worker.slots
     )

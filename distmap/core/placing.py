@@ -21,10 +21,10 @@ UNSURE = 1e-9
 
 def advance(state: SchedulerState) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
-    groups = list(state.fleet.groups.values())
+    groups = list(state.worker_index.groups.values())
     state.patience = faults.rouse(state) if state.resting else None
     for slot in list(state.due):
-        while slot.due and state.fleet.takes(slot):
+        while slot.due and state.worker_index.can_take(slot):
             state.serve(slot)
     while (choice := _turn(state, groups)) is not None:
         job, slot = choice
@@ -34,7 +34,7 @@ def advance(state: SchedulerState) -> None:
             state.assign(job, slot)
         else:
             state.read(job, slot.worker)
-        state.fleet.want(job.group, job)
+        state.worker_index.update_job(job.group, job)
     for group in groups:
         if group.ready:
             _claim(state, group)
@@ -46,10 +46,10 @@ def _turn(state: SchedulerState, groups: list[Group]) -> tuple[Job, Slot] | None
     """The job whose turn it is among those that have a place, and the best place for it."""
     best: tuple[Job, Slot] | None = None
     for group in groups:
-        job = state.fleet.best(group)
+        job = state.worker_index.next_job(group)
         if job is None:
             continue
-        slot = state.fleet.place(group)
+        slot = state.worker_index.best_slot(group)
         if slot is None or (best is not None and best[0].turn() < job.turn()):
             continue
         if not group.promises or _is_free(state, group, job):
@@ -79,8 +79,8 @@ def _claim(state: SchedulerState, group: Group) -> None:
     It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
     else two jobs would take the same place from each other for ever.
     """
-    job = state.fleet.best(group)
-    if job is None or state.fleet.place(group) is not None:
+    job = state.worker_index.next_job(group)
+    if job is None or state.worker_index.best_slot(group) is not None:
         return
     for giver in list(islice(state.givers.values(), LOOK_AT)):
         if giver is job or giver.spec.priority > job.spec.priority:
@@ -95,7 +95,7 @@ def _claim(state: SchedulerState, group: Group) -> None:
         if not job.queue:
             # There will be a place; first see what is to go there.
             state.read(job, attempt.slot.worker)
-            state.fleet.want(job.group, job)
+            state.worker_index.update_job(job.group, job)
             return
         if job.claims < len(job.queue):
             attempt.claimant = job
@@ -129,7 +129,7 @@ def _steal(state: SchedulerState, group: Group) -> None:
         stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":
             continue
-        thief = state.fleet.place(group)
+        thief = state.worker_index.best_slot(group)
         assert thief is not None, "an idle slot that is no place"
         least = max(state.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
         gain = _gain(state, attempt)

@@ -106,7 +106,7 @@ class Scheduler:
         state = self._state
         record = state.jobs.get(job)
         if record is not None:
-            found = snapshot(record, state.fleet, now, state.deaths, state.losses)
+            found = snapshot(record, state.worker_index, now, state.deaths, state.losses)
         else:
             check(job in state.finals, "job {} is not known (any more)", job)
             found = state.finals[job]
@@ -120,7 +120,7 @@ class Scheduler:
 
     def unready(self, worker: int) -> bool:
         """Whether a set-up did not succeed yet on a worker that came after it, so that it takes nothing else."""
-        found = self._state.fleet.workers.get(worker)
+        found = self._state.worker_index.workers.get(worker)
         return found is not None and bool(found.unready)
 
     # --- workers ------------------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ class Scheduler:
     def _worker(self, worker: int) -> Worker | None:
         """The worker; None if it was given up."""
         state = self._state
-        found = state.fleet.workers.get(worker)
-        check(found is not None or worker in state.fleet.gone, "worker {} never joined", worker)
+        found = state.worker_index.workers.get(worker)
+        check(found is not None or worker in state.worker_index.lost, "worker {} never joined", worker)
         return found
 
     def _slot(self, worker: int, index: int) -> Slot | None:
@@ -140,13 +140,13 @@ class Scheduler:
         return found.slots[index]
 
     def _worker_joined(self, event: ev.WorkerJoined) -> None:
-        fleet = self._state.fleet
-        known = event.worker in fleet.workers or event.worker in fleet.gone
+        worker_index = self._state.worker_index
+        known = event.worker in worker_index.workers or event.worker in worker_index.lost
         check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
         check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
         name = event.name or f"worker {event.worker}"
         worker = Worker(event.worker, name, event.tags, event.rtt, self._state.now)
-        fleet.join(worker, event.slots)
+        worker_index.add(worker, event.slots)
         for job in self._state.setups.values():
             if job.state != "stopping" and job.spec.tags <= worker.tags:
                 self._state.set_up(job, worker, first=True)
@@ -162,18 +162,18 @@ class Scheduler:
         worker = self._worker(event.worker)
         if worker is None:
             return
-        self._state.fleet.turn(worker, next_state(WORKER, worker.state, type(event).__name__, worker))
+        self._state.worker_index.set_state(worker, next_state(WORKER, worker.state, type(event).__name__, worker))
         if worker.state == "draining":
             for slot in worker.slots:
                 self._take_back(slot.queue)
-        self._state.fleet.refresh(worker)
+        self._state.worker_index.update_slots(worker)
         self._window_changed()
 
     def _worker_measured(self, event: ev.WorkerMeasured) -> None:
         worker = self._worker(event.worker)
         if worker is not None:
             worker.rtt, worker.memory = event.rtt, event.memory
-            self._state.fleet.refresh(worker)
+            self._state.worker_index.update_slots(worker)
 
     def _slot_died(self, event: ev.SlotDied) -> None:
         slot = self._slot(event.worker, event.slot)
@@ -190,7 +190,7 @@ class Scheduler:
     def _window_changed(self) -> None:
         """The number of slots changed, and with it how far jobs may read ahead."""
         for job in self._state.jobs.values():
-            self._state.fleet.want(job.group, job)
+            self._state.worker_index.update_job(job.group, job)
 
     def _take_back(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -218,7 +218,7 @@ class Scheduler:
         job = state.open_job(event.job, spec)
         if spec.each:
             state.setups[job.id] = job
-            for worker in state.fleet.workers.values():
+            for worker in state.worker_index.workers.values():
                 if spec.tags <= worker.tags and worker.state != "draining":
                     state.set_up(job, worker)
         if event.count:

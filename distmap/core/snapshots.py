@@ -10,17 +10,17 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import cast
 
-from distmap.core.fleet import Fleet
+from distmap.core.worker_index import WorkerIndex
 from distmap.core.progress import ROWS, JobState, Lane, Snapshot, WorkerState, time_left
 from distmap.core.records import Attempt, Job, Worker
 
 
-def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Snapshot:
+def snapshot(job: Job, worker_index: WorkerIndex, now: float, deaths: int, losses: int) -> Snapshot:
     """What a view is given.
 
     Args:
         job: The job.
-        fleet: The workers that it might run on.
+        worker_index: The workers that it might run on.
         now: Monotonic seconds.
         deaths: Task processes that died so far, in all.
         losses: Workers lost so far, in all.
@@ -56,7 +56,7 @@ def snapshot(job: Job, fleet: Fleet, now: float, deaths: int, losses: int) -> Sn
         elapsed=now - job.began,
         rate=rate,
         eta=left,
-        lanes=_lanes(job, fleet, now, in_flight, heads),
+        lanes=_lanes(job, worker_index, now, in_flight, heads),
     )
 
 
@@ -70,14 +70,14 @@ def _total(job: Job) -> int | None:
 
 
 def _lanes(
-    job: Job, fleet: Fleet, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
+    job: Job, worker_index: WorkerIndex, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
 ) -> tuple[Lane, ...]:
     """Live workers that may run the job, and lost ones that did something for it, in the order of their joining."""
     tags = job.spec.tags
-    ids = {worker.id for worker in fleet.workers.values() if tags <= worker.tags}
+    ids = {worker.id for worker in worker_index.workers.values() if tags <= worker.tags}
     lanes = []
     for number in sorted(ids | job.shares.keys()):
-        worker, share, held = fleet.workers.get(number), job.shares.get(number), in_flight.get(number, 0)
+        worker, share, held = worker_index.workers.get(number), job.shares.get(number), in_flight.get(number, 0)
         if worker is None:
             state = "lost"
         elif job.state == "over":

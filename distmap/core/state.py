@@ -28,7 +28,7 @@ from distmap.core.events import (
     SetUp,
     Take,
 )
-from distmap.core.fleet import Fleet
+from distmap.core.worker_index import WorkerIndex
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
@@ -47,7 +47,7 @@ class SchedulerState:
         self.limits = limits
         self.now = 0.0
         self.out: list[Command] = []
-        self.fleet = Fleet(limits)
+        self.worker_index = WorkerIndex(limits)
         self.jobs: dict[int, Job] = {}
         #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
         self.last_job = -1
@@ -78,7 +78,7 @@ class SchedulerState:
 
     def open_job(self, job_id: int, spec: JobSpec) -> Job:
         """Enter a new job."""
-        group = self.fleet.group(spec.tags)
+        group = self.worker_index.tag_group(spec.tags)
         gather = InOrder() if spec.gather in ("ordered", "fold") else AsLanded()
         job = Job(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
         job.meter.add(self.now, 0)
@@ -115,7 +115,7 @@ class SchedulerState:
             if slot.queue[0] is attempt and slot.state == "ready":
                 slot.state = next_state(SLOT, slot.state, "killed", slot)
                 self.out.append(Kill(slot.worker.id, slot.index))
-                self.fleet.touch(slot)
+                self.worker_index.update_slot(slot)
 
     def conclude(self, job: Job) -> None:
         """Finish the job if nothing of it is left to do; else note what it wants next."""
@@ -127,7 +127,7 @@ class SchedulerState:
             if job.input in ("ended", "failed") and job.settled == job.read:
                 job.outcome = "failed" if job.input == "failed" else "done"
                 return self._finish(job)
-        self.fleet.want(job.group, job)
+        self.worker_index.update_job(job.group, job)
 
     def _finish(self, job: Job) -> None:
         assert not job.attempts, "a job finishes with an attempt on record"
@@ -144,17 +144,17 @@ class SchedulerState:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
         if self.setups.pop(job.id, None) is not None:
-            for worker in self.fleet.workers.values():
+            for worker in self.worker_index.workers.values():
                 if worker.unready.pop(job.id, None) is not None:
-                    self.fleet.refresh(worker)
+                    self.worker_index.update_slots(worker)
         del self.jobs[job.id]
         self._remember(job)
         if not job.group.jobs:
-            self.fleet.disband(job.group)
+            self.worker_index.remove_group(job.group)
         self.out.append(Finish(job.id, job.outcome, job.crashed))
 
     def _remember(self, job: Job) -> None:
-        self.finals[job.id] = snapshot(job, self.fleet, self.now, self.deaths, self.losses)
+        self.finals[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
         if len(self.finals) > KEPT:
             del self.finals[next(iter(self.finals))]
 
@@ -249,7 +249,7 @@ class SchedulerState:
             slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
         if first:
             worker.unready[job.id] = len(slots)
-            self.fleet.refresh(worker)
+            self.worker_index.update_slots(worker)
         for slot in slots:
             self.last_chunk += 1
             self.out.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
@@ -260,7 +260,7 @@ class SchedulerState:
         left = worker.unready.get(job.id)
         if left == 1:
             del worker.unready[job.id]
-            self.fleet.refresh(worker)
+            self.worker_index.update_slots(worker)
         elif left is not None:
             worker.unready[job.id] = left - 1
 
@@ -284,7 +284,7 @@ class SchedulerState:
             self.due[slot] = None
         else:
             self.due.pop(slot, None)
-        self.fleet.touch(slot)
+        self.worker_index.update_slot(slot)
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class SchedulerState:
         if state == "waiting":
             self._wait(attempt, starts)
         self.expect(attempt, ends)
-        self.fleet.touch(slot)
+        self.worker_index.update_slot(slot)
         self.out.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
 
     def expect(self, attempt: Attempt, end: float) -> None:
@@ -358,7 +358,7 @@ class SchedulerState:
         if attempt.claimant is not None:
             attempt.claimant.claims -= 1
             attempt.claimant.owed += 1
-            self.fleet.want(attempt.claimant.group, attempt.claimant)
+            self.worker_index.update_job(attempt.claimant.group, attempt.claimant)
 
     def detach(self, attempt: Attempt) -> None:
         """The slot is through with the attempt; what waits behind it runs now."""
@@ -376,7 +376,7 @@ class SchedulerState:
             follower.state = next_state(ATTEMPT, follower.state, "promoted", follower)
             follower.heard = follower.since = self.now
             self.expect(follower, self.now + follower.charge)
-        self.fleet.touch(slot)
+        self.worker_index.update_slot(slot)
 
     def withdraw(self, slot: Slot) -> list[Attempt]:
         """Take every attempt off a slot that is no more; give those that still count for a job."""

@@ -123,7 +123,7 @@ def test_speed_is_learnt_by_worker(desk: Any) -> None:
         each = 0.001 if assign.worker == 1 else 0.004
         todo += desk.feed(desk.report(assign, seconds=each * (assign.hi - assign.lo)))
     state = desk.scheduler._state
-    workers, job = state.fleet.workers, state.jobs[1]
+    workers, job = state.worker_index.workers, state.jobs[1]
     assert job.shares[1].pace.seconds == pytest.approx(0.001)
     assert job.shares[2].pace.seconds == pytest.approx(0.004)
     assert workers[2].slowness > 1.5 * workers[1].slowness

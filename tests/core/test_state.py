@@ -185,7 +185,7 @@ def test_a_group_lasts_as_long_as_one_of_its_jobs(desk: Any, pick: Any) -> None:
     desk.tell(ev.WorkerJoined(1, 1))
     desk.job(1)
     desk.tell(ev.JobSubmitted(2, ev.JobSpec(size=0)))
-    assert len(desk.scheduler._state.fleet.groups) == 1
+    assert len(desk.scheduler._state.worker_index.groups) == 1
     desk.tell(ev.CancelRequested(1))
     assert desk.tell(ev.Ticked(), after=1.0)[-1] == ev.Finish(1, "cancelled")
-    assert not desk.scheduler._state.fleet.groups
+    assert not desk.scheduler._state.worker_index.groups

@@ -15,17 +15,17 @@ from distmap.core.limits import Limits
 from distmap.core.records import Group, Job, Slot, Worker
 
 
-class Fleet:
+class WorkerIndex:
     """All workers that were not lost."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.workers: dict[int, Worker] = {}
         #: Ids of lost workers: what they said before arrives late.
-        self.gone: set[int] = set()
+        self.lost: set[int] = set()
         self.groups: dict[frozenset[str], Group] = {}
 
-    def group(self, tags: frozenset[str]) -> Group:
+    def tag_group(self, tags: frozenset[str]) -> Group:
         """The group of slots whose workers carry all these tags."""
         group = self.groups.get(tags)
         if group is None:
@@ -36,45 +36,45 @@ class Fleet:
                     self._enter(worker, group)
         return group
 
-    def disband(self, group: Group) -> None:
+    def remove_group(self, group: Group) -> None:
         """No job asks for this set of tags any more."""
         del self.groups[group.tags]
         for worker in self.workers.values():
             if group in worker.groups:
                 worker.groups.remove(group)
 
-    def join(self, worker: Worker, slots: int) -> None:
+    def add(self, worker: Worker, slots: int) -> None:
         """A worker comes with so many slots, all ready."""
         self.workers[worker.id] = worker
         worker.slots = [Slot(worker, index) for index in range(slots)]
         for group in self.groups.values():
             if group.tags <= worker.tags:
                 self._enter(worker, group)
-        self.refresh(worker)
+        self.update_slots(worker)
 
-    def leave(self, worker: Worker) -> None:
+    def remove(self, worker: Worker) -> None:
         """A worker is lost: its slots are no place any more. Its state must say so already."""
-        self.refresh(worker)
+        self.update_slots(worker)
         del self.workers[worker.id]
-        self.gone.add(worker.id)
+        self.lost.add(worker.id)
 
-    def turn(self, worker: Worker, state: str) -> None:
+    def set_state(self, worker: Worker, state: str) -> None:
         """Change the state of a worker; its slots become or cease to be places."""
         change = (state == "trusted") - (worker.state == "trusted")
         for group in worker.groups:
             group.capacity += change * len(worker.slots)
         worker.state = state
 
-    def refresh(self, worker: Worker) -> None:
+    def update_slots(self, worker: Worker) -> None:
         """Something changed that matters to all slots of the worker."""
         for slot in worker.slots:
-            self.touch(slot)
+            self.update_slot(slot)
 
-    def touch(self, slot: Slot) -> None:
+    def update_slot(self, slot: Slot) -> None:
         """The slot's load, its state or its worker's standing changed: note where it stands now."""
         depth = self.limits.slot_depth
         level = -1
-        if self.takes(slot) and not slot.due and not slot.worker.unready:
+        if self.can_take(slot) and not slot.due and not slot.worker.unready:
             pressed = slot.worker.memory >= self.limits.memory_pressure
             level = len(slot.queue) + (depth if pressed else 0)
         idle = (level in (0, depth)) - (slot.level in (0, depth))
@@ -88,11 +88,11 @@ class Fleet:
             if level >= 0:
                 self._offer(group, slot)
 
-    def takes(self, slot: Slot) -> bool:
+    def can_take(self, slot: Slot) -> bool:
         """It can be sent something now."""
         return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
 
-    def place(self, group: Group) -> Slot | None:
+    def best_slot(self, group: Group) -> Slot | None:
         """The best slot that can take a chunk now."""
         for heap in group.places:
             while heap:
@@ -102,7 +102,7 @@ class Fleet:
                 heapq.heappop(heap)
         return None
 
-    def want(self, group: Group, job: Job) -> None:
+    def update_job(self, group: Group, job: Job) -> None:
         """The job's standing changed: note it among those that could use a place, if it could."""
         job.stamp += 1
         if job.hungry(self.limits):
@@ -112,7 +112,7 @@ class Fleet:
                 heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
                 heapq.heapify(heap)
 
-    def best(self, group: Group) -> Job | None:
+    def next_job(self, group: Group) -> Job | None:
         """The job whose turn it is among those that could use a place."""
         heap = group.ready
         while heap:
