@@ -11,7 +11,7 @@ from __future__ import annotations
 from distmap.core.state import SchedulerState
 from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
-from distmap.core.records import Attempt, Group, Job, Slot, Worker
+from distmap.core.records import Attempt, TagGroup, Job, Slot, Worker
 from distmap.core.transitions import SLOT, next_state
 
 #: Into how many parts a lost attempt is cut: each round costs whoever runs it at least one process.
@@ -175,7 +175,7 @@ def rest_ends(state: SchedulerState, slot: Slot) -> float:
     return slot.rest_until
 
 
-def _stands_still(state: SchedulerState, group: Group) -> bool:
+def _stands_still(state: SchedulerState, group: TagGroup) -> bool:
     """All slots that its jobs could use rest, or will when their process is back."""
     return all(
         slot.state == "resting" or (slot.state == "dead" and slot.rest_until > state.now)

@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     #: Assignments a slot may hold: one that runs, one that waits.
     slot_depth: int = 2
     #: A place is kept so long for the job that reads a chunk for it; a slower input must not hold up other jobs.
-    promise_seconds: float = 0.050
+    reservation_seconds: float = 0.050
 
     # memory
     #: Input and results of one job that are read but not consumed.

@@ -11,7 +11,7 @@ from itertools import islice
 
 from distmap.core import faults
 from distmap.core.state import SchedulerState
-from distmap.core.records import Attempt, Group, Job, Slot
+from distmap.core.records import Attempt, TagGroup, Job, Slot
 
 #: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
 LOOK_AT = 8
@@ -36,13 +36,13 @@ def advance(state: SchedulerState) -> None:
             state.read(job, slot.worker)
         state.worker_index.update_job(job.group, job)
     for group in groups:
-        if group.ready:
+        if group.job_heap:
             _claim(state, group)
         if group.idle and group.victims:
             _steal(state, group)
 
 
-def _turn(state: SchedulerState, groups: list[Group]) -> tuple[Job, Slot] | None:
+def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[Job, Slot] | None:
     """The job whose turn it is among those that have a place, and the best place for it."""
     best: tuple[Job, Slot] | None = None
     for group in groups:
@@ -50,30 +50,30 @@ def _turn(state: SchedulerState, groups: list[Group]) -> tuple[Job, Slot] | None
         if job is None:
             continue
         slot = state.worker_index.best_slot(group)
-        if slot is None or (best is not None and best[0].turn() < job.turn()):
+        if slot is None or (best is not None and best[0].scheduling_key() < job.scheduling_key()):
             continue
-        if not group.promises or _is_free(state, group, job):
+        if not group.reservations or _is_free(state, group, job):
             best = job, slot
     return best
 
 
-def _is_free(state: SchedulerState, group: Group, job: Job) -> bool:
+def _is_free(state: SchedulerState, group: TagGroup, job: Job) -> bool:
     """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
 
     Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
     """
     kept = [
         until
-        for other, (until, priority) in group.promises.items()
+        for other, (until, priority) in group.reservations.items()
         if other != job.id and until > state.now and priority >= job.spec.priority
     ]
-    if len(kept) < group.open:
+    if len(kept) < group.free_places:
         return True
     _look_again(state, min(kept))
     return False
 
 
-def _claim(state: SchedulerState, group: Group) -> None:
+def _claim(state: SchedulerState, group: TagGroup) -> None:
     """No place is left for the job whose turn it is: have another job's waiting chunk taken back for it.
 
     It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
@@ -115,7 +115,7 @@ def _first_waiter(giver: Job, job: Job) -> Attempt | None:
     return None
 
 
-def _steal(state: SchedulerState, group: Group) -> None:
+def _steal(state: SchedulerState, group: TagGroup) -> None:
     """While slots are idle and nothing is left to give them: take from the attempt that would end last.
 
     One Revoke per idle slot. A running attempt is stopped at its next item, not in the middle of what is left: the
@@ -124,7 +124,7 @@ def _steal(state: SchedulerState, group: Group) -> None:
     """
     heap = group.victims
     aside: list[tuple[float, int, Attempt]] = []
-    while heap and group.stealing + len(group.promises) < group.idle and len(aside) < LOOK_AT:
+    while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < LOOK_AT:
         key, attempt_id, attempt = entry = heapq.heappop(heap)
         stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":

@@ -16,7 +16,7 @@ from distmap.core.limits import Limits
 from distmap.core.progress import Meter
 
 #: Whose turn it is; the smallest first: (-priority, nothing owed, served time, id).
-Turn = tuple[int, bool, float, int]
+SchedulingKey = tuple[int, bool, float, int]
 #: A stretch of a chunk that waits to be run: (item index, lo, hi, host losses so far, chunk). A heap of these hands
 #: out the earliest item first; indices of queued spans differ, so nothing behind them is ever compared.
 Span = tuple[int, int, int, int, "Chunk"]
@@ -55,7 +55,7 @@ class Worker:
     #: Set-ups that must succeed there before it takes anything else: job -> calls that have not.
     unready: dict[int, int] = field(default_factory=dict)
     #: Groups of tags that it satisfies and some job asks for.
-    groups: list[Group] = field(default_factory=list)
+    groups: list[TagGroup] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"worker {self.id}"
@@ -73,7 +73,7 @@ class Slot:
     due: list[tuple[Job, Span]] = field(default_factory=list)
     #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
     level: int = -1
-    open: int = 0
+    free_places: int = 0
     stamp: int = 0
     deaths: deque[float] = field(default_factory=deque)
     rest_until: float = 0.0
@@ -83,7 +83,7 @@ class Slot:
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class TagGroup:
     """All slots whose workers carry one set of tags, and the jobs that ask for just that set.
 
     Heaps with lazy deletion, so that choosing costs log n in slots and jobs however many there are.
@@ -91,18 +91,18 @@ class Group:
 
     tags: frozenset[str]
     #: One heap per level of load, emptiest first; (rank, slot index, worker id, stamp, slot).
-    places: list[list[tuple[int, int, int, int, Slot]]]
+    slot_heaps: list[list[tuple[int, int, int, int, Slot]]]
     #: Jobs that could use a place: (turn, stamp, job).
-    ready: list[tuple[Turn, int, Job]] = field(default_factory=list)
+    job_heap: list[tuple[SchedulingKey, int, Job]] = field(default_factory=list)
     #: Attempts that an idle slot may take from: (-expected end, attempt id, attempt).
     victims: list[tuple[float, int, Attempt]] = field(default_factory=list)
     #: Slots of trusted workers; of these, ready and with nothing to do.
     capacity: int = 0
     idle: int = 0
     #: Places: chunks that its slots could take now.
-    open: int = 0
+    free_places: int = 0
     #: Jobs that read a chunk for one of these places -> (until when it is kept for them, priority).
-    promises: dict[int, tuple[float, int]] = field(default_factory=dict)
+    reservations: dict[int, tuple[float, int]] = field(default_factory=dict)
     #: Jobs that are not over.
     jobs: int = 0
     #: Revokes under way on behalf of idle slots.
@@ -161,7 +161,7 @@ class Job:
 
     id: int
     spec: JobSpec
-    group: Group
+    group: TagGroup
     began: float
     gather: AsLanded | InOrder
     #: Totals of the scheduler when it began: task processes that died, workers lost.
@@ -232,7 +232,7 @@ class Job:
         """A Read is under way."""
         return self.input == "reading"
 
-    def turn(self) -> Turn:
+    def scheduling_key(self) -> SchedulingKey:
         """Its standing among the jobs that could use a place."""
         return -self.spec.priority, not self.owed, self.served, self.id
 
@@ -263,7 +263,7 @@ class Job:
         full = len(self.unconsumed) >= limits.window(self.spec.gather) * max(1, self.group.capacity)
         return 0 if full else by_bytes
 
-    def hungry(self, limits: Limits) -> bool:
+    def wants_slot(self, limits: Limits) -> bool:
         """It could use a place: something waits to be run, or may be read."""
         if self.state != "running":
             return False

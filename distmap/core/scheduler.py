@@ -281,7 +281,7 @@ class Scheduler:
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         check(event.count > 0 or event.last, "{}: no item was read, yet the input goes on", job)
         job.input = next_state(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
-        del job.group.promises[job.id]
+        del job.group.reservations[job.id]
         if job.state == "stopping":
             if event.count:
                 job.spare += event.count
@@ -298,7 +298,7 @@ class Scheduler:
         asked = job.is_reading and event.chunk == job.asked_chunk
         check(asked, "{}, chunk {} was not asked for", job, event.chunk)
         job.input = next_state(INPUT, job.input, "InputFailed", job)
-        del job.group.promises[job.id]
+        del job.group.reservations[job.id]
         self._state.conclude(job)
 
     def _input_grew(self, event: ev.InputGrew) -> None:

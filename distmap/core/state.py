@@ -139,7 +139,7 @@ class SchedulerState:
         job.state = next_state(JOB, job.state, "finished", job)
         job.stamp += 1
         job.group.jobs -= 1
-        job.group.promises.pop(job.id, None)
+        job.group.reservations.pop(job.id, None)
         for attempt in job.stale:
             self.stale.pop(attempt, None)
         self.givers.pop(job.id, None)
@@ -188,7 +188,7 @@ class SchedulerState:
         self.last_chunk += 1
         job.input = next_state(INPUT, job.input, "read", job)
         job.asked, job.asked_chunk = items, self.last_chunk
-        job.group.promises[job.id] = self.now + self.limits.promise_seconds, job.spec.priority
+        job.group.reservations[job.id] = self.now + self.limits.reservation_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
 
     def take(self, job: Job, worker: Worker) -> None:

@@ -12,7 +12,7 @@ import heapq
 import math
 
 from distmap.core.limits import Limits
-from distmap.core.records import Group, Job, Slot, Worker
+from distmap.core.records import TagGroup, Job, Slot, Worker
 
 
 class WorkerIndex:
@@ -23,20 +23,20 @@ class WorkerIndex:
         self.workers: dict[int, Worker] = {}
         #: Ids of lost workers: what they said before arrives late.
         self.lost: set[int] = set()
-        self.groups: dict[frozenset[str], Group] = {}
+        self.groups: dict[frozenset[str], TagGroup] = {}
 
-    def tag_group(self, tags: frozenset[str]) -> Group:
+    def tag_group(self, tags: frozenset[str]) -> TagGroup:
         """The group of slots whose workers carry all these tags."""
         group = self.groups.get(tags)
         if group is None:
-            group = Group(tags, [[] for _ in range(2 * self.limits.slot_depth)])
+            group = TagGroup(tags, [[] for _ in range(2 * self.limits.slot_depth)])
             self.groups[tags] = group
             for worker in self.workers.values():
                 if tags <= worker.tags:
                     self._enter(worker, group)
         return group
 
-    def remove_group(self, group: Group) -> None:
+    def remove_group(self, group: TagGroup) -> None:
         """No job asks for this set of tags any more."""
         del self.groups[group.tags]
         for worker in self.workers.values():
@@ -79,12 +79,12 @@ class WorkerIndex:
             level = len(slot.queue) + (depth if pressed else 0)
         idle = (level in (0, depth)) - (slot.level in (0, depth))
         places = depth - len(slot.queue) if level >= 0 else 0
-        more = places - slot.open
-        slot.level, slot.open = level, places
+        more = places - slot.free_places
+        slot.level, slot.free_places = level, places
         slot.stamp += 1
         for group in slot.worker.groups:
             group.idle += idle
-            group.open += more
+            group.free_places += more
             if level >= 0:
                 self._offer(group, slot)
 
@@ -92,9 +92,9 @@ class WorkerIndex:
         """It can be sent something now."""
         return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
 
-    def best_slot(self, group: Group) -> Slot | None:
+    def best_slot(self, group: TagGroup) -> Slot | None:
         """The best slot that can take a chunk now."""
-        for heap in group.places:
+        for heap in group.slot_heaps:
             while heap:
                 slot = heap[0][4]
                 if heap[0][3] == slot.stamp:
@@ -102,19 +102,19 @@ class WorkerIndex:
                 heapq.heappop(heap)
         return None
 
-    def update_job(self, group: Group, job: Job) -> None:
+    def update_job(self, group: TagGroup, job: Job) -> None:
         """The job's standing changed: note it among those that could use a place, if it could."""
         job.stamp += 1
-        if job.hungry(self.limits):
-            heap = group.ready
-            heapq.heappush(heap, (job.turn(), job.stamp, job))
+        if job.wants_slot(self.limits):
+            heap = group.job_heap
+            heapq.heappush(heap, (job.scheduling_key(), job.stamp, job))
             if len(heap) > 64 and len(heap) > 4 * group.jobs:
                 heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
                 heapq.heapify(heap)
 
-    def next_job(self, group: Group) -> Job | None:
+    def next_job(self, group: TagGroup) -> Job | None:
         """The job whose turn it is among those that could use a place."""
-        heap = group.ready
+        heap = group.job_heap
         while heap:
             _, stamp, job = heap[0]
             if stamp == job.stamp:
@@ -123,19 +123,19 @@ class WorkerIndex:
             heapq.heappop(heap)
         return None
 
-    def _enter(self, worker: Worker, group: Group) -> None:
+    def _enter(self, worker: Worker, group: TagGroup) -> None:
         """Count a worker and its slots into a group."""
         worker.groups.append(group)
         group.capacity += len(worker.slots) * (worker.state == "trusted")
         for slot in worker.slots:
             group.idle += slot.level in (0, self.limits.slot_depth)
-            group.open += slot.open
+            group.free_places += slot.free_places
             if slot.level >= 0:
                 self._offer(group, slot)
 
-    def _offer(self, group: Group, slot: Slot) -> None:
+    def _offer(self, group: TagGroup, slot: Slot) -> None:
         """Enter a slot in the heap of its level."""
-        heap = group.places[slot.level]
+        heap = group.slot_heaps[slot.level]
         heapq.heappush(heap, (self._rank(slot.worker), slot.index, slot.worker.id, slot.stamp, slot))
         if len(heap) > 64 and len(heap) > 4 * group.capacity:
             heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]

@@ -84,10 +84,10 @@ def test_room_in_items_and_chunks() -> None:
 def test_hungry() -> None:
     """A job wants a place when something waits or may be read, and it is running."""
     job = make(size=3)
-    assert job.hungry(LIMITS)
+    assert job.wants_slot(LIMITS)
     job.input = "reading"
-    assert not job.hungry(LIMITS)
+    assert not job.wants_slot(LIMITS)
     job.queue.append((0, 0, 1, 0, None))  # type: ignore[arg-type]
-    assert job.hungry(LIMITS)
+    assert job.wants_slot(LIMITS)
     job.state = "paused"
-    assert not job.hungry(LIMITS)
+    assert not job.wants_slot(LIMITS)

@@ -104,8 +104,8 @@ def test_heaps_stay_small() -> None:
     for _ in range(1000):
         state.worker_index.update_slot(slot)
         state.worker_index.update_job(job.group, job)
-    assert len(job.group.ready) <= 65
-    assert len(job.group.places[0]) <= 65
+    assert len(job.group.job_heap) <= 65
+    assert len(job.group.slot_heaps[0]) <= 65
     assert state.worker_index.next_job(job.group) is job
     assert state.worker_index.best_slot(job.group) is slot
 
