@@ -18,7 +18,7 @@ FASTEST = 1e-9
 
 
 @dataclass(slots=True)
-class Pace:
+class ItemTime:
     """Seconds per item, as measured of late; None before the first measurement.
 
     The mean is taken of logarithms: one item that is 100,000 times slower than the rest (the first one, which loads
@@ -37,27 +37,27 @@ class Pace:
 
 
 def size(
-    limits: Limits, *, pace: float | None, rtt: float, largest: int, left: int | None, slots: int, item_bytes: float
+    limits: Limits, *, item_time: float | None, rtt: float, largest: int, left: int | None, slots: int, item_bytes: float
 ) -> int:
     """Items of the next chunk for one worker; at least 1.
 
     Args:
         limits: The numbers.
-        pace: Seconds per item; None when nothing was measured: one item finds out.
+        item_time: Seconds per item; None when nothing was measured: one item finds out.
         rtt: Round trip to the worker, in seconds.
         largest: The largest chunk that this worker finished for the job.
         left: Items that are not running yet, in all; None when nobody knows.
         slots: Slots that share them.
         item_bytes: Input bytes per item.
     """
-    if pace is None:
+    if item_time is None:
         return 1
     aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt)
-    want = min(aim / pace, limits.growth * max(1, largest), limits.chunk_items)
+    want = min(aim / item_time, limits.growth * max(1, largest), limits.chunk_items)
     if left is not None:
         # Guided: the tail stays balanced, but no chunk is so short that its dispatch costs more than it balances.
         floor = max(limits.chunk_floor_seconds, rtt)
-        want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / pace))
+        want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / item_time))
     if item_bytes > 0:
         want = min(want, limits.chunk_bytes / item_bytes)
     return max(1, int(want * (1 + 1e-9)))

@@ -161,11 +161,11 @@ def _gain(state: SchedulerState, attempt: Attempt) -> float:
     # One of fixed size waited when it was noted; now that it runs it is not cut.
     if job.spec.chunksize is not None or behind < 1:
         return 0.0
-    pace = state.pace(job, attempt.slot.worker)
-    assert pace is not None, "several items run together although none was measured"
+    item_time = state.item_time(job, attempt.slot.worker)
+    assert item_time is not None, "several items run together although none was measured"
     elapsed = state.now - attempt.heard
-    # While it is in time, the pace says where it is. Overdue, the best guess is that it takes as long again.
-    gain = behind * pace - elapsed if attempt.end > state.now else max(behind * pace, elapsed)
+    # While it is in time, the item_time says where it is. Overdue, the best guess is that it takes as long again.
+    gain = behind * item_time - elapsed if attempt.end > state.now else max(behind * item_time, elapsed)
     # While more is to come, and only the window holds it back, a cut that does not save much just makes small chunks.
     least = 0.0 if job.unread() == 0 else 2 * state.limits.chunk_seconds
     return gain if gain > least else UNSURE

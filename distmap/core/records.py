@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from distmap.core.chunks import Pace
+from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.gather import AsLanded, InOrder
 from distmap.core.limits import Limits
@@ -152,7 +152,7 @@ class Share:
     seconds: float = 0.0
     #: Items of the largest chunk that it finished.
     largest: int = 0
-    pace: Pace = field(default_factory=Pace)
+    item_time: ItemTime = field(default_factory=ItemTime)
 
 
 @dataclass(slots=True, eq=False)
@@ -215,7 +215,7 @@ class Job:
     dry_deaths: int = 0
     peak: int = 0
 
-    pace: Pace = field(default_factory=Pace)
+    item_time: ItemTime = field(default_factory=ItemTime)
     shares: dict[int, Share] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
 

@@ -45,9 +45,9 @@ def refuse(state: SchedulerState, attempt: Attempt | None, event: AttemptReporte
 def heard(state: SchedulerState, attempt: Attempt) -> None:
     """The attempt's position is known anew, so that its end can be told better."""
     attempt.heard = state.now
-    pace = state.pace(attempt.job, attempt.slot.worker)
-    if pace is not None:
-        state.expect(attempt, attempt.heard + pace * (attempt.hi - max(attempt.at, attempt.next)))
+    item_time = state.item_time(attempt.job, attempt.slot.worker)
+    if item_time is not None:
+        state.expect(attempt, attempt.heard + item_time * (attempt.hi - max(attempt.at, attempt.next)))
 
 
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
@@ -60,8 +60,8 @@ def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) ->
     share.seconds += event.seconds
     share.items += items
     if items:
-        here = share.pace.add(items, event.seconds)
-        everywhere = job.pace.add(items, event.seconds)
+        here = share.item_time.add(items, event.seconds)
+        everywhere = job.item_time.add(items, event.seconds)
         ratio = min(SKEW, max(1 / SKEW, here / everywhere))
         worker.slowness += (ratio - worker.slowness) * WEIGHT
     if event.ended and event.hi > attempt.lo:

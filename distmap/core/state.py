@@ -168,7 +168,7 @@ class SchedulerState:
         unread = job.unread()
         return chunks.size(
             self.limits,
-            pace=self.pace(job, worker),
+            item_time=self.item_time(job, worker),
             rtt=worker.rtt,
             largest=share.largest if share else 0,
             left=None if unread is None else unread + job.queued,
@@ -176,10 +176,10 @@ class SchedulerState:
             item_bytes=job.item_bytes,
         )
 
-    def pace(self, job: Job, worker: Worker) -> float | None:
+    def item_time(self, job: Job, worker: Worker) -> float | None:
         """Seconds per item there; before anything was measured there, as elsewhere."""
         share = job.shares.get(worker.id)
-        return job.pace.seconds if share is None or share.pace.seconds is None else share.pace.seconds
+        return job.item_time.seconds if share is None or share.item_time.seconds is None else share.item_time.seconds
 
     def read(self, job: Job, worker: Worker) -> None:
         """Ask for the next chunk, sized for this worker."""
@@ -304,8 +304,8 @@ class SchedulerState:
     def _begin(self, job: Job, slot: Slot, chunk: Chunk, lo: int, hi: int, losses: int) -> None:
         """An attempt at items [lo, hi) of the chunk, on the slot."""
         worker, items = slot.worker, hi - lo
-        pace = self.pace(job, worker)
-        charge = self.limits.chunk_seconds if pace is None else pace * items
+        item_time = self.item_time(job, worker)
+        charge = self.limits.chunk_seconds if item_time is None else item_time * items
         self.clock = max(self.clock, job.served)
         job.served += charge
         slot.state = next_state(SLOT, slot.state, "assigned", slot)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.chunks import Pace, cut, size
+from distmap.core.chunks import ItemTime, cut, size
 from distmap.core.limits import LIMITS
 
-USUAL = {"pace": 0.001, "rtt": 0.0, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
+USUAL = {"item_time": 0.001, "rtt": 0.0, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
 
 
 def want(**changes: object) -> int:
@@ -16,7 +16,7 @@ def want(**changes: object) -> int:
 
 def test_the_first_chunk_is_one_item() -> None:
     """Before anything was measured, one item finds out."""
-    assert want(pace=None) == 1
+    assert want(item_time=None) == 1
 
 
 def test_aims_at_twenty_milliseconds() -> None:
@@ -31,14 +31,14 @@ def test_a_far_worker_gets_ten_round_trips() -> None:
 
 def test_a_long_item_goes_alone() -> None:
     """Never less than one item."""
-    assert want(pace=3.0) == 1
+    assert want(item_time=3.0) == 1
 
 
 def test_growth_is_bounded() -> None:
     """No chunk is more than 64 times the largest one before, nor more than the limit of items."""
-    assert want(pace=1e-8, largest=2) == 128
-    assert want(pace=1e-9, largest=0) == 64
-    assert want(pace=1e-9, largest=10**9) == LIMITS.chunk_items
+    assert want(item_time=1e-8, largest=2) == 128
+    assert want(item_time=1e-9, largest=0) == 64
+    assert want(item_time=1e-9, largest=10**9) == LIMITS.chunk_items
 
 
 def test_the_tail_is_shared() -> None:
@@ -50,7 +50,7 @@ def test_the_tail_is_shared() -> None:
 
 def test_the_tail_is_not_ground_to_dust() -> None:
     """Below a millisecond of work, or a round trip, a chunk is not made smaller for balance."""
-    assert want(pace=1e-6, left=80) == 1000
+    assert want(item_time=1e-6, left=80) == 1000
     assert want(left=80, rtt=0.03) == 30
 
 
@@ -71,14 +71,14 @@ def test_cut(length: int, wanted: int, nbytes: int, slots: int, piece: int) -> N
 
 def test_a_slow_start_is_soon_forgotten() -> None:
     """One first item that loads a library for 100 ms does not make microsecond items look slow for long."""
-    pace = Pace()
-    pace.add(1, 0.1)
+    item_time = ItemTime()
+    item_time.add(1, 0.1)
     for _ in range(6):
-        pace.add(1, 1e-6)
-    assert pace.seconds is not None
-    assert pace.seconds < 1e-5
+        item_time.add(1, 1e-6)
+    assert item_time.seconds is not None
+    assert item_time.seconds < 1e-5
 
 
 def test_no_time_at_all_is_no_division_by_zero() -> None:
-    """A clock that saw nothing pass gives a tiny pace, not zero."""
-    assert Pace().add(10, 0.0) > 0
+    """A clock that saw nothing pass gives a tiny item_time, not zero."""
+    assert ItemTime().add(10, 0.0) > 0
