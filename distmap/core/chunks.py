@@ -37,7 +37,14 @@ class ItemTime:
 
 
 def size(
-    limits: Limits, *, item_time: float | None, rtt: float, largest: int, left: int | None, slots: int, item_bytes: float
+    limits: Limits,
+    *,
+    item_time: float | None,
+    rtt: float,
+    largest: int,
+    left: int | None,
+    slots: int,
+    item_bytes: float,
 ) -> int:
     """Items of the next chunk for one worker; at least 1.
 

@@ -8,10 +8,10 @@ that only kills is stopped.
 
 from __future__ import annotations
 
-from distmap.core.state import SchedulerState
 from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
-from distmap.core.records import Attempt, TagGroup, Job, Slot, Worker
+from distmap.core.records import Attempt, Job, Slot, TagGroup, Worker
+from distmap.core.state import SchedulerState
 from distmap.core.transitions import SLOT, next_state
 
 #: Into how many parts a lost attempt is cut: each round costs whoever runs it at least one process.
@@ -31,13 +31,13 @@ def slot_died(state: SchedulerState, slot: Slot, event: SlotDied) -> None:
     for attempt in held:
         named = attempt.id == event.attempt and event.reason in ("died", "timeout")
         if named and event.at is not None and attempt.next <= event.at < attempt.hi:
-            _charge(state, attempt, event.at, event.reason)
+            _charge_item(state, attempt, event.at, event.reason)
         else:
-            _return(state, attempt)
+            _requeue_free(state, attempt)
     if event.reason in ("died", "idle"):
-        _wear(state, slot)
+        _count_death(state, slot)
         if head is not None and head in held:
-            _despair(state, head.job)
+            _check_crash_loop(state, head.job)
     for attempt in held:
         state.conclude(attempt.job)
 
@@ -57,9 +57,9 @@ def worker_lost(state: SchedulerState, worker: Worker, *, charged: bool) -> None
         state.leave(slot)
     for attempt, ran in held:
         if ran:
-            _suspect(state, attempt)
+            _charge_lost_worker(state, attempt)
         else:
-            _return(state, attempt)
+            _requeue_free(state, attempt)
     for attempt, _ in held:
         state.conclude(attempt.job)
 
@@ -72,14 +72,14 @@ def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
     state.detach(attempt)
     if counts:
         if attempt.hi - attempt.next == 1:
-            _charge(state, attempt, attempt.next, "died")
+            _charge_item(state, attempt, attempt.next, "died")
         else:
-            _apart(state, attempt, attempt.losses, PARTS)
-        _despair(state, attempt.job)
+            _requeue_in_parts(state, attempt, attempt.losses, PARTS)
+        _check_crash_loop(state, attempt.job)
     state.conclude(attempt.job)
 
 
-def lose(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) -> None:
+def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) -> None:
     """One item failed for good without a report of its own."""
     job = attempt.job
     job.failed += 1
@@ -90,14 +90,14 @@ def lose(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) -> None
         state.halt(job, "failed")
 
 
-def _return(state: SchedulerState, attempt: Attempt) -> None:
+def _requeue_free(state: SchedulerState, attempt: Attempt) -> None:
     """All that was not reported goes back free."""
     if attempt.job.state != "stopping":
         attempt.job.requeued += attempt.hi - attempt.next
         state.requeue(attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
 
 
-def _charge(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> None:
+def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> None:
     """The item at `at` ended its process: it alone is charged."""
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping":
@@ -106,27 +106,27 @@ def _charge(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> No
     state.requeue(job, chunk, at + 1, attempt.hi, attempt.losses)
     job.requeued += attempt.hi - attempt.next - 1
     if reason == "timeout":
-        return lose(state, attempt, at, "timeout")
+        return fail_item(state, attempt, at, "timeout")
     chunk.deaths[at] = chunk.deaths.get(at, 0) + 1
     if chunk.deaths[at] >= state.limits.item_deaths:
-        return lose(state, attempt, at, "poison")
+        return fail_item(state, attempt, at, "poison")
     # By itself from now on: its next death then costs nobody a second run.
     state.requeue(job, chunk, at, at + 1, attempt.losses)
     job.requeued += 1
 
 
-def _suspect(state: SchedulerState, attempt: Attempt) -> None:
+def _charge_lost_worker(state: SchedulerState, attempt: Attempt) -> None:
     """It ran on a worker that was lost; which of its items is to blame, if any, is unknown."""
     job, lo, hi = attempt.job, attempt.next, attempt.hi
     if job.state == "stopping":
         return
     losses = attempt.losses + 1
     if hi - lo == 1 and losses >= state.limits.host_losses:
-        return lose(state, attempt, lo, "hosts")
-    _apart(state, attempt, losses, 2 if losses >= 2 else 1)
+        return fail_item(state, attempt, lo, "hosts")
+    _requeue_in_parts(state, attempt, losses, 2 if losses >= 2 else 1)
 
 
-def _apart(state: SchedulerState, attempt: Attempt, losses: int, parts: int) -> None:
+def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, parts: int) -> None:
     """What was not reported goes back in so many parts, of which one is (perhaps) to blame."""
     job, lo, hi = attempt.job, attempt.next, attempt.hi
     if job.state == "stopping" or lo == hi:
@@ -137,7 +137,7 @@ def _apart(state: SchedulerState, attempt: Attempt, losses: int, parts: int) -> 
         state.requeue(job, attempt.chunk, at, min(at + size, hi), losses)
 
 
-def _wear(state: SchedulerState, slot: Slot) -> None:
+def _count_death(state: SchedulerState, slot: Slot) -> None:
     """Too many deaths in a short time: the slot will rest."""
     limits = state.limits
     slot.deaths.append(state.now)
@@ -157,7 +157,7 @@ def slot_ready(state: SchedulerState, slot: Slot) -> None:
     state.worker_index.update_slot(slot)
 
 
-def rouse(state: SchedulerState) -> float | None:
+def wake_rested(state: SchedulerState) -> float | None:
     """Slots whose rest is over go on; gives when the next one is due, None if none rests."""
     for slot in list(state.resting):
         if rest_ends(state, slot) <= state.now:
@@ -170,12 +170,12 @@ def rouse(state: SchedulerState) -> float | None:
 
 def rest_ends(state: SchedulerState, slot: Slot) -> float:
     """When a resting slot goes on: early where a job could not go on without it, or a call of a set-up is for it."""
-    if slot.due or any(_stands_still(state, group) for group in slot.worker.groups):
+    if slot.due or any(_all_slots_rest(state, group) for group in slot.worker.groups):
         return slot.rest_until - state.limits.slot_rest + state.limits.slot_rest_alone
     return slot.rest_until
 
 
-def _stands_still(state: SchedulerState, group: TagGroup) -> bool:
+def _all_slots_rest(state: SchedulerState, group: TagGroup) -> bool:
     """All slots that its jobs could use rest, or will when their process is back."""
     return all(
         slot.state == "resting" or (slot.state == "dead" and slot.rest_until > state.now)
@@ -185,11 +185,11 @@ def _stands_still(state: SchedulerState, group: TagGroup) -> bool:
     )
 
 
-def _despair(state: SchedulerState, job: Job) -> None:
+def _check_crash_loop(state: SchedulerState, job: Job) -> None:
     """Death after death and nothing finished in between: stop the job."""
     if job.state == "stopping":
         return
-    job.dry_deaths += 1
+    job.deaths_in_a_row += 1
     limits = state.limits
-    if job.dry_deaths >= max(limits.crash_loop_deaths, limits.crash_loop_deaths_per_slot * job.group.capacity):
+    if job.deaths_in_a_row >= max(limits.crash_loop_deaths, limits.crash_loop_deaths_per_slot * job.group.capacity):
         state.halt(job, "failed", crashed=True)

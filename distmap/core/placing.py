@@ -10,8 +10,8 @@ import heapq
 from itertools import islice
 
 from distmap.core import faults
+from distmap.core.records import Attempt, Job, Slot, TagGroup
 from distmap.core.state import SchedulerState
-from distmap.core.records import Attempt, TagGroup, Job, Slot
 
 #: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
 LOOK_AT = 8
@@ -22,7 +22,7 @@ UNSURE = 1e-9
 def advance(state: SchedulerState) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
     groups = list(state.worker_index.groups.values())
-    state.patience = faults.rouse(state) if state.resting else None
+    state.patience = faults.wake_rested(state) if state.resting else None
     for slot in list(state.due):
         while slot.due and state.worker_index.can_take(slot):
             state.serve(slot)

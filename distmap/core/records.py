@@ -212,7 +212,7 @@ class Job:
     requeued: int = 0
     duplicates: int = 0
     #: Task processes that died since an item was last finished.
-    dry_deaths: int = 0
+    deaths_in_a_row: int = 0
     peak: int = 0
 
     item_time: ItemTime = field(default_factory=ItemTime)

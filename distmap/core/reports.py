@@ -6,10 +6,10 @@ results land, which failures are final. `scheduler.py` checked it; `state.py` ma
 
 from __future__ import annotations
 
-from distmap.core.state import SchedulerState
 from distmap.core.events import AttemptReported, Discard
 from distmap.core.gather import Landed
 from distmap.core.records import Attempt
+from distmap.core.state import SchedulerState
 from distmap.core.transitions import ATTEMPT, next_state
 
 #: How much slower or faster than the average one report may make a worker look, and the weight of one report.

@@ -18,14 +18,14 @@ from typing import Any
 
 from distmap.core import events as ev
 from distmap.core import faults, reports
-from distmap.core.state import SchedulerState
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
 from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, Job, Slot, Worker
 from distmap.core.snapshots import snapshot
-from distmap.core.transitions import INPUT, JOB, WORKER, next_state
+from distmap.core.state import SchedulerState
 from distmap.core.timeline import Timelines
+from distmap.core.transitions import INPUT, JOB, WORKER, next_state
 from distmap.errors import InvalidTransition
 
 
@@ -383,7 +383,7 @@ class Scheduler:
         state.detach(attempt)
         if job.state in ("running", "paused"):
             if job.spec.each:
-                faults.lose(state, attempt, attempt.lo, "refused")
+                faults.fail_item(state, attempt, attempt.lo, "refused")
             else:
                 state.halt(job, "failed")
         state.conclude(job)

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import cast
 
-from distmap.core.worker_index import WorkerIndex
 from distmap.core.progress import ROWS, JobState, Lane, Snapshot, WorkerState, time_left
 from distmap.core.records import Attempt, Job, Worker
+from distmap.core.worker_index import WorkerIndex
 
 
 def snapshot(job: Job, worker_index: WorkerIndex, now: float, deaths: int, losses: int) -> Snapshot:

@@ -28,13 +28,13 @@ from distmap.core.events import (
     SetUp,
     Take,
 )
-from distmap.core.worker_index import WorkerIndex
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Span, Worker
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
+from distmap.core.worker_index import WorkerIndex
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
 KEPT = 256
@@ -425,7 +425,7 @@ class SchedulerState:
         assert job.settled <= job.read, "more settled than read"
         if landed.cause is None:
             self._close(job, chunk, landed.hi - landed.lo)
-            job.dry_deaths = 0
+            job.deaths_in_a_row = 0
         index = chunk.start + landed.lo
         if now_or_never and isinstance(job.gather, InOrder) and job.gather.next != index:
             ready = [landed]

@@ -12,7 +12,7 @@ import heapq
 import math
 
 from distmap.core.limits import Limits
-from distmap.core.records import TagGroup, Job, Slot, Worker
+from distmap.core.records import Job, Slot, TagGroup, Worker
 
 
 class WorkerIndex:

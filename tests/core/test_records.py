@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from distmap.core import events as ev
-from distmap.core.worker_index import WorkerIndex
 from distmap.core.gather import AsLanded
 from distmap.core.limits import Limits
 from distmap.core.records import Job, Slot, Worker
+from distmap.core.worker_index import WorkerIndex
 
 LIMITS = Limits(job_bytes=1000, chunk_items=500)
 
 
 def make(**spec: Any) -> Job:
-    group = WorkerIndex(LIMITS).group(frozenset())
+    group = WorkerIndex(LIMITS).tag_group(frozenset())
     group.capacity = 2
     return Job(1, ev.JobSpec(**spec), group, 0.0, AsLanded(), 0, 0, 0.0)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
-from distmap.core.state import SchedulerState
 from distmap.core.gather import Landed
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.records import Chunk
+from distmap.core.state import SchedulerState
 
 
 def test_nothing_is_read_without_a_place(desk: Any, pick: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from distmap.core import events as ev
-from distmap.core.state import SchedulerState
-from distmap.core.worker_index import WorkerIndex
 from distmap.core.limits import LIMITS
 from distmap.core.records import Worker
+from distmap.core.state import SchedulerState
+from distmap.core.worker_index import WorkerIndex
 
 ANY: frozenset[str] = frozenset()
 
