@@ -107,11 +107,13 @@ class Pool:
             the file that is made in your home on first use.
         connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
             10 when dialling, 60 when workers dial in.
-        tls_cert, tls_key: certificate and key files for `listen`; default: an ephemeral certificate.
+        tls_cert: certificate file for `listen`; default: an ephemeral certificate.
+        tls_key: file of its private key.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`. Beside an executor: how many items
             it is to run at once.
-        initializer, initargs: called once in each task process before its first item, as in `multiprocessing.Pool`;
-            again if what it captures, or a local module that it uses, has changed since.
+        initializer: called once in each task process before its first item, as in `multiprocessing.Pool`; again if
+            what it captures, or a local module that it uses, has changed since.
+        initargs: its arguments.
         maxtasksperchild: a slot of this machine gets a fresh process after so many chunks (with `chunksize=1`: items),
             for functions that leak memory; default: it keeps its process.
         progress: what calls show that say nothing themselves: True, False or a callable, as for a call. None (default):
@@ -124,7 +126,7 @@ class Pool:
         ConnectError: a worker address is not a wss:// URL.
         TokenError: the token cannot be read.
 
-    Example:
+    Examples:
         >>> from distmap import Pool
         >>> with Pool(2) as pool:
         ...     pool.map(lambda x: x * x, range(5))
@@ -640,6 +642,7 @@ class Pool:
 
         Args:
             timeout: seconds; default: the pool's `connect_timeout`.
+
         Raises:
             NoWorkers: they did not come in time; the message says what was tried.
         """

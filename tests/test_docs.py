@@ -76,6 +76,14 @@ def test_every_example_of_a_docstring_runs() -> None:
     assert examples > 0
 
 
+def test_sections_of_docstrings_are_found() -> None:
+    """Each section of a docstring begins after an empty line and has a name that the reference knows."""
+    for path in (ROOT / "distmap").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert re.findall(r"\S\n +(?:Args|Raises|Returns|Attributes|Examples):\n", text) == [], path
+        assert re.findall(r"^ +(?:Example|Raise|Return|Arguments|Parameters):$", text, re.M) == [], path
+
+
 # --- the reference ---------------------------------------------------------------------------------------------------
 
 

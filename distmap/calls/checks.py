@@ -190,6 +190,7 @@ def function(role: str, fn: Any) -> None:
 
     Args:
         role: what it was given as, such as "reduce".
+
     Raises:
         TypeError: says what it is, and what to give instead.
     """

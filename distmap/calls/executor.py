@@ -29,7 +29,7 @@ class PoolExecutor(concurrent.futures.Executor):
     """A pool as a `concurrent.futures.Executor`: `submit`, `map`, `shutdown`, usable with `wait`, `as_completed` and
     `asyncio`. Shutting it down leaves the pool open.
 
-    Example:
+    Examples:
         >>> from distmap import Pool
         >>> with Pool(2) as pool, pool.executor() as executor:
         ...     executor.submit(pow, 2, 5).result()

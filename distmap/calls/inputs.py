@@ -140,6 +140,7 @@ def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input
 
     Args:
         snapshot: copy a list first, because the caller goes on and may change it.
+
     Raises:
         TypeError: one of them is not iterable; says which.
     """

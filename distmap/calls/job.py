@@ -88,7 +88,7 @@ class Job:
     methods of `multiprocessing.pool.AsyncResult`; in a notebook cell it can be awaited, and iterated with `for` or
     `async for` in input order while it runs.
 
-    Example:
+    Examples:
         >>> from distmap import Pool
         >>> with Pool(2) as pool:
         ...     job = pool.map_async(abs, [-1, 2, -3])
@@ -188,6 +188,7 @@ class Job:
 
         Args:
             timeout: seconds to wait; None (default) waits as long as it takes.
+
         Raises:
             multiprocessing.TimeoutError: it was not over in time; it goes on.
             JobCancelled: it was cancelled.

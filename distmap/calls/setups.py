@@ -37,7 +37,7 @@ class SetUp(Mapping[str, Any]):
     As long as you keep it the function also runs in slots and on workers that come later, before anything else there,
     and their results are added when they are there. `close()` ends that.
 
-    Example:
+    Examples:
         >>> from distmap import Pool
         >>> with Pool(2) as pool:
         ...     pool.run(lambda: "ready")

@@ -114,6 +114,7 @@ class Slots:
 
         Args:
             most: start no more than so many of them now; `attach` starts the rest.
+
         Raises:
             OSError: a process could not be started; none is left behind.
         """

@@ -77,6 +77,7 @@ def dump_code(
     Args:
         setups: what will have run in each process before: functions that are pickled by value find the globals of the
             notebook as these left them there.
+
     Raises:
         PayloadError: it does not pickle; the message names the function and the variable at fault.
     """
