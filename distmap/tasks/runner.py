@@ -34,7 +34,7 @@ from distmap.tasks.pickling import (
     load_value,
     reload_values,
 )
-from distmap.tasks.surroundings import Turn
+from distmap.tasks.surroundings import SurroundingsSwitch
 from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Task
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Library:
         #: Grows when modules were replaced: what was loaded before holds on to the old ones.
         self.edition = 0
         self.finder = SourceFinder(folder)
-        self.turn = Turn()
+        self.surroundings = SurroundingsSwitch()
         #: What was said of the versions in extras, by their digests.
         self.differences: dict[bytes, list[str]] = {}
         self._installed: set[bytes] = set()
@@ -198,7 +198,7 @@ class Runner:
         for digest in task.needs:
             kind, payload = library.get(digest)
             if kind == "surroundings":
-                library.turn.to(digest, payload)
+                library.surroundings.switch_to(digest, payload)
             elif kind == "code" and digest != task.code:
                 setups.append(digest)
             elif kind in ("modules", "extras"):

@@ -181,8 +181,8 @@ def _filter_by(filters: Iterable[_Filter]) -> None:
 # --- task process: turning to them ------------------------------------------------------------------------------------
 
 
-class Turn:
-    """Turns this process to the surroundings of the call whose items come next.
+class SurroundingsSwitch:
+    """Switches this process to the surroundings of the call whose items come next.
 
     What differs from what it was told before is set; everything else stays, so that what a task changes by itself
     lasts until the calling process changes the same thing.
@@ -193,8 +193,8 @@ class Turn:
         self._told: Surroundings | None = None
         self._env: dict[str, str] = {}
 
-    def to(self, digest: bytes, payload: Payload) -> None:
-        """Turn to those of this blob."""
+    def switch_to(self, digest: bytes, payload: Payload) -> None:
+        """Switch to the surroundings in this blob."""
         if digest == self._digest:
             return
         wanted = Surroundings(*_pickle.loads(payload.head))

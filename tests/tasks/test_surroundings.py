@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distmap.tasks.surroundings import Around, Surroundings, Turn, Watch, _blob, _filters, _plain
+from distmap.tasks.surroundings import Around, Surroundings, SurroundingsSwitch, Watch, _blob, _filters, _plain
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_category_is_known_by_its_name() -> None:
         ("ignore", None, ("builtins", "Warning"), None, 0),
     )
     with warnings.catch_warnings():
-        Turn().to(b"1", _blob(Surroundings(tuple(sys.argv), filters)).payload)
+        SurroundingsSwitch().switch_to(b"1", _blob(Surroundings(tuple(sys.argv), filters)).payload)
         assert _plain(_filters()) == filters
         odd = type("Odd", (UserWarning,), {"__module__": "not_imported_yet", "__qualname__": "Outer.Odd"})
         warnings.warn("quiet", UserWarning, stacklevel=1)
@@ -119,10 +119,10 @@ def test_only_what_has_changed_is_set(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     start = Surroundings(("script",), _plain(_filters()), tuple(sys.path), str(tmp_path / "a"))
-    turn, name = Turn(), iter(range(100))
+    switch, name = SurroundingsSwitch(), iter(range(100))
 
     def to(wanted: Surroundings) -> None:
-        turn.to(b"%d" % next(name), _blob(wanted).payload)
+        switch.switch_to(b"%d" % next(name), _blob(wanted).payload)
 
     to(start)
     assert (sys.argv, os.getcwd()) == (["script"], str(tmp_path / "a"))
