@@ -597,7 +597,7 @@ class Pool:
         if each not in ("slot", "worker"):
             raise ValueError(f'each must be "slot" or "worker"; got {each!r}')
         function("the first argument", fn)
-        code = self._codes.get(fn, "setup", self._setups()).own()._replace(around=self._watch.look())
+        code = self._codes.get(fn, "setup", self._setups()).own()._replace(surroundings=self._watch.look())
         handle = SetUp(self._seat, code, fn, each, chosen, self._submissions.aside)
         handle.begin()
         self._set_up.append(weakref.ref(handle))
@@ -913,7 +913,7 @@ class Pool:
 
         self._check_open()
         function("the first argument", fn)
-        return dump_code(fn, style=style, setups=self._setups(), around=self._watch.look(), **rest)
+        return dump_code(fn, style=style, setups=self._setups(), surroundings=self._watch.look(), **rest)
 
     def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
         if self._closed or os.getpid() != self._pid:

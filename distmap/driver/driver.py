@@ -75,7 +75,7 @@ from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
 from distmap.tasks.payload import dump_items
 from distmap.tasks.pickling import Blob, Payload, size
-from distmap.tasks.surroundings import Around
+from distmap.tasks.surroundings import CallSurroundings
 from distmap.wire.messages import NOTICE, Output, Report, Task
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Driver:
             return record.id
         self._records[record.id] = record
         code = record.code
-        around = [blob for blob in code.around if blob is not None]
+        around = [blob for blob in code.surroundings if blob is not None]
         self._blobs.keep(Holder(record.id), around)
         for one in (code, *[setup.code for setup in code.setups]):
             self._blobs.keep(Holder(record.id), (*one.blobs, Blob(one.digest, "code", one.payload)))
@@ -588,7 +588,7 @@ class Driver:
         if growth is not None:
             self.post(InputGrew(*growth.holder, growth.nbytes))
 
-    def turn(self, around: Around) -> None:
+    def turn(self, around: CallSurroundings) -> None:
         """Keep these surroundings on the workers between one job and the next, and no longer the last ones."""
         before, self._around = self._around, {blob.digest for blob in around if blob is not None}
         self._pinned |= self._around

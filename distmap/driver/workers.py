@@ -36,7 +36,7 @@ class WorkerEntry:
 
 def needs_of(code: Code, member: WorkerEntry) -> list[bytes]:
     """What each task of the code needs on the worker, in the order in which it is used there."""
-    needs = [blob.digest for blob in code.around.of(member.engine.place)]
+    needs = [blob.digest for blob in code.surroundings.of(member.engine.place)]
     for setup in code.setups:
         if setup.tags <= member.info.tags:
             needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]

@@ -19,7 +19,7 @@ from distmap.tasks.caller import warn
 from distmap.tasks.failures import short_repr
 from distmap.tasks.modules import imported, imported_again, place, stamps, unchanged
 from distmap.tasks.pickling import Blob, Broadcast, Dependencies, Payload, by_reference, digest_of, dump_value, size
-from distmap.tasks.surroundings import NOWHERE, Around
+from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
 from distmap.tasks.trail import cannot, cells_of, names_of, parts_of, way_to_generator
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]); the last one also for a set-up.
@@ -43,7 +43,7 @@ class Code(NamedTuple):
     #: To be put before the code is loaded.
     blobs: tuple[Blob, ...]
     #: Where the call was made.
-    around: Around = NOWHERE
+    surroundings: CallSurroundings = NO_SURROUNDINGS
     #: What has to run before it in a task process.
     setups: tuple[Setup, ...] = ()
 
@@ -70,7 +70,7 @@ def dump_code(
     combine: Callable[[Any, Any], Any] | None = None,
     seed: int | None = None,
     setups: Sequence[Setup] = (),
-    around: Around = NOWHERE,
+    surroundings: CallSurroundings = NO_SURROUNDINGS,
 ) -> Code:
     """Pickle a function with the constants of its job.
 
@@ -81,7 +81,7 @@ def dump_code(
     Raises:
         PayloadError: it does not pickle; the message names the function and the variable at fault.
     """
-    return _build((fn, style, combine, seed), tuple(setups), around)[0]
+    return _build((fn, style, combine, seed), tuple(setups), surroundings)[0]
 
 
 def underlying(fn: object) -> FunctionType | None:
@@ -102,7 +102,7 @@ def _anchor(fn: object) -> FunctionType | None:
 
 
 def _build(
-    content: tuple[Any, ...], setups: tuple[Setup, ...], around: Around, *, exact: bool = False
+    content: tuple[Any, ...], setups: tuple[Setup, ...], surroundings: CallSurroundings, *, exact: bool = False
 ) -> tuple[Code, Dependencies]:
     """The code of a job. `exact`: however large what it captured is, equal content has an equal digest."""
     needs = Dependencies()
@@ -127,8 +127,8 @@ def _build(
     buffers = payload.buffers
     if sum(map(size, buffers)) > _HASHED:
         buffers = tuple(map(_hash, buffers)) if exact else (os.urandom(16),)
-    digests = [blob.digest for blob in (*blobs, *around) if blob is not None]
-    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, around, setups), needs
+    digests = [blob.digest for blob in (*blobs, *surroundings) if blob is not None]
+    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, surroundings, setups), needs
 
 
 def _hash(buffer: Buffer) -> bytes:
@@ -291,11 +291,11 @@ class CodeCache:
         fn: Callable[..., Any],
         style: Style = "one",
         setups: tuple[Setup, ...] = (),
-        around: Around = NOWHERE,
+        surroundings: CallSurroundings = NO_SURROUNDINGS,
     ) -> Code:
         key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
         known = self._entries.get(key)
-        if known is not None and known[0] is fn and known[1].code.around is around and known[1].holds():
+        if known is not None and known[0] is fn and known[1].code.surroundings is surroundings and known[1].holds():
             return known[1].code
         entry: _Entry | None = _Entry()
         try:
@@ -304,7 +304,7 @@ class CodeCache:
         except _Mutable:
             entry = None
         begun = perf_counter()
-        code, needs = _build((fn, style, None, None), setups, around, exact=True)
+        code, needs = _build((fn, style, None, None), setups, surroundings, exact=True)
         if code.payload.nbytes > _HASHED:
             self._tell_of_broadcast(fn, code.payload.nbytes, perf_counter() - begun)
         if entry is not None:

@@ -1,6 +1,6 @@
 """What surrounds a call in the process that makes it: arguments, warning filters, path, working directory, environment.
 
-Owns the record of it, how it is taken at each call, and how a task process turns to it before an item of that call
+Owns the record of it, how it is taken at each call, and how a task process switches to it before an item of that call
 runs. Slots of this machine are told all of it, workers elsewhere the arguments, the filters and what the pool's `env=`
 adds. Must not know jobs, tasks or connections. Imported by task processes, so it stays light.
 
@@ -41,7 +41,7 @@ class Surroundings(NamedTuple):
     tracker: bytes | None = None
 
 
-class Around(NamedTuple):
+class CallSurroundings(NamedTuple):
     """The surroundings of one call, as they are sent."""
 
     #: To slots of this machine.
@@ -58,7 +58,7 @@ class Around(NamedTuple):
 
 
 #: None are told.
-NOWHERE = Around()
+NO_SURROUNDINGS = CallSurroundings()
 
 
 # --- kernel: taking them ----------------------------------------------------------------------------------------------
@@ -73,14 +73,16 @@ class Watch:
         changed: told of new ones.
     """
 
-    def __init__(self, base: Mapping[str, str], added: Mapping[str, str], changed: Callable[[Around], object]) -> None:
+    def __init__(
+        self, base: Mapping[str, str], added: Mapping[str, str], changed: Callable[[CallSurroundings], object]
+    ) -> None:
         self._base = base
         self._added = added
         self._changed = changed
-        self._last: tuple[Any, Around] | None = None
+        self._last: tuple[Any, CallSurroundings] | None = None
         self._tracker = os.urandom(16)
 
-    def look(self) -> Around:
+    def look(self) -> CallSurroundings:
         """The surroundings at this moment. From any thread; takes a few microseconds."""
         environ = getattr(os.environ, "_data", os.environ)  # as bytes, which are compared and copied ten times faster
         try:
@@ -95,19 +97,21 @@ class Watch:
             if rest == [sys.argv, _filters(), sys.path, cwd, shares] and env == environ:
                 return last[1]
         seen = ([*sys.argv], [*_filters()], [*sys.path], cwd, shares, {**environ})
-        around = self._taken(*seen)
-        self._last = (seen, around)
-        self._changed(around)
-        return around
+        taken = self._taken(*seen)
+        self._last = (seen, taken)
+        self._changed(taken)
+        return taken
 
-    def _taken(self, argv: Any, filters: Any, path: Any, cwd: str | None, shares: bool, environ: Any) -> Around:
+    def _taken(
+        self, argv: Any, filters: Any, path: Any, cwd: str | None, shares: bool, environ: Any
+    ) -> CallSurroundings:
         plain = _strings(argv), _plain(filters)
         now = {os.fsdecode(name): os.fsdecode(value) for name, value in environ.items()} | {**self._added}
         names = {name for name in now.keys() | self._base.keys() if now.get(name) != self._base.get(name)} - {_SECRET}
         env = {name: now.get(name) for name in sorted(names)}
         tracker = _tracker(self._tracker) if shares else None
         here = Surroundings(*plain, _strings(path), cwd, env, self._tracker if tracker is not None else None)
-        return Around(_blob(here), _blob(Surroundings(*plain, env=self._added)), tracker)
+        return CallSurroundings(_blob(here), _blob(Surroundings(*plain, env=self._added)), tracker)
 
 
 def _tracker(digest: bytes) -> Blob | None:
@@ -178,7 +182,7 @@ def _filter_by(filters: Iterable[_Filter]) -> None:
         _filters().append((action, texts[0], _category(*category), texts[1], line))
 
 
-# --- task process: turning to them ------------------------------------------------------------------------------------
+# --- task process: switching to them ----------------------------------------------------------------------------------
 
 
 class SurroundingsSwitch:

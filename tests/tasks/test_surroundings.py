@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from distmap.tasks.surroundings import Around, Surroundings, SurroundingsSwitch, Watch, _blob, _filters, _plain
+from distmap.tasks.surroundings import (
+    CallSurroundings,
+    Surroundings,
+    SurroundingsSwitch,
+    Watch,
+    _blob,
+    _filters,
+    _plain,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +36,18 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.update(environ)
 
 
-def told(around: Around) -> tuple[Surroundings, Surroundings]:
+def told(call: CallSurroundings) -> tuple[Surroundings, Surroundings]:
     import pickle
 
-    assert around.here is not None
-    assert around.there is not None
-    here, there = (Surroundings(*pickle.loads(blob.payload.head)) for blob in around[:2])
+    assert call.here is not None
+    assert call.there is not None
+    here, there = (Surroundings(*pickle.loads(blob.payload.head)) for blob in call[:2])
     return here, there
 
 
 def test_the_same_is_given_while_nothing_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A call between two changes costs nothing and sends nothing; each kind of change makes a new one, told once."""
-    seen: list[Around] = []
+    seen: list[CallSurroundings] = []
     watch = Watch(dict(os.environ), {}, seen.append)
     changes = [
         lambda: sys.argv.append("--more"),
@@ -52,7 +60,7 @@ def test_the_same_is_given_while_nothing_changes(monkeypatch: pytest.MonkeyPatch
         change()
         assert watch.look() is watch.look()
         assert len(seen) == number
-    assert len({around.here.digest for around in seen if around.here}) == len(seen)
+    assert len({call.here.digest for call in seen if call.here}) == len(seen)
 
 
 def test_only_some_of_it_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +68,7 @@ def test_only_some_of_it_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None
     base = dict(os.environ)
     monkeypatch.setenv("PRIVATE", "to this machine")
     monkeypatch.setenv("DISTMAP_TOKEN", "secret")
-    here, there = told(Watch(base, {"ADDED": "1"}, lambda around: None).look())
+    here, there = told(Watch(base, {"ADDED": "1"}, lambda call: None).look())
     assert here.env == {"PRIVATE": "to this machine"} | {"ADDED": "1"}
     assert (here.path, here.cwd) == (tuple(sys.path), os.getcwd())
     assert there == Surroundings(tuple(sys.argv), _plain(_filters()), None, None, {"ADDED": "1"})
@@ -71,7 +79,7 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     os.chdir(tmp_path / "gone")
     os.rmdir(tmp_path / "gone")
-    here, _ = told(Watch({}, {}, lambda around: None).look())
+    here, _ = told(Watch({}, {}, lambda call: None).look())
     assert here.cwd is None
 
 
