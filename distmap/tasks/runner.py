@@ -13,7 +13,7 @@ from time import perf_counter
 from types import FrameType, FunctionType
 
 from distmap.errors import PayloadError
-from distmap.tasks import passed
+from distmap.tasks import received
 from distmap.tasks._typing import TYPE_CHECKING, Any
 from distmap.tasks.caller import PACKAGE
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
@@ -89,12 +89,12 @@ class Library:
         if kind == "value":
             keep_value(digest, payload)
         elif kind in ("secret", "descriptor"):
-            passed.keep(digest, bytes(payload.head))
+            received.keep(digest, bytes(payload.head))
 
     def drop(self, digest: bytes) -> None:
         """Forget a payload."""
         kind, _ = self.payloads.pop(digest, ("", None))
-        passed.forget(digest, kind)
+        received.forget(digest, kind)
         forget_value(digest)
 
     def get(self, digest: bytes) -> tuple[BlobKind, Payload]:

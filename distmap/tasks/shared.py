@@ -15,7 +15,7 @@ from multiprocessing.process import AuthenticationString  # type: ignore[attr-de
 
 from distmap.errors import PayloadError
 from distmap.tasks._typing import Any
-from distmap.tasks.passed import passed
+from distmap.tasks.received import received
 from distmap.wire.messages import BlobKind
 
 #: Told what slots of this machine must be sent: a digest, what it is, its bytes, and what must live as long.
@@ -96,11 +96,11 @@ class _Spawning:
             raise PayloadError(f"a {self._name} of multiprocessing cannot be passed to a running process on Windows")
         return fd
 
-    def DupFd(self, fd: int) -> Passed:  # multiprocessing's name
+    def DupFd(self, fd: int) -> ReceivedDescriptor:  # multiprocessing's name
         digest = bytes(byte ^ 0xFF for byte in self._digest)  # another one, and always the same
         kept = descriptor(digest, fd)
         self._note(digest, "descriptor", bytes(kept), kept)
-        return Passed(digest, self._name)
+        return ReceivedDescriptor(digest, self._name)
 
 
 def _mark(obj: Any, digest: bytes | None = None) -> bytes:
@@ -127,7 +127,7 @@ def _mark(obj: Any, digest: bytes | None = None) -> bytes:
 
 
 def _make(digest: bytes, name: str, maker: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    key = passed.get(digest)
+    key = received.get(digest)
     if key is None and digest not in _marked:
         raise _out_of_reach(name)
     if key is not None and key != process.current_process().authkey:
@@ -138,25 +138,25 @@ def _make(digest: bytes, name: str, maker: Callable[..., Any], args: tuple[Any, 
 
 
 def _key(digest: bytes) -> Any:
-    found = passed.get(digest) or next((key for key, known in _keys.items() if known == digest), None)
+    found = received.get(digest) or next((key for key, known in _keys.items() if known == digest), None)
     if found is None:
         raise _out_of_reach("proxy")
     _keys.setdefault(found, digest)  # so that it is known by that where it came from
     return AuthenticationString(found)
 
 
-class Passed:
+class ReceivedDescriptor:
     """A descriptor that was passed; whoever is made of it gets a copy of its own."""
 
     def __init__(self, digest: bytes, name: str) -> None:
         self._digest, self._name = digest, name
 
     def __reduce__(self) -> Any:
-        return Passed, (self._digest, self._name)
+        return ReceivedDescriptor, (self._digest, self._name)
 
     def detach(self) -> int:
         """The copy, which is the caller's to close."""
-        fd = passed.get(self._digest)
+        fd = received.get(self._digest)
         if fd is not None:
             return os.dup(int(fd))
         known = _open.get(self._digest)
@@ -175,7 +175,7 @@ def adopt_tracker(digest: bytes) -> None:
 
     tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is None:
-        tracker._fd = os.dup(int(passed[digest]))
+        tracker._fd = os.dup(int(received[digest]))
 
 
 def _out_of_reach(name: str) -> PayloadError:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from distmap.tasks import shared
-from distmap.tasks.passed import forget, keep
+from distmap.tasks.received import forget, keep
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors")
 
@@ -16,7 +16,7 @@ def test_what_was_passed_is_kept_until_it_is_forgotten() -> None:
     """A task process closes a descriptor that is no longer needed; what was made of it has its own."""
     read, write = os.pipe()
     keep(b"d" * 16, b"%d" % write)
-    copy = shared.Passed(b"d" * 16, "Connection").detach()
+    copy = shared.ReceivedDescriptor(b"d" * 16, "Connection").detach()
     forget(b"d" * 16, "descriptor")
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(write)

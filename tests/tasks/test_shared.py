@@ -14,7 +14,7 @@ import pytest
 from distmap.errors import PayloadError
 from distmap.tasks import shared
 from distmap.tasks.pickling import Dependencies, dump_value, is_shared, load_value
-from distmap.tasks.shared import Descriptor, Passed, adopt_tracker
+from distmap.tasks.shared import Descriptor, ReceivedDescriptor, adopt_tracker
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors")
 
@@ -73,7 +73,7 @@ def test_what_was_not_sent_is_out_of_reach() -> None:
     for load in (
         lambda: shared._make(bytes(16), "Lock", int, ()),
         lambda: shared._key(bytes(16)),
-        lambda: pickle.loads(pickle.dumps(Passed(bytes(16), "Connection"))).detach(),
+        lambda: pickle.loads(pickle.dumps(ReceivedDescriptor(bytes(16), "Connection"))).detach(),
     ):
         with pytest.raises(PayloadError, match="works in the process that made it"):
             load()
