@@ -18,9 +18,9 @@ from distmap.tasks._typing import Any, Buffer, Literal, NamedTuple
 from distmap.tasks.caller import warn
 from distmap.tasks.failures import short_repr
 from distmap.tasks.modules import imported, imported_again, place, stamps, unchanged
+from distmap.tasks.object_paths import cells_of, names_of, parts_of, path_to_generator, pickling_error
 from distmap.tasks.pickling import Blob, Broadcast, Dependencies, Payload, by_reference, digest_of, dump_value, size
 from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
-from distmap.tasks.trail import cannot, cells_of, names_of, parts_of, way_to_generator
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]); the last one also for a set-up.
 Style = Literal["one", "star", "call", "setup"]
@@ -112,7 +112,9 @@ def _build(
         payload = dump_value(content, needs, what=f"function {name_of(fn)}")
     except PayloadError as exc:
         names = ("", "style", "combine=", "seed=", "a set-up")
-        error = cannot(f"function {name_of(fn)} cannot be sent to a worker", content, exc.__cause__ or exc, names)
+        error = pickling_error(
+            f"function {name_of(fn)} cannot be sent to a worker", content, exc.__cause__ or exc, names
+        )
         raise error from error.__cause__
     if needs.generator:
         _warn_generator(fn)
@@ -169,7 +171,7 @@ def _warn_large(fn: Callable[..., Any]) -> None:
 
 
 def _warn_generator(fn: Callable[..., Any]) -> None:
-    found = way_to_generator(fn)
+    found = path_to_generator(fn)
     if found is not None:
         words, generator = found
         _warn(

@@ -21,11 +21,11 @@ from distmap.tasks.functions import CodeCache as CodeCache
 from distmap.tasks.functions import Style as Style
 from distmap.tasks.functions import dump_code as dump_code
 from distmap.tasks.modules import loaded
+from distmap.tasks.object_paths import pickling_error
 from distmap.tasks.pickling import UNPICKLABLE, Definitions, Dependencies, Writer, dump_small, dump_value, loading
 from distmap.tasks.pickling import Blob as Blob
 from distmap.tasks.pickling import Broadcast as Broadcast
 from distmap.tasks.pickling import Payload as Payload
-from distmap.tasks.trail import cannot
 
 #: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
 SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
@@ -191,7 +191,7 @@ def _encode_singly(
             writer.write(value)
         except UNPICKLABLE as exc:
             said = f"{what} cannot be pickled"
-            error = cannot(said, value, exc) if len(failed) < _TOLD else failed_to_travel(said, exc, value)
+            error = pickling_error(said, value, exc) if len(failed) < _TOLD else failed_to_travel(said, exc, value)
             shown = short_repr(value) if item is None else item(at)
             writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
@@ -295,7 +295,7 @@ def dump_item(item: Any) -> DumpedItem:
     try:
         writer.write(item)
     except UNPICKLABLE as exc:
-        error = cannot("the item cannot be pickled", item, exc, ("", ""))
+        error = pickling_error("the item cannot be pickled", item, exc, ("", ""))
         writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),

@@ -814,7 +814,7 @@ def dump_small(value: object, *, careful: bool = False) -> bytes:
 _MOST_LOOKED = 500_000
 
 
-def way_to_failure(value: object) -> tuple[list[object], BaseException]:
+def path_to_failure(value: object) -> tuple[list[object], BaseException]:
     """The objects from the value to the innermost one that does not pickle, and what that raised."""
     import pickle
 

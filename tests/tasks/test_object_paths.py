@@ -1,4 +1,4 @@
-"""Tests of distmap.tasks.trail: the words for what is in a value."""
+"""Tests of distmap.tasks.object_paths: the words for what is in a value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmap.tasks.object_paths import parts_of, path_to_generator, pickling_error
 from distmap.tasks.pickling import Broadcast
-from distmap.tasks.trail import cannot, parts_of, way_to_generator
 
 LOCK = threading.Lock()
 
@@ -38,7 +38,7 @@ class Error(Exception):
 
 
 def words(value: object) -> str:
-    return str(cannot("it", value, TypeError("cannot")))
+    return str(pickling_error("it", value, TypeError("cannot")))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_parts() -> None:
 def test_generators_are_found_in_what_is_the_users() -> None:
     """In containers, objects of the user's and handles, in circles too, but not inside of installed packages."""
     generator = np.random.default_rng(1)
-    assert way_to_generator(generator.normal) == ("the object it is bound to", generator)
-    assert way_to_generator(Slotted({"a": [generator]}).__class__) is None
+    assert path_to_generator(generator.normal) == ("the object it is bound to", generator)
+    assert path_to_generator(Slotted({"a": [generator]}).__class__) is None
     circle: list[object] = [Broadcast(generator)]
     circle.insert(0, circle)
-    assert way_to_generator(circle) == ("element 1, its value", generator)
-    assert way_to_generator(threading.Thread(args=(generator,))) is None
-    assert way_to_generator([[[[[[[generator]]]]]]]) is None
-    assert way_to_generator([0] * 200 + [generator]) is None
+    assert path_to_generator(circle) == ("element 1, its value", generator)
+    assert path_to_generator(threading.Thread(args=(generator,))) is None
+    assert path_to_generator([[[[[[[generator]]]]]]]) is None
+    assert path_to_generator([0] * 200 + [generator]) is None

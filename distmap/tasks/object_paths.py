@@ -14,7 +14,7 @@ from distmap.errors import PayloadError
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.failures import BROKEN, failed_to_travel, promise_in, short_repr
 from distmap.tasks.modules import place
-from distmap.tasks.pickling import Broadcast, by_reference, is_generator, way_to_failure
+from distmap.tasks.pickling import Broadcast, by_reference, is_generator, path_to_failure
 
 #: A search for random generators looks so deep, at so many objects, and at so many elements of each.
 _DEPTH, _OBJECTS, _ELEMENTS = 6, 2_000, 100
@@ -105,7 +105,7 @@ def _parts_of_instance(obj: object) -> Iterator[Part]:
         yield Part("its class", None, type(obj))
 
 
-def cannot(what: str, value: object, exc: BaseException, names: Sequence[str] = ()) -> PayloadError:
+def pickling_error(what: str, value: object, exc: BaseException, names: Sequence[str] = ()) -> PayloadError:
     """The error of a value that does not pickle: with the way to the object at fault, as far as it can be told.
 
     Args:
@@ -115,7 +115,7 @@ def cannot(what: str, value: object, exc: BaseException, names: Sequence[str] = 
         names: What its elements are called, if it is a tuple that the user knows nothing of.
     """
     try:
-        way, cause = way_to_failure(value)
+        way, cause = path_to_failure(value)
         promise = next((at for at, obj in enumerate(way) if promise_in(obj, 0)), None)
         if promise is not None:
             del way[promise + 1 :]
@@ -148,7 +148,7 @@ def _in_words(way: list[object], names: Sequence[str] = ()) -> str:
     return ", ".join(filter(None, words))
 
 
-def way_to_generator(fn: object) -> tuple[str, object] | None:
+def path_to_generator(fn: object) -> tuple[str, object] | None:
     """A random generator that a function, or an object of the user's, brings along, and the words that lead to it.
 
     What objects of installed packages keep inside is their affair: a fitted estimator has generators to no effect.
