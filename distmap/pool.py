@@ -260,7 +260,7 @@ class Pool:
         from distmap.calls.futures import Submissions
         from distmap.calls.job import Seat
         from distmap.driver.driver import Driver
-        from distmap.tasks.extras import elsewhere
+        from distmap.tasks.extras import remote_workers
         from distmap.tasks.functions import CodeCache
         from distmap.tasks.surroundings import Watch
 
@@ -280,7 +280,7 @@ class Pool:
             from distmap.engine.local import LocalEngine
 
             engines.append(LocalEngine(wanted.local, slots=started[0]))
-        elsewhere.found = elsewhere.found or bool(wanted.urls or listen is not None or wanted.executors)
+        remote_workers.expected = remote_workers.expected or bool(wanted.urls or listen is not None or wanted.executors)
         if wanted.urls or listen is not None:
             from distmap.engine.hub import HubEngine
             from distmap.transport.token import load_token
@@ -679,12 +679,12 @@ class Pool:
 
     def _add_url(self, text: str) -> None:
         from distmap.engine.hub import HubEngine
-        from distmap.tasks.extras import elsewhere
+        from distmap.tasks.extras import remote_workers
         from distmap.transport.token import load_token
         from distmap.transport.url import parse_url
 
         url = parse_url(text)
-        elsewhere.found = True
+        remote_workers.expected = True
         self._codes.clear()
         if self._hub is None:
             self._hub = HubEngine([], listen=None, token=load_token(self._token))

@@ -27,7 +27,7 @@ from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Printed, ReadRequest
 from distmap.driver.output import OutputRouter
 from distmap.errors import PoolClosed
-from distmap.tasks.extras import tell
+from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import HIDDEN, Failure, throw
 from distmap.tasks.functions import Code
 from distmap.tasks.payload import DumpedItem, dump_item, join_items
@@ -466,7 +466,7 @@ class _Push:
     def _over(self, finished: Finished) -> None:
         self._owner.forget(self)
         if self._record.notices:
-            self._owner.aside(tell, self._record.notices)
+            self._owner.aside(warn_of_versions, self._record.notices)
         if self._router.has_unreported or self._router.waiting:
             self._owner.aside(lambda: self._router.show(last=True))
         if self._linger is not None:

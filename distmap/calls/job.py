@@ -32,7 +32,7 @@ from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, empty_snapshot
 from distmap.driver.portal import Portal
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.tasks.extras import tell as tell_of_versions
+from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import HIDDEN, Failure, headline, revive, shorten, throw
 from distmap.tasks.payload import dump_items, load_results
 from distmap.tasks.runner import SET_UP
@@ -564,7 +564,7 @@ class Job:
         finally:
             notices, self._record.notices = self._record.notices, {}
         self._let_go()
-        tell_of_versions(notices)
+        warn_of_versions(notices)
 
     def _let_go(self) -> None:
         """Over and told: its handle keeps results and figures, not the pool, the input or what functions captured."""

@@ -22,7 +22,7 @@ from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, 
 from distmap.driver.output import OutputRouter
 from distmap.driver.workers import WorkerEntry
 from distmap.errors import JobCancelled, NoWorkers
-from distmap.tasks.extras import tell
+from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import throw
 from distmap.tasks.functions import Code, name_of
 from distmap.tasks.payload import load_results
@@ -110,7 +110,7 @@ class SetUp(Mapping[str, Any]):
             self._waiting.clear()
             self._show()
             notices, self._record.notices = self._record.notices, {}
-            tell(notices)
+            warn_of_versions(notices)
         if self._on_error != "raise":
             self.close()
         elif self._failures:

@@ -62,13 +62,13 @@ class Extras(NamedTuple):
     versions: dict[str, str]
 
 
-class _Elsewhere:
+class _RemoteWorkers:
     """Whether a pool of this process has workers on other machines: only they need any of this."""
 
-    found = False
+    expected = False
 
 
-elsewhere = _Elsewhere()
+remote_workers = _RemoteWorkers()
 
 
 def stamp(path: str | None) -> object:
@@ -230,7 +230,7 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     return dict(found for top in sorted(modules) if (found := _installed.of(top)) is not None)
 
 
-def tell(notices: Mapping[str, list[str]]) -> None:
+def warn_of_versions(notices: Mapping[str, list[str]]) -> None:
     """Warn of other versions, once for a call."""
     if notices:
         said = "; ".join(f"{line} {', '.join(workers)}" for line, workers in notices.items())

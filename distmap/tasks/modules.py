@@ -18,7 +18,7 @@ from functools import lru_cache
 from types import CodeType, ModuleType
 
 from distmap.tasks._typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from distmap.tasks.extras import Extras, Source, Stamps, elsewhere, gather, stamp, survey, versions
+from distmap.tasks.extras import Extras, Source, Stamps, remote_workers, gather, stamp, survey, versions
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -339,7 +339,7 @@ _logged: set[tuple[bytes, bytes | None]] = set()
 
 def pack(names: frozenset[str]) -> Packed | None:
     """The bundle of these modules; None if none of them is local."""
-    wanted = names, elsewhere.found
+    wanted = names, remote_workers.expected
     known = _packed.get(wanted)
     if known is not None and all(mapping.get(key) is value for mapping, key, value in known[0]) and unchanged(known[1]):
         return known[2]
@@ -347,7 +347,7 @@ def pack(names: frozenset[str]) -> Packed | None:
     sources = bundle(names)
     if not sources:
         return None
-    extras = gather(sources, survey(sources)) if elsewhere.found else None
+    extras = gather(sources, survey(sources)) if remote_workers.expected else None
     packed = Packed(*_pickled(sources), None if extras is None else _pickled(extras))
     _log(sources, packed, extras)
     checks = imported(names)
@@ -363,7 +363,7 @@ def pack_versions(names: Iterable[str]) -> tuple[bytes, bytes] | None:
 
     None if there are none, or if nobody needs them.
     """
-    if not elsewhere.found:
+    if not remote_workers.expected:
         return None
     reached = set(names)
     for name in bundle(reached):
@@ -464,7 +464,7 @@ def stamps(names: Iterable[str]) -> Stamps:
     """The files of the bundle of these modules, with (mtime, size) at the moment: while they hold, it is current."""
     sources = bundle(names)
     found: Stamps = [(source.filename, stamp(source.filename)) for source in sources.values()]
-    return found + survey(sources).stamps if elsewhere.found else found
+    return found + survey(sources).stamps if remote_workers.expected else found
 
 
 def unchanged(files: Stamps) -> bool:
