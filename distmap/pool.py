@@ -790,9 +790,9 @@ class Pool:
 
     def _shut(self, how: str) -> str:
         """Take no new work; gives how and where the user did that."""
-        from distmap.tasks.failures import place
+        from distmap.tasks.failures import call_site
 
-        how = f"{how} at {place()}"
+        how = f"{how} at {call_site()}"
         if not self._closed:
             self._how_closed, self._closed = how, True
         return how

@@ -154,7 +154,7 @@ def _users(files: list[str]) -> list[bool]:
     return wanted
 
 
-def place() -> str:
+def call_site() -> str:
     """Where the user's code is at this moment: "script.py:12", or "Cell In[3], line 2" in a notebook."""
     from contextlib import __file__ as helpers  # ExitStack and its kin
 
