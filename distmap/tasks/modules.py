@@ -18,7 +18,7 @@ from functools import lru_cache
 from types import CodeType, ModuleType
 
 from distmap.tasks._typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from distmap.tasks.extras import Extras, Source, Stamps, remote_workers, gather, stamp, survey, versions
+from distmap.tasks.extras import Extras, Source, Stamps, gather, remote_workers, stamp, survey, versions
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
