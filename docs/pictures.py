@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "browser")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-from jupyterlab_page import Lab, Server, chromium, until  # noqa: E402  (found by the line above)
+from support.jupyterlab_page import DEADLINE, Lab, Server, chromium  # noqa: E402  (found by the line above)
+from support.waiting import until  # noqa: E402
 
 #: Pixels around a card that are kept, and pixels of the file for one of CSS.
 MARGIN = 4
@@ -95,10 +96,10 @@ def main(folder: Path) -> None:
                 book = Lab(server, context, server.root / "pictures", [SET_UP, SCORE, "pool", LOSE, END])
                 book.command("application:toggle-left-area")
                 book.run_through(0, 1)
-                until(lambda: book.done_items(1) > 450, "the map is on its way")
+                until(lambda: book.done_items(1) > 450, DEADLINE, "the map is on its way")
                 book.run_through(2, 3)
                 take(book, 2, folder / "pool.png")
-                until(lambda: book.done_items(1) > 750, "the map is half done")
+                until(lambda: book.done_items(1) > 750, DEADLINE, "the map is half done")
                 take(book, 1, folder / "panel.png")
                 book.theme("JupyterLab Dark")
                 take(book, 1, folder / "panel-dark.png")

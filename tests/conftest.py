@@ -1,6 +1,6 @@
 """What every test gets: a token of its own, and a check that it left nothing behind.
 
-Owns the fixtures that are on for all tests, and `needs`, which skips on a desk and fails in CI.
+Owns the fixtures that are on for all tests, and which tests run beside which.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 
 import psutil
 import pytest
+from support.optional import WITHOUT_OPTIONAL, needs
+from support.waiting import until
 
 #: How long a process, thread or descriptor that is on its way out may take: the machine of a CI run is busy.
 SETTLE = 5.0
@@ -32,9 +34,6 @@ _LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")
 #: What takes longest begins first where tests run side by side, or one worker would end long after the others.
 LONGEST = ("browser/*", "test_notebooks.py", "face/test_kernels.py", "core/test_simulation.py", "reports/*")
 
-#: CI has a run with nothing but what distmap itself needs.
-WITHOUT_OPTIONAL = os.environ.get("DISTMAP_OPTIONAL") == "skip"
-
 #: Removed last, as libraries remove their own folders in it when the process ends. The path is short: that of a socket
 #: in it has 104 characters at most.
 _TEMPORARY = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -44,19 +43,16 @@ atexit.register(_TEMPORARY.cleanup)
 _LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
 
 
-def needs(present: bool, what: str) -> None:
-    """Skip the test where an optional service is missing; in CI that is a failure, or it would never run anywhere."""
-    if present:
-        return
-    if os.environ.get("CI") and not WITHOUT_OPTIONAL:
-        pytest.fail(f"{what} is missing, and CI must have it")
-    pytest.skip(f"{what} is missing")
-
-
 @pytest.fixture(scope="session", name="needs")
 def _needs() -> Callable[[bool, str], None]:
     """`needs`, for fixtures and tests of any folder."""
     return needs
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., Any]:
+    """Wait until something has happened; fail if it does not."""
+    return until
 
 
 def settled(seen: Callable[[], object], deadline: float = SETTLE) -> object:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from jupyterlab_page import HIGH, WIDE, Lab, Server, chromium, chromium_path
+from support.jupyterlab_page import HIGH, WIDE, Lab, Server, chromium, chromium_path
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from jupyterlab_page import Lab, contrast, until
+from support.jupyterlab_page import DEADLINE, Lab, contrast
+from support.waiting import until
 
 Open = Callable[..., Lab]
 
@@ -61,7 +62,9 @@ def test_a_loop_has_one_card_that_moves(lab: Open) -> None:
     book.run(1)
     book.see(1, re.compile("3 functions.*Running.*abs.*300.*picky.*held.*call 1", re.S))
     until(
-        lambda: book.output(1).locator(".dm-panel .dm-counts b").first.inner_text() == "6", "the call that runs moves"
+        lambda: book.output(1).locator(".dm-panel .dm-counts b").first.inner_text() == "6",
+        DEADLINE,
+        "the call that runs moves",
     )
     assert book.output(1).get_by_role("button", name="Cancel").count() == 1
     parts = {

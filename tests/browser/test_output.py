@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from jupyterlab_page import Lab
+from support.jupyterlab_page import Lab
 
 Open = Callable[..., Lab]
 

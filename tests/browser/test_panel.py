@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 
 import pytest
-from jupyterlab_page import Lab, contrast, until
+from support.jupyterlab_page import DEADLINE, Lab, contrast
+from support.waiting import until
 
 Open = Callable[..., Lab]
 
@@ -55,7 +56,7 @@ def start_map(book: Lab, cell: int = 1) -> None:
     book.run_through(*range(cell))
     book.run(cell)
     book.see(cell, "Running")
-    until(lambda: book.done_items(cell) == 6, "the panel shows the items that are finished")
+    until(lambda: book.done_items(cell) == 6, DEADLINE, "the panel shows the items that are finished")
 
 
 def release(book: Lab) -> None:
@@ -67,7 +68,7 @@ def test_a_map_moves_and_ends_as_a_card(lab: Open) -> None:
     book = lab(SET_UP, MAP, "print(sum(results))")
     start_map(book)
     release(book)
-    until(lambda: book.done_items(1) > 6, "the panel moves")
+    until(lambda: book.done_items(1) > 6, DEADLINE, "the panel moves")
     book.see(1, "Done")
     assert book.done_items(1) == 500
     assert book.output(1).locator(".jupyter-widgets").count() == 0
@@ -97,7 +98,7 @@ def test_pause_and_resume_while_the_cell_blocks(lab: Open) -> None:
     book.see(1, "Paused")
     release(book)
     # Were it not paused, it would be over in a moment.
-    until(lambda: book.done_items(1) > 6, "what runs ends")
+    until(lambda: book.done_items(1) > 6, DEADLINE, "what runs ends")
     book.see(book.panel(1).locator(".dm-lanes tbody td:last-child"), re.compile("^[–0]$"))
     assert book.done_items(1) < 50
     book.see(1, "Paused")

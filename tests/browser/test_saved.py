@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jupyterlab_page import Lab, until
+from support.jupyterlab_page import DEADLINE, Lab
+from support.waiting import until
 
 Open = Callable[..., Lab]
 
@@ -65,12 +66,12 @@ def test_a_job_is_shown_again_after_a_reload(lab: Open) -> None:
         "print(sum(job.result()))",
     )
     book.run_through(0, 1)
-    until(lambda: book.done_items(1) == 6, "the panel shows the items that are finished")
+    until(lambda: book.done_items(1) == 6, DEADLINE, "the panel shows the items that are finished")
     book.save()
     book.reload()
     book.run(2)
     book.see(2, "Running")
-    until(lambda: book.done_items(2) == 6, "the panel shows the items that are finished")
+    until(lambda: book.done_items(2) == 6, DEADLINE, "the panel shows the items that are finished")
     (book.folder / "open").touch()
     book.see(2, "Done")
     assert book.done_items(2) == 500

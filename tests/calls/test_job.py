@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.waiting import until
 
 import distmap
 from distmap.calls.job import Mailbox
@@ -26,13 +27,6 @@ def pool2():
     """Two slots of this machine, shared by the tests of this file."""
     with distmap.Pool(2) as pool:
         yield pool
-
-
-def until(happened, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture

@@ -20,18 +20,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from support.waiting import until
 
 import distmap
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until `happened()` is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +36,6 @@ def pool2() -> Iterator[distmap.Pool]:
         yield pool
     until(lambda: {child.pid for child in me.children(recursive=True)} <= before, 5)
     until(lambda: not [thread.name for thread in threading.enumerate() if thread.name.startswith("distmap")], 5)
-
-
-@pytest.fixture(name="until")
-def _until() -> Callable[..., None]:
-    return until
 
 
 @pytest.fixture

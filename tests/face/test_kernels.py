@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from kernels import Kernel
+from support.kernels import Kernel
 
 # The channels of a kernel keep sockets and threads; pip takes its time.
 pytestmark = [pytest.mark.own_leaks, pytest.mark.timeout(90)]

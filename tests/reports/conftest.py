@@ -10,8 +10,6 @@ import importlib
 import os
 import sys
 import textwrap
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,17 +97,3 @@ def _lies_in(module: object, folder: Path) -> bool:
     spec = getattr(module, "__spec__", None)
     places = (getattr(spec, "origin", None), *(getattr(spec, "submodule_search_locations", None) or ()))
     return not isinstance(module, ModuleType) or any(str(folder) in str(place) for place in places)
-
-
-@pytest.fixture(name="until")
-def _until() -> Callable[..., None]:
-    """Wait until something has happened; fail if it does not."""
-    return until
-
-
-def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until `happened()` is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.005)

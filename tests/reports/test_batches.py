@@ -8,22 +8,16 @@ from __future__ import annotations
 
 from collections import UserDict, deque
 from collections.abc import Callable
-from importlib import import_module, util
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from support.optional import optional
 
 Needs = Callable[[bool, str], None]
 
 PADDED = np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 12], "itemsize": 20})
-
-
-def optional(name: str, needs: Needs) -> Any:
-    """A library of the extra `test`."""
-    needs(util.find_spec(name.partition(".")[0]) is not None, name)
-    return import_module(name)
 
 
 def same(a: Any, b: Any) -> bool:

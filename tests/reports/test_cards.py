@@ -13,8 +13,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from kernels import Kernel
 from nbclient import NotebookClient
+from support.kernels import Kernel
 
 # The channels of a kernel keep sockets and threads.
 pytestmark = [pytest.mark.own_leaks, pytest.mark.timeout(60)]

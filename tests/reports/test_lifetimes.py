@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 import distmap
 
 HERE = os.path.basename(__file__)
-
-
-def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until `happened()` is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.005)
 
 
 def names() -> list[str]:

@@ -676,7 +676,7 @@ def test_commands_and_magics(pool: distmap.Pool, tmp_path: Path, monkeypatch: py
 @pytest.mark.own_leaks
 def test_commands_and_magics_of_a_cell(tmp_path: Path) -> None:
     """In a kernel too, whatever IPython makes of the lines; functions that ask whether they are in a notebook go on."""
-    from kernels import Kernel
+    from support.kernels import Kernel
 
     kernel = Kernel(tmp_path)
     try:

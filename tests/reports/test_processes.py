@@ -15,19 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 import distmap
 from distmap.testing.workers import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def until(happened: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until `happened()` is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture
@@ -300,7 +293,6 @@ def leave_traces(folder: str) -> None:
     import atexit
     import concurrent.futures
     import multiprocessing.util
-    import threading
     import time
 
     def trace(name: str, after: float = 0.0) -> None:
@@ -373,7 +365,6 @@ def test_an_exit_function_that_hangs(tmp_path: Path) -> None:
 
     def hang(folder: str) -> int:
         import atexit
-        import time
 
         def trace() -> None:
             with open(f"{folder}/begun", "w"):

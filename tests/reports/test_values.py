@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.optional import optional
 
 
 class Says:
@@ -60,14 +61,6 @@ class OwnArray(np.ndarray):
 def polars(needs: Callable[[bool, str], None]) -> Any:
     """A wide polars frame."""
     return optional("polars", needs).DataFrame({"a": [1], "b": [2], "c": [3]})
-
-
-def optional(name: str, needs: Callable[[bool, str], None]) -> Any:
-    """A library of the extra `test`."""
-    from importlib import import_module, util
-
-    needs(util.find_spec(name.partition(".")[0]) is not None, name)
-    return import_module(name)
 
 
 #: What is iterated over. Plain Python: [fn(x) for x in data].

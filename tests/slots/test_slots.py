@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.waiting import eventually
 
 from distmap.slots.control import LANES
 from distmap.slots.process import Process
@@ -41,14 +42,6 @@ def nap(seconds: float) -> float:
 
 def task_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "distmap.slots.child" in " ".join(p.cmdline())]
-
-
-async def until(seen: Callable[[], object]) -> None:
-    """Wait for something that nobody announces."""
-    deadline = time.monotonic() + 10
-    while not seen():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def run(coroutine: Any) -> Any:
@@ -219,13 +212,13 @@ def test_kill_ends_the_process_and_what_it_started(bench: Bench, tmp_path: Path)
     async def main() -> None:
         async with bench(1) as b:
             attempt = b.send(start_another, [0])
-            await until(lambda: note.exists() and note.read_text())
+            await eventually(lambda: note.exists() and note.read_text())
             b.slots.kill(0)
             b.slots.kill(0)
             died = await b.hear(Died)
             assert (died.attempt, died.at, died.reason) == (attempt, 0, "killed")
             await b.hear(Ready)
-            await until(lambda: not psutil.pid_exists(int(note.read_text())))
+            await eventually(lambda: not psutil.pid_exists(int(note.read_text())))
             assert await b.values(b.send(square, [2])) == [4]
 
     run(main())
@@ -497,7 +490,7 @@ def test_what_receiving_sends_goes_when_the_socket_takes_it(bench: Bench, monkey
             monkeypatch.setattr(Process, "receive", receive)
             assert await here.values(here.send(abs, [-1])) == [1]
             monkeypatch.undo()
-            await until(lambda: not here.slots._slots[0].process.outbox)
+            await eventually(lambda: not here.slots._slots[0].process.outbox)
 
     run(main())
 

@@ -229,7 +229,7 @@ LOCAL = """
 import importlib, sys
 from pathlib import Path
 sys.path.insert(0, "")
-from far import Far
+from support.far import Far
 
 def write(name, text):
     path = Path(name)
@@ -299,7 +299,7 @@ def test_modules_that_fail_to_import_there_are_named(script: Callable[..., str])
         import sys
         from pathlib import Path
         sys.path.insert(0, "")
-        from far import Far
+        from support.far import Far
         Path("picky.py").write_text("import sys\\nif not hasattr(sys, 'here'):\\n    raise OSError('only here')\\n"
                                     "def f(x): return x\\n")
         sys.here = True

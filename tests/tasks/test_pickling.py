@@ -34,7 +34,7 @@ TESTS = Path(__file__).resolve().parent
 NOTEBOOK = """
 import dataclasses, enum, functools, math
 import os.path
-from far import Far
+from support.far import Far
 told = []
 far = Far()
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from support.waiting import eventually
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.tasks._typing import Buffer
@@ -77,11 +78,6 @@ def sides(limits: Limits = LIMITS, **options: Any) -> tuple[Side, Side, MemoryCh
     assert isinstance(pool.channel, MemoryChannel)
     assert isinstance(worker.channel, MemoryChannel)
     return Side(pool, limits), Side(worker, limits, **options), pool.channel, worker.channel
-
-
-async def until(true: Callable[[], object]) -> None:
-    while not true():  # noqa: ASYNC110 - what is waited for sets no event
-        await asyncio.sleep(0.005)
 
 
 async def drain(connection: Connection) -> None:
@@ -269,7 +265,7 @@ def test_beats_are_sent_and_round_trips_measured() -> None:
         for _ in range(3):
             assert await pool.message() == Beat(0.5, 0.25, ((3, 4, 5.0),))
         assert worker.came.empty()
-        await until(lambda: pool.conversation.rtt and worker.conversation.rtt)
+        await eventually(lambda: pool.conversation.rtt and worker.conversation.rtt)
         assert pool.states.empty()
         await pool.conversation.close()
         await worker.conversation.close()
@@ -434,7 +430,7 @@ def test_the_end_may_be_handled_by_closing() -> None:
         done: list[asyncio.Task[None]] = []
         worker.conversation._on_closed = lambda sentence: done.append(asyncio.create_task(worker.conversation.close()))
         await pool.conversation.close()
-        await until(lambda: done)
+        await eventually(lambda: done)
         await done[0]
 
     run(main)

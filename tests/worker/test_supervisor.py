@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.waiting import eventually
 
 from distmap.core.limits import Limits
 from distmap.errors import ConnectError, WorkerBusy
@@ -378,14 +379,6 @@ def supervisor(token: Secret, said: list[str], **more: Any) -> Supervisor:
     return Supervisor(settings, announce=said.append, limits=Limits(beat_every=0.1, suspect_after=0.3, lost_after=1.0))
 
 
-async def until(happened: Callable[[], Any]) -> Any:
-    """For what no event tells: look again and again."""
-    async with asyncio.timeout(DEADLINE):
-        while not (answer := happened()):  # noqa: ASYNC110 - it is for what has no event
-            await asyncio.sleep(0.01)
-        return answer
-
-
 def test_listening_in_this_process(token: Secret) -> None:
     """Pools come one after the other, a second one at a time is refused, and terminating drains."""
 
@@ -393,7 +386,7 @@ def test_listening_in_this_process(token: Secret) -> None:
         said: list[str] = []
         worker = supervisor(token, said)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
         for number in (1, 2):
             caller = await call(url, token)
             with pytest.raises(WorkerBusy, match="pid"):
@@ -461,7 +454,7 @@ def test_orphan_in_this_process(token: Secret, caplog: pytest.LogCaptureFixture)
         said: list[str] = []
         worker = supervisor(token, said, orphan_exit=1.0)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
         caller = await call(url, token)
         caller.give(time.sleep, [1.2])
         assert await caller.values() == [None]
@@ -481,10 +474,10 @@ def test_silent_pool_is_given_up(token: Secret, caplog: pytest.LogCaptureFixture
         said: list[str] = []
         worker = supervisor(token, said)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await until(lambda: said))[0].removeprefix("listening on ")
+        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
         # A connection whose owner never says a word.
         mute = await dial(parse_url(url), token=token, role="pool", info=pool_info())
-        await until(lambda: "gone" in caplog.text)
+        await eventually(lambda: "gone" in caplog.text)
         caller = await call(url, token)
         await caller.conversation.close()
         worker.terminate("a test")

@@ -1,6 +1,6 @@
 """A far side for tests: a fresh interpreter that holds a Runner, spoken to in pickles over two pipes.
 
-Imported by scripts that tests run as `__main__` (what `__main__` is matters there), with this folder on their path.
+Imported by scripts that tests run as `__main__` (what `__main__` is matters there), with `tests/` on their path.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from distmap.tasks.payload import Payload, dump_code, dump_items, load_results
 from distmap.tasks.runner import Runner
 from distmap.wire.messages import Refused, Task
 
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 
 
 class Far:
     def __init__(self, folder: str = "/") -> None:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
-        command = [sys.executable, "-c", "import far; far.serve()"]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+        command = [sys.executable, "-c", "from support import far; far.serve()"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder, env=env)
         self.put: set[bytes] = set()
         self.tasks = 0

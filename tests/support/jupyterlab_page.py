@@ -16,16 +16,15 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
 import psutil
+from support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
@@ -105,16 +104,6 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def until(happened: Callable[[], object], what: str, seconds: float = DEADLINE) -> Any:
-    """Wait until `happened()` gives something true, and return that."""
-    end = time.monotonic() + seconds
-    while not (found := happened()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        threading.Event().wait(0.02)
-    return found
-
-
 class Server:
     """One JupyterLab (and Notebook) server on a free loopback port; all that it reads and writes is in `folder`."""
 
@@ -165,7 +154,7 @@ class Server:
     def ready(self) -> Server:
         """Wait until it answers."""
         try:
-            until(self._answers, "JupyterLab did not answer", 60)
+            until(self._answers, 60, "JupyterLab answers")
         except BaseException:
             self.stop()
             raise
@@ -202,7 +191,7 @@ class Server:
         for kernel in self.ask("GET", "api/kernels"):
             self.ask("DELETE", f"api/kernels/{kernel['id']}")
         with contextlib.suppress(TimeoutError):
-            until(lambda: not self.processes(), "ending", 10)
+            until(lambda: not self.processes(), 10, "the kernels end")
         if left := self.processes():
             self._kill(left)
             raise AssertionError(f"left behind by a kernel: {left}")
@@ -318,7 +307,7 @@ class Lab:
 
     def colours(self, place: Locator, part: str = "color") -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Colour of the text, or of what `part` names as JavaScript does, and of its ground: red, green, blue."""
-        ink, ground = until(lambda: place.evaluate(COLOURS, part), "the element stays")
+        ink, ground = until(lambda: place.evaluate(COLOURS, part), DEADLINE, "the element stays")
         return tuple(ink), tuple(ground)
 
     def picture(self, path: Path, place: Locator | None = None) -> None:
@@ -379,7 +368,7 @@ class Lab:
         """Save the notebook and read the file."""
         before = self.file.stat().st_mtime_ns
         self.command("docmanager:save")
-        until(lambda: self.file.stat().st_mtime_ns != before, "the notebook was not saved")
+        until(lambda: self.file.stat().st_mtime_ns != before, DEADLINE, "the notebook was not saved")
         return self.saved()
 
     def saved(self) -> dict[str, Any]:
