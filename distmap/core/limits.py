@@ -79,10 +79,11 @@ class Limits(NamedTuple):
     frame_bytes: int = 256 << 10
     #: Data bytes that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
     credit_bytes: int = 32 << 20
-    #: An acknowledgement of its own is sent after this many bytes or frames, if none could ride on another frame.
+    #: Bytes that came in after which an acknowledgement is sent in a frame of its own, if no other frame carried it.
     ack_bytes: int = 2 << 20
+    #: ... or frames.
     ack_frames: int = 64
-    #: ... or after this many seconds, for until then the other side keeps the memory of what it sent.
+    #: ... or seconds: until then the other side keeps the memory of what it sent.
     ack_delay: float = 0.05
     #: Seconds in which a side that leaves tries to send what is queued.
     close_grace: float = 2.0
@@ -92,9 +93,22 @@ class Limits(NamedTuple):
     meta_bytes: int = 16 << 20
     #: Messages of one sender that may be incomplete at once.
     streams: int = 1024
-
     #: A worker drops what tasks print while more bytes of it than this wait for the connection.
     unsent_output_bytes: int = 256 << 10
+
+    # the handshake
+    #: Bytes of the largest message of the handshake: any process that reaches the port may send one.
+    handshake_bytes: int = 4096
+    #: Characters of a worker's or pool's name.
+    name_chars: int = 80
+    #: Tags of a worker.
+    tags: int = 16
+    #: Characters of a tag.
+    tag_chars: int = 40
+    #: Slots of a worker.
+    worker_slots: int = 4096
+    #: Bytes of a token file that are read.
+    token_file_bytes: int = 64 << 10
 
     # connections
     #: Seconds before each dial of a worker or pool that is not there. The first tries come quickly, so that a restarted
@@ -110,8 +124,9 @@ class Limits(NamedTuple):
     hop_timeout: float = 5.0
     #: Seconds for the closing handshake of a WebSocket.
     close_timeout: float = 2.0
-    #: Connections that may be without proof at once, in all and from one address (IPv6: one /64).
+    #: Connections that may be without proof at once.
     unauthenticated: int = 32
+    #: ... and from one address (IPv6: one /64).
     unauthenticated_per_address: int = 8
     #: Largest WebSocket message that is taken; a frame of a session has a quarter of it.
     websocket_bytes: int = 1 << 20

@@ -1,7 +1,7 @@
-"""The port between a conversation and whatever carries its frames.
+"""The port between a conversation and what carries its frames.
 
-Owns the protocol that every channel keeps and the one exception it raises. A channel moves whole frames in order,
-both ways, and knows nothing of what is in them. `distmap.testing.channels` holds the contract as tests.
+Owns the protocol that every channel keeps and the one exception it raises. A channel moves whole frames in order in
+both directions and must not look into them. `distmap.testing.channels` has the contract as tests.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Channel(Protocol):
 
 @dataclass(slots=True)
 class Connection:
-    """A channel whose two ends have proved that they hold the same token, and what the other end said of itself."""
+    """A channel whose two ends have proved that they hold the same token, with the INFO of the other end."""
 
     channel: Channel
     peer_info: Mapping[str, object]

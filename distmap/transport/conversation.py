@@ -1,7 +1,11 @@
 """One session over one proved connection: reading, writing, heartbeats, liveness.
 
-Owns the tasks that move frames between a channel and a session, and the clock that the session is told. It must not
-know who talks (pool and worker use it alike) nor what the messages mean, Bye excepted.
+Owns the tasks that move frames between a channel and a session, and the clock that the session is given. It must not
+know which side it is (pool and worker use it alike) nor what the messages mean, except Bye.
+
+All of it runs on one event loop: the portal's thread in a kernel, the main thread in a worker. So no lock is needed.
+Three tasks: the reader, which also starts the writer; at most one writer, which ends when there is nothing to write;
+the ticker, which looks at the clock.
 """
 
 from __future__ import annotations
@@ -25,16 +29,16 @@ CLOSE_NORMAL, CLOSE_BROKEN = 1000, 4400
 
 
 class Conversation:
-    """A live conversation. Everything happens on the loop's thread.
+    """A live conversation.
 
     Args:
         connection: What `dial` or `listen` gave.
         on_message: Called with each complete message and its parts, which it may keep and write to. Must not block.
-        on_state: Called when the other side's state changes: "suspect" after a while of silence, "fine" when it is
-            heard again, "lost" when the silence was too long; then the conversation ends itself.
-        on_closed: Called once, with one sentence, when the conversation ends in any way but by our own `close` or
-            `abort`.
-        beat: Asked every `limits.beat_every` for a heartbeat; None sends a bare ping.
+        on_state: Called when the liveness of the other side changes: "suspect" after `suspect_after` of silence, "fine"
+            when something comes in again, "lost" after `lost_after`, which ends the conversation.
+        on_closed: Called once, with one sentence, when the conversation ends in any other way than by our own `close`
+            or `abort`.
+        beat: Called every `beat_every`; returns a heartbeat, or None to send only a ping.
         limits: Those of the wire and of liveness count.
     """
 
@@ -84,7 +88,7 @@ class Conversation:
         return self._session.over
 
     def start(self) -> None:
-        """Begin to read and write. What was sent before waits until now."""
+        """Begin to read and write. Messages that were sent before are written now."""
         self._session.heard(self._loop.time())
         self._session.ping(self._loop.time())
         self._reader = self._spawn(self._read, "read")
@@ -101,7 +105,7 @@ class Conversation:
     def send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
         """Queue a message; never blocks. The parts are kept by reference until the other side acknowledged them.
 
-        After the end it does nothing: what was lost is told by `on_closed`.
+        After the end it does nothing: `on_closed` has reported the loss.
         """
         if not self.over:
             self._session.send(message, parts)
@@ -115,7 +119,7 @@ class Conversation:
             await waiter
 
     async def close(self, reason: str = "") -> None:
-        """Send what is queued, say Bye, and end; takes a few seconds at most. Closing twice is fine."""
+        """Send what is queued, then Bye, and end; takes a few seconds at most. Closing twice is fine."""
         if not self.over:
             self._session.send(Bye(reason))
             self._finish()
@@ -126,7 +130,7 @@ class Conversation:
         await self._reap()
 
     def abort(self) -> None:
-        """End at once, without a word to either side's user."""
+        """End at once: no Bye is sent, and `on_closed` is not called."""
         self._session.end()
         self._finish()
         self._channel.abort()
@@ -155,7 +159,7 @@ class Conversation:
                 self._resolve(self._gone)
                 await channel.close(CLOSE_BROKEN, "protocol error")
                 return
-            # Not kept until the next one comes.
+            # Otherwise its memory would be held until the next one comes.
             del frame
             for message, parts in complete:
                 self._on_message(message, parts)
@@ -168,7 +172,7 @@ class Conversation:
                 self._release()
 
     def _pump(self) -> None:
-        """Have written what there is to write. There is one writer at a time, and none while there is nothing."""
+        """Start the writer unless one is running."""
         if self._reader is not None and (self._writer is None or self._writer.done()):
             self._writer = self._spawn(self._write, "write")
 
@@ -206,7 +210,7 @@ class Conversation:
                 self._pump()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """A bug in a callback (or here) must end the conversation with a word, not leave half of it running."""
+        """Run one of the tasks. A bug in a callback (or here) must end the conversation, not half of it."""
         try:
             await work()
         except Exception as error:
@@ -257,7 +261,7 @@ class Conversation:
             waiter.set_result(None)
 
     async def _reap(self) -> None:
-        """Wait for the tasks, except the one that is asking."""
+        """Wait for the tasks, except the one that calls this."""
         tasks = [task for task in (self._reader, self._writer, self._ticker) if task is not None]
         tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:

@@ -1,7 +1,7 @@
-"""What each side says of itself once the token is proved.
+"""INFO: what each side sends about itself once the token is proved.
 
-Owns the INFO dict: its keys and its limits. Knows no connection. Everything that comes from the other side is cleaned
-here, before it is logged or shown.
+Owns the INFO dict: its keys, its limits, and which two of them fit together. It must not know connections. Texts of
+the other side are cleaned here, before they are logged or shown.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distmap._version import __version__
+from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMismatch, WorkerBusy
 from distmap.wire.handshake import clean
 
-#: Shown in full; the handshake compares the first two numbers: pickled functions hold bytecode, which only the same
-#: minor version can run.
+#: Shown in full. `refusal` compares the first two numbers: pickled functions hold bytecode, which only the same minor
+#: version can run.
 PYTHON = ".".join(map(str, sys.version_info[:3]))
-NAME_CHARS = 80
-MAX_TAGS = 16
-TAG_CHARS = 40
-MAX_SLOTS = 4096
 
 
-def _named(value: object, otherwise: str, limit: int = NAME_CHARS) -> str:
+def _named(value: object, otherwise: str, limit: int = LIMITS.name_chars) -> str:
     """As `clean`; `otherwise` if nothing printable is left."""
     return clean(str(value or ""), limit).strip() or otherwise
 
 
 def me() -> str:
-    """Who this process is, for people: `user@host pid 123`."""
+    """The name of this process, for people: `user@host pid 123`."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container without a passwd entry
@@ -59,13 +56,13 @@ def worker_info(*, name: str, slots: int, tags: frozenset[str]) -> dict[str, obj
 
 
 def pool_name(info: Mapping[str, object]) -> str:
-    """Who the pool is, from its INFO."""
+    """The name of the pool, from its INFO."""
     return _named(info.get("name"), "of unknown name")
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A worker as it described itself; cleaned."""
+    """The INFO of a worker, checked and cleaned."""
 
     name: str
     host: str
@@ -75,22 +72,24 @@ class Peer:
 
 
 def read_worker(info: Mapping[str, object], address: str) -> Peer:
-    """The INFO of a worker, checked. That it fits (token, Python, not busy) has been settled by the transport.
+    """Check the INFO of a worker. `refusal` has made sure before that it fits.
 
     Raises:
-        ProtocolError: it offers something that makes no sense.
+        ProtocolError: Slots or tags are outside the limits.
     """
     tags, slots = info.get("tags", []), info.get("slots")
-    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
-        raise ProtocolError(f"the worker at {address} offers {clean(str(slots), 20)} slots; expected 1 to {MAX_SLOTS}")
-    if not isinstance(tags, list) or len(tags) > MAX_TAGS:
-        raise ProtocolError(f"the worker at {address} sent tags that are not a list of at most {MAX_TAGS} names")
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= LIMITS.worker_slots:
+        raise ProtocolError(
+            f"the worker at {address} offers {clean(str(slots), 20)} slots; expected 1 to {LIMITS.worker_slots}"
+        )
+    if not isinstance(tags, list) or len(tags) > LIMITS.tags:
+        raise ProtocolError(f"the worker at {address} sent tags that are not a list of at most {LIMITS.tags} names")
     return Peer(
         name=_named(info.get("name"), "worker"),
         host=_named(info.get("host"), "?"),
         python=_named(info.get("python"), "?", 16),
         slots=slots,
-        tags=frozenset(clean(str(tag), TAG_CHARS) for tag in tags),
+        tags=frozenset(clean(str(tag), LIMITS.tag_chars) for tag in tags),
     )
 
 

@@ -1,7 +1,6 @@
-"""Channels inside one process, with faults to order.
+"""Channels inside one process, with faults on request.
 
-Owns a pair of channel ends and what can go wrong between them. For tests and for engines in this process; it keeps
-the same contract as a WebSocket.
+Owns a pair of channel ends and what can go wrong between them. For tests; it keeps the same contract as a WebSocket.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from distmap.tasks._typing import Buffer
 from distmap.transport.channel import ChannelClosed, Connection
 
-#: Bytes on the way to the other end from which on `send` waits.
+#: Bytes on the way to the other end above which `send` waits, as it does when the buffer of a socket is full.
 CAPACITY = 1 << 20
 
 
@@ -66,17 +65,17 @@ class MemoryChannel:
     # --- faults ------------------------------------------------------------------------------------------------------
 
     def stall(self) -> None:
-        """From now on nothing arrives at this end, as if the network swallowed it for a while."""
+        """Hold back what is sent to this end, as a network that stalls does."""
         self._stalled = True
 
     def resume(self) -> None:
-        """All that was held back arrives."""
+        """Let everything that was held back arrive."""
         self._stalled = False
         if self._frames:
             self.last_heard = self._loop.time()
         self._changed.set()
 
-    # --- the other end's doing ---------------------------------------------------------------------------------------
+    # --- called by the other end --------------------------------------------------------------------------------------
 
     def _arrive(self, frame: bytes) -> None:
         self._frames.append(frame)

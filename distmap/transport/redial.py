@@ -1,6 +1,6 @@
 """How long to wait before dialling again.
 
-Owns the delays and nothing else; used alike by a pool that dials workers and by a worker that dials its pool.
+Owns the order of the delays; used alike by a pool that dials workers and by a worker that dials its pool.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Same-host shared memory: segments that one process fills and another maps.
 
-Owns the memory itself: making it, filling it, mapping it, and knowing when nothing refers to a mapping any more. Knows
-no messages and no sockets: whoever uses it passes descriptors and says which segment is meant. Segments have no name
-(a memfd, or a temporary file that is unlinked at once), so a crash leaves nothing behind.
+Owns the memory itself: making it, filling it, mapping it, and knowing when nothing refers to a mapping any more. It
+must not know messages or sockets: its users pass descriptors and numbers of segments. Segments have no name (a memfd,
+or a temporary file that is unlinked at once), so a crash leaves nothing behind.
 
-Fresh memory costs several times a copy into warm memory (page faults), so a maker keeps what comes back and a reader
-keeps its mapping. `mmap.mmap` is not used: before 3.13 each of its objects holds a descriptor, and a thousand results
-in a list would use up the limit. ctypes is loaded with the first segment, not with this module: task processes import
-it before they can receive anything.
+Fresh memory costs several times a copy into warm memory (page faults), so the process that makes a segment keeps it
+when it comes back, and its reader keeps the mapping. `mmap.mmap` is not used: before 3.13 each of its objects holds a
+descriptor, and a thousand results in a list would use up the limit. ctypes is loaded with the first segment, not with
+this module, which task processes import before they can receive anything.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 #: Whether descriptors can be passed and mapped here at all.
 SUPPORTED = os.name == "posix"
 
-#: Parts of at least so many bytes are worth a segment; smaller ones go through the socket as fast.
+#: Parts of at least this many bytes travel in a segment; smaller ones are as fast through the socket.
 LARGE = 1 << 20
 
-#: A free segment serves a part down to this share of its size; below, it would pin memory for nothing.
+#: A free segment is used for a part of at least 1/4 of its size; for a smaller one it would pin too much memory.
 _LEAST_USE = 4
 
 _PROT_READ, _PROT_WRITE, _MAP_SHARED, _MAP_PRIVATE = 1, 2, 1, 2  # the same numbers on Linux, macOS and the BSDs
@@ -80,14 +80,14 @@ class Mapping:
         self._address = address
 
     def lend(self, length: int, gone: Callable[[], object] | None = None) -> memoryview:
-        """The first `length` bytes. `gone` is called, in whatever thread, once nothing refers to them any more.
+        """The first `length` bytes. `gone` is called once nothing refers to them any more.
 
-        `gone` must not block and must not raise. One loan at a time.
+        It is called by the garbage collector, in any thread: it must not block and must not raise. One loan at a time.
         """
         import ctypes
 
         if not 0 < length <= self.size:
-            raise ValueError(f"{length} bytes asked of a segment of {self.size}")
+            raise ValueError(f"cannot lend {length} bytes of a segment of {self.size}")
         # The array object is what every view of these bytes keeps alive; it keeps this mapping alive in turn.
         owner: Any = (ctypes.c_ubyte * length).from_address(self._address)
         owner.mapping = self
@@ -97,7 +97,7 @@ class Mapping:
         return view if self._writable else view.toreadonly()
 
     def unlock(self) -> bool:
-        """Make one that was mapped to be read writable: a page that is written to becomes this process's own."""
+        """Make a mapping for reading writable: a page that is written to is copied for this process."""
         return bool(_load().mprotect(self._address, self.size, _PROT_READ | _PROT_WRITE) == 0)
 
     def __del__(self) -> None:
@@ -107,7 +107,7 @@ class Mapping:
 
 
 def private(buffer: Buffer) -> Buffer:
-    """The same bytes, to be written to: what was lent to be read is copied page by page, when a page is written to."""
+    """The same bytes, writable. Of a mapping for reading, each page is copied when it is first written to."""
     view = memoryview(buffer)
     if not view.readonly:
         return buffer
@@ -118,7 +118,7 @@ def private(buffer: Buffer) -> Buffer:
 
 
 class Segment:
-    """Memory made here, to be mapped elsewhere. `fd` belongs to whoever passes it on."""
+    """Memory made here, to be mapped elsewhere."""
 
     def __init__(self, number: int, size: int) -> None:
         self.number = number
@@ -144,14 +144,14 @@ class Segment:
             done += os.pwrite(self.fd, view[done : done + (1 << 30)], done)
 
     def keep(self) -> int:
-        """Map it for the next write and give away the descriptor: the caller closes it once it was passed on."""
+        """Map it for the next write and return the descriptor, which the caller passes on and closes."""
         self._mapping = Mapping(self.fd, self.size, writable=True)
         self._view = self._mapping.lend(self.size)
         fd, self.fd = self.fd, -1
         return fd
 
     def close(self) -> None:
-        """Let go of the memory here; who has mapped it keeps it."""
+        """Release the memory here; processes that have mapped it keep it."""
         self._view = self._mapping = None
         if self.fd >= 0:
             os.close(self.fd)
@@ -159,7 +159,7 @@ class Segment:
 
 
 class Arena:
-    """The segments that one maker fills for one reader, used again when the reader says that they are free."""
+    """The segments that one process fills for one reader, and fills again when the reader reports them free."""
 
     def __init__(self, spare: int, numbers: Iterator[int]) -> None:
         self._spare = spare
@@ -191,7 +191,7 @@ class Arena:
         return segment, fd
 
     def free(self, number: int) -> list[int]:
-        """The reader is through with a segment. Gives the numbers of those given up, for the reader to forget."""
+        """The reader has finished with a segment. Returns the numbers of closed segments, for the reader to unmap."""
         segment = self._out.pop(number, None)
         if segment is None:
             return []
@@ -204,7 +204,7 @@ class Arena:
         return given_up
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         for segment in (*self._out.values(), *self._free):
             segment.close()
         self._out.clear()

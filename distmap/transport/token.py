@@ -22,11 +22,11 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from distmap.core.limits import LIMITS
 from distmap.errors import TokenError
 
+#: Length of a token; part of its form.
 TOKEN_BYTES = 32
-#: A larger file holds no token.
-_MAX_TOKEN_FILE = 64 << 10
 
 
 class Secret:
@@ -169,7 +169,7 @@ def _read_token(path: Path) -> Secret:
             raise TokenError(f"the token file {path} is not a regular file")
         if sys.platform != "win32":
             _check_private(path, status)
-        text = os.read(descriptor, _MAX_TOKEN_FILE).decode("utf-8", "replace")
+        text = os.read(descriptor, LIMITS.token_file_bytes).decode("utf-8", "replace")
     finally:
         os.close(descriptor)
     lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]

@@ -26,14 +26,13 @@ import struct
 from collections.abc import Mapping
 from typing import Literal
 
+from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ProtocolError, VersionMismatch
 
 Role = Literal["pool", "worker"]
 
 #: Lowest and highest version of the protocol that this side speaks.
 PROTOCOL = (4, 4)
-#: Largest message of the handshake.
-MAX_MESSAGE = 4096
 NONCE_BYTES = 32
 
 _BINDING = b"tls-server-end-point"
@@ -74,8 +73,10 @@ class _Side:
         """The INFO message of this side. Only after the proof."""
         data = json.dumps(dict(info), ensure_ascii=False).encode("utf-8", "replace")
         message = data + self._info_mac(data, by_dialer=self._dials)
-        if len(message) > MAX_MESSAGE:
-            raise ProtocolError(f"the INFO of this {self.role} has {len(message)} bytes; {MAX_MESSAGE} are allowed")
+        if len(message) > LIMITS.handshake_bytes:
+            raise ProtocolError(
+                f"the INFO of this {self.role} has {len(message)} bytes; {LIMITS.handshake_bytes} are allowed"
+            )
         return message
 
     def open_info(self, message: bytes) -> dict[str, object]:
@@ -202,8 +203,8 @@ def _other_token(role: Role, kid: object, ours: str) -> str:
 
 
 def _bounded(message: bytes, role: Role) -> None:
-    if len(message) > MAX_MESSAGE:
-        raise ProtocolError(f"the {role} sent {len(message)} bytes where {MAX_MESSAGE} are allowed")
+    if len(message) > LIMITS.handshake_bytes:
+        raise ProtocolError(f"the {role} sent {len(message)} bytes where {LIMITS.handshake_bytes} are allowed")
 
 
 def _json(**fields: object) -> bytes:

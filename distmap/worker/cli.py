@@ -1,7 +1,8 @@
 """The `distmap-worker` command: one worker of a pool.
 
-Owns the command line, the log's form and the signals. Standard output gets exactly one line, which programs may read:
-`listening on wss://HOST:PORT` or `registered with wss://HOST:PORT`. Everything for people goes to standard error.
+Owns the command line, the format of the log and the signals. It must not know what a pool sends. It writes exactly one
+line to standard output, which programs may read: `listening on wss://HOST:PORT` or `registered with wss://HOST:PORT`.
+Everything for people goes to standard error.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ from distmap.core.limits import LIMITS
 from distmap.driver.portal import new_loop
 from distmap.errors import DistmapError
 from distmap.tasks.nesting import cores
-from distmap.transport.identity import MAX_SLOTS, MAX_TAGS, NAME_CHARS, PYTHON, TAG_CHARS
+from distmap.transport.identity import PYTHON
 from distmap.transport.token import load_token, token_path
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
 
 log = logging.getLogger("distmap.worker")
 
-#: mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped and page-faulted anew.
+#: Settings of mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped anew, which
+#: costs page faults.
 MALLOPT = ((-3, 32 << 20), (-1, 512 << 20), (-2, 16 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
 class _NoToken(argparse.Action):
-    """Typing the token on the command line is answered with the reason why not, and without repeating it."""
+    """Refuses a token on the command line with the reason, and without repeating the token."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         parser.error(
@@ -47,7 +49,7 @@ class _NoToken(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `distmap-worker`."""
-    # No abbreviations: `--token` must not be taken for `--token-file`.
+    # No abbreviations: argparse would read `--token` as `--token-file`.
     parser = argparse.ArgumentParser(
         prog="distmap-worker",
         description="Run tasks for one distmap pool at a time. Without URL it listens; with URL it dials that pool.",
@@ -81,17 +83,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to leave; returns the exit code."""
+    """Run a worker until a signal ends it; returns the exit code."""
     parser = build_parser()
     options = parser.parse_args(argv)
     if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
         parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
     if (options.tls_cert is None) != (options.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together: give both or neither")
-    if len(options.tag) > MAX_TAGS or any(len(tag) > TAG_CHARS for tag in options.tag):
-        parser.error(f"at most {MAX_TAGS} tags of at most {TAG_CHARS} characters each")
-    if not 1 <= len(options.name) <= NAME_CHARS:
-        parser.error(f"--name takes 1 to {NAME_CHARS} characters")
+    if len(options.tag) > LIMITS.tags or any(len(tag) > LIMITS.tag_chars for tag in options.tag):
+        parser.error(f"at most {LIMITS.tags} tags of at most {LIMITS.tag_chars} characters each")
+    if not 1 <= len(options.name) <= LIMITS.name_chars:
+        parser.error(f"--name takes 1 to {LIMITS.name_chars} characters")
     tokens = _token_source(options.token_file)
     try:
         url = None if options.url is None else parse_url(options.url)
@@ -134,7 +136,7 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
 
 
 def _token_source(token_file: Path | None) -> str:
-    """Where `load_token` finds the token, for people. Ask before it takes DISTMAP_TOKEN out of the environment."""
+    """Where `load_token` finds the token, for people. Call it before: `load_token` removes DISTMAP_TOKEN."""
     path = token_file or os.environ.get("DISTMAP_TOKEN_FILE")
     if path is None and os.environ.get("DISTMAP_TOKEN"):
         return "from the variable DISTMAP_TOKEN"
@@ -189,7 +191,7 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
     return parse
 
 
-_slots = _within(int, 1, MAX_SLOTS)
+_slots = _within(int, 1, LIMITS.worker_slots)
 _port = _within(int, 0, 65535)
 _seconds = _within(float, 0, 1e6)
 

@@ -12,7 +12,7 @@ class Load:
     """Reads the load of the host; `cpu` is the mean since the reading before."""
 
     def __init__(self) -> None:
-        # The first call has nothing to compare with and answers 0.0; it starts the first interval.
+        # The first call has no interval to measure and returns 0.0; it starts the first interval.
         psutil.cpu_percent(interval=None)
 
     def read(self) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, ProtocolError, VersionMismatch, WorkerBusy
-from distmap.transport.identity import MAX_TAGS, PYTHON, me, pool_info, pool_name, read_worker, refusal, worker_info
+from distmap.transport.identity import PYTHON, me, pool_info, pool_name, read_worker, refusal, worker_info
 
 GOOD = {"name": "gpu1", "host": "lab", "python": "3.13", "slots": 4, "tags": ["gpu", "big"]}
 INFO_L: dict[str, object] = {"name": "gpu1", "slots": 2, "python": "3.13.1"}
@@ -45,7 +46,7 @@ def test_read_worker_refuses_senseless_slots(slots: object) -> None:
         read_worker({**GOOD, "slots": slots}, "wss://lab:1")
 
 
-@pytest.mark.parametrize("tags", ["gpu", {"gpu": 1}, ["t"] * (MAX_TAGS + 1)])
+@pytest.mark.parametrize("tags", ["gpu", {"gpu": 1}, ["t"] * (LIMITS.tags + 1)])
 def test_read_worker_refuses_senseless_tags(tags: object) -> None:
     """Tags that are not a short list are refused."""
     with pytest.raises(ProtocolError, match="tags"):

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import MAX_MESSAGE, Dialer, Listener, Role, clean
+from distmap.wire.handshake import Dialer, Listener, Role, clean
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -238,7 +239,16 @@ def test_own_nonce_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"[]", b"null", b"GET / HTTP/1.1", b"\xff\xfe", b"{" * 3000, b"[" * 4000, b" " * (MAX_MESSAGE + 1)],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"GET / HTTP/1.1",
+        b"\xff\xfe",
+        b"{" * 3000,
+        b"[" * 4000,
+        b" " * (LIMITS.handshake_bytes + 1),
+    ],
     ids=lambda message: repr(message[:10]),
 )
 def test_what_is_no_hello_is_refused(message: bytes) -> None:
@@ -281,9 +291,9 @@ def test_info_is_bounded() -> None:
     """An INFO of more than 4 KiB is neither sent nor taken."""
     left, right = _proved()
     with pytest.raises(ProtocolError, match="4096"):
-        left.seal_info({"name": "x" * MAX_MESSAGE})
+        left.seal_info({"name": "x" * LIMITS.handshake_bytes})
     with pytest.raises(ProtocolError, match="4096"):
-        right.open_info(b"x" * (MAX_MESSAGE + 1))
+        right.open_info(b"x" * (LIMITS.handshake_bytes + 1))
 
 
 def _proved() -> tuple[Listener, Dialer]:
