@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from distmap.core.events import SlotDied
 from distmap.core.gather import Cause, Landed
-from distmap.core.records import Attempt, Job, Slot, TagGroup, Worker
+from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import SLOT, next_state
 
@@ -18,7 +18,7 @@ from distmap.core.transitions import SLOT, next_state
 PARTS = 8
 
 
-def slot_died(state: SchedulerState, slot: Slot, event: SlotDied) -> None:
+def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
     """A task process ended; what it held goes back, and at most one item is charged."""
     if slot.state == "resting":
         state.resting.remove(slot)
@@ -42,7 +42,7 @@ def slot_died(state: SchedulerState, slot: Slot, event: SlotDied) -> None:
         state.conclude(attempt.job)
 
 
-def worker_lost(state: SchedulerState, worker: Worker, *, charged: bool) -> None:
+def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -> None:
     """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
     state.worker_index.set_state(worker, "lost")
     state.resting = [slot for slot in state.resting if slot.worker is not worker]
@@ -137,7 +137,7 @@ def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, part
         state.requeue(job, attempt.chunk, at, min(at + size, hi), losses)
 
 
-def _count_death(state: SchedulerState, slot: Slot) -> None:
+def _count_death(state: SchedulerState, slot: SlotRecord) -> None:
     """Too many deaths in a short time: the slot will rest."""
     limits = state.limits
     slot.deaths.append(state.now)
@@ -148,7 +148,7 @@ def _count_death(state: SchedulerState, slot: Slot) -> None:
         slot.rest_until = state.now + limits.slot_rest
 
 
-def slot_ready(state: SchedulerState, slot: Slot) -> None:
+def slot_ready(state: SchedulerState, slot: SlotRecord) -> None:
     """A dead slot has a fresh process; it takes work now, or after its rest."""
     rests = slot.rest_until > state.now
     slot.state = next_state(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
@@ -168,7 +168,7 @@ def wake_rested(state: SchedulerState) -> float | None:
     return min((rest_ends(state, slot) for slot in state.resting), default=None)
 
 
-def rest_ends(state: SchedulerState, slot: Slot) -> float:
+def rest_ends(state: SchedulerState, slot: SlotRecord) -> float:
     """When a resting slot goes on: early where a job could not go on without it, or a call of a set-up is for it."""
     if slot.due or any(_all_slots_rest(state, group) for group in slot.worker.groups):
         return slot.rest_until - state.limits.slot_rest + state.limits.slot_rest_alone
@@ -185,7 +185,7 @@ def _all_slots_rest(state: SchedulerState, group: TagGroup) -> bool:
     )
 
 
-def _check_crash_loop(state: SchedulerState, job: Job) -> None:
+def _check_crash_loop(state: SchedulerState, job: JobRecord) -> None:
     """Death after death and nothing finished in between: stop the job."""
     if job.state == "stopping":
         return

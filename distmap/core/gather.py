@@ -2,7 +2,7 @@
 
 Owns the two ways: as they land, or in input order through a reorder buffer. Knows item indices only; what is handed
 through is opaque. The buffer needs no limit of its own: only items that were read can land, and the window on reading
-(`Job.room`) bounds those.
+(`JobRecord.room`) bounds those.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import heapq
 from itertools import islice
 
 from distmap.core import faults
-from distmap.core.records import Attempt, Job, Slot, TagGroup
+from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
 #: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
@@ -42,9 +42,9 @@ def advance(state: SchedulerState) -> None:
             _steal(state, group)
 
 
-def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[Job, Slot] | None:
+def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
     """The job whose turn it is among those that have a place, and the best place for it."""
-    best: tuple[Job, Slot] | None = None
+    best: tuple[JobRecord, SlotRecord] | None = None
     for group in groups:
         job = state.worker_index.next_job(group)
         if job is None:
@@ -57,7 +57,7 @@ def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[Job, Slot] | N
     return best
 
 
-def _is_free(state: SchedulerState, group: TagGroup, job: Job) -> bool:
+def _is_free(state: SchedulerState, group: TagGroup, job: JobRecord) -> bool:
     """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
 
     Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
@@ -104,7 +104,7 @@ def _claim(state: SchedulerState, group: TagGroup) -> None:
         return
 
 
-def _first_waiter(giver: Job, job: Job) -> Attempt | None:
+def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
     """A waiting attempt of `giver` that would begin early, on a slot that `job` may use."""
     while giver.waiters and giver.waiters[0][2].state != "waiting":
         heapq.heappop(giver.waiters)

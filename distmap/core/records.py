@@ -19,11 +19,11 @@ from distmap.core.progress import Meter
 SchedulingKey = tuple[int, bool, float, int]
 #: A stretch of a chunk that waits to be run: (item index, lo, hi, host losses so far, chunk). A heap of these hands
 #: out the earliest item first; indices of queued spans differ, so nothing behind them is ever compared.
-Span = tuple[int, int, int, int, "Chunk"]
+Span = tuple[int, int, int, int, "ChunkRecord"]
 
 
 @dataclass(slots=True, eq=False)
-class Chunk:
+class ChunkRecord:
     """Items that were read together. `open` counts those that still need the chunk's input."""
 
     id: int
@@ -32,14 +32,14 @@ class Chunk:
     nbytes: int
     open: int
     #: The slot that it is for (a call of a set-up); None: any.
-    place: Slot | None = None
+    place: SlotRecord | None = None
     #: Offset -> how often it was run again because it raised; offset -> task processes it ended. Both mostly absent.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class WorkerRecord:
     """A worker that has not been lost."""
 
     id: int
@@ -51,7 +51,7 @@ class Worker:
     memory: float = 0.0
     #: How slow it is beside the others, learnt from every job; 1 is the average.
     slowness: float = 1.0
-    slots: list[Slot] = field(default_factory=list)
+    slots: list[SlotRecord] = field(default_factory=list)
     #: Set-ups that must succeed there before it takes anything else: job -> calls that have not.
     unready: dict[int, int] = field(default_factory=dict)
     #: Groups of tags that it satisfies and some job asks for.
@@ -62,15 +62,15 @@ class Worker:
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class SlotRecord:
     """A task process. `queue[0]` runs, the rest waits."""
 
-    worker: Worker
+    worker: WorkerRecord
     index: int
     state: str = "ready"
     queue: list[Attempt] = field(default_factory=list)
     #: Calls of set-ups that wait for it, before anything else.
-    due: list[tuple[Job, Span]] = field(default_factory=list)
+    due: list[tuple[JobRecord, Span]] = field(default_factory=list)
     #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
     level: int = -1
     free_places: int = 0
@@ -91,9 +91,9 @@ class TagGroup:
 
     tags: frozenset[str]
     #: One heap per level of load, emptiest first; (rank, slot index, worker id, stamp, slot).
-    slot_heaps: list[list[tuple[int, int, int, int, Slot]]]
+    slot_heaps: list[list[tuple[int, int, int, int, SlotRecord]]]
     #: Jobs that could use a place: (turn, stamp, job).
-    job_heap: list[tuple[SchedulingKey, int, Job]] = field(default_factory=list)
+    job_heap: list[tuple[SchedulingKey, int, JobRecord]] = field(default_factory=list)
     #: Attempts that an idle slot may take from: (-expected end, attempt id, attempt).
     victims: list[tuple[float, int, Attempt]] = field(default_factory=list)
     #: Slots of trusted workers; of these, ready and with nothing to do.
@@ -114,12 +114,12 @@ class Attempt:
     """Items [lo, hi) of a chunk on one slot. Items below `next` are reported."""
 
     id: int
-    job: Job
-    chunk: Chunk
+    job: JobRecord
+    chunk: ChunkRecord
     lo: int
     hi: int
     losses: int
-    slot: Slot
+    slot: SlotRecord
     next: int
     state: str
     #: Latest offset it is known to be at, and since when it is at the head of its slot, or was last heard of.
@@ -127,14 +127,14 @@ class Attempt:
     heard: float
     #: When it is expected to end, as last entered in the heap of victims.
     end: float
-    #: Slot-seconds put on the job's account ahead, and those truly spent.
+    #: SlotRecord-seconds put on the job's account ahead, and those truly spent.
     charge: float
     spent: float = 0.0
     #: Since when it is at the head of its slot, or reported last: time that no report covers yet.
     since: float = 0.0
     #: A Revoke is under way on behalf of an idle slot; of this other job.
     stolen: bool = False
-    claimant: Job | None = None
+    claimant: JobRecord | None = None
 
     def __str__(self) -> str:
         return f"attempt {self.id} (job {self.job.id}, chunk {self.chunk.id}, items {self.lo}:{self.hi})"
@@ -156,7 +156,7 @@ class Share:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class JobRecord:
     """One map call. Counters of items: read >= settled >= delivered >= consumed."""
 
     id: int
@@ -167,7 +167,7 @@ class Job:
     #: Totals of the scheduler when it began: task processes that died, workers lost.
     deaths_before: int
     losses_before: int
-    #: Slot-seconds served, on the scale that all jobs share (start-time fair queueing).
+    #: SlotRecord-seconds served, on the scale that all jobs share (start-time fair queueing).
     served: float
     state: str = "running"
     outcome: Outcome = "done"
@@ -180,7 +180,7 @@ class Job:
     available: int = 0
     available_bytes: int = 0
 
-    chunks: dict[int, Chunk] = field(default_factory=dict)
+    chunks: dict[int, ChunkRecord] = field(default_factory=dict)
     queue: list[Span] = field(default_factory=list)
     attempts: dict[int, Attempt] = field(default_factory=dict)
     #: Attempts given up with their slot or worker, whose reports would be duplicates.

@@ -21,7 +21,7 @@ from distmap.core import faults, reports
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import advance
 from distmap.core.progress import Meter, Snapshot
-from distmap.core.records import Attempt, Job, Slot, Worker
+from distmap.core.records import Attempt, JobRecord, SlotRecord, WorkerRecord
 from distmap.core.snapshots import snapshot
 from distmap.core.state import SchedulerState
 from distmap.core.timeline import Timelines
@@ -125,14 +125,14 @@ class Scheduler:
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
-    def _worker(self, worker: int) -> Worker | None:
+    def _worker(self, worker: int) -> WorkerRecord | None:
         """The worker; None if it was given up."""
         state = self._state
         found = state.worker_index.workers.get(worker)
         check(found is not None or worker in state.worker_index.lost, "worker {} never joined", worker)
         return found
 
-    def _slot(self, worker: int, index: int) -> Slot | None:
+    def _slot(self, worker: int, index: int) -> SlotRecord | None:
         found = self._worker(worker)
         if found is None:
             return None
@@ -145,7 +145,7 @@ class Scheduler:
         check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
         check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
         name = event.name or f"worker {event.worker}"
-        worker = Worker(event.worker, name, event.tags, event.rtt, self._state.now)
+        worker = WorkerRecord(event.worker, name, event.tags, event.rtt, self._state.now)
         worker_index.add(worker, event.slots)
         for job in self._state.setups.values():
             if job.state != "stopping" and job.spec.tags <= worker.tags:
@@ -199,7 +199,7 @@ class Scheduler:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def _job(self, job: int) -> Job | None:
+    def _job(self, job: int) -> JobRecord | None:
         """The job; None if it is over."""
         found = self._state.jobs.get(job)
         check(found is not None or 0 <= job <= self._state.last_job, "job {} was never submitted", job)
@@ -403,7 +403,7 @@ class Scheduler:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _pending(self, job: Job) -> bool:
+    def _pending(self, job: JobRecord) -> bool:
         """The timer still means something."""
         return job.state == "stopping"
 

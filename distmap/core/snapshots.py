@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import cast
 
 from distmap.core.progress import ROWS, JobState, Lane, Snapshot, WorkerState, time_left
-from distmap.core.records import Attempt, Job, Worker
+from distmap.core.records import Attempt, JobRecord, WorkerRecord
 from distmap.core.worker_index import WorkerIndex
 
 
-def snapshot(job: Job, worker_index: WorkerIndex, now: float, deaths: int, losses: int) -> Snapshot:
+def snapshot(job: JobRecord, worker_index: WorkerIndex, now: float, deaths: int, losses: int) -> Snapshot:
     """What a view is given.
 
     Args:
@@ -60,7 +60,7 @@ def snapshot(job: Job, worker_index: WorkerIndex, now: float, deaths: int, losse
     )
 
 
-def _total(job: Job) -> int | None:
+def _total(job: JobRecord) -> int | None:
     if job.input == "ended":
         return job.read + job.spare
     if job.input == "closing":
@@ -70,7 +70,7 @@ def _total(job: Job) -> int | None:
 
 
 def _lanes(
-    job: Job, worker_index: WorkerIndex, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
+    job: JobRecord, worker_index: WorkerIndex, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
 ) -> tuple[Lane, ...]:
     """Live workers that may run the job, and lost ones that did something for it, in the order of their joining."""
     tags = job.spec.tags
@@ -102,7 +102,7 @@ def _lanes(
     return tuple(lanes)
 
 
-def _state(worker: Worker, held: int) -> str:
+def _state(worker: WorkerRecord, held: int) -> str:
     if worker.state != "trusted":
         return worker.state
     if all(slot.state == "resting" for slot in worker.slots):

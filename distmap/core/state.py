@@ -31,7 +31,7 @@ from distmap.core.events import (
 from distmap.core.gather import AsLanded, InOrder, Landed
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, Chunk, Job, Share, Slot, Span, Worker
+from distmap.core.records import Attempt, ChunkRecord, JobRecord, Share, SlotRecord, Span, WorkerRecord
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
@@ -48,22 +48,22 @@ class SchedulerState:
         self.now = 0.0
         self.out: list[Command] = []
         self.worker_index = WorkerIndex(limits)
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int, JobRecord] = {}
         #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
         self.last_job = -1
         self.finals: dict[int, Snapshot] = {}
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
-        self.stale: dict[int, Job] = {}
+        self.stale: dict[int, JobRecord] = {}
         #: Set-ups that are not over, the oldest first; slots that calls of them wait for.
-        self.setups: dict[int, Job] = {}
-        self.due: dict[Slot, None] = {}
+        self.setups: dict[int, JobRecord] = {}
+        self.due: dict[SlotRecord, None] = {}
         #: Jobs with an attempt that waits and can be taken back.
-        self.givers: dict[int, Job] = {}
+        self.givers: dict[int, JobRecord] = {}
         #: (due, serial, job): a stopping job whose slots are to be killed.
-        self.timers: list[tuple[float, int, Job]] = []
+        self.timers: list[tuple[float, int, JobRecord]] = []
         #: Slots that rest, in the order in which they began to.
-        self.resting: list[Slot] = []
+        self.resting: list[SlotRecord] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()
@@ -76,18 +76,18 @@ class SchedulerState:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def open_job(self, job_id: int, spec: JobSpec) -> Job:
+    def open_job(self, job_id: int, spec: JobSpec) -> JobRecord:
         """Enter a new job."""
         group = self.worker_index.tag_group(spec.tags)
         gather = InOrder() if spec.gather in ("ordered", "fold") else AsLanded()
-        job = Job(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
+        job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
         job.meter.add(self.now, 0)
         group.jobs += 1
         self.jobs[job_id] = job
         self.last_job = max(self.last_job, job_id)
         return job
 
-    def halt(self, job: Job, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
+    def halt(self, job: JobRecord, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
         """End a job early: take back what waits, interrupt what runs; slots that do not answer are killed later."""
         job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
@@ -106,7 +106,7 @@ class SchedulerState:
                 self.revoke(attempt, attempt.lo)
         heapq.heappush(self.timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
 
-    def abandon(self, job: Job) -> None:
+    def abandon(self, job: JobRecord) -> None:
         """The grace is over: kill the slots that still run the job, and do without the answers."""
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
@@ -117,7 +117,7 @@ class SchedulerState:
                 self.out.append(Kill(slot.worker.id, slot.index))
                 self.worker_index.update_slot(slot)
 
-    def conclude(self, job: Job) -> None:
+    def conclude(self, job: JobRecord) -> None:
         """Finish the job if nothing of it is left to do; else note what it wants next."""
         if job.state == "over":
             return
@@ -129,7 +129,7 @@ class SchedulerState:
                 return self._finish(job)
         self.worker_index.update_job(job.group, job)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: JobRecord) -> None:
         assert not job.attempts, "a job finishes with an attempt on record"
         for run in job.gather.drain():
             if run.cause is None:
@@ -153,14 +153,14 @@ class SchedulerState:
             self.worker_index.remove_group(job.group)
         self.out.append(Finish(job.id, job.outcome, job.crashed))
 
-    def _remember(self, job: Job) -> None:
+    def _remember(self, job: JobRecord) -> None:
         self.finals[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
         if len(self.finals) > KEPT:
             del self.finals[next(iter(self.finals))]
 
     # --- input --------------------------------------------------------------------------------------------------------
 
-    def wanted(self, job: Job, worker: Worker) -> int:
+    def wanted(self, job: JobRecord, worker: WorkerRecord) -> int:
         """Items of the next chunk of the job for this worker."""
         if job.spec.chunksize is not None:
             return job.spec.chunksize
@@ -176,12 +176,12 @@ class SchedulerState:
             item_bytes=job.item_bytes,
         )
 
-    def item_time(self, job: Job, worker: Worker) -> float | None:
+    def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:
         """Seconds per item there; before anything was measured there, as elsewhere."""
         share = job.shares.get(worker.id)
         return job.item_time.seconds if share is None or share.item_time.seconds is None else share.item_time.seconds
 
-    def read(self, job: Job, worker: Worker) -> None:
+    def read(self, job: JobRecord, worker: WorkerRecord) -> None:
         """Ask for the next chunk, sized for this worker."""
         items = min(self.wanted(job, worker), job.room(self.limits))
         assert items >= 1, "a Read of nothing"
@@ -191,7 +191,7 @@ class SchedulerState:
         job.group.reservations[job.id] = self.now + self.limits.reservation_seconds, job.spec.priority
         self.out.append(Read(job.id, self.last_chunk, items))
 
-    def take(self, job: Job, worker: Worker) -> None:
+    def take(self, job: JobRecord, worker: WorkerRecord) -> None:
         """Make the next chunk of what was pushed, sized for this worker."""
         items = min(job.available, job.room(self.limits))
         if job.group.idle:
@@ -206,15 +206,15 @@ class SchedulerState:
         self.enter_taken(job, items, nbytes)
         self.exhaust(job)
 
-    def enter_taken(self, job: Job, items: int, nbytes: int) -> None:
+    def enter_taken(self, job: JobRecord, items: int, nbytes: int) -> None:
         """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
         self.last_chunk += 1
         self.out.append(Take(job.id, self.last_chunk, items))
         self.enter(job, self.last_chunk, items, nbytes)
 
-    def enter(self, job: Job, chunk_id: int, items: int, nbytes: int, place: Slot | None = None) -> None:
+    def enter(self, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None) -> None:
         """A chunk is there; all of it waits to be run."""
-        chunk = job.chunks[chunk_id] = Chunk(chunk_id, job.read, items, nbytes, items, place)
+        chunk = job.chunks[chunk_id] = ChunkRecord(chunk_id, job.read, items, nbytes, items, place)
         job.read += items
         job.input_bytes += nbytes
         job.item_bytes = max(nbytes / items, job.item_bytes / 2)
@@ -222,12 +222,12 @@ class SchedulerState:
             job.unconsumed.append(items)
         self.requeue(job, chunk, 0, items)
 
-    def exhaust(self, job: Job) -> None:
+    def exhaust(self, job: JobRecord) -> None:
         """End the input of a pushed job when nothing more can come."""
         if job.input == "closing" and job.available == 0:
             job.input = next_state(INPUT, job.input, "exhausted", job)
 
-    def requeue(self, job: Job, chunk: Chunk, lo: int, hi: int, losses: int = 0) -> None:
+    def requeue(self, job: JobRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int = 0) -> None:
         """Items wait to be run (again), unless the job is being stopped."""
         if lo == hi or job.state == "stopping":
             return
@@ -242,7 +242,7 @@ class SchedulerState:
 
     # --- set-ups ------------------------------------------------------------------------------------------------------
 
-    def set_up(self, job: Job, worker: Worker, *, first: bool = False) -> None:
+    def set_up(self, job: JobRecord, worker: WorkerRecord, *, first: bool = False) -> None:
         """Have the worker set up. `first`: it takes nothing else before that succeeded."""
         slots = worker.slots
         if job.spec.each == "worker":
@@ -255,7 +255,7 @@ class SchedulerState:
             self.out.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
             self.enter(job, self.last_chunk, 1, 0, slot)
 
-    def was_set_up(self, job: Job, worker: Worker) -> None:
+    def was_set_up(self, job: JobRecord, worker: WorkerRecord) -> None:
         """One call of the set-up succeeded there."""
         left = worker.unready.get(job.id)
         if left == 1:
@@ -264,13 +264,13 @@ class SchedulerState:
         elif left is not None:
             worker.unready[job.id] = left - 1
 
-    def serve(self, slot: Slot) -> None:
+    def serve(self, slot: SlotRecord) -> None:
         """Send the slot the first call that waits for it."""
         job, (_, lo, hi, losses, chunk) = slot.due[0]
         self._let_wait(slot, slot.due[1:])
         self._begin(job, slot, chunk, lo, hi, losses)
 
-    def leave(self, slot: Slot) -> None:
+    def leave(self, slot: SlotRecord) -> None:
         """Its worker is lost: what waits for the slot comes to nothing."""
         due = slot.due
         self._let_wait(slot, [])
@@ -278,7 +278,7 @@ class SchedulerState:
             self.requeue(job, chunk, lo, hi, losses)
             self.conclude(job)
 
-    def _let_wait(self, slot: Slot, due: list[tuple[Job, Span]]) -> None:
+    def _let_wait(self, slot: SlotRecord, due: list[tuple[JobRecord, Span]]) -> None:
         slot.due = due
         if due:
             self.due[slot] = None
@@ -288,7 +288,7 @@ class SchedulerState:
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
-    def assign(self, job: Job, slot: Slot) -> None:
+    def assign(self, job: JobRecord, slot: SlotRecord) -> None:
         """Send the earliest waiting items of the job to the slot."""
         worker = slot.worker
         index, lo, hi, losses, chunk = heapq.heappop(job.queue)
@@ -301,7 +301,7 @@ class SchedulerState:
         job.owed = max(0, job.owed - 1)
         self._begin(job, slot, chunk, lo, lo + items, losses)
 
-    def _begin(self, job: Job, slot: Slot, chunk: Chunk, lo: int, hi: int, losses: int) -> None:
+    def _begin(self, job: JobRecord, slot: SlotRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int) -> None:
         """An attempt at items [lo, hi) of the chunk, on the slot."""
         worker, items = slot.worker, hi - lo
         item_time = self.item_time(job, worker)
@@ -378,7 +378,7 @@ class SchedulerState:
             self.expect(follower, self.now + follower.charge)
         self.worker_index.update_slot(slot)
 
-    def withdraw(self, slot: Slot) -> list[Attempt]:
+    def withdraw(self, slot: SlotRecord) -> list[Attempt]:
         """Take every attempt off a slot that is no more; give those that still count for a job."""
         held = [attempt for attempt in slot.queue if attempt.state != "void"]
         if held and held[0] is slot.queue[0]:
@@ -416,7 +416,7 @@ class SchedulerState:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def land(self, job: Job, chunk: Chunk, landed: Landed, *, now_or_never: bool = False) -> None:
+    def land(self, job: JobRecord, chunk: ChunkRecord, landed: Landed, *, now_or_never: bool = False) -> None:
         """Accept results (or one loss) for good and pass on what may go out.
 
         now_or_never: the job ends with this one, so it goes out although earlier items are missing.
@@ -444,18 +444,18 @@ class SchedulerState:
             if run is not landed:
                 self._release(job, run.chunk)
 
-    def _close(self, job: Job, chunk: Chunk, items: int) -> None:
+    def _close(self, job: JobRecord, chunk: ChunkRecord, items: int) -> None:
         chunk.open -= items
         assert chunk.open >= 0, "more items closed than the chunk has"
 
-    def _release(self, job: Job, chunk_id: int) -> None:
+    def _release(self, job: JobRecord, chunk_id: int) -> None:
         chunk = job.chunks.get(chunk_id)
         if chunk is not None and chunk.open == 0:
             job.input_bytes -= chunk.nbytes
             del job.chunks[chunk_id]
             self.out.append(Release(job.id, chunk_id))
 
-    def share(self, job: Job, worker: Worker) -> Share:
+    def share(self, job: JobRecord, worker: WorkerRecord) -> Share:
         """What the worker did for the job, to be added to."""
         share = job.shares.get(worker.id)
         if share is None:

@@ -12,7 +12,7 @@ import heapq
 import math
 
 from distmap.core.limits import Limits
-from distmap.core.records import Job, Slot, TagGroup, Worker
+from distmap.core.records import JobRecord, SlotRecord, TagGroup, WorkerRecord
 
 
 class WorkerIndex:
@@ -20,7 +20,7 @@ class WorkerIndex:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, WorkerRecord] = {}
         #: Ids of lost workers: what they said before arrives late.
         self.lost: set[int] = set()
         self.groups: dict[frozenset[str], TagGroup] = {}
@@ -43,34 +43,34 @@ class WorkerIndex:
             if group in worker.groups:
                 worker.groups.remove(group)
 
-    def add(self, worker: Worker, slots: int) -> None:
+    def add(self, worker: WorkerRecord, slots: int) -> None:
         """A worker comes with so many slots, all ready."""
         self.workers[worker.id] = worker
-        worker.slots = [Slot(worker, index) for index in range(slots)]
+        worker.slots = [SlotRecord(worker, index) for index in range(slots)]
         for group in self.groups.values():
             if group.tags <= worker.tags:
                 self._enter(worker, group)
         self.update_slots(worker)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: WorkerRecord) -> None:
         """A worker is lost: its slots are no place any more. Its state must say so already."""
         self.update_slots(worker)
         del self.workers[worker.id]
         self.lost.add(worker.id)
 
-    def set_state(self, worker: Worker, state: str) -> None:
+    def set_state(self, worker: WorkerRecord, state: str) -> None:
         """Change the state of a worker; its slots become or cease to be places."""
         change = (state == "trusted") - (worker.state == "trusted")
         for group in worker.groups:
             group.capacity += change * len(worker.slots)
         worker.state = state
 
-    def update_slots(self, worker: Worker) -> None:
+    def update_slots(self, worker: WorkerRecord) -> None:
         """Something changed that matters to all slots of the worker."""
         for slot in worker.slots:
             self.update_slot(slot)
 
-    def update_slot(self, slot: Slot) -> None:
+    def update_slot(self, slot: SlotRecord) -> None:
         """The slot's load, its state or its worker's standing changed: note where it stands now."""
         depth = self.limits.slot_depth
         level = -1
@@ -88,11 +88,11 @@ class WorkerIndex:
             if level >= 0:
                 self._offer(group, slot)
 
-    def can_take(self, slot: Slot) -> bool:
+    def can_take(self, slot: SlotRecord) -> bool:
         """It can be sent something now."""
         return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
 
-    def best_slot(self, group: TagGroup) -> Slot | None:
+    def best_slot(self, group: TagGroup) -> SlotRecord | None:
         """The best slot that can take a chunk now."""
         for heap in group.slot_heaps:
             while heap:
@@ -102,7 +102,7 @@ class WorkerIndex:
                 heapq.heappop(heap)
         return None
 
-    def update_job(self, group: TagGroup, job: Job) -> None:
+    def update_job(self, group: TagGroup, job: JobRecord) -> None:
         """The job's standing changed: note it among those that could use a place, if it could."""
         job.stamp += 1
         if job.wants_slot(self.limits):
@@ -112,7 +112,7 @@ class WorkerIndex:
                 heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
                 heapq.heapify(heap)
 
-    def next_job(self, group: TagGroup) -> Job | None:
+    def next_job(self, group: TagGroup) -> JobRecord | None:
         """The job whose turn it is among those that could use a place."""
         heap = group.job_heap
         while heap:
@@ -123,7 +123,7 @@ class WorkerIndex:
             heapq.heappop(heap)
         return None
 
-    def _enter(self, worker: Worker, group: TagGroup) -> None:
+    def _enter(self, worker: WorkerRecord, group: TagGroup) -> None:
         """Count a worker and its slots into a group."""
         worker.groups.append(group)
         group.capacity += len(worker.slots) * (worker.state == "trusted")
@@ -133,7 +133,7 @@ class WorkerIndex:
             if slot.level >= 0:
                 self._offer(group, slot)
 
-    def _offer(self, group: TagGroup, slot: Slot) -> None:
+    def _offer(self, group: TagGroup, slot: SlotRecord) -> None:
         """Enter a slot in the heap of its level."""
         heap = group.slot_heaps[slot.level]
         heapq.heappush(heap, (self._rank(slot.worker), slot.index, slot.worker.id, slot.stamp, slot))
@@ -141,7 +141,7 @@ class WorkerIndex:
             heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]
             heapq.heapify(heap)
 
-    def _rank(self, worker: Worker) -> int:
+    def _rank(self, worker: WorkerRecord) -> int:
         """Smaller is better: time for a nominal chunk there, in steps of 19 %.
 
         Coarse on purpose: among workers of about the same speed the slot's index decides, which spreads the first

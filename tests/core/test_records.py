@@ -7,22 +7,22 @@ from typing import Any
 from distmap.core import events as ev
 from distmap.core.gather import AsLanded
 from distmap.core.limits import Limits
-from distmap.core.records import Job, Slot, Worker
+from distmap.core.records import JobRecord, SlotRecord, WorkerRecord
 from distmap.core.worker_index import WorkerIndex
 
 LIMITS = Limits(job_bytes=1000, chunk_items=500)
 
 
-def make(**spec: Any) -> Job:
+def make(**spec: Any) -> JobRecord:
     group = WorkerIndex(LIMITS).tag_group(frozenset())
     group.capacity = 2
-    return Job(1, ev.JobSpec(**spec), group, 0.0, AsLanded(), 0, 0, 0.0)
+    return JobRecord(1, ev.JobSpec(**spec), group, 0.0, AsLanded(), 0, 0, 0.0)
 
 
 def test_names() -> None:
     """Records name themselves in errors."""
-    worker = Worker(3, "gpu", frozenset(), 0.0, 0.0)
-    assert (str(worker), str(Slot(worker, 1)), str(make())) == ("worker 3", "slot 1 of worker 3", "job 1")
+    worker = WorkerRecord(3, "gpu", frozenset(), 0.0, 0.0)
+    assert (str(worker), str(SlotRecord(worker, 1)), str(make())) == ("worker 3", "slot 1 of worker 3", "job 1")
 
 
 def test_unread() -> None:

@@ -9,7 +9,7 @@ import pytest
 from distmap.core import events as ev
 from distmap.core.gather import Landed
 from distmap.core.limits import LIMITS, Limits
-from distmap.core.records import Chunk
+from distmap.core.records import ChunkRecord
 from distmap.core.state import SchedulerState
 
 
@@ -164,7 +164,7 @@ def test_invariants_stay_on() -> None:
     """Accepting more than was read is noticed at once."""
     state = SchedulerState(LIMITS)
     job = state.open_job(1, ev.JobSpec())
-    chunk = Chunk(0, 0, 1, 8, 1)
+    chunk = ChunkRecord(0, 0, 1, 8, 1)
     job.chunks[0] = chunk
     with pytest.raises(AssertionError, match="more settled than read"):
         state.land(job, chunk, Landed(0, 0, 1, 0))

@@ -6,7 +6,7 @@ from typing import Any
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS
-from distmap.core.records import Worker
+from distmap.core.records import WorkerRecord
 from distmap.core.state import SchedulerState
 from distmap.core.worker_index import WorkerIndex
 
@@ -16,7 +16,7 @@ ANY: frozenset[str] = frozenset()
 def fleet_of(*rtts: float, slots: int = 2) -> WorkerIndex:
     worker_index = WorkerIndex(LIMITS)
     for number, rtt in enumerate(rtts):
-        worker_index.add(Worker(number, f"w{number}", ANY, rtt, 0.0), slots)
+        worker_index.add(WorkerRecord(number, f"w{number}", ANY, rtt, 0.0), slots)
     return worker_index
 
 
@@ -64,18 +64,18 @@ def test_workers_short_of_memory_come_last() -> None:
 def test_tags() -> None:
     """A group holds the workers that carry all its tags, whether they join before or after it is made."""
     worker_index = fleet_of(0.0)
-    worker_index.add(Worker(7, "gpu", frozenset({"gpu", "big"}), 0.0, 0.0), 1)
+    worker_index.add(WorkerRecord(7, "gpu", frozenset({"gpu", "big"}), 0.0, 0.0), 1)
     group = worker_index.tag_group(frozenset({"gpu"}))
     assert group.capacity == 1
-    worker_index.add(Worker(8, "gpu2", frozenset({"gpu"}), 0.0, 0.0), 1)
-    worker_index.add(Worker(9, "cpu", ANY, 0.0, 0.0), 1)
+    worker_index.add(WorkerRecord(8, "gpu2", frozenset({"gpu"}), 0.0, 0.0), 1)
+    worker_index.add(WorkerRecord(9, "cpu", ANY, 0.0, 0.0), 1)
     assert fill(worker_index, 9, frozenset({"gpu"})) == [(7, 0), (8, 0)] * 2
 
 
 def test_a_group_is_disbanded_with_its_last_job() -> None:
     """Tags that nobody asks for any more cost nothing."""
     worker_index = fleet_of(0.0)
-    worker_index.add(Worker(7, "gpu", frozenset({"gpu"}), 0.0, 0.0), 1)
+    worker_index.add(WorkerRecord(7, "gpu", frozenset({"gpu"}), 0.0, 0.0), 1)
     group = worker_index.tag_group(frozenset({"gpu"}))
     worker_index.remove_group(group)
     assert not worker_index.groups
@@ -98,7 +98,7 @@ def test_a_new_group_knows_who_is_idle() -> None:
 def test_heaps_stay_small() -> None:
     """Entries that are out of date are thrown out when they are most of a heap."""
     state = SchedulerState(LIMITS)
-    state.worker_index.add(Worker(1, "w", ANY, 0.0, 0.0), 1)
+    state.worker_index.add(WorkerRecord(1, "w", ANY, 0.0, 0.0), 1)
     job = state.open_job(1, ev.JobSpec(size=10))
     slot = state.worker_index.workers[1].slots[0]
     for _ in range(1000):
