@@ -15,7 +15,7 @@ from typing import Literal
 from distmap.tasks._typing import NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
-#: list: every result is kept, delivered as it lands. ordered/unordered: a consumer pulls, a window bounds what waits.
+#: list: every result is kept, delivered as it is accepted. ordered/unordered: a consumer pulls, a window bounds what waits.
 #: fold: as ordered, consumed by a reduction.
 Gather = Literal["list", "ordered", "unordered", "fold"]
 Outcome = Literal["done", "failed", "cancelled"]

@@ -9,7 +9,7 @@ that only kills is stopped.
 from __future__ import annotations
 
 from distmap.core.events import SlotDied
-from distmap.core.gather import Cause, Landed
+from distmap.core.gather import Cause, Accepted
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import SLOT, next_state
@@ -84,8 +84,8 @@ def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) ->
     job = attempt.job
     job.failed += 1
     ends = job.spec.stop_on_failure
-    landed = Landed(attempt.chunk.id, at, at + 1, attempt.id, cause)
-    state.land(job, attempt.chunk, landed, now_or_never=ends)
+    accepted = Accepted(attempt.chunk.id, at, at + 1, attempt.id, cause)
+    state.accept(job, attempt.chunk, accepted, out_of_order=ends)
     if ends:
         state.halt(job, "failed")
 

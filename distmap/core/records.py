@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
-from distmap.core.gather import AsLanded, InOrder
+from distmap.core.gather import Unordered, InOrder
 from distmap.core.limits import Limits
 from distmap.core.progress import Meter
 
@@ -163,7 +163,7 @@ class JobRecord:
     spec: JobSpec
     group: TagGroup
     began: float
-    gather: AsLanded | InOrder
+    gather: Unordered | InOrder
     #: Totals of the scheduler when it began: task processes that died, workers lost.
     deaths_before: int
     losses_before: int

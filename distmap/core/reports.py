@@ -1,13 +1,13 @@
 """What becomes of a report: results are taken, run again, or refused.
 
 Owns the way of an AttemptReported that was found to be in order: what it teaches about speed, what goes back, which
-results land, which failures are final. `scheduler.py` checked it; `state.py` makes the moves.
+results are accepted, which failures are final. `scheduler.py` checked it; `state.py` makes the moves.
 """
 
 from __future__ import annotations
 
 from distmap.core.events import AttemptReported, Discard
-from distmap.core.gather import Landed
+from distmap.core.gather import Accepted
 from distmap.core.records import Attempt
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import ATTEMPT, next_state
@@ -70,7 +70,7 @@ def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) ->
 
 
 def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
-    """Results land; items that raised run again while they may; the first final failure may end the job."""
+    """Results are accepted; items that raised run again while they may; the first final failure may end the job."""
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping" and job.outcome == "failed":
         return _discard(state, attempt, event.lo, event.hi)
@@ -79,7 +79,7 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
     start = event.lo
     for at in event.failed:
         if chunk.tries.get(at, 0) < job.spec.retries:
-            _land(state, attempt, start, at)
+            _accept_span(state, attempt, start, at)
             _discard(state, attempt, at, at + 1)
             start = at + 1
             if job.state != "stopping":
@@ -89,20 +89,20 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
             continue
         job.failed += 1
         if job.spec.stop_on_failure and job.state != "stopping":
-            _land(state, attempt, start, at)
-            _land(state, attempt, at, at + 1, now_or_never=True)
+            _accept_span(state, attempt, start, at)
+            _accept_span(state, attempt, at, at + 1, out_of_order=True)
             _discard(state, attempt, at + 1, event.hi)
             return state.halt(job, "failed")
     if chunk.place is not None and event.lo < event.hi and not event.failed:
         state.was_set_up(job, chunk.place.worker)
-    _land(state, attempt, start, event.hi)
+    _accept_span(state, attempt, start, event.hi)
     job.meter.add(state.now, job.settled)
 
 
-def _land(state: SchedulerState, attempt: Attempt, lo: int, hi: int, *, now_or_never: bool = False) -> None:
+def _accept_span(state: SchedulerState, attempt: Attempt, lo: int, hi: int, *, out_of_order: bool = False) -> None:
     if lo < hi:
-        landed = Landed(attempt.chunk.id, lo, hi, attempt.id)
-        state.land(attempt.job, attempt.chunk, landed, now_or_never=now_or_never)
+        accepted = Accepted(attempt.chunk.id, lo, hi, attempt.id)
+        state.accept(attempt.job, attempt.chunk, accepted, out_of_order=out_of_order)
 
 
 def _discard(state: SchedulerState, attempt: Attempt, lo: int, hi: int) -> None:

@@ -28,7 +28,7 @@ from distmap.core.events import (
     SetUp,
     Take,
 )
-from distmap.core.gather import AsLanded, InOrder, Landed
+from distmap.core.gather import Unordered, InOrder, Accepted
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, ChunkRecord, JobRecord, Share, SlotRecord, Span, WorkerRecord
@@ -79,7 +79,7 @@ class SchedulerState:
     def open_job(self, job_id: int, spec: JobSpec) -> JobRecord:
         """Enter a new job."""
         group = self.worker_index.tag_group(spec.tags)
-        gather = InOrder() if spec.gather in ("ordered", "fold") else AsLanded()
+        gather = InOrder() if spec.gather in ("ordered", "fold") else Unordered()
         job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
         job.meter.add(self.now, 0)
         group.jobs += 1
@@ -236,7 +236,7 @@ class SchedulerState:
             heapq.heappush(job.queue, span)
             job.queued += hi - lo
         elif chunk.place.worker.state == "lost":
-            self.land(job, chunk, Landed(chunk.id, lo, hi, -1, "gone"))
+            self.accept(job, chunk, Accepted(chunk.id, lo, hi, -1, "gone"))
         else:
             self._let_wait(chunk.place, [*chunk.place.due, (job, span)])
 
@@ -416,21 +416,21 @@ class SchedulerState:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def land(self, job: JobRecord, chunk: ChunkRecord, landed: Landed, *, now_or_never: bool = False) -> None:
+    def accept(self, job: JobRecord, chunk: ChunkRecord, accepted: Accepted, *, out_of_order: bool = False) -> None:
         """Accept results (or one loss) for good and pass on what may go out.
 
-        now_or_never: the job ends with this one, so it goes out although earlier items are missing.
+        out_of_order: the job ends with this one, so it goes out although earlier items are missing.
         """
-        job.settled += landed.hi - landed.lo
+        job.settled += accepted.hi - accepted.lo
         assert job.settled <= job.read, "more settled than read"
-        if landed.cause is None:
-            self._close(job, chunk, landed.hi - landed.lo)
+        if accepted.cause is None:
+            self._close(job, chunk, accepted.hi - accepted.lo)
             job.deaths_in_a_row = 0
-        index = chunk.start + landed.lo
-        if now_or_never and isinstance(job.gather, InOrder) and job.gather.next != index:
-            ready = [landed]
+        index = chunk.start + accepted.lo
+        if out_of_order and isinstance(job.gather, InOrder) and job.gather.next != index:
+            ready = [accepted]
         else:
-            ready = job.gather.land(index, landed)
+            ready = job.gather.accept(index, accepted)
         for run in ready:
             job.delivered += run.hi - run.lo
             if run.cause is None:
@@ -441,7 +441,7 @@ class SchedulerState:
                 self._close(job, job.chunks[run.chunk], 1)
         self._release(job, chunk.id)
         for run in ready:
-            if run is not landed:
+            if run is not accepted:
                 self._release(job, run.chunk)
 
     def _close(self, job: JobRecord, chunk: ChunkRecord, items: int) -> None:

@@ -6,15 +6,15 @@ from itertools import permutations
 
 import pytest
 
-from distmap.core.gather import AsLanded, InOrder, Landed
+from distmap.core.gather import Unordered, InOrder, Accepted
 
-RUNS = [(0, Landed(0, 0, 2, 5)), (2, Landed(0, 2, 3, 6, "poison")), (3, Landed(1, 0, 4, 7))]
+RUNS = [(0, Accepted(0, 0, 2, 5)), (2, Accepted(0, 2, 3, 6, "poison")), (3, Accepted(1, 0, 4, 7))]
 
 
 def test_as_landed_lets_everything_through() -> None:
     """Nothing waits."""
-    gather = AsLanded()
-    assert gather.land(9, RUNS[2][1]) == [RUNS[2][1]]
+    gather = Unordered()
+    assert gather.accept(9, RUNS[2][1]) == [RUNS[2][1]]
     assert gather.drain() == []
 
 
@@ -22,8 +22,8 @@ def test_as_landed_lets_everything_through() -> None:
 def test_in_order_whatever_lands_first(order: tuple[int, ...]) -> None:
     """All goes out in input order, as soon as the gap before it is closed."""
     gather = InOrder()
-    out = [landed for place in order for landed in gather.land(*RUNS[place])]
-    assert out == [landed for _, landed in RUNS]
+    out = [accepted for place in order for accepted in gather.accept(*RUNS[place])]
+    assert out == [accepted for _, accepted in RUNS]
     assert gather.next == 7
     assert not gather.held
 
@@ -31,8 +31,8 @@ def test_in_order_whatever_lands_first(order: tuple[int, ...]) -> None:
 def test_drain_gives_up_what_waits() -> None:
     """What cannot go out any more is handed back, in order."""
     gather = InOrder()
-    gather.land(*RUNS[2])
-    gather.land(*RUNS[1])
+    gather.accept(*RUNS[2])
+    gather.accept(*RUNS[1])
     assert gather.drain() == [RUNS[1][1], RUNS[2][1]]
     assert gather.drain() == []
 
@@ -40,9 +40,9 @@ def test_drain_gives_up_what_waits() -> None:
 def test_an_item_lands_once() -> None:
     """Landing twice is an error of the caller and is noticed, waiting or gone."""
     gather = InOrder()
-    gather.land(*RUNS[2])
+    gather.accept(*RUNS[2])
     with pytest.raises(AssertionError):
-        gather.land(*RUNS[2])
-    gather.land(*RUNS[0])
+        gather.accept(*RUNS[2])
+    gather.accept(*RUNS[0])
     with pytest.raises(AssertionError):
-        gather.land(*RUNS[0])
+        gather.accept(*RUNS[0])

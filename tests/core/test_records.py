@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distmap.core import events as ev
-from distmap.core.gather import AsLanded
+from distmap.core.gather import Unordered
 from distmap.core.limits import Limits
 from distmap.core.records import JobRecord, SlotRecord, WorkerRecord
 from distmap.core.worker_index import WorkerIndex
@@ -16,7 +16,7 @@ LIMITS = Limits(job_bytes=1000, chunk_items=500)
 def make(**spec: Any) -> JobRecord:
     group = WorkerIndex(LIMITS).tag_group(frozenset())
     group.capacity = 2
-    return JobRecord(1, ev.JobSpec(**spec), group, 0.0, AsLanded(), 0, 0, 0.0)
+    return JobRecord(1, ev.JobSpec(**spec), group, 0.0, Unordered(), 0, 0, 0.0)
 
 
 def test_names() -> None:

@@ -81,7 +81,7 @@ def test_a_retry_that_comes_too_late(desk: Any, pick: Any) -> None:
 
 
 def test_a_failure_while_cancelling(desk: Any, pick: Any) -> None:
-    """Without retries it lands; the outcome stays `cancelled`."""
+    """Without retries it is accepted; the outcome stays `cancelled`."""
     desk.tell(ev.WorkerJoined(1, 1))
     (assign,) = desk.job(size=1)
     desk.tell(ev.CancelRequested(1))

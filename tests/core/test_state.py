@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
-from distmap.core.gather import Landed
+from distmap.core.gather import Accepted
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.records import ChunkRecord
 from distmap.core.state import SchedulerState
@@ -55,7 +55,7 @@ def test_a_chunk_may_come_back_short(desk: Any, pick: Any) -> None:
 
 
 def test_the_window_counts_what_is_not_consumed(desk: Any, pick: Any) -> None:
-    """`buffer` items at most are read and not consumed, whatever lands meanwhile."""
+    """`buffer` items at most are read and not consumed, whatever is accepted meanwhile."""
     desk.tell(ev.WorkerJoined(1, 4))
     assigns = desk.job(gather="ordered", buffer=3)
     assert len(assigns) == 3
@@ -104,7 +104,7 @@ def test_a_lost_item_keeps_its_input_until_it_is_delivered(desk: Any, pick: Any)
 
 
 def test_ordered_results_wait_for_their_turn(desk: Any, pick: Any) -> None:
-    """What lands early is delivered after what was missing."""
+    """What is accepted early is delivered after what was missing."""
     desk.tell(ev.WorkerJoined(1, 2))
     first, second, *_ = desk.job(size=4, gather="ordered")
     assert pick(desk.report(second), ev.Deliver) == []
@@ -167,7 +167,7 @@ def test_invariants_stay_on() -> None:
     chunk = ChunkRecord(0, 0, 1, 8, 1)
     job.chunks[0] = chunk
     with pytest.raises(AssertionError, match="more settled than read"):
-        state.land(job, chunk, Landed(0, 0, 1, 0))
+        state.accept(job, chunk, Accepted(0, 0, 1, 0))
 
 
 def test_a_heavy_chunk_bounds_the_next(make_desk: Any, pick: Any) -> None:
