@@ -68,7 +68,7 @@ def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
     """What ran the attempt ended, alone. One of its items did it: one by itself is charged, several are tried apart."""
     state.deaths += 1
     counts = attempt.state != "void"
-    state.share(attempt.job, attempt.slot.worker)
+    state.stats(attempt.job, attempt.slot.worker)
     state.detach(attempt)
     if counts:
         if attempt.hi - attempt.next == 1:

@@ -141,7 +141,7 @@ class Attempt:
 
 
 @dataclass(slots=True, eq=False)
-class Share:
+class WorkerStats:
     """What one worker did for one job."""
 
     name: str
@@ -216,7 +216,7 @@ class JobRecord:
     peak: int = 0
 
     item_time: ItemTime = field(default_factory=ItemTime)
-    shares: dict[int, Share] = field(default_factory=dict)
+    worker_stats: dict[int, WorkerStats] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
 
     def __str__(self) -> str:

@@ -53,20 +53,20 @@ def heard(state: SchedulerState, attempt: Attempt) -> None:
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
     """Learn from the time that the report took."""
     job, worker, items = attempt.job, attempt.slot.worker, event.hi - event.lo
-    share = state.share(job, worker)
+    stats = state.stats(job, worker)
     if items or job.state == "stopping":
         attempt.since = state.now
     attempt.spent += event.seconds
-    share.seconds += event.seconds
-    share.items += items
+    stats.seconds += event.seconds
+    stats.items += items
     if items:
-        here = share.item_time.add(items, event.seconds)
+        here = stats.item_time.add(items, event.seconds)
         everywhere = job.item_time.add(items, event.seconds)
         ratio = min(SKEW, max(1 / SKEW, here / everywhere))
         worker.slowness += (ratio - worker.slowness) * WEIGHT
     if event.ended and event.hi > attempt.lo:
-        share.chunks += 1
-        share.largest = max(share.largest, event.hi - attempt.lo)
+        stats.chunks += 1
+        stats.largest = max(stats.largest, event.hi - attempt.lo)
 
 
 def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:

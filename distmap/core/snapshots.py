@@ -76,8 +76,8 @@ def _lanes(
     tags = job.spec.tags
     ids = {worker.id for worker in worker_index.workers.values() if tags <= worker.tags}
     lanes = []
-    for number in sorted(ids | job.shares.keys()):
-        worker, share, held = worker_index.workers.get(number), job.shares.get(number), in_flight.get(number, 0)
+    for number in sorted(ids | job.worker_stats.keys()):
+        worker, share, held = worker_index.workers.get(number), job.worker_stats.get(number), in_flight.get(number, 0)
         if worker is None:
             state = "lost"
         elif job.state == "over":
@@ -85,9 +85,9 @@ def _lanes(
         else:
             state = _state(worker, held)
         running = heads.get(number, ())
-        if share is not None:
-            name, slots, since, items, chunks = share.name, share.slots, share.since, share.items, share.chunks
-            seconds = share.seconds
+        if stats is not None:
+            name, slots, since, items, chunks = stats.name, stats.slots, stats.since, stats.items, stats.chunks
+            seconds = stats.seconds
         else:
             assert worker is not None, "a lane of a worker that is lost and did nothing"
             name, slots, since, items, chunks = worker.name, len(worker.slots), max(job.began, worker.joined), 0, 0

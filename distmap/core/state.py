@@ -31,7 +31,7 @@ from distmap.core.events import (
 from distmap.core.gather import Unordered, InOrder, Accepted
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, ChunkRecord, JobRecord, Share, SlotRecord, Span, WorkerRecord
+from distmap.core.records import Attempt, ChunkRecord, JobRecord, WorkerStats, SlotRecord, Span, WorkerRecord
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
@@ -164,13 +164,13 @@ class SchedulerState:
         """Items of the next chunk of the job for this worker."""
         if job.spec.chunksize is not None:
             return job.spec.chunksize
-        share = job.shares.get(worker.id)
+        stats = job.worker_stats.get(worker.id)
         unread = job.unread()
         return chunks.size(
             self.limits,
             item_time=self.item_time(job, worker),
             rtt=worker.rtt,
-            largest=share.largest if share else 0,
+            largest=stats.largest if stats else 0,
             left=None if unread is None else unread + job.queued,
             slots=job.group.capacity,
             item_bytes=job.item_bytes,
@@ -178,8 +178,8 @@ class SchedulerState:
 
     def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:
         """Seconds per item there; before anything was measured there, as elsewhere."""
-        share = job.shares.get(worker.id)
-        return job.item_time.seconds if share is None or share.item_time.seconds is None else share.item_time.seconds
+        stats = job.worker_stats.get(worker.id)
+        return job.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
 
     def read(self, job: JobRecord, worker: WorkerRecord) -> None:
         """Ask for the next chunk, sized for this worker."""
@@ -383,7 +383,7 @@ class SchedulerState:
         held = [attempt for attempt in slot.queue if attempt.state != "void"]
         if held and held[0] is slot.queue[0]:
             # It may have run: what is shown of the job names the worker.
-            self.share(held[0].job, slot.worker)
+            self.stats(held[0].job, slot.worker)
         for attempt in slot.queue:
             if attempt.state != "void":
                 self.forget(attempt)
@@ -455,10 +455,10 @@ class SchedulerState:
             del job.chunks[chunk_id]
             self.out.append(Release(job.id, chunk_id))
 
-    def share(self, job: JobRecord, worker: WorkerRecord) -> Share:
+    def stats(self, job: JobRecord, worker: WorkerRecord) -> WorkerStats:
         """What the worker did for the job, to be added to."""
-        share = job.shares.get(worker.id)
-        if share is None:
+        stats = job.worker_stats.get(worker.id)
+        if stats is None:
             since = max(job.began, worker.joined)
-            share = job.shares[worker.id] = Share(worker.name, len(worker.slots), since)
-        return share
+            stats = job.worker_stats[worker.id] = WorkerStats(worker.name, len(worker.slots), since)
+        return stats
