@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from distmap.core.limits import Limits
 
 #: Weight of a new measurement.
-FRESH = 0.5
+NEW_WEIGHT = 0.5
 #: An item never counts as faster than this, so that sizes stay finite.
-FASTEST = 1e-9
+MIN_ITEM_SECONDS = 1e-9
 
 
 @dataclass(slots=True)
@@ -29,9 +29,9 @@ class ItemTime:
 
     def add(self, items: int, seconds: float) -> float:
         """Learn from a report of so many items that took so long; gives the new figure."""
-        mean = max(seconds / items, FASTEST)
+        mean = max(seconds / items, MIN_ITEM_SECONDS)
         if self.seconds is not None:
-            mean = math.exp((1 - FRESH) * math.log(self.seconds) + FRESH * math.log(mean))
+            mean = math.exp((1 - NEW_WEIGHT) * math.log(self.seconds) + NEW_WEIGHT * math.log(mean))
         self.seconds = mean
         return mean
 

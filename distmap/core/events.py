@@ -15,8 +15,8 @@ from typing import Literal
 from distmap.tasks._typing import NamedTuple
 
 OnError = Literal["raise", "return", "skip"]
-#: list: every result is kept, delivered as it is accepted. ordered/unordered: a consumer pulls, a window bounds what waits.
-#: fold: as ordered, consumed by a reduction.
+#: How results go to the consumer. list: at once, and all are kept. ordered, unordered: a consumer pulls, and a window
+#: bounds what waits for it. fold: as ordered, but a reduction consumes the results.
 Gather = Literal["list", "ordered", "unordered", "fold"]
 Outcome = Literal["done", "failed", "cancelled"]
 

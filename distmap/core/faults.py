@@ -9,7 +9,7 @@ that only kills is stopped.
 from __future__ import annotations
 
 from distmap.core.events import SlotDied
-from distmap.core.gather import Cause, Accepted
+from distmap.core.gather import Accepted, Cause
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import SLOT, next_state
@@ -24,7 +24,7 @@ def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
         state.resting.remove(slot)
     slot.state = next_state(SLOT, slot.state, "SlotDied", slot)
     head = slot.queue[0] if slot.queue else None
-    held = state.withdraw(slot)
+    held = state.clear_slot(slot)
     state.worker_index.update_slot(slot)
     if event.reason != "killed":
         state.deaths += 1
@@ -39,7 +39,7 @@ def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
         if head is not None and head in held:
             _check_crash_loop(state, head.job)
     for attempt in held:
-        state.conclude(attempt.job)
+        state.finish_if_done(attempt.job)
 
 
 def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -> None:
@@ -51,17 +51,17 @@ def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -
     held = []
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
-        held += [(attempt, charged and attempt is head) for attempt in state.withdraw(slot)]
+        held += [(attempt, charged and attempt is head) for attempt in state.clear_slot(slot)]
     state.worker_index.remove(worker)
     for slot in worker.slots:
-        state.leave(slot)
+        state.drop_setup_calls(slot)
     for attempt, ran in held:
         if ran:
             _charge_lost_worker(state, attempt)
         else:
             _requeue_free(state, attempt)
     for attempt, _ in held:
-        state.conclude(attempt.job)
+        state.finish_if_done(attempt.job)
 
 
 def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
@@ -69,14 +69,14 @@ def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
     state.deaths += 1
     counts = attempt.state != "void"
     state.stats(attempt.job, attempt.slot.worker)
-    state.detach(attempt)
+    state.end_attempt(attempt)
     if counts:
         if attempt.hi - attempt.next == 1:
             _charge_item(state, attempt, attempt.next, "died")
         else:
             _requeue_in_parts(state, attempt, attempt.losses, PARTS)
         _check_crash_loop(state, attempt.job)
-    state.conclude(attempt.job)
+    state.finish_if_done(attempt.job)
 
 
 def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) -> None:
@@ -87,7 +87,7 @@ def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) ->
     accepted = Accepted(attempt.chunk.id, at, at + 1, attempt.id, cause)
     state.accept(job, attempt.chunk, accepted, out_of_order=ends)
     if ends:
-        state.halt(job, "failed")
+        state.stop_job(job, "failed")
 
 
 def _requeue_free(state: SchedulerState, attempt: Attempt) -> None:
@@ -170,7 +170,7 @@ def wake_rested(state: SchedulerState) -> float | None:
 
 def rest_ends(state: SchedulerState, slot: SlotRecord) -> float:
     """When a resting slot goes on: early where a job could not go on without it, or a call of a set-up is for it."""
-    if slot.due or any(_all_slots_rest(state, group) for group in slot.worker.groups):
+    if slot.setup_calls or any(_all_slots_rest(state, group) for group in slot.worker.groups):
         return slot.rest_until - state.limits.slot_rest + state.limits.slot_rest_alone
     return slot.rest_until
 
@@ -192,4 +192,4 @@ def _check_crash_loop(state: SchedulerState, job: JobRecord) -> None:
     job.deaths_in_a_row += 1
     limits = state.limits
     if job.deaths_in_a_row >= max(limits.crash_loop_deaths, limits.crash_loop_deaths_per_slot * job.group.capacity):
-        state.halt(job, "failed", crashed=True)
+        state.stop_job(job, "failed", crashed=True)

@@ -1,7 +1,7 @@
-"""In which order accepted results go to the consumer.
+"""The order in which accepted results go to the consumer.
 
-Owns the two ways: as they are accepted, or in input order through a reorder buffer. Knows item indices only; what is handed
-through is opaque. The buffer needs no limit of its own: only items that were read can are accepted, and the window on reading
+Owns the two ways: at once, or in input order through a reorder buffer. Knows item indices only; the results themselves
+are opaque. The buffer needs no limit of its own: only items that were read can be accepted, and the window on reading
 (`JobRecord.room`) bounds those.
 """
 
@@ -26,28 +26,28 @@ class Accepted(NamedTuple):
 
 @dataclass(slots=True)
 class Unordered:
-    """Everything goes out at once (list, unordered)."""
+    """Delivers everything at once (list, unordered)."""
 
     def accept(self, index: int, accepted: Accepted) -> list[Accepted]:
-        """Take what accepted at item `index`; give what may go out now, in order."""
+        """Take results that begin at item `index`; return what may be delivered now, in order."""
         return [accepted]
 
     def drain(self) -> list[Accepted]:
-        """Give up what waits."""
+        """Return what still waits, and keep nothing."""
         return []
 
 
 @dataclass(slots=True)
 class InOrder:
-    """Nothing goes out before all earlier items did (ordered, fold)."""
+    """Delivers nothing before all earlier items (ordered, fold)."""
 
     next: int = 0
     held: dict[int, Accepted] = field(default_factory=dict)
 
     def accept(self, index: int, accepted: Accepted) -> list[Accepted]:
-        """Take what accepted at item `index`; give what may go out now, in order."""
-        assert index >= self.next, "an item accepted twice"
-        assert index not in self.held, "an item accepted twice"
+        """Take results that begin at item `index`; return what may be delivered now, in order."""
+        assert index >= self.next, "an item was accepted twice"
+        assert index not in self.held, "an item was accepted twice"
         self.held[index] = accepted
         out = []
         while (run := self.held.pop(self.next, None)) is not None:
@@ -56,7 +56,7 @@ class InOrder:
         return out
 
     def drain(self) -> list[Accepted]:
-        """Give up what waits."""
+        """Return what still waits, and keep nothing."""
         out = [self.held[index] for index in sorted(self.held)]
         self.held.clear()
         return out

@@ -14,35 +14,35 @@ from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
 #: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
-LOOK_AT = 8
+CANDIDATES = 8
 #: Seconds: not worth a Revoke, and yet not nothing.
 UNSURE = 1e-9
 
 
-def advance(state: SchedulerState) -> None:
+def assign_work(state: SchedulerState) -> None:
     """Use every place there is; then let idle slots take from busy ones."""
     groups = list(state.worker_index.groups.values())
-    state.patience = faults.wake_rested(state) if state.resting else None
-    for slot in list(state.due):
-        while slot.due and state.worker_index.can_take(slot):
-            state.serve(slot)
-    while (choice := _turn(state, groups)) is not None:
+    state.next_check = faults.wake_rested(state) if state.resting else None
+    for slot in list(state.slots_with_calls):
+        while slot.setup_calls and state.worker_index.can_take(slot):
+            state.assign_setup_call(slot)
+    while (choice := _next_assignment(state, groups)) is not None:
         job, slot = choice
         if not job.queue and job.spec.pushed:
-            state.take(job, slot.worker)
+            state.take_pushed(job, slot.worker)
         if job.queue:
             state.assign(job, slot)
         else:
-            state.read(job, slot.worker)
+            state.request_chunk(job, slot.worker)
         state.worker_index.update_job(job.group, job)
     for group in groups:
         if group.job_heap:
-            _claim(state, group)
+            _claim_place(state, group)
         if group.idle and group.victims:
             _steal(state, group)
 
 
-def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
+def _next_assignment(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
     """The job whose turn it is among those that have a place, and the best place for it."""
     best: tuple[JobRecord, SlotRecord] | None = None
     for group in groups:
@@ -52,12 +52,12 @@ def _turn(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, Slo
         slot = state.worker_index.best_slot(group)
         if slot is None or (best is not None and best[0].scheduling_key() < job.scheduling_key()):
             continue
-        if not group.reservations or _is_free(state, group, job):
+        if not group.reservations or _has_unreserved_place(state, group, job):
             best = job, slot
     return best
 
 
-def _is_free(state: SchedulerState, group: TagGroup, job: JobRecord) -> bool:
+def _has_unreserved_place(state: SchedulerState, group: TagGroup, job: JobRecord) -> bool:
     """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
 
     Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
@@ -69,11 +69,11 @@ def _is_free(state: SchedulerState, group: TagGroup, job: JobRecord) -> bool:
     ]
     if len(kept) < group.free_places:
         return True
-    _look_again(state, min(kept))
+    _check_again_by(state, min(kept))
     return False
 
 
-def _claim(state: SchedulerState, group: TagGroup) -> None:
+def _claim_place(state: SchedulerState, group: TagGroup) -> None:
     """No place is left for the job whose turn it is: have another job's waiting chunk taken back for it.
 
     It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
@@ -82,7 +82,7 @@ def _claim(state: SchedulerState, group: TagGroup) -> None:
     job = state.worker_index.next_job(group)
     if job is None or state.worker_index.best_slot(group) is not None:
         return
-    for giver in list(islice(state.givers.values(), LOOK_AT)):
+    for giver in list(islice(state.jobs_with_waiting.values(), CANDIDATES)):
         if giver is job or giver.spec.priority > job.spec.priority:
             continue
         if giver.spec.priority == job.spec.priority and (job.attempts or job.claims or len(giver.attempts) < 2):
@@ -91,10 +91,10 @@ def _claim(state: SchedulerState, group: TagGroup) -> None:
         if attempt is None:
             continue
         if not job.queue and job.spec.pushed:
-            state.take(job, attempt.slot.worker)
+            state.take_pushed(job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
-            state.read(job, attempt.slot.worker)
+            state.request_chunk(job, attempt.slot.worker)
             state.worker_index.update_job(job.group, job)
             return
         if job.claims < len(job.queue):
@@ -106,9 +106,9 @@ def _claim(state: SchedulerState, group: TagGroup) -> None:
 
 def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
     """A waiting attempt of `giver` that would begin early, on a slot that `job` may use."""
-    while giver.waiters and giver.waiters[0][2].state != "waiting":
-        heapq.heappop(giver.waiters)
-    for _, _, attempt in giver.waiters[:LOOK_AT]:
+    while giver.waiting_heap and giver.waiting_heap[0][2].state != "waiting":
+        heapq.heappop(giver.waiting_heap)
+    for _, _, attempt in giver.waiting_heap[:CANDIDATES]:
         worker = attempt.slot.worker
         if attempt.state == "waiting" and worker.state == "trusted" and job.spec.tags <= worker.tags:
             return attempt
@@ -124,7 +124,7 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
     """
     heap = group.victims
     aside: list[tuple[float, int, Attempt]] = []
-    while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < LOOK_AT:
+    while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < CANDIDATES:
         key, attempt_id, attempt = entry = heapq.heappop(heap)
         stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":
@@ -132,7 +132,7 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
         thief = state.worker_index.best_slot(group)
         assert thief is not None, "an idle slot that is no place"
         least = max(state.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
-        gain = _gain(state, attempt)
+        gain = _seconds_gained(state, attempt)
         if gain > least:
             attempt.stolen = True
             group.stealing += 1
@@ -141,16 +141,16 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
         elif gain > 0:
             # Not worth it if it ends when it should, and that is soon.
             aside.append(entry)
-            _look_again(state, max(attempt.end, state.now) + least)
+            _check_again_by(state, max(attempt.end, state.now) + least)
     for entry in aside:
         heapq.heappush(heap, entry)
 
 
-def _look_again(state: SchedulerState, when: float) -> None:
-    state.patience = when if state.patience is None else min(state.patience, when)
+def _check_again_by(state: SchedulerState, when: float) -> None:
+    state.next_check = when if state.next_check is None else min(state.next_check, when)
 
 
-def _gain(state: SchedulerState, attempt: Attempt) -> float:
+def _seconds_gained(state: SchedulerState, attempt: Attempt) -> float:
     """Seconds of work that could begin at once elsewhere; 0 if there can be none however long it takes."""
     if attempt.state == "waiting":
         ahead = attempt.slot.queue[0]
@@ -163,7 +163,7 @@ def _gain(state: SchedulerState, attempt: Attempt) -> float:
         return 0.0
     item_time = state.item_time(job, attempt.slot.worker)
     assert item_time is not None, "several items run together although none was measured"
-    elapsed = state.now - attempt.heard
+    elapsed = state.now - attempt.heard_at
     # While it is in time, the item_time says where it is. Overdue, the best guess is that it takes as long again.
     gain = behind * item_time - elapsed if attempt.end > state.now else max(behind * item_time, elapsed)
     # While more is to come, and only the window holds it back, a cut that does not save much just makes small chunks.

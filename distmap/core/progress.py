@@ -81,8 +81,8 @@ class Snapshot(NamedTuple):
 ProgressOption = bool | Callable[[Snapshot], object] | None
 
 #: The rate is that of the last so many seconds, from samples that are at least so far apart.
-WINDOW = 10.0
-APART = 0.25
+RATE_WINDOW = 10.0
+SAMPLE_EVERY = 0.25
 
 
 @dataclass(slots=True)
@@ -93,10 +93,10 @@ class Meter:
 
     def add(self, now: float, count: int) -> None:
         """`count` items are done at `now`."""
-        if self.samples and now - self.samples[-1][0] < APART:
+        if self.samples and now - self.samples[-1][0] < SAMPLE_EVERY:
             return
         self.samples.append((now, count))
-        while now - self.samples[0][0] > WINDOW and len(self.samples) > 2:
+        while now - self.samples[0][0] > RATE_WINDOW and len(self.samples) > 2:
             self.samples.popleft()
 
     def rate(self, now: float, count: int) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
-from distmap.core.gather import Unordered, InOrder
+from distmap.core.gather import InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Meter
 
@@ -30,9 +30,9 @@ class ChunkRecord:
     start: int
     count: int
     nbytes: int
-    open: int
+    open_items: int
     #: The slot that it is for (a call of a set-up); None: any.
-    place: SlotRecord | None = None
+    only_slot: SlotRecord | None = None
     #: Offset -> how often it was run again because it raised; offset -> task processes it ended. Both mostly absent.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class SlotRecord:
     state: str = "ready"
     queue: list[Attempt] = field(default_factory=list)
     #: Calls of set-ups that wait for it, before anything else.
-    due: list[tuple[JobRecord, Span]] = field(default_factory=list)
+    setup_calls: list[tuple[JobRecord, Span]] = field(default_factory=list)
     #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
     level: int = -1
     free_places: int = 0
@@ -124,14 +124,14 @@ class Attempt:
     state: str
     #: Latest offset it is known to be at, and since when it is at the head of its slot, or was last heard of.
     at: int
-    heard: float
+    heard_at: float
     #: When it is expected to end, as last entered in the heap of victims.
     end: float
     #: SlotRecord-seconds put on the job's account ahead, and those truly spent.
     charge: float
     spent: float = 0.0
     #: Since when it is at the head of its slot, or reported last: time that no report covers yet.
-    since: float = 0.0
+    unaccounted_since: float = 0.0
     #: A Revoke is under way on behalf of an idle slot; of this other job.
     stolen: bool = False
     claimant: JobRecord | None = None
@@ -174,8 +174,8 @@ class JobRecord:
     crashed: bool = False
 
     input: str = "open"
-    asked: int = 0
-    asked_chunk: int = -1
+    requested: int = 0
+    requested_chunk: int = -1
     #: Pushed jobs: items, and their bytes, that wait to be taken.
     available: int = 0
     available_bytes: int = 0
@@ -188,15 +188,15 @@ class JobRecord:
     #: Out of date when an entry of the heap of ready jobs has another stamp.
     stamp: int = 0
     #: Attempts of it that wait on a slot and can be taken back: (expected start, attempt id, attempt), and how many.
-    waiters: list[tuple[float, int, Attempt]] = field(default_factory=list)
+    waiting_heap: list[tuple[float, int, Attempt]] = field(default_factory=list)
     waiting: int = 0
     #: Revokes under way that it caused to get a place; places that came of them and that it did not use yet.
     claims: int = 0
-    owed: int = 0
+    owed_places: int = 0
 
     read: int = 0
     #: Items of the input that came when the job was ending, and that nobody runs.
-    spare: int = 0
+    unrun_items: int = 0
     queued: int = 0
     settled: int = 0
     delivered: int = 0
@@ -213,7 +213,7 @@ class JobRecord:
     duplicates: int = 0
     #: Task processes that died since an item was last finished.
     deaths_in_a_row: int = 0
-    peak: int = 0
+    peak_done: int = 0
 
     item_time: ItemTime = field(default_factory=ItemTime)
     worker_stats: dict[int, WorkerStats] = field(default_factory=dict)
@@ -234,7 +234,7 @@ class JobRecord:
 
     def scheduling_key(self) -> SchedulingKey:
         """Its standing among the jobs that could use a place."""
-        return -self.spec.priority, not self.owed, self.served, self.id
+        return -self.spec.priority, not self.owed_places, self.served, self.id
 
     def unread(self) -> int | None:
         """Items that are still to come, as far as their announced number can be believed; None: nobody knows."""

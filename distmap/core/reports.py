@@ -17,37 +17,37 @@ SKEW = 8.0
 WEIGHT = 1 / 8
 
 
-def take(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
+def accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
     """A report of an attempt on record."""
     attempt.state = next_state(ATTEMPT, attempt.state, "AttemptReported", attempt)
     attempt.next = event.hi
     _measure(state, attempt, event)
     if event.ended:
-        state.detach(attempt)
+        state.end_attempt(attempt)
         state.requeue(attempt.job, attempt.chunk, event.hi, attempt.hi, attempt.losses)
     elif attempt.state == "running":
-        heard(state, attempt)
+        update_position(state, attempt)
     _accept(state, attempt, event)
-    state.conclude(attempt.job)
+    state.finish_if_done(attempt.job)
 
 
-def refuse(state: SchedulerState, attempt: Attempt | None, event: AttemptReported) -> None:
+def refuse_report(state: SchedulerState, attempt: Attempt | None, event: AttemptReported) -> None:
     """A report of an attempt that was given up (None), or whose job is over: its results are not wanted."""
     if event.lo < event.hi:
-        state.out.append(Discard(event.attempt, event.lo, event.hi))
+        state.commands.append(Discard(event.attempt, event.lo, event.hi))
         job = state.stale.get(event.attempt)
         if job is not None:
             job.duplicates += event.hi - event.lo
     if attempt is not None and event.ended:
-        state.detach(attempt)
+        state.end_attempt(attempt)
 
 
-def heard(state: SchedulerState, attempt: Attempt) -> None:
+def update_position(state: SchedulerState, attempt: Attempt) -> None:
     """The attempt's position is known anew, so that its end can be told better."""
-    attempt.heard = state.now
+    attempt.heard_at = state.now
     item_time = state.item_time(attempt.job, attempt.slot.worker)
     if item_time is not None:
-        state.expect(attempt, attempt.heard + item_time * (attempt.hi - max(attempt.at, attempt.next)))
+        state.expect_end(attempt, attempt.heard_at + item_time * (attempt.hi - max(attempt.at, attempt.next)))
 
 
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
@@ -55,7 +55,7 @@ def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) ->
     job, worker, items = attempt.job, attempt.slot.worker, event.hi - event.lo
     stats = state.stats(job, worker)
     if items or job.state == "stopping":
-        attempt.since = state.now
+        attempt.unaccounted_since = state.now
     attempt.spent += event.seconds
     stats.seconds += event.seconds
     stats.items += items
@@ -92,9 +92,9 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
             _accept_span(state, attempt, start, at)
             _accept_span(state, attempt, at, at + 1, out_of_order=True)
             _discard(state, attempt, at + 1, event.hi)
-            return state.halt(job, "failed")
-    if chunk.place is not None and event.lo < event.hi and not event.failed:
-        state.was_set_up(job, chunk.place.worker)
+            return state.stop_job(job, "failed")
+    if chunk.only_slot is not None and event.lo < event.hi and not event.failed:
+        state.setup_succeeded(job, chunk.only_slot.worker)
     _accept_span(state, attempt, start, event.hi)
     job.meter.add(state.now, job.settled)
 
@@ -107,4 +107,4 @@ def _accept_span(state: SchedulerState, attempt: Attempt, lo: int, hi: int, *, o
 
 def _discard(state: SchedulerState, attempt: Attempt, lo: int, hi: int) -> None:
     if lo < hi:
-        state.out.append(Discard(attempt.id, lo, hi))
+        state.commands.append(Discard(attempt.id, lo, hi))

@@ -19,7 +19,7 @@ from typing import Any
 from distmap.core import events as ev
 from distmap.core import faults, reports
 from distmap.core.limits import LIMITS, Limits
-from distmap.core.placing import advance
+from distmap.core.placing import assign_work
 from distmap.core.progress import Meter, Snapshot
 from distmap.core.records import Attempt, JobRecord, SlotRecord, WorkerRecord
 from distmap.core.snapshots import snapshot
@@ -85,16 +85,16 @@ class Scheduler:
             handler(event)
         except InvalidTransition:
             state.now = before
-            assert not state.out, "an illegal event left commands"
+            assert not state.commands, "an illegal event left commands"
             raise
-        advance(state)
-        out, state.out = state.out, []
+        assign_work(state)
+        out, state.commands = state.commands, []
         self._timelines.observe(event, out, now)
         return out
 
     def deadline(self) -> float | None:
         """When a Ticked is wanted at the latest; None: only events move anything."""
-        timers, patience = self._state.timers, self._state.patience
+        timers, patience = self._state.kill_timers, self._state.next_check
         while timers and not self._pending(timers[0][2]):
             heapq.heappop(timers)
         if not timers:
@@ -108,8 +108,8 @@ class Scheduler:
         if record is not None:
             found = snapshot(record, state.worker_index, now, state.deaths, state.losses)
         else:
-            check(job in state.finals, "job {} is not known (any more)", job)
-            found = state.finals[job]
+            check(job in state.last_snapshots, "job {} is not known (any more)", job)
+            found = state.last_snapshots[job]
         return self._timelines.draw(job, found, now)
 
     def resting(self, worker: int, now: float) -> tuple[int, float]:
@@ -207,7 +207,11 @@ class Scheduler:
 
     def _job_submitted(self, event: ev.JobSubmitted) -> None:
         state, spec = self._state, event.spec
-        check(event.job not in state.jobs and event.job not in state.finals, "job {} was submitted before", event.job)
+        check(
+            event.job not in state.jobs and event.job not in state.last_snapshots,
+            "job {} was submitted before",
+            event.job,
+        )
         for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
             value = getattr(spec, name)
             fits = value is None or value >= least
@@ -222,10 +226,10 @@ class Scheduler:
                 if spec.tags <= worker.tags and worker.state != "draining":
                     state.set_up(job, worker)
         if event.count:
-            state.enter_taken(job, event.count, event.nbytes)
+            state.add_taken_chunk(job, event.count, event.nbytes)
         if spec.size == 0 or event.last:
             job.input = next_state(INPUT, job.input, "exhausted", job)
-        state.conclude(job)
+        state.finish_if_done(job)
 
     def _check_first_chunk(self, event: ev.JobSubmitted) -> None:
         job, spec, count = event.job, event.spec, event.count
@@ -255,11 +259,11 @@ class Scheduler:
         job.input = next_state(INPUT, job.input, "ItemsAdded", job)
         if not job.attempts and not job.queue and not job.available:
             # It asked for nothing for a while; that does not entitle it to all slots now.
-            job.served = max(job.served, self._state.clock)
+            job.served = max(job.served, self._state.virtual_time)
         job.available += event.count
         job.available_bytes += event.nbytes
         job.item_bytes = max(event.nbytes / event.count, job.item_bytes)
-        self._state.conclude(job)
+        self._state.finish_if_done(job)
 
     def _input_closed(self, event: ev.InputClosed) -> None:
         job = self._job(event.job)
@@ -269,37 +273,37 @@ class Scheduler:
         if job.state == "stopping":
             return
         job.input = next_state(INPUT, job.input, "InputClosed", job)
-        self._state.exhaust(job)
-        self._state.conclude(job)
+        self._state.end_pushed_input(job)
+        self._state.finish_if_done(job)
 
     def _chunk_read(self, event: ev.ChunkRead) -> None:
         job, state = self._job(event.job), self._state
         if job is None:
             return
-        check(job.is_reading and event.chunk == job.asked_chunk, "{}, chunk {} was not asked for", job, event.chunk)
-        check(0 <= event.count <= job.asked, "{}: {} items read, expected 0 to {}", job, event.count, job.asked)
+        check(job.is_reading and event.chunk == job.requested_chunk, "{}, chunk {} was not asked for", job, event.chunk)
+        check(0 <= event.count <= job.requested, "{}: {} items read, expected 0 to {}", job, event.count, job.requested)
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         check(event.count > 0 or event.last, "{}: no item was read, yet the input goes on", job)
         job.input = next_state(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
         del job.group.reservations[job.id]
         if job.state == "stopping":
             if event.count:
-                job.spare += event.count
-                state.out.append(ev.Release(job.id, event.chunk))
-            return state.conclude(job)
+                job.unrun_items += event.count
+                state.commands.append(ev.Release(job.id, event.chunk))
+            return state.finish_if_done(job)
         if event.count:
-            state.enter(job, event.chunk, event.count, event.nbytes)
-        state.conclude(job)
+            state.add_chunk(job, event.chunk, event.count, event.nbytes)
+        state.finish_if_done(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:
         job = self._job(event.job)
         if job is None:
             return
-        asked = job.is_reading and event.chunk == job.asked_chunk
+        asked = job.is_reading and event.chunk == job.requested_chunk
         check(asked, "{}, chunk {} was not asked for", job, event.chunk)
         job.input = next_state(INPUT, job.input, "InputFailed", job)
         del job.group.reservations[job.id]
-        self._state.conclude(job)
+        self._state.finish_if_done(job)
 
     def _input_grew(self, event: ev.InputGrew) -> None:
         job = self._job(event.job)
@@ -310,7 +314,7 @@ class Scheduler:
         chunk.nbytes += event.nbytes
         job.input_bytes += event.nbytes
         job.item_bytes = max(chunk.nbytes / chunk.count, job.item_bytes)
-        self._state.conclude(job)
+        self._state.finish_if_done(job)
 
     def _consumed(self, event: ev.Consumed) -> None:
         job = self._job(event.job)
@@ -328,21 +332,21 @@ class Scheduler:
                 job.unconsumed.popleft()
         # Results that were partly refused make the driver's count differ a little; it must not add up.
         job.result_bytes = max(0, job.result_bytes - event.nbytes) if job.consumed < job.settled else 0
-        self._state.conclude(job)
+        self._state.finish_if_done(job)
 
     def _cancel(self, event: ev.CancelRequested) -> None:
         job = self._job(event.job)
         if job is None or job.state == "stopping":
             return
-        self._state.halt(job, "cancelled", "CancelRequested")
-        self._state.conclude(job)
+        self._state.stop_job(job, "cancelled", "CancelRequested")
+        self._state.finish_if_done(job)
 
     def _pause(self, event: ev.PauseRequested) -> None:
         job = self._job(event.job)
         if job is not None:
             job.state = next_state(JOB, job.state, "PauseRequested", job)
             self._take_back(list(job.attempts.values()))
-            self._state.conclude(job)
+            self._state.finish_if_done(job)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         job = self._job(event.job)
@@ -350,9 +354,9 @@ class Scheduler:
             if job.state == "paused":
                 # The rate is that of the time in which it may run, or a pause would show as hours to go.
                 job.meter = Meter()
-                job.meter.add(self._state.now, job.peak)
+                job.meter.add(self._state.now, job.peak_done)
             job.state = next_state(JOB, job.state, "ResumeRequested", job)
-            self._state.conclude(job)
+            self._state.finish_if_done(job)
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
@@ -367,7 +371,7 @@ class Scheduler:
         if attempt is None or attempt.state != "running" or not attempt.at < event.at < attempt.hi:
             return
         attempt.at = event.at
-        reports.heard(state, attempt)
+        reports.update_position(state, attempt)
         attempt.job.meter.add(state.now, attempt.job.settled + attempt.at - attempt.next)
 
     def _attempt_lost(self, event: ev.AttemptLost) -> None:
@@ -380,26 +384,26 @@ class Scheduler:
         if attempt is None:
             return
         job = attempt.job
-        state.detach(attempt)
+        state.end_attempt(attempt)
         if job.state in ("running", "paused"):
             if job.spec.each:
                 faults.fail_item(state, attempt, attempt.lo, "refused")
             else:
-                state.halt(job, "failed")
-        state.conclude(job)
+                state.stop_job(job, "failed")
+        state.finish_if_done(job)
 
     def _attempt_reported(self, event: ev.AttemptReported) -> None:
         attempt, state = self._attempt(event.attempt), self._state
         check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
         if attempt is None or attempt.state == "void":
-            return reports.refuse(state, attempt, event)
+            return reports.refuse_report(state, attempt, event)
         check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
         check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
         if event.failed:
             bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
             check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
         check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
-        reports.take(state, attempt, event)
+        reports.accept_report(state, attempt, event)
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -409,8 +413,8 @@ class Scheduler:
 
     def _ticked(self, event: ev.Ticked) -> None:
         state = self._state
-        while state.timers and state.timers[0][0] <= state.now:
-            job = heapq.heappop(state.timers)[2]
+        while state.kill_timers and state.kill_timers[0][0] <= state.now:
+            job = heapq.heappop(state.kill_timers)[2]
             if self._pending(job):
-                state.abandon(job)
-                state.conclude(job)
+                state.kill_slots_of(job)
+                state.finish_if_done(job)

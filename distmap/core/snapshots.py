@@ -36,16 +36,16 @@ def snapshot(job: JobRecord, worker_index: WorkerIndex, now: float, deaths: int,
             hints += attempt.at - reported
         if attempt.state != "waiting":
             heads[worker].append(attempt)
-    job.peak = max(job.peak, min(job.settled + hints, job.read))
+    job.peak_done = max(job.peak_done, min(job.settled + hints, job.read))
     total = _total(job)
-    rate = job.meter.rate(now, job.peak)
+    rate = job.meter.rate(now, job.peak_done)
     state = job.outcome if job.state in ("stopping", "over") else job.state
-    left = time_left(total, job.peak, rate) if state in ("running", "paused", "done") else None
+    left = time_left(total, job.peak_done, rate) if state in ("running", "paused", "done") else None
     return Snapshot(
         name=job.spec.name,
         state=cast("JobState", state),
         total=total,
-        done=job.peak,
+        done=job.peak_done,
         failed=job.failed,
         in_flight=sum(in_flight.values()),
         retried=job.retried,
@@ -62,7 +62,7 @@ def snapshot(job: JobRecord, worker_index: WorkerIndex, now: float, deaths: int,
 
 def _total(job: JobRecord) -> int | None:
     if job.input == "ended":
-        return job.read + job.spare
+        return job.read + job.unrun_items
     if job.input == "closing":
         return job.read + job.available
     size = job.spec.size
@@ -70,14 +70,18 @@ def _total(job: JobRecord) -> int | None:
 
 
 def _lanes(
-    job: JobRecord, worker_index: WorkerIndex, now: float, in_flight: Mapping[int, int], heads: Mapping[int, list[Attempt]]
+    job: JobRecord,
+    worker_index: WorkerIndex,
+    now: float,
+    in_flight: Mapping[int, int],
+    heads: Mapping[int, list[Attempt]],
 ) -> tuple[Lane, ...]:
     """Live workers that may run the job, and lost ones that did something for it, in the order of their joining."""
     tags = job.spec.tags
     ids = {worker.id for worker in worker_index.workers.values() if tags <= worker.tags}
     lanes = []
     for number in sorted(ids | job.worker_stats.keys()):
-        worker, share, held = worker_index.workers.get(number), job.worker_stats.get(number), in_flight.get(number, 0)
+        worker, stats, held = worker_index.workers.get(number), job.worker_stats.get(number), in_flight.get(number, 0)
         if worker is None:
             state = "lost"
         elif job.state == "over":
@@ -94,7 +98,7 @@ def _lanes(
             seconds = 0.0
         for attempt in running:
             # A chunk of one long item reports nothing until it is done.
-            seconds += now - attempt.since
+            seconds += now - attempt.unaccounted_since
         span = (now - since) * slots
         busy = min(1.0, seconds / span) if span > 0 else 0.0
         rows = min(slots, ROWS)

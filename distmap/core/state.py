@@ -28,16 +28,16 @@ from distmap.core.events import (
     SetUp,
     Take,
 )
-from distmap.core.gather import Unordered, InOrder, Accepted
+from distmap.core.gather import Accepted, InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, ChunkRecord, JobRecord, WorkerStats, SlotRecord, Span, WorkerRecord
+from distmap.core.records import Attempt, ChunkRecord, JobRecord, SlotRecord, Span, WorkerRecord, WorkerStats
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
-KEPT = 256
+SNAPSHOTS_KEPT = 256
 
 
 class SchedulerState:
@@ -46,33 +46,33 @@ class SchedulerState:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.now = 0.0
-        self.out: list[Command] = []
+        self.commands: list[Command] = []
         self.worker_index = WorkerIndex(limits)
         self.jobs: dict[int, JobRecord] = {}
         #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
         self.last_job = -1
-        self.finals: dict[int, Snapshot] = {}
+        self.last_snapshots: dict[int, Snapshot] = {}
         self.attempts: dict[int, Attempt] = {}
         #: Attempts given up while their job goes on -> job.
         self.stale: dict[int, JobRecord] = {}
         #: Set-ups that are not over, the oldest first; slots that calls of them wait for.
         self.setups: dict[int, JobRecord] = {}
-        self.due: dict[SlotRecord, None] = {}
+        self.slots_with_calls: dict[SlotRecord, None] = {}
         #: Jobs with an attempt that waits and can be taken back.
-        self.givers: dict[int, JobRecord] = {}
+        self.jobs_with_waiting: dict[int, JobRecord] = {}
         #: (due, serial, job): a stopping job whose slots are to be killed.
-        self.timers: list[tuple[float, int, JobRecord]] = []
+        self.kill_timers: list[tuple[float, int, JobRecord]] = []
         #: Slots that rest, in the order in which they began to.
         self.resting: list[SlotRecord] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()
         #: Served time of the job chosen last: where a new job starts, so that it owes and is owed nothing.
-        self.clock = 0.0
+        self.virtual_time = 0.0
         self.deaths = 0
         self.losses = 0
         #: When waiting work is to be looked at again though nothing may happen; None: at the next event.
-        self.patience: float | None = None
+        self.next_check: float | None = None
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -80,14 +80,14 @@ class SchedulerState:
         """Enter a new job."""
         group = self.worker_index.tag_group(spec.tags)
         gather = InOrder() if spec.gather in ("ordered", "fold") else Unordered()
-        job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.clock)
+        job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.virtual_time)
         job.meter.add(self.now, 0)
         group.jobs += 1
         self.jobs[job_id] = job
         self.last_job = max(self.last_job, job_id)
         return job
 
-    def halt(self, job: JobRecord, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
+    def stop_job(self, job: JobRecord, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
         """End a job early: take back what waits, interrupt what runs; slots that do not answer are killed later."""
         job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
@@ -95,29 +95,29 @@ class SchedulerState:
         job.queue.clear()
         job.queued = 0
         if job.spec.each:
-            for slot in list(self.due):
-                self._let_wait(slot, [entry for entry in slot.due if entry[0] is not job])
+            for slot in list(self.slots_with_calls):
+                self.set_setup_calls(slot, [entry for entry in slot.setup_calls if entry[0] is not job])
         # What waits is taken back first: a slot whose item was interrupted would begin it at once.
         for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
             if attempt.slot.queue[0] is attempt:
                 attempt.state = next_state(ATTEMPT, attempt.state, "interrupted", attempt)
-                self.out.append(Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
+                self.commands.append(Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
             elif attempt.state == "waiting":
                 self.revoke(attempt, attempt.lo)
-        heapq.heappush(self.timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
+        heapq.heappush(self.kill_timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
 
-    def abandon(self, job: JobRecord) -> None:
+    def kill_slots_of(self, job: JobRecord) -> None:
         """The grace is over: kill the slots that still run the job, and do without the answers."""
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
-            self.forget(attempt)
+            self.uncount(attempt)
             attempt.state = next_state(ATTEMPT, attempt.state, "voided", attempt)
             if slot.queue[0] is attempt and slot.state == "ready":
                 slot.state = next_state(SLOT, slot.state, "killed", slot)
-                self.out.append(Kill(slot.worker.id, slot.index))
+                self.commands.append(Kill(slot.worker.id, slot.index))
                 self.worker_index.update_slot(slot)
 
-    def conclude(self, job: JobRecord) -> None:
+    def finish_if_done(self, job: JobRecord) -> None:
         """Finish the job if nothing of it is left to do; else note what it wants next."""
         if job.state == "over":
             return
@@ -133,16 +133,16 @@ class SchedulerState:
         assert not job.attempts, "a job finishes with an attempt on record"
         for run in job.gather.drain():
             if run.cause is None:
-                self.out.append(Discard(run.attempt, run.lo, run.hi))
+                self.commands.append(Discard(run.attempt, run.lo, run.hi))
         for chunk in job.chunks:
-            self.out.append(Release(job.id, chunk))
+            self.commands.append(Release(job.id, chunk))
         job.state = next_state(JOB, job.state, "finished", job)
         job.stamp += 1
         job.group.jobs -= 1
         job.group.reservations.pop(job.id, None)
         for attempt in job.stale:
             self.stale.pop(attempt, None)
-        self.givers.pop(job.id, None)
+        self.jobs_with_waiting.pop(job.id, None)
         if self.setups.pop(job.id, None) is not None:
             for worker in self.worker_index.workers.values():
                 if worker.unready.pop(job.id, None) is not None:
@@ -151,16 +151,16 @@ class SchedulerState:
         self._remember(job)
         if not job.group.jobs:
             self.worker_index.remove_group(job.group)
-        self.out.append(Finish(job.id, job.outcome, job.crashed))
+        self.commands.append(Finish(job.id, job.outcome, job.crashed))
 
     def _remember(self, job: JobRecord) -> None:
-        self.finals[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
-        if len(self.finals) > KEPT:
-            del self.finals[next(iter(self.finals))]
+        self.last_snapshots[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
+        if len(self.last_snapshots) > SNAPSHOTS_KEPT:
+            del self.last_snapshots[next(iter(self.last_snapshots))]
 
     # --- input --------------------------------------------------------------------------------------------------------
 
-    def wanted(self, job: JobRecord, worker: WorkerRecord) -> int:
+    def chunk_size_for(self, job: JobRecord, worker: WorkerRecord) -> int:
         """Items of the next chunk of the job for this worker."""
         if job.spec.chunksize is not None:
             return job.spec.chunksize
@@ -181,38 +181,40 @@ class SchedulerState:
         stats = job.worker_stats.get(worker.id)
         return job.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
 
-    def read(self, job: JobRecord, worker: WorkerRecord) -> None:
+    def request_chunk(self, job: JobRecord, worker: WorkerRecord) -> None:
         """Ask for the next chunk, sized for this worker."""
-        items = min(self.wanted(job, worker), job.room(self.limits))
+        items = min(self.chunk_size_for(job, worker), job.room(self.limits))
         assert items >= 1, "a Read of nothing"
         self.last_chunk += 1
         job.input = next_state(INPUT, job.input, "read", job)
-        job.asked, job.asked_chunk = items, self.last_chunk
+        job.requested, job.requested_chunk = items, self.last_chunk
         job.group.reservations[job.id] = self.now + self.limits.reservation_seconds, job.spec.priority
-        self.out.append(Read(job.id, self.last_chunk, items))
+        self.commands.append(Read(job.id, self.last_chunk, items))
 
-    def take(self, job: JobRecord, worker: WorkerRecord) -> None:
+    def take_pushed(self, job: JobRecord, worker: WorkerRecord) -> None:
         """Make the next chunk of what was pushed, sized for this worker."""
         items = min(job.available, job.room(self.limits))
         if job.group.idle:
             # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
             items = min(items, -(-job.available // job.group.idle))
         if items > 1:
-            items = min(items, self.wanted(job, worker))
+            items = min(items, self.chunk_size_for(job, worker))
         assert items >= 1, "a Take of nothing"
         nbytes = job.available_bytes * items // job.available
         job.available -= items
         job.available_bytes -= nbytes
-        self.enter_taken(job, items, nbytes)
-        self.exhaust(job)
+        self.add_taken_chunk(job, items, nbytes)
+        self.end_pushed_input(job)
 
-    def enter_taken(self, job: JobRecord, items: int, nbytes: int) -> None:
+    def add_taken_chunk(self, job: JobRecord, items: int, nbytes: int) -> None:
         """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
         self.last_chunk += 1
-        self.out.append(Take(job.id, self.last_chunk, items))
-        self.enter(job, self.last_chunk, items, nbytes)
+        self.commands.append(Take(job.id, self.last_chunk, items))
+        self.add_chunk(job, self.last_chunk, items, nbytes)
 
-    def enter(self, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None) -> None:
+    def add_chunk(
+        self, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None
+    ) -> None:
         """A chunk is there; all of it waits to be run."""
         chunk = job.chunks[chunk_id] = ChunkRecord(chunk_id, job.read, items, nbytes, items, place)
         job.read += items
@@ -222,7 +224,7 @@ class SchedulerState:
             job.unconsumed.append(items)
         self.requeue(job, chunk, 0, items)
 
-    def exhaust(self, job: JobRecord) -> None:
+    def end_pushed_input(self, job: JobRecord) -> None:
         """End the input of a pushed job when nothing more can come."""
         if job.input == "closing" and job.available == 0:
             job.input = next_state(INPUT, job.input, "exhausted", job)
@@ -232,13 +234,13 @@ class SchedulerState:
         if lo == hi or job.state == "stopping":
             return
         span = (chunk.start + lo, lo, hi, losses, chunk)
-        if chunk.place is None:
+        if chunk.only_slot is None:
             heapq.heappush(job.queue, span)
             job.queued += hi - lo
-        elif chunk.place.worker.state == "lost":
+        elif chunk.only_slot.worker.state == "lost":
             self.accept(job, chunk, Accepted(chunk.id, lo, hi, -1, "gone"))
         else:
-            self._let_wait(chunk.place, [*chunk.place.due, (job, span)])
+            self.set_setup_calls(chunk.only_slot, [*chunk.only_slot.setup_calls, (job, span)])
 
     # --- set-ups ------------------------------------------------------------------------------------------------------
 
@@ -252,10 +254,10 @@ class SchedulerState:
             self.worker_index.update_slots(worker)
         for slot in slots:
             self.last_chunk += 1
-            self.out.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
-            self.enter(job, self.last_chunk, 1, 0, slot)
+            self.commands.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
+            self.add_chunk(job, self.last_chunk, 1, 0, slot)
 
-    def was_set_up(self, job: JobRecord, worker: WorkerRecord) -> None:
+    def setup_succeeded(self, job: JobRecord, worker: WorkerRecord) -> None:
         """One call of the set-up succeeded there."""
         left = worker.unready.get(job.id)
         if left == 1:
@@ -264,26 +266,26 @@ class SchedulerState:
         elif left is not None:
             worker.unready[job.id] = left - 1
 
-    def serve(self, slot: SlotRecord) -> None:
+    def assign_setup_call(self, slot: SlotRecord) -> None:
         """Send the slot the first call that waits for it."""
-        job, (_, lo, hi, losses, chunk) = slot.due[0]
-        self._let_wait(slot, slot.due[1:])
-        self._begin(job, slot, chunk, lo, hi, losses)
+        job, (_, lo, hi, losses, chunk) = slot.setup_calls[0]
+        self.set_setup_calls(slot, slot.setup_calls[1:])
+        self._start_attempt(job, slot, chunk, lo, hi, losses)
 
-    def leave(self, slot: SlotRecord) -> None:
+    def drop_setup_calls(self, slot: SlotRecord) -> None:
         """Its worker is lost: what waits for the slot comes to nothing."""
-        due = slot.due
-        self._let_wait(slot, [])
+        due = slot.setup_calls
+        self.set_setup_calls(slot, [])
         for job, (_, lo, hi, losses, chunk) in due:
             self.requeue(job, chunk, lo, hi, losses)
-            self.conclude(job)
+            self.finish_if_done(job)
 
-    def _let_wait(self, slot: SlotRecord, due: list[tuple[JobRecord, Span]]) -> None:
-        slot.due = due
+    def set_setup_calls(self, slot: SlotRecord, due: list[tuple[JobRecord, Span]]) -> None:
+        slot.setup_calls = due
         if due:
-            self.due[slot] = None
+            self.slots_with_calls[slot] = None
         else:
-            self.due.pop(slot, None)
+            self.slots_with_calls.pop(slot, None)
         self.worker_index.update_slot(slot)
 
     # --- attempts -----------------------------------------------------------------------------------------------------
@@ -294,19 +296,21 @@ class SchedulerState:
         index, lo, hi, losses, chunk = heapq.heappop(job.queue)
         items = hi - lo
         if items > 1 and job.spec.chunksize is None:
-            items = chunks.cut(items, self.wanted(job, worker), chunk.nbytes, job.group.capacity)
+            items = chunks.cut(items, self.chunk_size_for(job, worker), chunk.nbytes, job.group.capacity)
         if items < hi - lo:
             heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
         job.queued -= items
-        job.owed = max(0, job.owed - 1)
-        self._begin(job, slot, chunk, lo, lo + items, losses)
+        job.owed_places = max(0, job.owed_places - 1)
+        self._start_attempt(job, slot, chunk, lo, lo + items, losses)
 
-    def _begin(self, job: JobRecord, slot: SlotRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int) -> None:
+    def _start_attempt(
+        self, job: JobRecord, slot: SlotRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int
+    ) -> None:
         """An attempt at items [lo, hi) of the chunk, on the slot."""
         worker, items = slot.worker, hi - lo
         item_time = self.item_time(job, worker)
         charge = self.limits.chunk_seconds if item_time is None else item_time * items
-        self.clock = max(self.clock, job.served)
+        self.virtual_time = max(self.virtual_time, job.served)
         job.served += charge
         slot.state = next_state(SLOT, slot.state, "assigned", slot)
         assert len(slot.queue) < self.limits.slot_depth, "a slot holds too much"
@@ -315,19 +319,19 @@ class SchedulerState:
         state = "waiting" if slot.queue else "running"
         ends = starts + charge
         attempt = Attempt(self.last_attempt, job, chunk, lo, hi, losses, slot, lo, state, lo, self.now, ends, charge)
-        attempt.since = self.now
+        attempt.unaccounted_since = self.now
         slot.queue.append(attempt)
         self.attempts[attempt.id] = job.attempts[attempt.id] = attempt
         if state == "waiting":
-            self._wait(attempt, starts)
-        self.expect(attempt, ends)
+            self._count_waiting(attempt, starts)
+        self.expect_end(attempt, ends)
         self.worker_index.update_slot(slot)
-        self.out.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
+        self.commands.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
 
-    def expect(self, attempt: Attempt, end: float) -> None:
+    def expect_end(self, attempt: Attempt, end: float) -> None:
         """Note when the attempt should end, so that idle slots find the ones that take longest."""
         attempt.end = end
-        if attempt.chunk.place is not None:
+        if attempt.chunk.only_slot is not None:
             return  # it can run nowhere else
         waits = attempt.state == "waiting"
         if not waits and (attempt.state != "running" or attempt.job.spec.chunksize or attempt.hi - attempt.next < 2):
@@ -343,28 +347,28 @@ class SchedulerState:
     def revoke(self, attempt: Attempt, stop: int) -> None:
         """Take back what the attempt did not begin, from offset `stop` on."""
         if attempt.state == "waiting":
-            self._unwait(attempt)
+            self._uncount_waiting(attempt)
         attempt.state = next_state(ATTEMPT, attempt.state, "revoked", attempt)
-        self.out.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
+        self.commands.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
 
-    def forget(self, attempt: Attempt) -> None:
+    def uncount(self, attempt: Attempt) -> None:
         """The attempt no longer counts for its job; the slot still holds it."""
         job = attempt.job
         if attempt.state == "waiting":
-            self._unwait(attempt)
+            self._uncount_waiting(attempt)
         del job.attempts[attempt.id]
         job.served += attempt.spent - attempt.charge
         job.group.stealing -= attempt.stolen
         if attempt.claimant is not None:
             attempt.claimant.claims -= 1
-            attempt.claimant.owed += 1
+            attempt.claimant.owed_places += 1
             self.worker_index.update_job(attempt.claimant.group, attempt.claimant)
 
-    def detach(self, attempt: Attempt) -> None:
+    def end_attempt(self, attempt: Attempt) -> None:
         """The slot is through with the attempt; what waits behind it runs now."""
         slot = attempt.slot
         if attempt.state != "void":
-            self.forget(attempt)
+            self.uncount(attempt)
         attempt.state = next_state(ATTEMPT, attempt.state, "ended", attempt)
         del self.attempts[attempt.id]
         head = slot.queue[0] is attempt
@@ -372,13 +376,13 @@ class SchedulerState:
         if head and slot.queue:
             follower = slot.queue[0]
             if follower.state == "waiting":
-                self._unwait(follower)
+                self._uncount_waiting(follower)
             follower.state = next_state(ATTEMPT, follower.state, "promoted", follower)
-            follower.heard = follower.since = self.now
-            self.expect(follower, self.now + follower.charge)
+            follower.heard_at = follower.unaccounted_since = self.now
+            self.expect_end(follower, self.now + follower.charge)
         self.worker_index.update_slot(slot)
 
-    def withdraw(self, slot: SlotRecord) -> list[Attempt]:
+    def clear_slot(self, slot: SlotRecord) -> list[Attempt]:
         """Take every attempt off a slot that is no more; give those that still count for a job."""
         held = [attempt for attempt in slot.queue if attempt.state != "void"]
         if held and held[0] is slot.queue[0]:
@@ -386,7 +390,7 @@ class SchedulerState:
             self.stats(held[0].job, slot.worker)
         for attempt in slot.queue:
             if attempt.state != "void":
-                self.forget(attempt)
+                self.uncount(attempt)
                 self.stale[attempt.id] = attempt.job
                 attempt.job.stale.append(attempt.id)
             attempt.state = next_state(ATTEMPT, attempt.state, "ended", attempt)
@@ -394,25 +398,25 @@ class SchedulerState:
         slot.queue.clear()
         return held
 
-    def _wait(self, attempt: Attempt, starts: float) -> None:
+    def _count_waiting(self, attempt: Attempt, starts: float) -> None:
         """It waits, and can be taken back for another slot or job; not if it is for this slot."""
         job = attempt.job
-        if attempt.chunk.place is not None:
+        if attempt.chunk.only_slot is not None:
             return
         job.waiting += 1
-        self.givers[job.id] = job
-        heapq.heappush(job.waiters, (starts, attempt.id, attempt))
-        if len(job.waiters) > 64 and len(job.waiters) > 4 * job.waiting:
-            job.waiters[:] = [entry for entry in job.waiters if entry[2].state == "waiting"]
-            heapq.heapify(job.waiters)
+        self.jobs_with_waiting[job.id] = job
+        heapq.heappush(job.waiting_heap, (starts, attempt.id, attempt))
+        if len(job.waiting_heap) > 64 and len(job.waiting_heap) > 4 * job.waiting:
+            job.waiting_heap[:] = [entry for entry in job.waiting_heap if entry[2].state == "waiting"]
+            heapq.heapify(job.waiting_heap)
 
-    def _unwait(self, attempt: Attempt) -> None:
+    def _uncount_waiting(self, attempt: Attempt) -> None:
         job = attempt.job
-        if attempt.chunk.place is not None:
+        if attempt.chunk.only_slot is not None:
             return
         job.waiting -= 1
         if not job.waiting:
-            del self.givers[job.id]
+            del self.jobs_with_waiting[job.id]
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -434,9 +438,9 @@ class SchedulerState:
         for run in ready:
             job.delivered += run.hi - run.lo
             if run.cause is None:
-                self.out.append(Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
+                self.commands.append(Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
             else:
-                self.out.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
+                self.commands.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Only now: the text of the error shows the item, so its input is needed until then.
                 self._close(job, job.chunks[run.chunk], 1)
         self._release(job, chunk.id)
@@ -445,15 +449,15 @@ class SchedulerState:
                 self._release(job, run.chunk)
 
     def _close(self, job: JobRecord, chunk: ChunkRecord, items: int) -> None:
-        chunk.open -= items
-        assert chunk.open >= 0, "more items closed than the chunk has"
+        chunk.open_items -= items
+        assert chunk.open_items >= 0, "more items closed than the chunk has"
 
     def _release(self, job: JobRecord, chunk_id: int) -> None:
         chunk = job.chunks.get(chunk_id)
-        if chunk is not None and chunk.open == 0:
+        if chunk is not None and chunk.open_items == 0:
             job.input_bytes -= chunk.nbytes
             del job.chunks[chunk_id]
-            self.out.append(Release(job.id, chunk_id))
+            self.commands.append(Release(job.id, chunk_id))
 
     def stats(self, job: JobRecord, worker: WorkerRecord) -> WorkerStats:
         """What the worker did for the job, to be added to."""

@@ -24,7 +24,7 @@ JOBS_KEPT = 8
 _new = tuple.__new__
 
 
-def thin(blocks: Iterable[Block], grain: float) -> list[Block]:
+def join_blocks(blocks: Iterable[Block], grain: float) -> list[Block]:
     """Join neighbours of one row and kind that lie within `grain` seconds.
 
     What is joined begins where the first began and lasts as long as both did; the gap moves behind it. So a drawing
@@ -92,7 +92,7 @@ class Track:
         """To half of what is allowed, so that the next time is far off."""
         while len(self.blocks) > self.most // 2:
             self.grain = max(2 * self.grain, elapsed / self.most)
-            self.blocks = thin(self.blocks, self.grain)
+            self.blocks = join_blocks(self.blocks, self.grain)
 
 
 def tracks(slots: int) -> list[Track]:

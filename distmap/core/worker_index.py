@@ -74,7 +74,7 @@ class WorkerIndex:
         """The slot's load, its state or its worker's standing changed: note where it stands now."""
         depth = self.limits.slot_depth
         level = -1
-        if self.can_take(slot) and not slot.due and not slot.worker.unready:
+        if self.can_take(slot) and not slot.setup_calls and not slot.worker.unready:
             pressed = slot.worker.memory >= self.limits.memory_pressure
             level = len(slot.queue) + (depth if pressed else 0)
         idle = (level in (0, depth)) - (slot.level in (0, depth))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import frexp
 
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
-from distmap.core.timeline import thin
+from distmap.core.timeline import join_blocks
 from distmap.views.html import NO_NUMBER, text_html
 from distmap.views.words import counted, elapsed, is_live, number
 
@@ -38,7 +38,7 @@ def _joined(blocks: Sequence[Block], seconds: float) -> Sequence[Block]:
     # A power of two, so that the borders of joined blocks stay in place from one drawing to the next.
     grain = 2.0 ** (frexp(seconds / MAX_BLOCKS)[1] - 1)
     while len(blocks) > MAX_BLOCKS:
-        blocks = thin(blocks, grain)
+        blocks = join_blocks(blocks, grain)
         grain *= 2
     return blocks
 

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from distmap.core.gather import Unordered, InOrder, Accepted
+from distmap.core.gather import Accepted, InOrder, Unordered
 
 RUNS = [(0, Accepted(0, 0, 2, 5)), (2, Accepted(0, 2, 3, 6, "poison")), (3, Accepted(1, 0, 4, 7))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.progress import WINDOW, Meter, time_left
+from distmap.core.progress import RATE_WINDOW, Meter, time_left
 
 
 def test_no_rate_before_anything_is_known() -> None:
@@ -22,7 +22,7 @@ def test_the_rate_is_that_of_late() -> None:
         now = tenth / 10
         meter.add(now, tenth if now < 50 else 500 + 10 * (tenth - 500))
     assert meter.rate(99.9, 5490) == pytest.approx(100, rel=0.05)
-    assert len(meter.samples) <= WINDOW / 0.25 + 2
+    assert len(meter.samples) <= RATE_WINDOW / 0.25 + 2
 
 
 def test_the_rate_is_never_negative() -> None:

@@ -124,7 +124,7 @@ def test_speed_is_learnt_by_worker(desk: Any) -> None:
         todo += desk.feed(desk.report(assign, seconds=each * (assign.hi - assign.lo)))
     state = desk.scheduler._state
     workers, job = state.worker_index.workers, state.jobs[1]
-    assert job.shares[1].item_time.seconds == pytest.approx(0.001)
-    assert job.shares[2].item_time.seconds == pytest.approx(0.004)
+    assert job.worker_stats[1].item_time.seconds == pytest.approx(0.001)
+    assert job.worker_stats[2].item_time.seconds == pytest.approx(0.004)
     assert workers[2].slowness > 1.5 * workers[1].slowness
-    assert (state.wanted(job, workers[1]), state.wanted(job, workers[2])) == (20, 5)
+    assert (state.chunk_size_for(job, workers[1]), state.chunk_size_for(job, workers[2])) == (20, 5)

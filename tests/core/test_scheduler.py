@@ -268,7 +268,7 @@ def test_jobs_that_are_over_leave_nothing_behind(desk: Any) -> None:
         desk.tell(ev.JobSubmitted(job, ev.JobSpec(size=0)))
     state = desk.scheduler._state
     sizes = {name: len(value) for name, value in vars(state).items() if hasattr(value, "__len__")}
-    assert max(sizes.values()) == sizes["finals"] == 256
+    assert max(sizes.values()) == sizes["last_snapshots"] == 256
     assert desk.tell(ev.CancelRequested(0), ev.Consumed(3, 1, 8)) == []
 
 

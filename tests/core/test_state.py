@@ -156,7 +156,7 @@ def test_waiters_and_victims_stay_few(desk: Any) -> None:
     for _ in range(2000):
         todo += desk.feed(desk.report(todo.pop(0), seconds=0.001))
     job = desk.scheduler._state.jobs[1]
-    assert len(job.waiters) <= 65
+    assert len(job.waiting_heap) <= 65
     assert len(job.group.victims) <= 65
 
 

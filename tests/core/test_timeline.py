@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from distmap.core.progress import ROWS, Block
-from distmap.core.timeline import BLOCKS, Track, thin, tracks
+from distmap.core.timeline import BLOCKS, Track, join_blocks, tracks
 
 
 def shown(*rows: Track) -> list[Block]:
@@ -49,12 +49,12 @@ def test_what_is_in_the_row_is_not_covered_again() -> None:
 def test_neighbours_are_joined_and_keep_their_shares() -> None:
     """Half idle stays half idle; nothing is joined over the grain, over rows or over kinds."""
     halves = [Block(0, float(at), at + 0.5, "done") for at in range(8)]
-    assert thin(halves, 2.0) == [Block(0, at, at + 1.0, "done") for at in (0.0, 2.0, 4.0, 6.0)]
-    assert thin(halves, 0.9) == halves
+    assert join_blocks(halves, 2.0) == [Block(0, at, at + 1.0, "done") for at in (0.0, 2.0, 4.0, 6.0)]
+    assert join_blocks(halves, 0.9) == halves
     mixed = [Block(0, 0.0, 1.0, "done"), Block(1, 0.0, 1.0, "done"), Block(0, 1.0, 2.0, "failed")]
-    assert thin(mixed, 9.0) == mixed
+    assert join_blocks(mixed, 9.0) == mixed
     ended = [Block(0, 2.0, 3.0, "done"), Block(0, 3.0, 4.0, "failed")]
-    assert thin(mixed + ended, 9.0) == [
+    assert join_blocks(mixed + ended, 9.0) == [
         Block(0, 0.0, 2.0, "done"),
         Block(1, 0.0, 1.0, "done"),
         Block(0, 1.0, 3.0, "failed"),
