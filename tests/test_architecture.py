@@ -104,6 +104,43 @@ UNTESTED = {
     "wire.messages": "frozen records; the codec's tests send every one of them",
 }
 
+#: How much fits where one looks at it: lines of a file and of a function, methods of a class, parameters.
+FILE_LINES, FUNCTION_LINES, METHODS, PARAMETERS = 400, 60, 25, 8
+
+#: What is larger all the same, and why. (A file says it at its head: "Longer than 400 lines because ...".)
+LARGE = {
+    "calls.futures": "not divided yet",
+    "calls.job": "not divided yet",
+    "calls.job.Job": "not divided yet",
+    "calls.job.Job.__init__": "not divided yet",
+    "core.scheduler": "not divided yet",
+    "core.scheduler.Scheduler": "not divided yet",
+    "core.state": "not divided yet",
+    "core.state.SchedulerState": "not divided yet",
+    "driver.driver": "not divided yet",
+    "driver.driver.Driver": "not divided yet",
+    "engine.foreign": "not divided yet",
+    "engine.foreign.ExecutorEngine": "not divided yet",
+    "engine.hub.HubEngine": "not divided yet",
+    "pool": "not divided yet",
+    "pool.Pool": "not divided yet",
+    "pool.Pool.__init__": "not divided yet",
+    "pool.Pool._assemble": "not divided yet",
+    "pool.Pool._job": "not divided yet",
+    "slots.slots": "not divided yet",
+    "slots.slots.Slots": "not divided yet",
+    "tasks.capture": "not divided yet",
+    "tasks.modules": "not divided yet",
+    "tasks.pickling": "not divided yet",
+    "tasks.pickling._make_cloud_type": "not divided yet",
+    "tasks.rebuild": "not divided yet",
+    "tasks.runner": "not divided yet",
+    "wire.session.Session": "not divided yet",
+}
+
+#: Folders whose head does not say yet what lives there.
+SILENT_FOLDERS = {"core", "engine", "slots", "testing"}
+
 
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
@@ -318,3 +355,54 @@ def _is_sleep(func: ast.expr) -> bool:
     if not isinstance(func, ast.Attribute) or func.attr != "sleep" or not isinstance(func.value, ast.Name):
         return False
     return func.value.id in ("time", "asyncio")
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def _sizes(name: str, node: ast.AST) -> Iterator[tuple[str, str, int, int]]:
+    """Of every class and function below a node: its dotted name, what is counted, how many there are, and the limit."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            methods = [one for one in child.body if isinstance(one, _FUNCTIONS) and not _is_overload(one)]
+            yield f"{name}.{child.name}", "methods", len(methods), METHODS
+        elif isinstance(child, _FUNCTIONS):
+            end = child.end_lineno or child.lineno
+            yield f"{name}.{child.name}", "lines", end - child.lineno + 1, FUNCTION_LINES
+            given = child.args
+            names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            count = len(names) + bool(given.vararg) + bool(given.kwarg) - (names[:1] in (["self"], ["cls"]))
+            yield f"{name}.{child.name}", "parameters", count, PARAMETERS
+        named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from _sizes(f"{name}.{child.name}" if named else name, child)  # type: ignore[attr-defined]
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _is_overload(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(one, ast.Name) and one.id == "overload" for one in node.decorator_list)
+
+
+def _too_large(name: str, path: Path) -> Iterator[tuple[str, str]]:
+    """What of a module is above a limit: its dotted name, and a sentence."""
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    head = ast.get_docstring(tree_of(path)) or ""
+    if lines > FILE_LINES and f"\nLonger than {FILE_LINES} lines because" not in head:
+        yield name, f"{lines} lines, and its head does not say why (Longer than {FILE_LINES} lines because ...)"
+    for full, what, count, limit in _sizes(name, tree_of(path)):
+        if count > limit:
+            yield full, f"{count} {what}, more than {limit}"
+
+
+def test_nothing_is_too_large() -> None:
+    """Files, functions, classes and lists of parameters keep their sizes, or stand in the table with a reason."""
+    found = dict(pair for name, path in SOURCES.items() for pair in _too_large(name, path))
+    assert not [f"{name}: {words}" for name, words in found.items() if name not in LARGE]
+
+
+def test_every_folder_says_what_lives_there() -> None:
+    """The head of a folder has more than one line: what it holds, what it may import, where to begin reading."""
+    heads = {name.removesuffix(".__init__"): path for name, path in SOURCES.items() if name.endswith(".__init__")}
+    short = {name for name, path in heads.items() if "\n" not in (ast.get_docstring(tree_of(path)) or "")}
+    assert short <= SILENT_FOLDERS
