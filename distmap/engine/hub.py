@@ -30,7 +30,7 @@ from distmap.transport.redial import delays
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.wire import messages as msg
-from distmap.wire.session import Liveness
+from distmap.wire.liveness import Liveness
 
 log = logging.getLogger("distmap.hub")
 
@@ -51,6 +51,10 @@ class WorkerConnection:
     cpu: float = 0.0
     memory: float = 0.0
     rtt: float = 0.0
+
+    def attempts_of(self, slot: int) -> set[int]:
+        """The attempts at the slot; none for a number that the worker does not have."""
+        return self.attempts[slot] if 0 <= slot < len(self.attempts) else set()
 
 
 class HubEngine:
@@ -295,7 +299,7 @@ class HubEngine:
         match message:
             case msg.Report():
                 if message.ended:
-                    self._attempts_of(worker, message.slot).discard(message.attempt)
+                    worker.attempts_of(message.slot).discard(message.attempt)
                 self._post_round_trip(sink, worker)
                 sink.reported(worker.id, message, parts)
             case msg.Output():
@@ -311,7 +315,7 @@ class HubEngine:
                     if attempt in attempts:
                         sink.post(ev.AttemptProgressed(attempt, at))
             case msg.Refused(slot, attempt):
-                self._attempts_of(worker, slot).discard(attempt)
+                worker.attempts_of(slot).discard(attempt)
                 sink.refused(worker.id, attempt, parts)
             case msg.Died():
                 self._died(sink, worker, message)
@@ -335,7 +339,7 @@ class HubEngine:
             sink.post(ev.WorkerMeasured(worker.id, rtt, worker.cpu, worker.memory))
 
     def _died(self, sink: Sink, worker: WorkerConnection, died: msg.Died) -> None:
-        attempts = self._attempts_of(worker, died.slot)
+        attempts = worker.attempts_of(died.slot)
         attempts.discard(died.attempt)
         # All attempts given to the slot are void from now on. Those that were on their way when the process died would
         # reach the fresh one, and must not run there.
@@ -351,9 +355,6 @@ class HubEngine:
             died.reason,
             died.text,
         )
-
-    def _attempts_of(self, worker: WorkerConnection, slot: int) -> set[int]:
-        return worker.attempts[slot] if 0 <= slot < len(worker.attempts) else set()
 
     def _on_liveness(self, worker: WorkerConnection, state: Liveness) -> None:
         if self._sink is None or worker.gone.is_set() or self._closing:

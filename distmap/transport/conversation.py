@@ -20,8 +20,9 @@ from distmap.errors import ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.tasks.modules import loaded
 from distmap.transport.channel import ChannelClosed, Connection
+from distmap.wire.liveness import Liveness
 from distmap.wire.messages import Beat, Bye, Message
-from distmap.wire.session import Liveness, Session
+from distmap.wire.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Conversation:
     @property
     def rtt(self) -> float:
         """Round trip to the other side in seconds."""
-        measured = self._session.rtt
+        measured = self._session.peer.rtt
         return self.connection.rtt if measured is None else measured
 
     @property
@@ -89,7 +90,7 @@ class Conversation:
 
     def start(self) -> None:
         """Begin to read and write. Messages that were sent before are written now."""
-        self._session.heard(self._loop.time())
+        self._session.peer.heard(self._loop.time())
         self._session.ping(self._loop.time())
         self._reader = self._spawn(self._read, "read")
         self._ticker = self._spawn(self._tick, "tick")
@@ -192,9 +193,9 @@ class Conversation:
         pause = min(1.0, limits.beat_every / 4)
         while True:
             await asyncio.sleep(pause)
-            session.heard(self._channel.last_heard)
+            session.peer.heard(self._channel.last_heard)
             now = time()
-            liveness = session.liveness(now)
+            liveness = session.peer.liveness(now)
             if liveness != self._liveness:
                 self._liveness = liveness
                 self._on_state(liveness)
@@ -202,7 +203,7 @@ class Conversation:
                 self._ended(f"{self._channel.peer} was silent for {limits.lost_after:g} s")
                 self._channel.abort()
                 return
-            if session.beat_due(now):
+            if session.peer.beat_due(now):
                 beat = self._beat()
                 if beat is not None:
                     session.send(beat)

@@ -1,8 +1,9 @@
-"""A conversation in frames: cutting, interleaving, credits, reassembly, acknowledgements, liveness.
+"""A conversation in frames: cutting, interleaving, credits, reassembly, acknowledgements.
 
 Owns what both ends of a connection do alike, whichever dialled. It must not know sockets, clocks or what is in a part:
 time enters as an argument, frames go in and come out. Read by `transport/conversation.py`. What may overtake what is
-decided in `order.py`; how one message is cut and put together is in `streams.py`.
+decided in `order.py`; how one message is cut and put together is in `streams.py`; silence and heartbeats are in
+`liveness.py`.
 
 Sending. A message and its parts are one *stream*, cut into frames of at most `frame_bytes`; what fits into one frame
 travels in one. Three queues, in this order:
@@ -30,17 +31,15 @@ import heapq
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.wire.codec import encode
+from distmap.wire.liveness import PeerClock
 from distmap.wire.messages import Bye, Message, Output
 from distmap.wire.order import Order
 from distmap.wire.streams import COUNT, Incoming, Outgoing
-
-Liveness = Literal["fine", "suspect", "lost"]
 
 #: All transitions of a session: state -> what happens -> next state. What is not listed is not allowed.
 #:
@@ -92,7 +91,7 @@ class Session:
 
     Args:
         now: The time of the clock that all other calls will use, in seconds; it is never compared with the peer's.
-        limits: Sizes of frames, messages and credit; times of `beat_due` and `liveness`.
+        limits: Sizes of frames, messages and credit; times of `peer`.
         allocate: Makes writable memory of a given size for a received part.
     """
 
@@ -129,10 +128,8 @@ class Session:
         self._owed_bytes = self._owed_frames = 0
         self._ack_now = False
         self._streams: dict[int, Incoming] = {}
-        # liveness
-        self._heard = self._looked = now
-        self._beat = now
-        self._round_trips: deque[float] = deque(maxlen=6)
+        #: Liveness of the other side, heartbeats and round trips.
+        self.peer = PeerClock(now, limits)
 
     def __repr__(self) -> str:
         return (
@@ -241,6 +238,10 @@ class Session:
         self._ack_now = False
         return _HEAD.pack(kind, stream, seq, self._received)
 
+    def ping(self, now: float) -> None:
+        """Queue a ping; its answer measures the round trip."""
+        self._signals.append(bytes((_PING,)) + _TIME.pack(now))
+
     def acknowledge(self) -> bool:
         """Have what came in acknowledged by the next frame, if need be by one of its own; True if anything is owed.
 
@@ -301,7 +302,7 @@ class Session:
             self.farewell = message.reason
 
     def _take(self, frame: Buffer, now: float) -> list[tuple[Message, list[Buffer]]]:
-        self.heard(now)
+        self.peer.heard(now)
         view = memoryview(frame)
         if len(view) < _HEAD.size:
             raise ProtocolError(f"a frame of {len(view)} bytes is too short")
@@ -354,42 +355,4 @@ class Session:
         if kind == _PING:
             self._signals.append(bytes((_PONG,)) + body)
         else:
-            # Our own clock, echoed; a peer that lies can only harm its own figure.
-            self._round_trips.append(max(0.0, now - _TIME.unpack(body)[0]))
-
-    # --- liveness ----------------------------------------------------------------------------------------------------
-
-    def ping(self, now: float) -> None:
-        """Queue a ping; its answer measures the round trip."""
-        self._signals.append(bytes((_PING,)) + _TIME.pack(now))
-
-    @property
-    def rtt(self) -> float | None:
-        """The shortest of the last round trips in seconds (the others waited behind data); None before the first."""
-        return min(self._round_trips) if self._round_trips else None
-
-    def heard(self, now: float) -> None:
-        """Something came in at that time; any byte is life."""
-        self._heard = max(self._heard, now)
-
-    def liveness(self, now: float) -> Liveness:
-        """How long the other side has been silent, judged. Call it more often than every `beat_every`.
-
-        A caller that comes late was starved itself, and what the peer sent meanwhile may still wait in the socket: the
-        silence is then counted afresh.
-        """
-        limits = self._limits
-        if now - self._looked > limits.beat_every:
-            self.heard(now)
-        self._looked = now
-        silence = now - self._heard
-        if silence >= limits.lost_after:
-            return "lost"
-        return "suspect" if silence >= limits.suspect_after else "fine"
-
-    def beat_due(self, now: float) -> bool:
-        """Whether it is time for a heartbeat; True once every `beat_every`."""
-        if now - self._beat < self._limits.beat_every:
-            return False
-        self._beat = now
-        return True
+            self.peer.returned(_TIME.unpack(body)[0], now)

@@ -25,7 +25,7 @@ from distmap.tasks.nesting import FOLDER
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.wire import messages as msg
-from distmap.wire.session import Liveness
+from distmap.wire.liveness import Liveness
 from distmap.worker.load import Load
 
 log = logging.getLogger("distmap.worker")

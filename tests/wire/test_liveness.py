@@ -1,0 +1,63 @@
+"""Silence, heartbeats and round trips, by a clock that the test sets."""
+
+from __future__ import annotations
+
+from distmap.core.limits import LIMITS
+from distmap.wire.liveness import PeerClock
+
+
+def watch(clock: PeerClock, start: float, end: float) -> str:
+    """Look every second, as a ticker does; the last judgement."""
+    state, now = "", start
+    while now <= end:
+        state = clock.liveness(now)
+        now += 1
+    return state
+
+
+def test_the_shortest_of_six_round_trips_counts() -> None:
+    """The others waited behind data; old ones are forgotten."""
+    clock = PeerClock(100, LIMITS)
+    assert clock.rtt is None
+    for sent, back in ((100.0, 100.5), (101.0, 101.25), (102.0, 103.0)):
+        clock.returned(sent, back)
+    assert clock.rtt == 0.25
+    for _ in range(6):
+        clock.returned(200.0, 200.75)
+    assert clock.rtt == 0.75
+
+
+def test_a_ping_from_the_future_counts_as_nothing() -> None:
+    """A peer that lies about the time it echoes makes the round trip zero, not negative."""
+    clock = PeerClock(0, LIMITS)
+    clock.returned(1e9, 0)
+    assert clock.rtt == 0.0
+
+
+def test_silence_is_suspect_then_lost() -> None:
+    """10 seconds, 30 seconds; anything that comes in is a sign of life, and an older one changes nothing."""
+    clock = PeerClock(0, LIMITS)
+    assert watch(clock, 1, 9) == "fine"
+    assert watch(clock, 10, 29) == "suspect"
+    clock.heard(29.5)
+    clock.heard(3)
+    assert watch(clock, 30, 39) == "fine"
+    assert watch(clock, 40, 59) == "suspect"
+    assert watch(clock, 60, 60) == "lost"
+
+
+def test_a_late_watcher_counts_afresh() -> None:
+    """A caller that was not able to look for a while was starved itself and judges nobody."""
+    clock = PeerClock(0, LIMITS)
+    watch(clock, 1, 9)
+    assert clock.liveness(100) == "fine"
+    assert watch(clock, 101, 109) == "fine"
+    assert watch(clock, 110, 129) == "suspect"
+    assert watch(clock, 130, 130) == "lost"
+
+
+def test_beats_are_due_on_time() -> None:
+    """Once every five seconds, however often it is asked."""
+    clock = PeerClock(0, LIMITS)
+    due = [now for now in range(17) if clock.beat_due(now)]
+    assert due == [5, 10, 15]
