@@ -36,6 +36,11 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
+def without_blocks(text: str) -> str:
+    """The text without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def name(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
@@ -178,7 +183,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_links_lead_to_files() -> None:
     """Each local link and picture of a page is a file of the repository."""
     for page in PAGES:
-        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        text = without_blocks(page.read_text(encoding="utf-8"))
         for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{name(page)}: {target}"
 
@@ -208,7 +213,7 @@ def defined(path: Path) -> set[str]:
 def tables(text: str) -> Iterator[dict[str, str]]:
     """The rows of all tables, as heading -> cell."""
     head: list[str] = []
-    for line in text.splitlines():
+    for line in without_blocks(text).splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
         if not cells or set(line) <= set("|-: "):
             head = head if cells else []
