@@ -8,6 +8,7 @@ that only kills is stopped.
 
 from __future__ import annotations
 
+from distmap.core import chunk_queue
 from distmap.core.events import SlotDied
 from distmap.core.gather import Accepted, Cause
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
@@ -54,7 +55,7 @@ def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -
         held += [(attempt, charged and attempt is head) for attempt in state.clear_slot(slot)]
     state.worker_index.remove(worker)
     for slot in worker.slots:
-        state.drop_setup_calls(slot)
+        chunk_queue.drop_setup_calls(state, slot)
     for attempt, ran in held:
         if ran:
             _charge_lost_worker(state, attempt)
@@ -94,7 +95,7 @@ def _requeue_free(state: SchedulerState, attempt: Attempt) -> None:
     """All that was not reported goes back free."""
     if attempt.job.state != "stopping":
         attempt.job.requeued += attempt.hi - attempt.next
-        state.requeue(attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
+        chunk_queue.requeue(state, attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
 
 
 def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> None:
@@ -102,8 +103,8 @@ def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) 
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping":
         return
-    state.requeue(job, chunk, attempt.next, at, attempt.losses)
-    state.requeue(job, chunk, at + 1, attempt.hi, attempt.losses)
+    chunk_queue.requeue(state, job, chunk, attempt.next, at, attempt.losses)
+    chunk_queue.requeue(state, job, chunk, at + 1, attempt.hi, attempt.losses)
     job.requeued += attempt.hi - attempt.next - 1
     if reason == "timeout":
         return fail_item(state, attempt, at, "timeout")
@@ -111,7 +112,7 @@ def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) 
     if chunk.deaths[at] >= state.limits.item_deaths:
         return fail_item(state, attempt, at, "poison")
     # By itself from now on: its next death then costs nobody a second run.
-    state.requeue(job, chunk, at, at + 1, attempt.losses)
+    chunk_queue.requeue(state, job, chunk, at, at + 1, attempt.losses)
     job.requeued += 1
 
 
@@ -134,7 +135,7 @@ def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, part
     job.requeued += hi - lo
     size = -(-(hi - lo) // parts)
     for at in range(lo, hi, size):
-        state.requeue(job, attempt.chunk, at, min(at + size, hi), losses)
+        chunk_queue.requeue(state, job, attempt.chunk, at, min(at + size, hi), losses)
 
 
 def _count_death(state: SchedulerState, slot: SlotRecord) -> None:

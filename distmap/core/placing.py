@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from itertools import islice
 
-from distmap.core import faults
+from distmap.core import chunk_queue, faults
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
@@ -25,15 +25,15 @@ def assign_work(state: SchedulerState) -> None:
     state.next_check = faults.wake_rested(state) if state.resting else None
     for slot in list(state.slots_with_calls):
         while slot.setup_calls and state.worker_index.can_take(slot):
-            state.assign_setup_call(slot)
+            chunk_queue.assign_setup_call(state, slot)
     while (choice := _next_assignment(state, groups)) is not None:
         job, slot = choice
         if not job.queue and job.spec.pushed:
-            state.take_pushed(job, slot.worker)
+            chunk_queue.take_pushed(state, job, slot.worker)
         if job.queue:
-            state.assign(job, slot)
+            chunk_queue.assign(state, job, slot)
         else:
-            state.request_chunk(job, slot.worker)
+            chunk_queue.request_chunk(state, job, slot.worker)
         state.worker_index.update_job(job.group, job)
     for group in groups:
         if group.job_heap:
@@ -91,10 +91,10 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
         if attempt is None:
             continue
         if not job.queue and job.spec.pushed:
-            state.take_pushed(job, attempt.slot.worker)
+            chunk_queue.take_pushed(state, job, attempt.slot.worker)
         if not job.queue:
             # There will be a place; first see what is to go there.
-            state.request_chunk(job, attempt.slot.worker)
+            chunk_queue.request_chunk(state, job, attempt.slot.worker)
             state.worker_index.update_job(job.group, job)
             return
         if job.claims < len(job.queue):

@@ -1,37 +1,96 @@
-"""What becomes of a report: results are taken, run again, or refused.
+"""What slots report of attempts: results are accepted, run again, or refused.
 
-Owns the way of an AttemptReported that was found to be in order: what it teaches about speed, what goes back, which
-results are accepted, which failures are final. `scheduler.py` checked it; `state.py` makes the moves.
+Owns the checks of AttemptReported, AttemptProgressed, AttemptLost and AttemptRefused, and the way of a report: what it
+teaches about speed, what goes back, which results are accepted, which failures are final. `state.py` makes the moves,
+`faults.py` says who is charged. Called by `Scheduler.handle` only.
+
+Events of an attempt that is no longer on record are legal: they crossed its end on their way. Their results are
+discarded.
 """
 
 from __future__ import annotations
 
-from distmap.core.events import AttemptReported, Discard
+from distmap.core import chunk_queue, faults
+from distmap.core.events import AttemptLost, AttemptProgressed, AttemptRefused, AttemptReported, Discard
 from distmap.core.gather import Accepted
 from distmap.core.records import Attempt
 from distmap.core.state import SchedulerState
-from distmap.core.transitions import ATTEMPT, next_state
+from distmap.core.transitions import ATTEMPT, check, next_state
 
 #: How much slower or faster than the average one report may make a worker look, and the weight of one report.
 SKEW = 8.0
 WEIGHT = 1 / 8
 
 
-def accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
+def attempt_reported(state: SchedulerState, event: AttemptReported) -> None:
+    """Results of an attempt, accepted if it is still on record."""
+    attempt = _attempt(state, event.attempt)
+    check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
+    if attempt is None or attempt.state == "void":
+        return _refuse_report(state, attempt, event)
+    check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
+    check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
+    if event.failed:
+        bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
+        check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
+    check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
+    _accept_report(state, attempt, event)
+
+
+def attempt_progressed(state: SchedulerState, event: AttemptProgressed) -> None:
+    """A hint where the attempt is: for views, and for the guess when it ends."""
+    attempt = _attempt(state, event.attempt)
+    if attempt is None or attempt.state != "running" or not attempt.at < event.at < attempt.hi:
+        return
+    attempt.at = event.at
+    _update_position(state, attempt)
+    attempt.job.meter.add(state.now, attempt.job.settled + attempt.at - attempt.next)
+
+
+def attempt_lost(state: SchedulerState, event: AttemptLost) -> None:
+    """What ran the attempt ended, alone."""
+    attempt = _attempt(state, event.attempt)
+    if attempt is not None:
+        faults.attempt_lost(state, attempt)
+
+
+def attempt_refused(state: SchedulerState, event: AttemptRefused) -> None:
+    """The attempt could not be run at all: the job fails, or this call of a set-up."""
+    attempt = _attempt(state, event.attempt)
+    if attempt is None:
+        return
+    job = attempt.job
+    state.end_attempt(attempt)
+    if job.state in ("running", "paused"):
+        if job.spec.each:
+            faults.fail_item(state, attempt, attempt.lo, "refused")
+        else:
+            state.stop_job(job, "failed")
+    state.finish_if_done(job)
+
+
+def _attempt(state: SchedulerState, attempt: int) -> Attempt | None:
+    """The attempt; None if it is no longer on record."""
+    found = state.attempts.get(attempt)
+    check(found is not None or 0 <= attempt <= state.last_attempt, "attempt {} was never assigned", attempt)
+    return found
+
+
+def _accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
     """A report of an attempt on record."""
     attempt.state = next_state(ATTEMPT, attempt.state, "AttemptReported", attempt)
     attempt.next = event.hi
     _measure(state, attempt, event)
     if event.ended:
         state.end_attempt(attempt)
-        state.requeue(attempt.job, attempt.chunk, event.hi, attempt.hi, attempt.losses)
+        chunk_queue.requeue(state, attempt.job, attempt.chunk, event.hi, attempt.hi, attempt.losses)
     elif attempt.state == "running":
-        update_position(state, attempt)
+        _update_position(state, attempt)
     _accept(state, attempt, event)
     state.finish_if_done(attempt.job)
 
 
-def refuse_report(state: SchedulerState, attempt: Attempt | None, event: AttemptReported) -> None:
+def _refuse_report(state: SchedulerState, attempt: Attempt | None, event: AttemptReported) -> None:
     """A report of an attempt that was given up (None), or whose job is over: its results are not wanted."""
     if event.lo < event.hi:
         state.commands.append(Discard(event.attempt, event.lo, event.hi))
@@ -42,7 +101,7 @@ def refuse_report(state: SchedulerState, attempt: Attempt | None, event: Attempt
         state.end_attempt(attempt)
 
 
-def update_position(state: SchedulerState, attempt: Attempt) -> None:
+def _update_position(state: SchedulerState, attempt: Attempt) -> None:
     """The attempt's position is known anew, so that its end can be told better."""
     attempt.heard_at = state.now
     item_time = state.item_time(attempt.job, attempt.slot.worker)
@@ -85,7 +144,7 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
             if job.state != "stopping":
                 chunk.tries[at] = chunk.tries.get(at, 0) + 1
                 job.retried += 1
-                state.requeue(job, chunk, at, at + 1, attempt.losses)
+                chunk_queue.requeue(state, job, chunk, at, at + 1, attempt.losses)
             continue
         job.failed += 1
         if job.spec.stop_on_failure and job.state != "stopping":
@@ -94,7 +153,7 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
             _discard(state, attempt, at + 1, event.hi)
             return state.stop_job(job, "failed")
     if chunk.only_slot is not None and event.lo < event.hi and not event.failed:
-        state.setup_succeeded(job, chunk.only_slot.worker)
+        chunk_queue.setup_succeeded(state, job, chunk.only_slot.worker)
     _accept_span(state, attempt, start, event.hi)
     job.meter.add(state.now, job.settled)
 

@@ -13,26 +13,18 @@ command names the job any more (but for Discard, which names an attempt): its re
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
-from typing import Any
 
+from distmap.core import chunk_queue, faults, reports, worker_events
 from distmap.core import events as ev
-from distmap.core import faults, reports
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.placing import assign_work
 from distmap.core.progress import Meter, Snapshot
-from distmap.core.records import Attempt, JobRecord, SlotRecord, WorkerRecord
+from distmap.core.records import JobRecord
 from distmap.core.snapshots import snapshot
 from distmap.core.state import SchedulerState
 from distmap.core.timeline import Timelines
-from distmap.core.transitions import INPUT, JOB, WORKER, next_state
+from distmap.core.transitions import INPUT, JOB, check, next_state
 from distmap.errors import InvalidTransition
-
-
-def check(true: bool, text: str, *args: object) -> None:
-    """Raise InvalidTransition with the text, formatted with the arguments, unless `true`."""
-    if not true:
-        raise InvalidTransition(text.format(*args))
 
 
 class Scheduler:
@@ -41,33 +33,6 @@ class Scheduler:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._state = SchedulerState(limits)
         self._timelines = Timelines()
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            ev.WorkerJoined: self._worker_joined,
-            ev.WorkerLost: self._worker_lost,
-            ev.WorkerSuspected: self._worker_turned,
-            ev.WorkerTrusted: self._worker_turned,
-            ev.WorkerDraining: self._worker_turned,
-            ev.WorkerMeasured: self._worker_measured,
-            ev.SlotDied: self._slot_died,
-            ev.SlotReady: self._slot_ready,
-            ev.JobSubmitted: self._job_submitted,
-            ev.ItemsAdded: self._items_added,
-            ev.InputClosed: self._input_closed,
-            ev.ChunkRead: self._chunk_read,
-            ev.InputFailed: self._input_failed,
-            ev.InputGrew: self._input_grew,
-            ev.AttemptProgressed: self._attempt_progressed,
-            ev.AttemptReported: self._attempt_reported,
-            ev.AttemptLost: self._attempt_lost,
-            ev.AttemptRefused: self._attempt_refused,
-            ev.Consumed: self._consumed,
-            ev.CancelRequested: self._cancel,
-            ev.PauseRequested: self._pause,
-            ev.ResumeRequested: self._resume,
-            ev.Ticked: self._ticked,
-        }
-
-    # --- the face -----------------------------------------------------------------------------------------------------
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Take one event at `now` (monotonic seconds); give the commands to carry out, in order.
@@ -75,14 +40,11 @@ class Scheduler:
         Raises:
             InvalidTransition: The event cannot follow; nothing was changed.
         """
-        handler = self._handlers.get(type(event))
-        check(handler is not None, "{!r} is no event of the scheduler", event)
-        assert handler is not None
         state = self._state
         check(now >= state.now, "time went back from {} to {}", state.now, now)
         before, state.now = state.now, now
         try:
-            handler(event)
+            self._dispatch(event)
         except InvalidTransition:
             state.now = before
             assert not state.commands, "an illegal event left commands"
@@ -91,6 +53,55 @@ class Scheduler:
         out, state.commands = state.commands, []
         self._timelines.observe(event, out, now)
         return out
+
+    def _dispatch(self, event: ev.Event) -> None:
+        state = self._state
+        # The events of every chunk come first: each case costs the ones after it a comparison.
+        match event:
+            case ev.AttemptReported():
+                reports.attempt_reported(state, event)
+            case ev.ChunkRead():
+                self._chunk_read(event)
+            case ev.Consumed():
+                self._consumed(event)
+            case ev.AttemptProgressed():
+                reports.attempt_progressed(state, event)
+            case ev.ItemsAdded():
+                self._items_added(event)
+            case ev.JobSubmitted():
+                self._job_submitted(event)
+            case ev.InputClosed():
+                self._input_closed(event)
+            case ev.InputFailed():
+                self._input_failed(event)
+            case ev.InputGrew():
+                self._input_grew(event)
+            case ev.CancelRequested():
+                self._cancel(event)
+            case ev.PauseRequested():
+                self._pause(event)
+            case ev.ResumeRequested():
+                self._resume(event)
+            case ev.Ticked():
+                self._ticked()
+            case ev.AttemptLost():
+                reports.attempt_lost(state, event)
+            case ev.AttemptRefused():
+                reports.attempt_refused(state, event)
+            case ev.WorkerMeasured():
+                worker_events.worker_measured(state, event)
+            case ev.WorkerJoined():
+                worker_events.worker_joined(state, event)
+            case ev.WorkerLost():
+                worker_events.worker_lost(state, event)
+            case ev.WorkerSuspected() | ev.WorkerTrusted() | ev.WorkerDraining():
+                worker_events.worker_turned(state, event)
+            case ev.SlotDied():
+                worker_events.slot_died(state, event)
+            case ev.SlotReady():
+                worker_events.slot_ready(state, event)
+            case _:
+                raise InvalidTransition(f"{event!r} is no event of the scheduler")
 
     def deadline(self) -> float | None:
         """When a Ticked is wanted at the latest; None: only events move anything."""
@@ -123,80 +134,6 @@ class Scheduler:
         found = self._state.worker_index.workers.get(worker)
         return found is not None and bool(found.unready)
 
-    # --- workers ------------------------------------------------------------------------------------------------------
-
-    def _worker(self, worker: int) -> WorkerRecord | None:
-        """The worker; None if it was given up."""
-        state = self._state
-        found = state.worker_index.workers.get(worker)
-        check(found is not None or worker in state.worker_index.lost, "worker {} never joined", worker)
-        return found
-
-    def _slot(self, worker: int, index: int) -> SlotRecord | None:
-        found = self._worker(worker)
-        if found is None:
-            return None
-        check(0 <= index < len(found.slots), "worker {} has {} slots, none is {}", worker, len(found.slots), index)
-        return found.slots[index]
-
-    def _worker_joined(self, event: ev.WorkerJoined) -> None:
-        worker_index = self._state.worker_index
-        known = event.worker in worker_index.workers or event.worker in worker_index.lost
-        check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
-        check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
-        name = event.name or f"worker {event.worker}"
-        worker = WorkerRecord(event.worker, name, event.tags, event.rtt, self._state.now)
-        worker_index.add(worker, event.slots)
-        for job in self._state.setups.values():
-            if job.state != "stopping" and job.spec.tags <= worker.tags:
-                self._state.set_up(job, worker, first=True)
-        self._window_changed()
-
-    def _worker_lost(self, event: ev.WorkerLost) -> None:
-        worker = self._worker(event.worker)
-        if worker is not None:
-            faults.worker_lost(self._state, worker, charged=event.charged)
-            self._window_changed()
-
-    def _worker_turned(self, event: ev.WorkerSuspected | ev.WorkerTrusted | ev.WorkerDraining) -> None:
-        worker = self._worker(event.worker)
-        if worker is None:
-            return
-        self._state.worker_index.set_state(worker, next_state(WORKER, worker.state, type(event).__name__, worker))
-        if worker.state == "draining":
-            for slot in worker.slots:
-                self._take_back(slot.queue)
-        self._state.worker_index.update_slots(worker)
-        self._window_changed()
-
-    def _worker_measured(self, event: ev.WorkerMeasured) -> None:
-        worker = self._worker(event.worker)
-        if worker is not None:
-            worker.rtt, worker.memory = event.rtt, event.memory
-            self._state.worker_index.update_slots(worker)
-
-    def _slot_died(self, event: ev.SlotDied) -> None:
-        slot = self._slot(event.worker, event.slot)
-        known = event.attempt is None or 0 <= event.attempt <= self._state.last_attempt
-        check(known, "attempt {} was never assigned", event.attempt)
-        if slot is not None:
-            faults.slot_died(self._state, slot, event)
-
-    def _slot_ready(self, event: ev.SlotReady) -> None:
-        slot = self._slot(event.worker, event.slot)
-        if slot is not None:
-            faults.slot_ready(self._state, slot)
-
-    def _window_changed(self) -> None:
-        """The number of slots changed, and with it how far jobs may read ahead."""
-        for job in self._state.jobs.values():
-            self._state.worker_index.update_job(job.group, job)
-
-    def _take_back(self, attempts: list[Attempt]) -> None:
-        for attempt in attempts:
-            if attempt.state == "waiting":
-                self._state.revoke(attempt, attempt.lo)
-
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def _job(self, job: int) -> JobRecord | None:
@@ -224,9 +161,9 @@ class Scheduler:
             state.setups[job.id] = job
             for worker in state.worker_index.workers.values():
                 if spec.tags <= worker.tags and worker.state != "draining":
-                    state.set_up(job, worker)
+                    chunk_queue.set_up(state, job, worker)
         if event.count:
-            state.add_taken_chunk(job, event.count, event.nbytes)
+            chunk_queue.add_taken_chunk(state, job, event.count, event.nbytes)
         if spec.size == 0 or event.last:
             job.input = next_state(INPUT, job.input, "exhausted", job)
         state.finish_if_done(job)
@@ -273,7 +210,7 @@ class Scheduler:
         if job.state == "stopping":
             return
         job.input = next_state(INPUT, job.input, "InputClosed", job)
-        self._state.end_pushed_input(job)
+        chunk_queue.end_pushed_input(self._state, job)
         self._state.finish_if_done(job)
 
     def _chunk_read(self, event: ev.ChunkRead) -> None:
@@ -292,7 +229,7 @@ class Scheduler:
                 state.commands.append(ev.Release(job.id, event.chunk))
             return state.finish_if_done(job)
         if event.count:
-            state.add_chunk(job, event.chunk, event.count, event.nbytes)
+            chunk_queue.add_chunk(state, job, event.chunk, event.count, event.nbytes)
         state.finish_if_done(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:
@@ -345,7 +282,7 @@ class Scheduler:
         job = self._job(event.job)
         if job is not None:
             job.state = next_state(JOB, job.state, "PauseRequested", job)
-            self._take_back(list(job.attempts.values()))
+            self._state.take_back(list(job.attempts.values()))
             self._state.finish_if_done(job)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
@@ -358,60 +295,13 @@ class Scheduler:
             job.state = next_state(JOB, job.state, "ResumeRequested", job)
             self._state.finish_if_done(job)
 
-    # --- attempts -----------------------------------------------------------------------------------------------------
-
-    def _attempt(self, attempt: int) -> Attempt | None:
-        """The attempt; None if it is no longer on record."""
-        found = self._state.attempts.get(attempt)
-        check(found is not None or 0 <= attempt <= self._state.last_attempt, "attempt {} was never assigned", attempt)
-        return found
-
-    def _attempt_progressed(self, event: ev.AttemptProgressed) -> None:
-        attempt, state = self._attempt(event.attempt), self._state
-        if attempt is None or attempt.state != "running" or not attempt.at < event.at < attempt.hi:
-            return
-        attempt.at = event.at
-        reports.update_position(state, attempt)
-        attempt.job.meter.add(state.now, attempt.job.settled + attempt.at - attempt.next)
-
-    def _attempt_lost(self, event: ev.AttemptLost) -> None:
-        attempt = self._attempt(event.attempt)
-        if attempt is not None:
-            faults.attempt_lost(self._state, attempt)
-
-    def _attempt_refused(self, event: ev.AttemptRefused) -> None:
-        attempt, state = self._attempt(event.attempt), self._state
-        if attempt is None:
-            return
-        job = attempt.job
-        state.end_attempt(attempt)
-        if job.state in ("running", "paused"):
-            if job.spec.each:
-                faults.fail_item(state, attempt, attempt.lo, "refused")
-            else:
-                state.stop_job(job, "failed")
-        state.finish_if_done(job)
-
-    def _attempt_reported(self, event: ev.AttemptReported) -> None:
-        attempt, state = self._attempt(event.attempt), self._state
-        check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
-        if attempt is None or attempt.state == "void":
-            return reports.refuse_report(state, attempt, event)
-        check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
-        check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
-        if event.failed:
-            bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
-            check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
-        check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
-        reports.accept_report(state, attempt, event)
-
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def _pending(self, job: JobRecord) -> bool:
         """The timer still means something."""
         return job.state == "stopping"
 
-    def _ticked(self, event: ev.Ticked) -> None:
+    def _ticked(self) -> None:
         state = self._state
         while state.kill_timers and state.kill_timers[0][0] <= state.now:
             job = heapq.heappop(state.kill_timers)[2]

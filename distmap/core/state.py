@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from distmap.core import chunks
 from distmap.core.events import (
     Assign,
     Command,
@@ -22,18 +21,15 @@ from distmap.core.events import (
     JobSpec,
     Kill,
     Outcome,
-    Read,
     Release,
     Revoke,
-    SetUp,
-    Take,
 )
 from distmap.core.gather import Accepted, InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, ChunkRecord, JobRecord, SlotRecord, Span, WorkerRecord, WorkerStats
 from distmap.core.snapshots import snapshot
-from distmap.core.transitions import ATTEMPT, INPUT, JOB, SLOT, next_state
+from distmap.core.transitions import ATTEMPT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
 
 #: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
@@ -158,127 +154,10 @@ class SchedulerState:
         if len(self.last_snapshots) > SNAPSHOTS_KEPT:
             del self.last_snapshots[next(iter(self.last_snapshots))]
 
-    # --- input --------------------------------------------------------------------------------------------------------
-
-    def chunk_size_for(self, job: JobRecord, worker: WorkerRecord) -> int:
-        """Items of the next chunk of the job for this worker."""
-        if job.spec.chunksize is not None:
-            return job.spec.chunksize
-        stats = job.worker_stats.get(worker.id)
-        unread = job.unread()
-        return chunks.size(
-            self.limits,
-            item_time=self.item_time(job, worker),
-            rtt=worker.rtt,
-            largest=stats.largest if stats else 0,
-            left=None if unread is None else unread + job.queued,
-            slots=job.group.capacity,
-            item_bytes=job.item_bytes,
-        )
-
     def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:
         """Seconds per item there; before anything was measured there, as elsewhere."""
         stats = job.worker_stats.get(worker.id)
         return job.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
-
-    def request_chunk(self, job: JobRecord, worker: WorkerRecord) -> None:
-        """Ask for the next chunk, sized for this worker."""
-        items = min(self.chunk_size_for(job, worker), job.room(self.limits))
-        assert items >= 1, "a Read of nothing"
-        self.last_chunk += 1
-        job.input = next_state(INPUT, job.input, "read", job)
-        job.requested, job.requested_chunk = items, self.last_chunk
-        job.group.reservations[job.id] = self.now + self.limits.reservation_seconds, job.spec.priority
-        self.commands.append(Read(job.id, self.last_chunk, items))
-
-    def take_pushed(self, job: JobRecord, worker: WorkerRecord) -> None:
-        """Make the next chunk of what was pushed, sized for this worker."""
-        items = min(job.available, job.room(self.limits))
-        if job.group.idle:
-            # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
-            items = min(items, -(-job.available // job.group.idle))
-        if items > 1:
-            items = min(items, self.chunk_size_for(job, worker))
-        assert items >= 1, "a Take of nothing"
-        nbytes = job.available_bytes * items // job.available
-        job.available -= items
-        job.available_bytes -= nbytes
-        self.add_taken_chunk(job, items, nbytes)
-        self.end_pushed_input(job)
-
-    def add_taken_chunk(self, job: JobRecord, items: int, nbytes: int) -> None:
-        """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
-        self.last_chunk += 1
-        self.commands.append(Take(job.id, self.last_chunk, items))
-        self.add_chunk(job, self.last_chunk, items, nbytes)
-
-    def add_chunk(
-        self, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None
-    ) -> None:
-        """A chunk is there; all of it waits to be run."""
-        chunk = job.chunks[chunk_id] = ChunkRecord(chunk_id, job.read, items, nbytes, items, place)
-        job.read += items
-        job.input_bytes += nbytes
-        job.item_bytes = max(nbytes / items, job.item_bytes / 2)
-        if job.streaming:
-            job.unconsumed.append(items)
-        self.requeue(job, chunk, 0, items)
-
-    def end_pushed_input(self, job: JobRecord) -> None:
-        """End the input of a pushed job when nothing more can come."""
-        if job.input == "closing" and job.available == 0:
-            job.input = next_state(INPUT, job.input, "exhausted", job)
-
-    def requeue(self, job: JobRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int = 0) -> None:
-        """Items wait to be run (again), unless the job is being stopped."""
-        if lo == hi or job.state == "stopping":
-            return
-        span = (chunk.start + lo, lo, hi, losses, chunk)
-        if chunk.only_slot is None:
-            heapq.heappush(job.queue, span)
-            job.queued += hi - lo
-        elif chunk.only_slot.worker.state == "lost":
-            self.accept(job, chunk, Accepted(chunk.id, lo, hi, -1, "gone"))
-        else:
-            self.set_setup_calls(chunk.only_slot, [*chunk.only_slot.setup_calls, (job, span)])
-
-    # --- set-ups ------------------------------------------------------------------------------------------------------
-
-    def set_up(self, job: JobRecord, worker: WorkerRecord, *, first: bool = False) -> None:
-        """Have the worker set up. `first`: it takes nothing else before that succeeded."""
-        slots = worker.slots
-        if job.spec.each == "worker":
-            slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
-        if first:
-            worker.unready[job.id] = len(slots)
-            self.worker_index.update_slots(worker)
-        for slot in slots:
-            self.last_chunk += 1
-            self.commands.append(SetUp(job.id, self.last_chunk, worker.id, slot.index))
-            self.add_chunk(job, self.last_chunk, 1, 0, slot)
-
-    def setup_succeeded(self, job: JobRecord, worker: WorkerRecord) -> None:
-        """One call of the set-up succeeded there."""
-        left = worker.unready.get(job.id)
-        if left == 1:
-            del worker.unready[job.id]
-            self.worker_index.update_slots(worker)
-        elif left is not None:
-            worker.unready[job.id] = left - 1
-
-    def assign_setup_call(self, slot: SlotRecord) -> None:
-        """Send the slot the first call that waits for it."""
-        job, (_, lo, hi, losses, chunk) = slot.setup_calls[0]
-        self.set_setup_calls(slot, slot.setup_calls[1:])
-        self._start_attempt(job, slot, chunk, lo, hi, losses)
-
-    def drop_setup_calls(self, slot: SlotRecord) -> None:
-        """Its worker is lost: what waits for the slot comes to nothing."""
-        due = slot.setup_calls
-        self.set_setup_calls(slot, [])
-        for job, (_, lo, hi, losses, chunk) in due:
-            self.requeue(job, chunk, lo, hi, losses)
-            self.finish_if_done(job)
 
     def set_setup_calls(self, slot: SlotRecord, due: list[tuple[JobRecord, Span]]) -> None:
         slot.setup_calls = due
@@ -290,20 +169,7 @@ class SchedulerState:
 
     # --- attempts -----------------------------------------------------------------------------------------------------
 
-    def assign(self, job: JobRecord, slot: SlotRecord) -> None:
-        """Send the earliest waiting items of the job to the slot."""
-        worker = slot.worker
-        index, lo, hi, losses, chunk = heapq.heappop(job.queue)
-        items = hi - lo
-        if items > 1 and job.spec.chunksize is None:
-            items = chunks.cut(items, self.chunk_size_for(job, worker), chunk.nbytes, job.group.capacity)
-        if items < hi - lo:
-            heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
-        job.queued -= items
-        job.owed_places = max(0, job.owed_places - 1)
-        self._start_attempt(job, slot, chunk, lo, lo + items, losses)
-
-    def _start_attempt(
+    def start_attempt(
         self, job: JobRecord, slot: SlotRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int
     ) -> None:
         """An attempt at items [lo, hi) of the chunk, on the slot."""
@@ -350,6 +216,12 @@ class SchedulerState:
             self._uncount_waiting(attempt)
         attempt.state = next_state(ATTEMPT, attempt.state, "revoked", attempt)
         self.commands.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
+
+    def take_back(self, attempts: list[Attempt]) -> None:
+        """Revoke those of the attempts that did not begin."""
+        for attempt in attempts:
+            if attempt.state == "waiting":
+                self.revoke(attempt, attempt.lo)
 
     def uncount(self, attempt: Attempt) -> None:
         """The attempt no longer counts for its job; the slot still holds it."""

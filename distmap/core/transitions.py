@@ -149,3 +149,9 @@ def next_state(table: Table, state: str, trigger: str, what: object) -> str:
     except KeyError:
         expected = ", ".join(sorted(table.get(state, ()))) or "nothing"
         raise InvalidTransition(f"{what}: {trigger} cannot follow in state {state}, only {expected}") from None
+
+
+def check(true: bool, text: str, *args: object) -> None:
+    """Raise InvalidTransition with the text, formatted with the arguments, unless `true`."""
+    if not true:
+        raise InvalidTransition(text.format(*args))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
+from distmap.core.chunk_queue import chunk_size_for
 
 
 def test_results_are_delivered_as_they_are_reported(desk: Any, pick: Any) -> None:
@@ -127,4 +128,22 @@ def test_speed_is_learnt_by_worker(desk: Any) -> None:
     assert job.worker_stats[1].item_time.seconds == pytest.approx(0.001)
     assert job.worker_stats[2].item_time.seconds == pytest.approx(0.004)
     assert workers[2].slowness > 1.5 * workers[1].slowness
-    assert (state.chunk_size_for(job, workers[1]), state.chunk_size_for(job, workers[2])) == (20, 5)
+    assert tuple(chunk_size_for(state, job, workers[at]) for at in (1, 2)) == (20, 5)
+
+
+def test_a_refused_attempt_fails_the_job(desk: Any, pick: Any) -> None:
+    """Code that does not load ends the job, once everything else of it has stopped."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=9)
+    assert pick(desk.tell(ev.AttemptRefused(running.attempt)), ev.Interrupt)
+    assert desk.tell(ev.AttemptRefused(waiting.attempt))[-1] == ev.Finish(1, "failed")
+    assert desk.tell(ev.AttemptRefused(waiting.attempt)) == []
+
+
+def test_hints_move_the_bar_only(desk: Any) -> None:
+    """A hint counts items inside a running chunk; nonsense is ignored."""
+    desk.tell(ev.WorkerJoined(1, 1))
+    running, waiting = desk.job(size=30, chunksize=10)
+    for attempt, at in ((running.attempt, 4), (running.attempt, 3), (running.attempt, 99), (waiting.attempt, 5)):
+        assert desk.tell(ev.AttemptProgressed(attempt, at), after=0.1) == []
+    assert desk.snapshot().done == 4

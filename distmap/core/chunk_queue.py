@@ -1,0 +1,158 @@
+"""How items come from the input of a job into its queue, and from there to a slot.
+
+Owns chunks from Read, Take or SetUp on: how many items the next one gets, its record, the spans of it that wait, and
+the calls of set-ups, each of which waits for one slot. Called by `scheduler.py` (items came), `placing.py` (a slot is
+free), and `reports.py` and `faults.py` (items have to run again).
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from distmap.core import chunks
+from distmap.core.events import Read, SetUp, Take
+from distmap.core.gather import Accepted
+from distmap.core.records import ChunkRecord, JobRecord, SlotRecord, WorkerRecord
+from distmap.core.state import SchedulerState
+from distmap.core.transitions import INPUT, next_state
+
+
+def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> int:
+    """Items of the next chunk of the job for this worker."""
+    if job.spec.chunksize is not None:
+        return job.spec.chunksize
+    stats = job.worker_stats.get(worker.id)
+    unread = job.unread()
+    return chunks.size(
+        state.limits,
+        item_time=state.item_time(job, worker),
+        rtt=worker.rtt,
+        largest=stats.largest if stats else 0,
+        left=None if unread is None else unread + job.queued,
+        slots=job.group.capacity,
+        item_bytes=job.item_bytes,
+    )
+
+
+def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
+    """Ask for the next chunk, sized for this worker."""
+    items = min(chunk_size_for(state, job, worker), job.room(state.limits))
+    assert items >= 1, "a Read of nothing"
+    state.last_chunk += 1
+    job.input = next_state(INPUT, job.input, "read", job)
+    job.requested, job.requested_chunk = items, state.last_chunk
+    job.group.reservations[job.id] = state.now + state.limits.reservation_seconds, job.spec.priority
+    state.commands.append(Read(job.id, state.last_chunk, items))
+
+
+def take_pushed(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
+    """Make the next chunk of what was pushed, sized for this worker."""
+    items = min(job.available, job.room(state.limits))
+    if job.group.idle:
+        # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+        items = min(items, -(-job.available // job.group.idle))
+    if items > 1:
+        items = min(items, chunk_size_for(state, job, worker))
+    assert items >= 1, "a Take of nothing"
+    nbytes = job.available_bytes * items // job.available
+    job.available -= items
+    job.available_bytes -= nbytes
+    add_taken_chunk(state, job, items, nbytes)
+    end_pushed_input(state, job)
+
+
+def add_taken_chunk(state: SchedulerState, job: JobRecord, items: int, nbytes: int) -> None:
+    """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
+    state.last_chunk += 1
+    state.commands.append(Take(job.id, state.last_chunk, items))
+    add_chunk(state, job, state.last_chunk, items, nbytes)
+
+
+def add_chunk(
+    state: SchedulerState, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None
+) -> None:
+    """A chunk is there; all of it waits to be run."""
+    chunk = job.chunks[chunk_id] = ChunkRecord(chunk_id, job.read, items, nbytes, items, place)
+    job.read += items
+    job.input_bytes += nbytes
+    job.item_bytes = max(nbytes / items, job.item_bytes / 2)
+    if job.streaming:
+        job.unconsumed.append(items)
+    requeue(state, job, chunk, 0, items)
+
+
+def end_pushed_input(state: SchedulerState, job: JobRecord) -> None:
+    """End the input of a pushed job when nothing more can come."""
+    if job.input == "closing" and job.available == 0:
+        job.input = next_state(INPUT, job.input, "exhausted", job)
+
+
+def requeue(state: SchedulerState, job: JobRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int = 0) -> None:
+    """Items wait to be run (again), unless the job is being stopped."""
+    if lo == hi or job.state == "stopping":
+        return
+    span = (chunk.start + lo, lo, hi, losses, chunk)
+    if chunk.only_slot is None:
+        heapq.heappush(job.queue, span)
+        job.queued += hi - lo
+    elif chunk.only_slot.worker.state == "lost":
+        state.accept(job, chunk, Accepted(chunk.id, lo, hi, -1, "gone"))
+    else:
+        state.set_setup_calls(chunk.only_slot, [*chunk.only_slot.setup_calls, (job, span)])
+
+
+def assign(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
+    """Send the earliest waiting items of the job to the slot."""
+    worker = slot.worker
+    index, lo, hi, losses, chunk = heapq.heappop(job.queue)
+    items = hi - lo
+    if items > 1 and job.spec.chunksize is None:
+        items = chunks.cut(items, chunk_size_for(state, job, worker), chunk.nbytes, job.group.capacity)
+    if items < hi - lo:
+        heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
+    job.queued -= items
+    job.owed_places = max(0, job.owed_places - 1)
+    state.start_attempt(job, slot, chunk, lo, lo + items, losses)
+
+
+# --- set-ups ---------------------------------------------------------------------------------------------------------
+
+
+def set_up(state: SchedulerState, job: JobRecord, worker: WorkerRecord, *, first: bool = False) -> None:
+    """Have the worker set up. `first`: it takes nothing else before that succeeded."""
+    slots = worker.slots
+    if job.spec.each == "worker":
+        slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
+    if first:
+        worker.unready[job.id] = len(slots)
+        state.worker_index.update_slots(worker)
+    for slot in slots:
+        state.last_chunk += 1
+        state.commands.append(SetUp(job.id, state.last_chunk, worker.id, slot.index))
+        add_chunk(state, job, state.last_chunk, 1, 0, slot)
+
+
+def setup_succeeded(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
+    """One call of the set-up succeeded there."""
+    left = worker.unready.get(job.id)
+    if left == 1:
+        del worker.unready[job.id]
+        state.worker_index.update_slots(worker)
+    elif left is not None:
+        worker.unready[job.id] = left - 1
+
+
+def assign_setup_call(state: SchedulerState, slot: SlotRecord) -> None:
+    """Send the slot the first call that waits for it."""
+    job, (_, lo, hi, losses, chunk) = slot.setup_calls[0]
+    state.set_setup_calls(slot, slot.setup_calls[1:])
+    state.start_attempt(job, slot, chunk, lo, hi, losses)
+
+
+def drop_setup_calls(state: SchedulerState, slot: SlotRecord) -> None:
+    """Its worker is lost: what waits for the slot comes to nothing."""
+    due = slot.setup_calls
+    state.set_setup_calls(slot, [])
+    for job, (_, lo, hi, losses, chunk) in due:
+        requeue(state, job, chunk, lo, hi, losses)
+        state.finish_if_done(job)
