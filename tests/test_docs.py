@@ -161,6 +161,14 @@ def test_every_option_of_the_worker_is_in_the_reference() -> None:
     assert table["exit-if-orphaned"][0].endswith(f"`{LIMITS.orphan_after:g}` without a number")
 
 
+def test_every_limit_has_a_description() -> None:
+    """Each limit has a comment of its own, from which the site makes its table."""
+    source = (ROOT / "distmap" / "core" / "limits.py").read_text(encoding="utf-8")
+    described = re.findall(r"^    #: [A-Z].*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
+    described += re.findall(r"^    #: `.*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
+    assert set(described) == set(LIMITS._fields)
+
+
 def test_every_variable_is_in_the_reference() -> None:
     """Every environment variable that distmap reads or sets is in the reference."""
     source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))

@@ -11,32 +11,33 @@ from distmap.tasks._typing import NamedTuple
 
 class Limits(NamedTuple):
     # chunk sizing (guided self-scheduling, Polychronopoulos & Kuck 1987; factoring, Hummel et al. 1992)
-    #: A chunk aims at so much work; a slot's dispatch costs about 0.2 ms, so 20 ms keeps that near 1 %.
+    #: Seconds of work that a chunk aims at. A chunk costs about 0.2 ms to hand out, so 20 ms keep that near 1 %.
     chunk_seconds: float = 0.020
-    #: ... or at so many round trips of its worker, whichever is longer.
+    #: Round trips to its worker that a chunk aims at, if they take longer than `chunk_seconds`.
     chunk_round_trips: float = 10.0
-    #: At most 1/(remaining_share x slots) of what remains, so that the tail stays balanced.
+    #: A chunk has at most 1/(this x slots) of the remaining items, so that all slots end at about the same time.
     remaining_share: int = 4
-    #: No chunk grows past this factor of the largest one that its job finished on that worker.
+    #: A chunk has at most this many times the items of the largest chunk that its worker finished for the job.
     growth: int = 64
-    #: Below so much work (or a round trip of its worker) a chunk is not made smaller by remaining_share: its dispatch
-    #: would cost more than it balances.
+    #: Seconds of work, or a round trip to its worker, below which `remaining_share` makes no chunk smaller: handing it
+    #: out would cost more than it balances.
     chunk_floor_seconds: float = 0.001
-    #: Never more items than this in one chunk (offsets are 32-bit on the wire; reports stay small).
+    #: Items of a chunk (offsets on the wire have 32 bits, and reports stay small).
     chunk_items: int = 1_000_000
-    #: A chunk's input stops growing at so many bytes.
+    #: Bytes of input at which a chunk takes no further item.
     chunk_bytes: int = 32 << 20
-    #: Assignments a slot may hold: one that runs, one that waits.
+    #: Attempts that a slot has: one that runs, one that waits.
     slot_depth: int = 2
-    #: A place is kept so long for the job that reads a chunk for it; a slower input must not hold up other jobs.
+    #: Seconds that a slot is reserved for a job that reads its input; then other jobs may take the slot.
     reservation_seconds: float = 0.050
 
     # memory
-    #: Input and results of one job that are read but not consumed.
+    #: Bytes of input and results of a job that were read and not consumed.
     job_bytes: int = 256 << 20
-    #: Read-ahead of a streaming job, in chunks per slot.
+    #: Chunks for each slot that a stream (`imap`) reads ahead.
     stream_chunks_per_slot: int = 2
-    #: ... and of a fold, whose consumer never dawdles: a long item in front must not idle the slots behind it.
+    #: Chunks for each slot that a fold reads ahead. It consumes results at once; more chunks keep the slots busy behind
+    #: a long item.
     fold_chunks_per_slot: int = 16
 
     def window(self, gather: str) -> int:
@@ -44,56 +45,63 @@ class Limits(NamedTuple):
         return self.fold_chunks_per_slot if gather == "fold" else self.stream_chunks_per_slot
 
     # failures
+    #: Deaths of a task process that one item may cause, before it fails.
     item_deaths: int = 3
+    #: Workers that may be lost while they run one item, before it fails.
     host_losses: int = 10
+    #: Deaths of a slot's process within `slot_deaths_window`, after which the slot rests.
     slot_deaths: int = 5
+    #: Seconds in which `slot_deaths` are counted.
     slot_deaths_window: float = 30.0
+    #: Seconds that such a slot rests.
     slot_rest: float = 60.0
-    #: ... or so long where a job has no other slot to go on.
+    #: Seconds that it rests if a job has no other slot.
     slot_rest_alone: float = 5.0
+    #: Deaths of task processes, without a finished item between them, after which a job fails.
     crash_loop_deaths: int = 10
+    #: The same for each slot of the job; the larger number counts.
     crash_loop_deaths_per_slot: int = 3
 
     # pools inside pools
-    #: So many, one inside the other: a task process at that depth starts no pool of its own.
+    #: Pools inside pools: a task process at this depth starts no pool of its own.
     pool_depth: int = 3
 
     # what travels with local modules to workers on other machines
-    #: Data files of the packages that a call needs, all together; the smallest go first.
+    #: Bytes of data files that travel with the local packages of a call; the smallest files go first.
     data_bytes: int = 16 << 20
-    #: ... and so many of them are looked at.
+    #: Data files that are looked at for a call.
     data_files: int = 2_000
-    #: Entries of a package's folder in which compiled modules are looked for.
+    #: Entries of a package's folder that are searched for compiled modules.
     package_files: int = 10_000
 
     # leaving
-    #: A task process that is told to leave has so long for its exit functions (atexit, threads, multiprocessing).
+    #: Seconds that a task process has for its exit functions (atexit, threads, multiprocessing).
     leave_seconds: float = 1.0
 
     # cancelling
-    #: From Interrupt to Kill of a slot that did not stop.
+    #: Seconds from the interrupt of an item until its process is killed.
     interrupt_grace: float = 0.5
 
     # the wire
-    #: Largest frame. 256 KB is on the plateau of throughput and keeps the loop's stalls at milliseconds.
+    #: Bytes of the largest frame. 256 KB give full throughput, and keep the loop busy for milliseconds only.
     frame_bytes: int = 256 << 10
-    #: Data bytes that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
+    #: Bytes of data that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
     credit_bytes: int = 32 << 20
-    #: Bytes that came in after which an acknowledgement is sent in a frame of its own, if no other frame carried it.
+    #: Bytes received after which an acknowledgement is sent in a frame of its own, if no other frame carried it.
     ack_bytes: int = 2 << 20
-    #: ... or frames.
+    #: Frames received after which the same happens.
     ack_frames: int = 64
-    #: ... or seconds: until then the other side keeps the memory of what it sent.
+    #: Seconds after which the same happens: until then the other side keeps the memory of what it sent.
     ack_delay: float = 0.05
     #: Seconds in which a side that leaves tries to send what is queued.
     close_grace: float = 2.0
-    #: Largest message that is sent or accepted, all parts together.
+    #: Bytes of the largest message that is sent or accepted, all parts together.
     message_bytes: int = 8 << 30
-    #: Largest meta block that is accepted: a report that names a million failed items needs 4 MB.
+    #: Bytes of the largest meta block that is accepted: a report that names a million failed items needs 4 MB.
     meta_bytes: int = 16 << 20
     #: Messages of one sender that may be incomplete at once.
     streams: int = 1024
-    #: A worker drops what tasks print while more bytes of it than this wait for the connection.
+    #: Bytes of printed text that may wait for the connection; a worker drops what tasks print beyond that.
     unsent_output_bytes: int = 256 << 10
 
     # the handshake
@@ -114,7 +122,7 @@ class Limits(NamedTuple):
     #: Seconds before each dial of a worker or pool that is not there. The first tries come quickly, so that a restarted
     #: one is found while a person looks on; the last pause repeats.
     redial: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-    #: Most of a pause that is added to it at random, so that many workers do not dial in step.
+    #: Largest share of a pause that is added to it at random, so that many workers do not connect in step.
     redial_jitter: float = 0.25
     #: Seconds before a worker with another token or Python is dialled again: a person has to correct that first.
     redial_fatal: float = 30.0
@@ -124,23 +132,27 @@ class Limits(NamedTuple):
     hop_timeout: float = 5.0
     #: Seconds for the closing handshake of a WebSocket.
     close_timeout: float = 2.0
-    #: Connections that may be without proof at once.
+    #: Connections without proof at one time.
     unauthenticated: int = 32
-    #: ... and from one address (IPv6: one /64).
+    #: The same from one address (IPv6: one /64).
     unauthenticated_per_address: int = 8
-    #: Largest WebSocket message that is taken; a frame of a session has a quarter of it.
+    #: Bytes of the largest WebSocket message that is accepted; a frame of a session has a quarter of it.
     websocket_bytes: int = 1 << 20
     #: Unsent bytes in the kernel: control messages stay quick while data flows (0.22 s instead of 0.71 s at 16 Mbit/s).
     unsent_bytes: int = 128 << 10
 
     # liveness
+    #: Seconds between two heartbeats.
     beat_every: float = 5.0
+    #: Seconds of silence after which a worker gets no new work.
     suspect_after: float = 10.0
+    #: Seconds of silence after which a worker is lost.
     lost_after: float = 30.0
-    #: A worker that is to leave without a pool (`--exit-if-orphaned`) waits so long for one.
+    #: Seconds without a pool after which a worker ends (`--exit-if-orphaned`).
     orphan_after: float = 120.0
 
-    # load: above this fraction of host memory a worker gets nothing new while others can take it
+    # load
+    #: Used share of a host's memory above which its worker gets nothing new while others can take it.
     memory_pressure: float = 0.90
 
 
