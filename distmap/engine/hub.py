@@ -96,10 +96,13 @@ class HubEngine:
         self._limits = limits
         self._sink: Sink | None = None
         self._server: Server | None = None
+        # By URL: the task that keeps it connected, and whether it has been tried once.
         self._dialling: dict[str, asyncio.Task[None]] = {}
         self._tried: dict[str, asyncio.Event] = {}
+        # URLs whose last error a person has to correct.
         self._fatal: set[str] = set()
         self._workers: dict[int, WorkerConnection] = {}
+        # The worker that `sink.joined` is being called for; it has no id yet.
         self._joining: WorkerConnection | None = None
         self._closing = False
 
@@ -212,9 +215,8 @@ class HubEngine:
                 pause = self._limits.redial_fatal
             except (DistmapError, OSError) as error:
                 self._dial_failed(key, error)
-            except (
-                Exception
-            ) as error:  # a bug; without this the task would end unseen and the URL never be dialled again
+            except Exception as error:
+                # A bug. Without this the task would end unseen, and the URL would never be dialled again.
                 log.exception("! dialling %s failed", key)
                 self._dial_failed(key, error)
             else:
@@ -236,12 +238,12 @@ class HubEngine:
         self._causes[key] = error
 
     def _on_refused(self, sentence: str) -> None:
-        log.warning("x a worker was turned away: %s", sentence)
+        log.warning("x a worker was refused: %s", sentence)
         if self.url is not None:
             self.errors[self.url] = sentence
 
     async def _on_connection(self, connection: Connection) -> None:
-        """A worker has dialled in and proved the token."""
+        """Called for each worker that has dialled in and proved the token."""
         if self._closing:
             connection.channel.abort()
             return
@@ -268,7 +270,7 @@ class HubEngine:
             Conversation(
                 connection,
                 on_message=lambda message, parts: self._on_message(worker, message, parts),
-                on_state=lambda state: self._on_liveness(worker, state),
+                on_liveness=lambda state: self._on_liveness(worker, state),
                 on_closed=lambda reason: self._on_lost(worker, reason, charged=True),
                 beat=lambda: None,
                 limits=self._limits,

@@ -33,10 +33,10 @@ class Conversation:
     """A live conversation.
 
     Args:
-        connection: What `dial` or `listen` gave.
+        connection: A proved connection of `dial` or `listen`.
         on_message: Called with each complete message and its parts, which it may keep and write to. Must not block.
-        on_state: Called when the liveness of the other side changes: "suspect" after `suspect_after` of silence, "fine"
-            when something comes in again, "lost" after `lost_after`, which ends the conversation.
+        on_liveness: Called when the liveness of the other side changes: "suspect" after `suspect_after` of silence,
+            "fine" when something comes in again, "lost" after `lost_after`, which ends the conversation.
         on_closed: Called once, with one sentence, when the conversation ends in any other way than by our own `close`
             or `abort`.
         beat: Called every `beat_every`; returns a heartbeat, or None to send only a ping.
@@ -48,7 +48,7 @@ class Conversation:
         connection: Connection,
         *,
         on_message: Callable[[Message, list[Buffer]], None],
-        on_state: Callable[[Liveness], None],
+        on_liveness: Callable[[Liveness], None],
         on_closed: Callable[[str], None],
         beat: Callable[[], Beat | None],
         limits: Limits = LIMITS,
@@ -56,7 +56,7 @@ class Conversation:
         self.connection = connection
         self._channel = connection.channel
         self._on_message = on_message
-        self._on_state = on_state
+        self._on_liveness = on_liveness
         self._on_closed = on_closed
         self._beat = beat
         self._limits = limits
@@ -65,6 +65,7 @@ class Conversation:
         self._session = Session(self._loop.time(), limits=limits, allocate=_allocate)
         self._liveness: Liveness = "fine"
         self._ack_timer: asyncio.TimerHandle | None = None
+        # What `flushed` waits for.
         self._settled: list[asyncio.Future[None]] = []
         #: Done when Bye has been written, or never will be.
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -151,6 +152,7 @@ class Conversation:
                 self._ended(self._farewell(closed))
                 self._resolve(self._gone)
                 return
+            # After our own `close` nothing is reported, not even what breaks the protocol.
             over = session.over
             try:
                 complete = session.incoming(frame, time())
@@ -198,7 +200,7 @@ class Conversation:
             liveness = session.peer.liveness(now)
             if liveness != self._liveness:
                 self._liveness = liveness
-                self._on_state(liveness)
+                self._on_liveness(liveness)
             if liveness == "lost":
                 self._ended(f"{self._channel.peer} was silent for {limits.lost_after:g} s")
                 self._channel.abort()
@@ -232,13 +234,15 @@ class Conversation:
         return f"{self._channel.peer}: {closed}"
 
     def _ended(self, sentence: str) -> None:
-        """End the session and report it, unless it is over already."""
+        """End the session and report it, unless it is over already. Called by any of the three tasks."""
         if not self.over:
             self._session.end()
             self._report_end(sentence)
 
     def _report_end(self, sentence: str) -> None:
         self._finish()
+        # The reader goes on until the channel ends: it must drain the socket, or `close` would wait for nothing. A task
+        # does not cancel itself: it returns after this.
         current = asyncio.current_task()
         for task in (self._writer, self._ticker):
             if task is not None and task is not current:

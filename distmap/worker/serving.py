@@ -95,7 +95,7 @@ class PoolSession:
         self._conversation = Conversation(
             connection,
             on_message=self._on_message,
-            on_state=self._on_liveness,
+            on_liveness=self._on_liveness,
             on_closed=lambda reason: self._end(f"connection lost ({reason})"),
             beat=self._beat,
             limits=self._limits,

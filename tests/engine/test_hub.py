@@ -511,7 +511,7 @@ async def fake_worker(engine: HubEngine, token: Secret) -> Conversation:
     conversation = Conversation(
         await dial(parse_url(engine.url), token=token, role="worker", info=info),
         on_message=lambda message, parts: None,
-        on_state=lambda state: None,
+        on_liveness=lambda state: None,
         on_closed=lambda reason: None,
         beat=lambda: None,
     )

@@ -41,7 +41,7 @@ class Side:
         self.conversation = Conversation(
             connection,
             on_message=self.take,
-            on_state=self.states.put_nowait,
+            on_liveness=self.states.put_nowait,
             on_closed=self.closed.put_nowait,
             beat=beat,
             limits=limits,
@@ -152,7 +152,7 @@ def test_what_is_sent_before_start_waits() -> None:
         pool = Conversation(
             to_worker,
             on_message=lambda message, parts: came.put_nowait(message),
-            on_state=lambda state: None,
+            on_liveness=lambda state: None,
             on_closed=lambda sentence: None,
             beat=lambda: None,
         )
@@ -174,7 +174,7 @@ def test_a_conversation_that_never_started_closes() -> None:
         made = Conversation(
             to_worker,
             on_message=lambda message, parts: None,
-            on_state=lambda state: None,
+            on_liveness=lambda state: None,
             on_closed=lambda sentence: None,
             beat=lambda: None,
         )
@@ -451,7 +451,7 @@ def test_nonsense_ends_the_conversation() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("where", ["on_message", "beat", "on_state"])
+@pytest.mark.parametrize("where", ["on_message", "beat", "on_liveness"])
 def test_a_failing_callback_ends_the_conversation(where: str, caplog: pytest.LogCaptureFixture) -> None:
     """A bug on this side is logged and told; it does not leave half a conversation running."""
 
@@ -463,7 +463,7 @@ def test_a_failing_callback_ends_the_conversation(where: str, caplog: pytest.Log
         closed: asyncio.Queue[str] = asyncio.Queue()
         callbacks: dict[str, Any] = {
             "on_message": lambda message, parts: None,
-            "on_state": lambda state: None,
+            "on_liveness": lambda state: None,
             "beat": lambda: None,
         }
         callbacks[where] = fail
@@ -472,7 +472,7 @@ def test_a_failing_callback_ends_the_conversation(where: str, caplog: pytest.Log
         worker = Side(to_pool)
         if where == "on_message":
             worker.send(Draining())
-        if where == "on_state":
+        if where == "on_liveness":
             assert isinstance(to_worker.channel, MemoryChannel)
             to_worker.channel.stall()
         sentence = await closed.get()

@@ -51,7 +51,7 @@ class Line:
         self.conversation = Conversation(
             to_worker,
             on_message=self._hear,
-            on_state=lambda state: None,
+            on_liveness=lambda state: None,
             on_closed=lambda reason: self._news.set(),
             beat=lambda: None,
         )

@@ -42,7 +42,7 @@ class Caller:
         self.conversation = Conversation(
             connection,
             on_message=self._hear,
-            on_state=lambda state: None,
+            on_liveness=lambda state: None,
             on_closed=self._end,
             beat=lambda: None,
         )
