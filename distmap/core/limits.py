@@ -62,6 +62,14 @@ class Limits(NamedTuple):
     #: The same for each slot of the job; the larger number counts.
     crash_loop_deaths_per_slot: int = 3
 
+    # what is remembered of jobs that are over
+    #: Jobs that are over and keep their last snapshot.
+    snapshots_kept: int = 256
+    #: Jobs that are over and keep their timelines too: a megabyte or more each on large pools.
+    timelines_kept: int = 8
+    #: Blocks of a timeline for each worker and job: more cannot be told apart on a screen.
+    timeline_blocks: int = 240
+
     # pools inside pools
     #: Pools inside pools: a task process at this depth starts no pool of its own.
     pool_depth: int = 3

@@ -32,7 +32,7 @@ class Scheduler:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._state = SchedulerState(limits)
-        self._timelines = Timelines()
+        self._timelines = Timelines(limits)
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Take one event at `now` (monotonic seconds); give the commands to carry out, in order.

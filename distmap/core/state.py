@@ -32,9 +32,6 @@ from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
 
-#: Last snapshots of jobs that are over, kept for `Scheduler.snapshot`.
-SNAPSHOTS_KEPT = 256
-
 
 class SchedulerState:
     """Everything the scheduler knows."""
@@ -151,7 +148,7 @@ class SchedulerState:
 
     def _remember(self, job: JobRecord) -> None:
         self.last_snapshots[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
-        if len(self.last_snapshots) > SNAPSHOTS_KEPT:
+        if len(self.last_snapshots) > self.limits.snapshots_kept:
             del self.last_snapshots[next(iter(self.last_snapshots))]
 
     def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:

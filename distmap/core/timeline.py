@@ -13,12 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from distmap.core import events as ev
+from distmap.core.limits import Limits
 from distmap.core.progress import ROWS, Block, BlockKind, Snapshot
-
-#: Blocks kept for each worker and job, in all rows together: more cannot be told apart on a screen.
-BLOCKS = 240
-#: Jobs that are over and keep their timeline, a megabyte or more on large pools. Views ask right after Finish.
-JOBS_KEPT = 8
 
 #: A NamedTuple made without its checks, at a third of the cost.
 _new = tuple.__new__
@@ -51,7 +47,7 @@ class Track:
     """One row of a timeline. Blocks are entered as they end, each in constant time on average."""
 
     row: int
-    most: int = BLOCKS
+    most: int
     #: All blocks but the last, which is spread out here: it may still grow.
     blocks: list[Block] = field(default_factory=list)
     attempt: int = -1
@@ -95,10 +91,10 @@ class Track:
             self.blocks = join_blocks(self.blocks, self.grain)
 
 
-def tracks(slots: int) -> list[Track]:
-    """The empty timeline of a worker with so many slots."""
+def tracks(slots: int, blocks: int) -> list[Track]:
+    """The empty timeline of a worker: a row for each slot, at most ROWS; `blocks` in all rows together."""
     rows = min(slots, ROWS)
-    return [Track(row, BLOCKS // rows) for row in range(rows)]
+    return [Track(row, blocks // rows) for row in range(rows)]
 
 
 @dataclass(slots=True)
@@ -129,7 +125,8 @@ class Timelines:
     Jobs of pushed items have none: no panel shows them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         #: Slots of each worker.
         self._slots: dict[int, int] = {}
         self._jobs: dict[int, _Job] = {}
@@ -174,7 +171,7 @@ class Timelines:
                     self._add(run, now - run.since, now, "running")
                 case ev.Finish(job) if job in self._jobs:
                     self._over[job] = self._jobs.pop(job)
-                    if len(self._over) > JOBS_KEPT:
+                    if len(self._over) > self._limits.timelines_kept:
                         del self._over[next(iter(self._over))]
 
     def draw(self, job: int, snapshot: Snapshot, now: float) -> Snapshot:
@@ -245,7 +242,7 @@ class Timelines:
             begin = since
         rows = job.tracks.get(run.worker)
         if rows is None:
-            rows = job.tracks[run.worker] = tracks(self._slots[run.worker])
+            rows = job.tracks[run.worker] = tracks(self._slots[run.worker], self._limits.timeline_blocks)
         rows[run.slot % len(rows)].add(run.attempt, begin - job.began, now - job.began, kind)
 
 

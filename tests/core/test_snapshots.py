@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
-from distmap.core.timeline import JOBS_KEPT
+from distmap.core.limits import LIMITS
 
 
 def test_a_job_seen_while_it_runs(desk: Any) -> None:
@@ -221,12 +221,12 @@ def test_nobody_looks_at_pushed_items(desk: Any) -> None:
 def test_old_timelines_are_forgotten(desk: Any) -> None:
     """The last jobs that ended keep theirs, those before keep their numbers only."""
     desk.tell(ev.WorkerJoined(1, 1))
-    for job in range(JOBS_KEPT + 3):
+    for job in range(LIMITS.timelines_kept + 3):
         assigns = desk.job(job, size=1)
         desk.now += 1.0
         desk.finish(assigns)
-    drawn = [bool(desk.snapshot(job).lanes[0].blocks) for job in range(JOBS_KEPT + 3)]
-    assert drawn == [False] * 3 + [True] * JOBS_KEPT
+    drawn = [bool(desk.snapshot(job).lanes[0].blocks) for job in range(LIMITS.timelines_kept + 3)]
+    assert drawn == [False] * 3 + [True] * LIMITS.timelines_kept
     assert desk.snapshot(0).done == 1
 
 

@@ -8,7 +8,9 @@ from random import Random
 import pytest
 
 from distmap.core.progress import ROWS, Block
-from distmap.core.timeline import BLOCKS, Track, join_blocks, tracks
+from distmap.core.timeline import Track, join_blocks, tracks
+
+BLOCKS = 240
 
 
 def shown(*rows: Track) -> list[Block]:
@@ -20,15 +22,15 @@ def shown(*rows: Track) -> list[Block]:
 
 def test_slots_have_rows_up_to_a_number() -> None:
     """More slots share the rows, and the rows share the blocks."""
-    assert [len(tracks(slots)) for slots in (1, 3, ROWS, 64)] == [1, 3, ROWS, ROWS]
-    assert [track.row for track in tracks(3)] == [0, 1, 2]
-    assert sum(track.most for track in tracks(64)) <= BLOCKS
-    assert shown(*tracks(2)) == []
+    assert [len(tracks(slots, BLOCKS)) for slots in (1, 3, ROWS, 64)] == [1, 3, ROWS, ROWS]
+    assert [track.row for track in tracks(3, BLOCKS)] == [0, 1, 2]
+    assert sum(track.most for track in tracks(64, BLOCKS)) <= BLOCKS
+    assert shown(*tracks(2, BLOCKS)) == []
 
 
 def test_reports_of_one_attempt_are_one_block() -> None:
     """Each attempt has its own; one that turned out otherwise begins another."""
-    track = Track(1)
+    track = Track(1, BLOCKS)
     track.add(7, 0.0, 1.0, "done")
     track.add(7, 1.1, 2.0, "done")
     track.add(7, 2.0, 3.0, "failed")
@@ -38,7 +40,7 @@ def test_reports_of_one_attempt_are_one_block() -> None:
 
 def test_what_is_in_the_row_is_not_covered_again() -> None:
     """Slots that share a row may overlap; of a block that would be empty only troubles are kept."""
-    track = Track(0)
+    track = Track(0, BLOCKS)
     track.add(1, 0.0, 10.0, "done")
     track.add(2, 5.0, 12.0, "done")
     track.add(3, 8.0, 12.0, "done")
@@ -64,7 +66,7 @@ def test_neighbours_are_joined_and_keep_their_shares() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 1e-6, 0.02, 3.0])
 def test_however_many_chunks_the_blocks_are_few(seconds: float) -> None:
     """A hundred thousand chunks leave no more blocks than allowed, in order, without one over the other."""
-    (track,) = tracks(1)
+    (track,) = tracks(1, BLOCKS)
     now = 0.0
     for attempt in range(100_000):
         track.add(attempt, now, now + seconds, "done")
@@ -78,7 +80,7 @@ def test_however_many_chunks_the_blocks_are_few(seconds: float) -> None:
 
 def test_troubles_stay_visible() -> None:
     """One failure among ten thousand chunks is there at the end, where it was and as long as it was."""
-    (track,) = tracks(1)
+    (track,) = tracks(1, BLOCKS)
     for attempt in range(10_000):
         track.add(attempt, attempt * 0.1, attempt * 0.1 + 0.09, "failed" if attempt == 4_000 else "done")
     (failed,) = [block for block in shown(track) if block.kind == "failed"]
@@ -89,7 +91,7 @@ def test_troubles_stay_visible() -> None:
 def test_a_wild_mix_keeps_the_time_of_each_kind() -> None:
     """Whatever comes, kinds keep the time that they took."""
     random = Random(1)
-    (track,) = tracks(1)
+    (track,) = tracks(1, BLOCKS)
     spent = {"done": 0.0, "retried": 0.0, "failed": 0.0, "lost": 0.0}
     now = 0.0
     for attempt in range(20_000):

@@ -16,8 +16,8 @@ from simulation.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Wor
 from simulation.oracle import Broken
 
 from distmap.core import events as ev
+from distmap.core.limits import LIMITS
 from distmap.core.progress import ROWS
-from distmap.core.timeline import BLOCKS
 
 
 class World(Floor):
@@ -222,7 +222,7 @@ class World(Floor):
             done = seen.done
             for lane in seen.lanes:
                 inside = all(0.0 <= block.begin <= block.end <= seen.elapsed + 1e-9 for block in lane.blocks)
-                if not inside or len(lane.blocks) > BLOCKS + 2 * ROWS:
+                if not inside or len(lane.blocks) > LIMITS.timeline_blocks + 2 * ROWS:
                     raise Broken(f"job {job}: {lane.name} has the timeline {lane.blocks}")
             if done < self.shown.get(job, 0):
                 raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")

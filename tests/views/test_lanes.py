@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
+from distmap.core.limits import LIMITS
 from distmap.core.progress import Block, Lane, Snapshot
-from distmap.core.timeline import BLOCKS
 from distmap.views.lanes import MAX_BLOCKS, MAX_LANES, lanes_html
 
 
@@ -108,7 +108,7 @@ def test_eight_lanes_are_less_than_8_kb(rows: int) -> None:
     random = Random(1)
     kinds = ("done", "done", "done", "retried", "failed", "lost")
     blocks, now = [], 0.0
-    for at in range(BLOCKS):
+    for at in range(LIMITS.timeline_blocks):
         seconds = random.expovariate(1.0)
         blocks.append(Block(at % rows, now, now + seconds, random.choice(kinds)))  # type: ignore[arg-type]
         now += seconds
