@@ -77,13 +77,17 @@ def _make_token(folder: Path) -> Path:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Without optional packages, leave out the files that import one of them at their head."""
-    if not WITHOUT_OPTIONAL or collection_path.suffix != ".py":
-        return None
-    heads = ast.parse(collection_path.read_text(encoding="utf-8")).body
+    """Without optional packages, leave out the files that need one of them to be imported."""
+    leave = WITHOUT_OPTIONAL and collection_path.suffix == ".py" and not _can_be_imported(collection_path)
+    return leave or None
+
+
+def _can_be_imported(path: Path) -> bool:
+    heads = ast.parse(path.read_text(encoding="utf-8")).body
     names = {alias.name for node in heads if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in heads if isinstance(node, ast.ImportFrom)}
-    return any(find_spec(name.partition(".")[0]) is None for name in names) or None
+    ours = [Path(__file__).parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("support.")]
+    return all(find_spec(name.partition(".")[0]) for name in names) and all(map(_can_be_imported, ours))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,8 @@ def test_a_higher_priority_goes_first(gate, until, tmp_path):
     log = str(tmp_path / "log")
 
     def nap(x):
-        time.sleep(0.1)  # the other job's thread, which reads its input, needs a turn on a busy machine
+        # On a busy machine it takes a while until the thread of the other job has read its first item, and the next.
+        time.sleep(0.4 if x < 3 else 0.0)
 
     def write(x):
         with open(log, "a") as file:
@@ -69,7 +70,7 @@ def test_a_higher_priority_goes_first(gate, until, tmp_path):
 
     with distmap.Pool(1) as pool:
         wait = gate.wait
-        low = pool.map_async(lambda x: (wait(x) if x == 0 else nap(x), write(f"low{x}")), range(8), chunksize=1)
+        low = pool.map_async(lambda x: (wait(x) if x == 0 else None, nap(x), write(f"low{x}")), range(8), chunksize=1)
         until(gate.waiting)
         high = pool.map_async(lambda x: write(f"high{x}"), range(2), chunksize=1, priority=5)
         gate.open()
