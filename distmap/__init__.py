@@ -29,13 +29,13 @@ if TYPE_CHECKING:
         WorkerBusy,
     )
     from distmap.pool import Pool
-    from distmap.tasks.pickling import Broadcast
+    from distmap.tasks.broadcast import Broadcast
     from distmap.tasks.runner import rng
 
 _HOMES = {
     "Pool": "distmap.pool",
     "Job": "distmap.calls.job",
-    "Broadcast": "distmap.tasks.pickling",
+    "Broadcast": "distmap.tasks.broadcast",
     "rng": "distmap.tasks.runner",
     "Snapshot": "distmap.core.progress",
     "Lane": "distmap.core.progress",

@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.slots.slots import Slots
-    from distmap.tasks.functions import Code, CodeCache, Setup, Style
-    from distmap.tasks.pickling import Broadcast
+    from distmap.tasks.broadcast import Broadcast
+    from distmap.tasks.code import Code, Setup, Style
+    from distmap.tasks.codecache import CodeCache
     from distmap.tasks.surroundings import Watch
     from distmap.transport.token import Secret
     from distmap.views.cards import WorkerRow
@@ -260,8 +261,8 @@ class Pool:
         from distmap.calls.futures import Submissions
         from distmap.calls.job import Seat
         from distmap.driver.driver import Driver
+        from distmap.tasks.codecache import CodeCache
         from distmap.tasks.extras import remote_workers
-        from distmap.tasks.functions import CodeCache
         from distmap.tasks.surroundings import Watch
 
         self._hub: HubEngine | None = None
@@ -531,7 +532,7 @@ class Pool:
             writable: False: arrays of 1 MB or more in it are shared by the slots of a host, and read-only there. True:
                 functions may write to them; what is written to is copied then, and only its slot sees the change.
         """
-        from distmap.tasks.pickling import Broadcast
+        from distmap.tasks.broadcast import Broadcast, call_on_release
 
         self._check_open()
         handle = Broadcast(value, writable=writable)
@@ -550,7 +551,7 @@ class Pool:
                 submitted.released(handle_digest)
 
         handle_digest = handle.digest
-        handle.on_release = released
+        call_on_release(handle, released)
         return handle
 
     @gate
@@ -909,7 +910,7 @@ class Pool:
             driver.crashed(error)
 
     def _code(self, fn: Callable[..., Any], style: Style, **rest: Any) -> Code:
-        from distmap.tasks.functions import dump_code
+        from distmap.tasks.code import dump_code
 
         self._check_open()
         function("the first argument", fn)

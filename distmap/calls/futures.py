@@ -27,10 +27,10 @@ from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Printed, ReadRequest
 from distmap.driver.output import OutputRouter
 from distmap.errors import PoolClosed
+from distmap.tasks.code import Code
 from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import HIDDEN, Failure, throw
-from distmap.tasks.functions import Code
-from distmap.tasks.payload import DumpedItem, dump_item, join_items
+from distmap.tasks.items import DumpedItem, dump_item, join_items
 from distmap.views.callbacks import call_showing_errors
 
 #: A function nobody submitted for so long is forgotten by the workers, in seconds.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
-from distmap.tasks.payload import SCALARS, is_fixed
+from distmap.tasks.items import SCALARS, is_fixed
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.

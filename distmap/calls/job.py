@@ -34,7 +34,7 @@ from distmap.driver.portal import Portal
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import HIDDEN, Failure, headline, revive, shorten, throw
-from distmap.tasks.payload import dump_items, load_results
+from distmap.tasks.items import dump_items, load_results
 from distmap.tasks.runner import SET_UP
 from distmap.views.base import Issue, TextSink, write_text
 from distmap.views.callbacks import call_showing_errors

@@ -14,9 +14,9 @@ from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
 from distmap.tasks.failures import Failure, headline, revive, short_repr, throw
+from distmap.tasks.items import Folded, Items, is_plain, load_results
 from distmap.tasks.modules import loaded
-from distmap.tasks.payload import Folded, Items, is_plain, load_results
-from distmap.tasks.pickling import Payload
+from distmap.tasks.payload import Payload
 
 
 class _Skip:

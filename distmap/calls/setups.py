@@ -22,10 +22,10 @@ from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, 
 from distmap.driver.output import OutputRouter
 from distmap.driver.workers import WorkerEntry
 from distmap.errors import JobCancelled, NoWorkers
+from distmap.tasks.code import Code, name_of
 from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import throw
-from distmap.tasks.functions import Code, name_of
-from distmap.tasks.payload import load_results
+from distmap.tasks.items import load_results
 
 #: Worker and slot.
 Place = tuple[str, int]

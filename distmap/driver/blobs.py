@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from typing import NamedTuple
 
-from distmap.tasks.pickling import Blob
+from distmap.tasks.payload import Blob
 
 #: In the place of a chunk: what the whole call needs.
 WHOLE = -1

@@ -73,8 +73,8 @@ from distmap.driver.messages import (
 from distmap.driver.workers import WorkerEntry, needs_of
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
-from distmap.tasks.payload import dump_items
-from distmap.tasks.pickling import Blob, Payload, size
+from distmap.tasks.items import dump_items
+from distmap.tasks.payload import Blob, Payload, size
 from distmap.tasks.surroundings import CallSurroundings
 from distmap.wire.messages import NOTICE, Output, Report, Task
 

@@ -16,8 +16,8 @@ from distmap.core.progress import Snapshot
 from distmap.driver.messages import JobMessage
 from distmap.driver.workers import WorkerEntry
 from distmap.engine.base import Parts
-from distmap.tasks.functions import Code
-from distmap.tasks.pickling import Payload
+from distmap.tasks.code import Code
+from distmap.tasks.payload import Payload
 
 if TYPE_CHECKING:
     from distmap.driver.output import OutputRouter

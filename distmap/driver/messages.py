@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
 from distmap.engine.base import Parts
-from distmap.tasks.pickling import Payload
+from distmap.tasks.payload import Payload
 
 
 class ReadRequest(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distmap.engine.base import Engine, WorkerInfo
-from distmap.tasks.functions import Code
+from distmap.tasks.code import Code
 
 
 @dataclass(slots=True)

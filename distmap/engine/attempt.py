@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from distmap.tasks._typing import Buffer
 from distmap.tasks.capture import OutputCapture, RedirectedStream, install
-from distmap.tasks.pickling import Payload
+from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Library, Runner
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 

@@ -37,10 +37,12 @@ from distmap.engine.traits import (
     slots_of,
     unknown_slots,
 )
+from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.cells import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import describe
-from distmap.tasks.payload import encode
-from distmap.tasks.pickling import Dependencies, dump_small, size
+from distmap.tasks.items import encode
+from distmap.tasks.payload import size
+from distmap.tasks.pickling import dump_small
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
 if TYPE_CHECKING:

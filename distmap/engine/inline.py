@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from distmap.core.events import SlotReady
 from distmap.engine.base import Parts, Place, Sink, WorkerInfo
-from distmap.tasks.pickling import Payload
+from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 

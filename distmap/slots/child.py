@@ -22,11 +22,12 @@ from types import FrameType
 from distmap.slots.control import LANES, LOADING, lanes, seek_log, through_with
 from distmap.slots.frames import Inbox, Outbox, Ref, pack
 from distmap.tasks._typing import Any, Buffer
+from distmap.tasks.broadcast import copy_with
 from distmap.tasks.capture import OutputCapture, install
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
-from distmap.tasks.pickling import copy_with, warm_up
+from distmap.tasks.pickling import warm_up
 from distmap.tasks.runner import Runner, interruptible
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Mapping, private
 from distmap.wire.codec import decode, encode

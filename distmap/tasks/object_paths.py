@@ -7,14 +7,17 @@ a random generator was pickled.
 from __future__ import annotations
 
 import copyreg
+import io
 from collections.abc import Iterator, Sequence
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 
 from distmap.errors import PayloadError
-from distmap.tasks._typing import NamedTuple
+from distmap.tasks._typing import Any, NamedTuple
+from distmap.tasks.broadcast import Broadcast, Dependencies, given_value
 from distmap.tasks.failures import BROKEN, failed_to_travel, promise_in, short_repr
+from distmap.tasks.kinds import Kinds, is_generator
 from distmap.tasks.modules import place
-from distmap.tasks.pickling import Broadcast, by_reference, is_generator, path_to_failure
+from distmap.tasks.pickling import UNPICKLABLE, by_reference, cloud_pickler
 
 #: A search for random generators looks so deep, at so many objects, and at so many elements of each.
 _DEPTH, _OBJECTS, _ELEMENTS = 6, 2_000, 100
@@ -58,7 +61,7 @@ def parts_of(obj: object) -> Iterator[Part]:
         if isinstance(obj, MethodType):
             yield Part("the method", None, obj.__func__)
     elif isinstance(obj, Broadcast):
-        yield Part("its value", None, obj.held)
+        yield Part("its value", None, given_value(obj))
     elif isinstance(obj, dict):
         for key, value in list(obj.items()):
             yield Part("the value of key {}", key, value)
@@ -174,3 +177,54 @@ def _is_elsewhere(obj: object) -> bool:
         return False
     kind = obj if isinstance(obj, type) else type(obj)
     return kind.__name__ != "partial" and place(kind.__module__) == "reference"
+
+
+# --- the search for what does not pickle ------------------------------------------------------------------------------
+
+#: The search for what does not pickle gives up after so many objects: it is done in Python.
+_MOST_LOOKED = 500_000
+
+
+def path_to_failure(value: object) -> tuple[list[object], BaseException]:
+    """The objects from the value to the innermost one that does not pickle, and what that raised."""
+    import pickle
+
+    way: list[object] = []
+    looked = 0
+    cloud = cloud_pickler(io.BytesIO(), lambda _: False, Dependencies(), Kinds(), None)
+
+    slow: Any = pickle._Pickler
+
+    class Tracer(slow):  # type: ignore[misc]
+        """The pickler that is written in Python, which says where it is."""
+
+        dispatch_table = cloud.dispatch_table
+        reducer_override = cloud.reducer_override
+
+        def save(self, obj: object, *args: Any) -> None:
+            nonlocal looked
+            looked += 1
+            if looked > _MOST_LOOKED:
+                raise _Lost
+            way.append(obj)
+            if type(obj) is Broadcast:
+                self.save(given_value(obj))
+            super().save(obj, *args)
+            way.pop()
+
+    try:
+        Tracer(_Nowhere(), 5, buffer_callback=lambda _: False).dump(value)
+    except UNPICKLABLE as exc:
+        if not isinstance(exc, _Lost | RecursionError):
+            return way, exc
+    raise _Lost
+
+
+class _Lost(Exception):
+    """What does not pickle was not found."""
+
+
+class _Nowhere:
+    """A file that nobody reads."""
+
+    def write(self, data: object) -> None: ...

@@ -15,25 +15,17 @@ from types import FrameType, FunctionType
 from distmap.errors import PayloadError
 from distmap.tasks import received
 from distmap.tasks._typing import TYPE_CHECKING, Any
+from distmap.tasks.broadcast import Dependencies, forget_value, keep_value, reload_values
 from distmap.tasks.caller import PACKAGE
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.extras import differences
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr, type_name
 from distmap.tasks.finder import SourceFinder
-from distmap.tasks.functions import underlying
+from distmap.tasks.items import Items, encode, fold, load_results, show_call
 from distmap.tasks.modules import is_own
 from distmap.tasks.nesting import runners
-from distmap.tasks.payload import Items, encode, fold, load_results, show_call
-from distmap.tasks.pickling import (
-    UNPICKLABLE,
-    Dependencies,
-    Payload,
-    dump_small,
-    forget_value,
-    keep_value,
-    load_value,
-    reload_values,
-)
+from distmap.tasks.payload import Payload, load_value
+from distmap.tasks.pickling import UNPICKLABLE, dump_small, underlying
 from distmap.tasks.surroundings import SurroundingsSwitch
 from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Task
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from distmap.tasks._typing import Any, NamedTuple, cast
 from distmap.tasks.modules import loaded
-from distmap.tasks.pickling import Blob, Payload, digest_of
+from distmap.tasks.payload import Blob, Payload, digest_of
 
 #: Never part of what travels.
 _SECRET = "DISTMAP_TOKEN"

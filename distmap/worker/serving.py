@@ -255,9 +255,10 @@ class PoolSession:
 
 def _too_large(report: msg.Report, exc: PayloadError) -> tuple[msg.Report, list[Buffer]]:
     """The report with, for each result, the error that the results do not fit into a message."""
+    from distmap.tasks.broadcast import Dependencies
     from distmap.tasks.failures import describe
-    from distmap.tasks.payload import encode
-    from distmap.tasks.pickling import Dependencies, dump_small
+    from distmap.tasks.items import encode
+    from distmap.tasks.pickling import dump_small
 
     items = range(report.lo, report.hi)
     failure = describe(exc, "its result, or those that were to be sent with it", dump_small)

@@ -10,9 +10,9 @@ import pytest
 from distmap.calls.results import EMPTY, SKIP, Collect, Fold, Stream, exception_of, results_of
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
+from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.failures import describe
-from distmap.tasks.payload import dump_items, encode, fold
-from distmap.tasks.pickling import Dependencies
+from distmap.tasks.items import dump_items, encode, fold
 
 
 def test_collect_puts_runs_in_input_order():

@@ -13,8 +13,8 @@ from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, Landed, Lost, ReadRequest
 from distmap.driver.portal import Portal
 from distmap.engine.inline import InlineEngine
-from distmap.tasks.functions import dump_code
-from distmap.tasks.payload import dump_items
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import dump_items
 
 DEADLINE = 10
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distmap.driver.blobs import Blobs, Growth, Holder
-from distmap.tasks.pickling import Blob, Payload
+from distmap.tasks.payload import Blob, Payload
 
 
 def blob(name: str, nbytes: int = 10) -> Blob:

@@ -12,10 +12,10 @@ from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Landed, Printed, ReadRequest
 from distmap.driver.output import OutputRouter
 from distmap.engine.base import WorkerInfo
+from distmap.tasks.broadcast import Broadcast
+from distmap.tasks.code import dump_code
 from distmap.tasks.failures import Failure
-from distmap.tasks.functions import dump_code
-from distmap.tasks.payload import dump_items
-from distmap.tasks.pickling import Broadcast
+from distmap.tasks.items import dump_items
 from distmap.wire.messages import Output, Report
 
 DEADLINE = 10

@@ -9,7 +9,7 @@ import numpy as np
 
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
-from distmap.tasks.functions import dump_code
+from distmap.tasks.code import dump_code
 
 
 def test_a_job_that_is_over_holds_no_code(harness):

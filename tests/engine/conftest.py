@@ -11,7 +11,8 @@ import pytest
 
 from distmap.core.events import Event, WorkerLost
 from distmap.engine.base import Engine, Parts, WorkerInfo
-from distmap.tasks.payload import Code, dump_code, dump_items, load_results
+from distmap.tasks.code import Code, dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.wire.messages import Output, Report, Task
 
 DEADLINE = 15.0

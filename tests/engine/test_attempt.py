@@ -10,7 +10,8 @@ import pytest
 
 from distmap.engine import attempt as module
 from distmap.engine.attempt import run_attempt
-from distmap.tasks.payload import dump_code, dump_items, load_results
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.wire.messages import Output, Report, Task
 
 

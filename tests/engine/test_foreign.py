@@ -21,7 +21,8 @@ from distmap.core.events import SlotReady, WorkerLost
 from distmap.core.limits import Limits
 from distmap.engine import attempt as module
 from distmap.engine.foreign import ExecutorEngine
-from distmap.tasks.payload import dump_code, load_results
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import load_results
 from distmap.wire.messages import Report
 
 Ears = Callable[[], Any]

@@ -30,7 +30,8 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.engine.hub import HubEngine
 from distmap.errors import AuthenticationError, WorkerBusy
-from distmap.tasks.payload import Code, dump_code, dump_items, load_results
+from distmap.tasks.code import Code, dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial

@@ -76,7 +76,8 @@ def test_unknown_code_is_refused(ear: Ears) -> None:
     """A dropped function cannot be run."""
 
     async def main() -> None:
-        from distmap.tasks.payload import dump_code, dump_items
+        from distmap.tasks.code import dump_code
+        from distmap.tasks.items import dump_items
         from distmap.wire.messages import Task
 
         engine, listener = InlineEngine(), ear()

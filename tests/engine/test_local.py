@@ -140,7 +140,8 @@ def test_code_that_does_not_load_is_refused(ear: Ears) -> None:
     """An attempt whose code is missing is refused under its id."""
 
     async def main() -> None:
-        from distmap.tasks.payload import dump_code, dump_items
+        from distmap.tasks.code import dump_code
+        from distmap.tasks.items import dump_items
         from distmap.wire.messages import Task
 
         engine, listener = LocalEngine(1), ear()

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import distmap
-from distmap.tasks import functions
+from distmap.tasks import code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -591,7 +591,7 @@ draw.__module__ = in_helper.__module__ = "__main__"
 )
 def test_a_captured_generator_is_warned_of_once(pool: distmap.Pool, fn: Callable[[int], float], words: str) -> None:
     """Every slot would get a copy of it and draw the same: the warning names it, and what to use instead."""
-    functions._warned.clear()
+    code._warned.clear()
     with pytest.warns(UserWarning, match=r"distmap\.rng\(\)") as told:
         assert [pool.map(fn, range(4)), pool.map(fn, range(4))]
     (warning,) = told

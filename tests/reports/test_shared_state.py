@@ -307,7 +307,7 @@ def test_a_manager_with_a_key_of_its_own(keyed: Any, local_pool: distmap.Pool) -
     queue = keyed.Queue()
     assert local_pool.starmap(put, [(queue, 1), (queue, 2), (queue, 3)], chunksize=1) == [1, 2, 3]
     assert taken(queue) == [1, 2, 3]
-    from distmap.tasks.payload import dump_code
+    from distmap.tasks.code import dump_code
 
     code = dump_code(lambda x: queue.put(x))
     assert not any(b"of its own" in bytes(part) for part in code.payload.parts)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from distmap.slots.slots import Slots
-from distmap.tasks.payload import Code, dump_code, dump_items, load_results
+from distmap.tasks.code import Code, dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.wire.messages import Died, Output, Ready, Refused, Report, Task
 
 DEADLINE = 15.0

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distmap.tasks.payload import load_results
+from distmap.tasks.items import load_results
 from distmap.wire.messages import Died, Output, Ready, Report
 
 Bench = Callable[..., Any]

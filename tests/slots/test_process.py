@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from distmap.tasks.payload import dump_code
+from distmap.tasks.code import dump_code
 from distmap.wire.messages import Ready
 
 Bench = Callable[..., Any]
@@ -43,7 +43,8 @@ def run(coroutine: Any) -> Any:
 
 PARENT = """
 import asyncio, os, sys, time
-from distmap.tasks.payload import dump_code, dump_items
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import dump_items
 from distmap.slots.slots import Slots
 from distmap.wire.messages import Task
 

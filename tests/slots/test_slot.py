@@ -58,7 +58,7 @@ def test_dropped_code_is_forgotten(bench: Bench) -> None:
         async with bench(1) as b:
             attempt = b.send(square, [3])
             assert await b.values(attempt) == [9]
-            from distmap.tasks.payload import dump_code
+            from distmap.tasks.code import dump_code
 
             digest = dump_code(square).digest
             b.slots.drop(digest)

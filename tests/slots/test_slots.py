@@ -19,7 +19,7 @@ from support.waiting import eventually
 from distmap.slots.control import LANES
 from distmap.slots.process import Process
 from distmap.slots.slots import Slots
-from distmap.tasks.payload import load_results
+from distmap.tasks.items import load_results
 from distmap.wire.messages import Died, Drop, Ready, Report
 
 Bench = Callable[..., Any]

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distmap.tasks.code import dump_code
 from distmap.tasks.failures import Failure, revive
-from distmap.tasks.payload import Payload, dump_code, dump_items, load_results
+from distmap.tasks.items import dump_items, load_results
+from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
 from distmap.wire.messages import Refused, Task
 

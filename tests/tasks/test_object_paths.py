@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.object_paths import parts_of, path_to_generator, pickling_error
-from distmap.tasks.pickling import Broadcast
 
 LOCK = threading.Lock()
 
@@ -64,7 +64,7 @@ def test_the_way_to_what_does_not_pickle(value: object, said: str) -> None:
 
 def test_a_search_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is done in Python; without it the error says what it can."""
-    monkeypatch.setattr("distmap.tasks.pickling._MOST_LOOKED", 100)
+    monkeypatch.setattr("distmap.tasks.object_paths._MOST_LOOKED", 100)
     assert words([*range(1000), LOCK]) == "it: TypeError: cannot"
 
 

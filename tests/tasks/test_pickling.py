@@ -17,16 +17,9 @@ import numpy as np
 import pytest
 
 from distmap.errors import PayloadError
-from distmap.tasks.pickling import (
-    Broadcast,
-    Dependencies,
-    Payload,
-    dump_small,
-    dump_value,
-    forget_value,
-    keep_value,
-    load_value,
-)
+from distmap.tasks.broadcast import Dependencies
+from distmap.tasks.payload import Payload, load_value
+from distmap.tasks.pickling import dump_small, dump_value
 
 TESTS = Path(__file__).resolve().parent
 
@@ -174,7 +167,8 @@ def test_cloudpickle_is_loaded_only_when_needed(script: Callable[..., str]) -> N
         """
         import sys
         from distmap.tasks.runner import Runner
-        from distmap.tasks.payload import dump_code, dump_items, load_results
+        from distmap.tasks.code import dump_code
+        from distmap.tasks.items import dump_items, load_results
         payload, _ = dump_items([{"a": 1}, [2]]); load_results(payload.parts, 0, 2)
         print(sorted({"cloudpickle", "numpy", "asyncio", "hashlib", "ast", "dis"} & set(sys.modules)))
         dump_code(lambda x: x)
@@ -263,53 +257,6 @@ def test_what_the_user_registered_with_cloudpickle_travels_by_value() -> None:
     finally:
         cloudpickle.unregister_pickle_by_value(colorsys)
     assert len(dump_value(colorsys.rgb_to_hsv, Dependencies(), what="").head) < 100
-
-
-def test_a_broadcast_travels_as_a_reference() -> None:
-    """The handle pickles to its digest and adds its value, and what that needs, to what must be sent before."""
-    inner = Broadcast([1, 2])
-    handle = Broadcast({"big": np.zeros(10_000), "inner": inner})
-    needs = Dependencies()
-    payload = dump_value([handle, lambda: handle], needs, what="")
-    assert payload.nbytes < 2000
-    assert set(needs.values) == {handle.digest, inner.digest}
-    back, function = load_value(payload)
-    assert back is handle
-    assert function() is handle
-    assert handle.blob() is handle.blob()
-    handle.release()
-    inner.release()
-
-
-def test_a_broadcast_is_loaded_once_where_it_was_sent() -> None:
-    """Where the value was sent, every handle of it gives the one loaded value; dropped, it says so."""
-    source = Broadcast([1, 2])
-    needs = Dependencies()
-    payload = dump_value(source, needs, what="")
-    blob = needs.values[source.digest]
-    source.release()
-    keep_value(blob.digest, blob.payload)
-    first, second = load_value(payload), load_value(payload)
-    assert first.value == [1, 2]
-    assert first.value is second.value
-    # A handle that goes on from a task names the same value and sends nothing.
-    again = Dependencies()
-    assert load_value(dump_value(first, again, what="")).value is first.value
-    assert not again.blobs()
-    forget_value(blob.digest)
-    with pytest.raises(PayloadError, match="released"):
-        load_value(payload).value.append(1)
-
-
-def test_a_broadcast_outside_a_pool_does_not_pickle() -> None:
-    """Pickling a handle by other means says where it works."""
-    import pickle
-
-    handle = Broadcast(1)
-    with pytest.raises(PayloadError, match="inside functions, items and results"):
-        pickle.dumps(handle)
-    assert "Broadcast" in repr(handle)
-    handle.release()
 
 
 def test_nothing_is_left_open_by_an_exported_payload() -> None:

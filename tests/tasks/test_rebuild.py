@@ -26,12 +26,6 @@ def build(reduced: object) -> object:
     return made
 
 
-class Picky(Exception):
-    def __init__(self, *, code: int) -> None:
-        super().__init__("picky")
-        self.code = code
-
-
 @pytest.fixture
 def module() -> Iterator[types.ModuleType]:
     """A module that was made at run time."""
@@ -39,40 +33,6 @@ def module() -> Iterator[types.ModuleType]:
     sys.modules["made_for_rebuild"] = made
     yield made
     del sys.modules["made_for_rebuild"]
-
-
-def test_an_exception_is_built_without_its_constructor() -> None:
-    """What it has comes along; its `__init__` is not called."""
-    back = build(rebuild.reduce_error(Picky(code=3), set()))
-    assert isinstance(back, Picky)
-    assert (back.args, back.code) == (("picky",), 3)
-
-
-def test_links_are_told_once() -> None:
-    """Whoever comes first in a pickle takes care of the links of all; the others say nothing of theirs."""
-    first, second = ValueError(1), KeyError(2)
-    first.__cause__, second.__context__ = second, first
-    linked: set[int] = set()
-    links = rebuild.reduce_error(first, linked)[2][3]
-    assert [one for one, *_ in links] == [first, second]
-    assert rebuild.reduce_error(second, linked)[2][3] == []
-
-
-def test_what_is_left_behind_looks_like_it() -> None:
-    """A part that does not travel is replaced, with a note, and never by another exception."""
-    inner = KeyError("inner")
-    error = ValueError("text", 5, inner)
-    error.add_note("first")
-    back = build(rebuild.reduce_error(error, set(), lambda part: not isinstance(part, int)))
-    assert isinstance(back, ValueError)
-    assert (back.args[0], repr(back.args[1]), str(back.args[1]), back.args[2]) == ("text", "5", "5", inner)
-    assert back.__notes__ == ["first", "does not pickle and was left behind: argument 1 (5)"]
-
-    class Mute:
-        def __str__(self) -> str:
-            raise SystemExit
-
-    assert "Mute" in str(rebuild.Left(Mute()))
 
 
 def test_an_object_has_one_identity() -> None:
@@ -105,29 +65,19 @@ def test_what_is_of_no_known_kind_is_left_alone() -> None:
     assert rebuild.reduce_named(np.add) is None
 
 
-def test_classes_are_made_empty_whatever_their_bases_want() -> None:
-    """A base that wants a keyword, or looks at what is not there yet, is not asked; a wrong one is an error."""
-
-    class Base:
-        def __init_subclass__(cls, *, key: str) -> None:
-            cls.key = key
-
-    made = rebuild.make_class(type, "Made", (Base,), {})
-    assert issubclass(made, Base)
-    with pytest.raises(TypeError, match="key"):
-        type("Other", (Base,), {})  # it asks again
-    with pytest.raises(TypeError, match="not an acceptable base type"):
-        rebuild.make_class(type, "Made", (bool,), {})
+class Node:
+    def __init__(self, code: int) -> None:
+        self.code = code
 
 
 def test_a_weak_reference_keeps_what_it_brought() -> None:
     """Nobody else has the object on the other side; one that was dead stays dead."""
-    node = Picky(code=1)
+    node = Node(code=1)
     back = pickle.loads(dump_small(weakref.ref(node)))
     gc.collect()
     assert back().code == 1
     assert pickle.loads(dump_small(back))().code == 1
-    dead = weakref.ref(Picky(code=2))
+    dead = weakref.ref(Node(code=2))
     assert pickle.loads(dump_small(dead))() is None
     assert isinstance(pickle.loads(dump_small(threading.local())), threading.local)
 

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
+from distmap.tasks.code import dump_code
+from distmap.tasks.codecache import CodeCache
 from distmap.tasks.failures import Failure
-from distmap.tasks.functions import CodeCache
-from distmap.tasks.payload import Folded, Payload, dump_code, dump_item, dump_items, join_items, load_results
-from distmap.tasks.pickling import Blob, Broadcast
+from distmap.tasks.items import Folded, dump_item, dump_items, join_items, load_results
+from distmap.tasks.payload import Blob, Payload
 from distmap.tasks.runner import Runner, interruptible, rng
 from distmap.wire.messages import Refused, Report, Task
 
@@ -483,7 +485,8 @@ def test_a_task_may_ruin_its_process_standard_streams() -> None:
     source = """
         import os, sys
         from distmap.tasks.runner import Runner
-        from distmap.tasks.payload import dump_code, dump_items, load_results
+        from distmap.tasks.code import dump_code
+        from distmap.tasks.items import dump_items, load_results
         from distmap.wire.messages import Task
         out = os.dup(1)
         def fn(x):

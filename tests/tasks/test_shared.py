@@ -13,7 +13,10 @@ import pytest
 
 from distmap.errors import PayloadError
 from distmap.tasks import shared
-from distmap.tasks.pickling import Dependencies, dump_value, is_shared, load_value
+from distmap.tasks.broadcast import Dependencies
+from distmap.tasks.kinds import is_shared
+from distmap.tasks.payload import load_value
+from distmap.tasks.pickling import dump_value
 from distmap.tasks.shared import Descriptor, ReceivedDescriptor, adopt_tracker
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors")

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from distmap.core.limits import Limits
-from distmap.tasks.payload import dump_code, dump_items, load_results
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.transport.conversation import Conversation
 from distmap.transport.memory import connect
 from distmap.wire.messages import (

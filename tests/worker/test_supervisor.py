@@ -17,7 +17,8 @@ from support.waiting import eventually
 
 from distmap.core.limits import Limits
 from distmap.errors import ConnectError, WorkerBusy
-from distmap.tasks.payload import dump_code, dump_items, load_results
+from distmap.tasks.code import dump_code
+from distmap.tasks.items import dump_items, load_results
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation

@@ -1,0 +1,180 @@
+"""The cache of pickled functions that repeated calls go through.
+
+Owns `CodeCache` and the checks that say whether anything that a function reaches by name has changed. Must not know
+items, tasks or workers. For the kernel: task processes do not import this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+
+from distmap.tasks._typing import Any
+from distmap.tasks.broadcast import Broadcast
+from distmap.tasks.bundling import imported, stamps, unchanged
+from distmap.tasks.caller import warn
+from distmap.tasks.code import HASHED, Code, Setup, Style, anchor_for, build, name_of
+from distmap.tasks.modules import place
+from distmap.tasks.object_paths import cells_of, names_of
+from distmap.tasks.pickling import by_reference
+from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
+
+#: `submit` does hash them, at each call. After so many seconds of that the user is told of the quicker way, once.
+_LONG = 2.0
+_MISSING = object()
+_CONSTANTS = (int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented), range, Broadcast)
+
+
+class _Mutable(Exception):
+    """The function reaches something whose change could not be noticed."""
+
+
+class _Checked:
+    """Code, and everything that must still be as it was when it was made."""
+
+    __slots__ = ("cells", "code", "files", "functions", "mappings")
+
+    def __init__(self) -> None:
+        self.code: Code
+        self.functions: list[tuple[FunctionType, CodeType, object, object]] = []
+        self.mappings: list[tuple[dict[str, Any], str, object]] = []
+        self.cells: list[tuple[CellType, object]] = []
+        self.files: list[tuple[str | None, object]] = []
+
+    def holds(self) -> bool:
+        try:
+            for fn, code, defaults, kwdefaults in self.functions:
+                if (
+                    fn.__code__ is not code
+                    or fn.__defaults__ is not defaults
+                    or fn.__kwdefaults__ is not kwdefaults
+                    or fn.__dict__
+                ):
+                    return False
+            for mapping, key, value in self.mappings:
+                if mapping.get(key, _MISSING) is not value:
+                    return False
+            for cell, value in self.cells:
+                if cell.cell_contents is not value:
+                    return False
+        except ValueError:  # a cell became empty
+            return False
+        return not self.files or unchanged(self.files)
+
+    def note(self, value: object) -> None:
+        """Record what this value reaches; raises _Mutable if a change in it would go unseen."""
+        kind = type(value)
+        if kind in _CONSTANTS:
+            return
+        if kind in (tuple, frozenset):
+            for element in value:  # type: ignore[attr-defined]
+                self.note(element)
+        elif kind is partial:
+            for part in (value.func, value.args, *value.keywords.values()):  # type: ignore[attr-defined]
+                self.note(part)
+        elif kind is FunctionType:
+            self._note_function(value)  # type: ignore[arg-type]
+        elif isinstance(value, type):
+            if not by_reference(value):
+                raise _Mutable
+            self._note_reference(value)
+        elif kind is BuiltinFunctionType:
+            if not isinstance(value.__self__, ModuleType | type(None)):  # type: ignore[attr-defined]
+                raise _Mutable
+        elif kind is not ModuleType or place(value.__name__) == "value":  # type: ignore[attr-defined]
+            raise _Mutable
+
+    def _note_function(self, fn: FunctionType) -> None:
+        if by_reference(fn):
+            self._note_reference(fn)
+            return
+        if any(known is fn for known, *_ in self.functions):
+            return
+        if fn.__dict__ or fn.__kwdefaults__:
+            raise _Mutable
+        self.functions.append((fn, fn.__code__, fn.__defaults__, fn.__kwdefaults__))
+        self.note(fn.__defaults__)
+        namespace = fn.__globals__
+        for name in names_of(fn.__code__):
+            value = namespace.get(name, _MISSING)
+            self.mappings.append((namespace, name, value))
+            if value is not _MISSING:
+                self.note(value)
+        for _, cell, value in cells_of(fn):
+            self.cells.append((cell, value))
+            self.note(value)
+
+    def _note_reference(self, obj: FunctionType | type) -> None:
+        # A nested name is checked by its first part: a class that is importable counts as constant.
+        first = obj.__qualname__.partition(".")[0]
+        namespace = vars(sys.modules[obj.__module__])
+        self.mappings.append((namespace, first, namespace.get(first, _MISSING)))
+
+
+class CodeCache:
+    """Gives the Code of functions; the last one again while nothing that the function reaches by name has changed.
+
+    A function that reaches anything changeable (a list, an array, an instance, a class of the notebook) is pickled each
+    time, and its arrays are read: only so is a change in place seen. The digest tells whether it is still the same.
+    """
+
+    def __init__(self, *, size: int = 64) -> None:
+        self._size = size
+        self._entries: dict[tuple[int, Style, tuple[object, ...]], tuple[object, _Checked]] = {}
+        #: Seconds spent on large captures.
+        self._seconds = 0.0
+
+    def setup(self, fn: Callable[..., Any], tags: frozenset[str], before: tuple[Setup, ...]) -> Setup:
+        """The function as a set-up that runs after those `before`; the same wherever a call is made."""
+        return Setup(self.get(fn, "setup", before), anchor_for(fn), tags)
+
+    def get(
+        self,
+        fn: Callable[..., Any],
+        style: Style = "one",
+        setups: tuple[Setup, ...] = (),
+        surroundings: CallSurroundings = NO_SURROUNDINGS,
+    ) -> Code:
+        key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
+        known = self._entries.get(key)
+        if known is not None and known[0] is fn and known[1].code.surroundings is surroundings and known[1].holds():
+            return known[1].code
+        entry: _Checked | None = _Checked()
+        try:
+            # Before pickling, so that a change in between is seen at the next call.
+            entry.note(fn)  # type: ignore[union-attr]
+        except _Mutable:
+            entry = None
+        begun = perf_counter()
+        code, needs = build((fn, style, None, None), setups, surroundings, exact=True)
+        if code.payload.nbytes > HASHED:
+            self._tell_of_broadcast(fn, code.payload.nbytes, perf_counter() - begun)
+        if entry is not None:
+            files = stamps(needs.modules)
+            checks = imported(needs.modules)
+            # What is large is not kept here beyond the futures that use it.
+            if checks is not None and code.payload.nbytes <= HASHED:
+                entry.files = files
+                entry.code = code
+                entry.mappings += checks
+                if len(self._entries) >= self._size:
+                    self._entries.clear()
+                self._entries[key] = (fn, entry)
+                return code
+        self._entries.pop(key, None)
+        return code
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+    def _tell_of_broadcast(self, fn: Callable[..., Any], nbytes: int, seconds: float) -> None:
+        before, self._seconds = self._seconds, self._seconds + seconds
+        if before < _LONG <= self._seconds:
+            warn(
+                f"each submit looks through the {nbytes >> 20} MB that function {name_of(fn)} captures, to see whether "
+                "they have changed; a handle of pool.broadcast(value) is quicker"
+            )

@@ -1,0 +1,371 @@
+"""Chunks as bytes: the encoding of items and results, the same in both directions.
+
+Owns the layout of a chunk. One pair, `encode` and `Items`, serves items and results alike. Must not know tasks, slots
+or connections. Imported by task processes, so it stays light.
+
+A chunk is a *whole* (one pickle of a list, range or array) or *single* (a pickle per item, so that an item that does
+not pickle or unpickle costs itself only). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins.
+A folded result: b"f", then a head of one value, then its failures.
+"""
+
+from __future__ import annotations
+
+import _pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain
+
+from distmap.tasks._typing import Any, Buffer, NamedTuple
+from distmap.tasks.broadcast import Dependencies
+from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr
+from distmap.tasks.modules import loaded
+from distmap.tasks.payload import Blob, Payload
+from distmap.tasks.pickling import UNPICKLABLE, Definitions, Writer, dump_small, dump_value, loading
+
+#: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
+SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
+#: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
+_STACKED = 4 << 10
+#: So many of the values of a chunk that do not pickle are searched for what is at fault.
+_TOLD = 8
+#: Kinds of dtypes that a stack keeps as they are: numbers, text, times. Structured and foreign ones go by themselves.
+_STACKABLE = "?biufcSUmM"
+_C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
+_LAYOUT = _C_CONTIGUOUS | _WRITEABLE
+#: NumPy's numbers that an array of their own type keeps as they are. A time has its unit, a subclass its type beside.
+_NUMBERS = frozenset(
+    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+)
+
+
+class Folded(NamedTuple):
+    """What `combine` made of all results of one report that did not fail."""
+
+    value: object
+
+
+def encode(
+    values: Any, needs: Dependencies, *, what: str, item: Callable[[int], str] | None = None
+) -> tuple[Payload, list[int]]:
+    """Encode the items or results of a chunk; also gives the offsets of those that failed to pickle.
+
+    In place of such a value travels its Failure. `item` shows the item that a result belongs to; without it the values
+    are the items, and one that does not pickle fails before it is sent. Of an iterator each value is taken as it is
+    before the next one is asked for.
+    """
+    if hasattr(values, "__next__"):
+        values, rest = _copies(values)
+        if rest is not None:
+            seen: list[object] = []
+            try:
+                return _encode_singly(chain(values, rest), needs, Definitions(), what, item, seen)
+            except _DefinitionsFailed:
+                return _encode_singly(seen, needs, None, what, item)
+    try:
+        whole = _encode_whole(values, needs, what)
+    except Exception:
+        whole = None  # There is no memory for it, say: by itself each may fit, and what fails is that item's error.
+    if whole is not None:
+        return whole, []
+    try:
+        return _encode_singly(values, needs, Definitions(), what, item)
+    except _DefinitionsFailed:
+        return _encode_singly(values, needs, None, what, item)
+
+
+def _encode_whole(values: Any, needs: Dependencies, what: str) -> Payload | None:
+    if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
+        return Payload(_pickle.dumps(values, 5))
+    array = _as_array(values)
+    return None if array is None else dump_value(array, needs, what=what)
+
+
+def _copies(values: Iterator[Any]) -> tuple[list[Any], Iterator[Any] | None]:
+    """Copies of the arrays at the head, which may then be stacked, and what follows them, if anything does."""
+    numpy = loaded("numpy")
+    copies: list[Any] = []
+    for value in values:
+        if numpy is None or type(value) is not numpy.ndarray or value.dtype.hasobject:
+            return copies, chain((value,), values)
+        copy = value.copy("K")
+        if not value.flags.writeable:
+            copy.flags.writeable = False
+        copies.append(copy)
+    return copies, None
+
+
+class _DefinitionsFailed(Exception):
+    """The classes of a chunk do not pickle; each item is to fail, or not, by itself."""
+
+
+def _is_plain(values: Sequence[object]) -> bool:
+    kinds = set(map(type, values))
+    if tuple in kinds:
+        kinds.discard(tuple)
+        nested: Iterable[Any] = [value for value in values if type(value) is tuple] if kinds else values
+        kinds.update(map(type, chain.from_iterable(nested)))
+    return kinds <= SCALARS
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether nothing can change it any more: a plain value, a tuple of them, or a number of NumPy's."""
+    kind = type(value)
+    if kind is tuple:
+        for part in value:  # `all` would cost twice as much
+            if type(part) not in SCALARS:
+                return False
+        return True
+    return kind in SCALARS or (kind.__module__ == "numpy" and kind.__name__ in _NUMBERS)
+
+
+def _as_array(values: Any) -> Any:
+    """The values as one array, if its elements are what each of them would come back as by itself; else None.
+
+    That is: the same type, dtype (byte order and unit too), shape, order in memory, and whether it can be written to.
+    """
+    numpy = loaded("numpy")
+    if numpy is None:
+        return None
+    if type(values) is numpy.ndarray:
+        return _whole_array(numpy, values)
+    kinds = set(map(type, values))
+    if len(kinds) != 1:
+        return None
+    kind = kinds.pop()
+    if kind is numpy.ndarray:
+        # One pickle for each small array would cost four times as much as stacking them.
+        first = values[0]
+        dtype, shape = first.dtype, first.shape
+        if not shape or first.nbytes >= _STACKED or dtype.kind not in _STACKABLE or len(values) == 1:
+            return None
+        layout = _C_CONTIGUOUS | (first.flags.num & _WRITEABLE)
+        if not all(v.dtype == dtype and v.shape == shape and v.flags.num & _LAYOUT == layout for v in values):
+            return None
+        # Not what numpy.stack makes by itself: that turns numbers of another byte order into native ones.
+        whole = numpy.stack(values, out=numpy.empty((len(values), *shape), dtype))
+        whole.flags.writeable = first.flags.writeable
+        return whole
+    if kind.__module__ == "numpy" and kind.__name__ in _NUMBERS and issubclass(kind, numpy.generic):
+        return numpy.array(values, kind)
+    return None
+
+
+def _whole_array(numpy: Any, values: Any) -> Any:
+    if values.dtype.hasobject or values.ndim == 0:
+        return None
+    if values.flags.c_contiguous:
+        return values
+    if values.ndim > 1 and len(values):
+        row = values[0].flags
+        if row.f_contiguous and not row.c_contiguous:
+            return None
+    copy = numpy.ascontiguousarray(values)
+    copy.flags.writeable = values.flags.writeable
+    return copy
+
+
+def _encode_singly(
+    values: Iterable[object],
+    needs: Dependencies,
+    definitions: Definitions | None,
+    what: str,
+    item: Callable[[int], str] | None,
+    seen: list[object] | None = None,
+) -> tuple[Payload, list[int]]:
+    """`seen`: to be filled with the values, which come from an iterator that may change each when it gives the next."""
+    writer = Writer(needs, definitions)
+    file = writer.file
+    file.write(b"i")
+    ends: list[int] = []
+    used: dict[int, list[int]] = {}
+    failed: list[int] = []
+    for at, value in enumerate(values):
+        if seen is not None:
+            seen.append(value)
+        try:
+            writer.write(value)
+        except UNPICKLABLE as exc:
+            said = f"{what} cannot be pickled"
+            from distmap.tasks.object_paths import pickling_error
+
+            error = pickling_error(said, value, exc) if len(failed) < _TOLD else failed_to_travel(said, exc, value)
+            shown = short_repr(value) if item is None else item(at)
+            writer.write(describe(error, shown, dump_small, sent=item is not None))
+            failed.append(at)
+        if writer.used:
+            used[at] = writer.used
+            if seen is not None:
+                writer.keep()
+        ends.append(file.tell())
+    count = len(ends)
+    if definitions is not None and definitions.classes:
+        writer.definitions = None
+        try:
+            writer.write(definitions.classes)
+        except UNPICKLABLE as exc:
+            raise _DefinitionsFailed from exc
+        used[count] = writer.used
+        ends.append(file.tell())
+    start = file.tell()
+    file.write(_pickle.dumps((count, ends, used), 5))
+    file.write(start.to_bytes(8, "little"))
+    return Payload(file.getvalue(), tuple(writer.buffers)), failed
+
+
+class Items:
+    """An opened chunk: `whole` is a sequence of its items, or None, and then `load(i)` gives one of them."""
+
+    __slots__ = ("_buffers", "_definitions", "_ends", "_used", "_view", "count", "whole")
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        view = memoryview(parts[0])
+        self.whole: Any = None
+        if view[0] != ord("i"):
+            self.whole = _pickle.loads(view, buffers=parts[1:])
+            self.count = len(self.whole)
+            return
+        self._view, self._buffers = view, parts[1:]
+        start = int.from_bytes(view[-8:], "little")
+        self.count, self._ends, self._used = _pickle.loads(view[start:-8])
+        self._definitions: Any = None
+        if len(self._ends) > self.count:
+            self._definitions = _load_definitions(self)
+
+    def load(self, at: int) -> Any:
+        """Item `at`; raises what its unpickling raises."""
+        if self._definitions is not None:
+            if isinstance(self._definitions, BaseException):
+                raise self._definitions
+            loading.definitions = self._definitions
+        return self._load(at)
+
+    def _load(self, at: int) -> Any:
+        pickled = self.pickled(at)
+        used = self._used.get(at)
+        return _pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
+
+    def pickled(self, at: int) -> memoryview:
+        return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
+
+
+#: Definitions that were loaded lately, by their bytes: chunk after chunk brings the same ones.
+_recent_definitions: dict[bytes, list[type]] = {}
+
+
+def _load_definitions(items: Items) -> list[type] | BaseException:
+    key = bytes(items.pickled(items.count))
+    known = _recent_definitions.get(key)
+    if known is None:
+        try:
+            known = items._load(items.count)
+        except UNPICKLABLE as exc:
+            return exc
+        if len(_recent_definitions) >= 16:
+            _recent_definitions.clear()
+        _recent_definitions[key] = known
+    return known
+
+
+class DumpedItem(NamedTuple):
+    """One item, pickled before it is known which chunk it will be in."""
+
+    pickled: bytes
+    buffers: tuple[bytearray, ...] = ()
+    #: Made by whoever pushes it: to find local modules takes a while, and happens in no loop.
+    blobs: tuple[Blob, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.pickled) + sum(len(buffer) for buffer in self.buffers)
+
+
+def dump_item(item: Any) -> DumpedItem:
+    """Pickle one item of a pushed job: `(args, kwargs)`. One that does not pickle becomes its own Failure.
+
+    Large arrays are copied: who pushed it goes on, and may change them before they are sent.
+    """
+    args, kwargs = item
+    if not kwargs and _is_plain(args):
+        return DumpedItem(_pickle.dumps(item, 5))
+    needs = Dependencies()
+    writer = Writer(needs)
+    try:
+        writer.write(item)
+    except UNPICKLABLE as exc:
+        from distmap.tasks.object_paths import pickling_error
+
+        error = pickling_error("the item cannot be pickled", item, exc, ("", ""))
+        writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
+    return DumpedItem(
+        writer.file.getvalue(),
+        tuple(bytearray(writer.buffers[at]) for at in writer.used),
+        needs.blobs(),
+    )
+
+
+def show_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Short repr of the item of a pushed job."""
+    return short_repr(args[0] if len(args) == 1 and not kwargs else (*args, kwargs) if kwargs else args)
+
+
+def join_items(items: Sequence[DumpedItem]) -> tuple[Payload, tuple[Blob, ...]]:
+    """A chunk of items that were pickled one by one."""
+    pickles = [item.pickled for item in items]
+    ends = list(accumulate(map(len, pickles), initial=1))
+    buffers: list[Buffer] = []
+    used: dict[int, list[int]] = {}
+    blobs: dict[bytes, Blob] = {}
+    for at, item in enumerate(items):
+        if item.buffers:
+            used[at] = list(range(len(buffers), len(buffers) + len(item.buffers)))
+            buffers += item.buffers
+        for blob in item.blobs:
+            blobs[blob.digest] = blob
+    head = b"".join([b"i", *pickles, _pickle.dumps((len(items), ends[1:], used), 5), ends[-1].to_bytes(8, "little")])
+    return Payload(head, tuple(buffers)), tuple(blobs.values())
+
+
+def dump_items(items: Any) -> tuple[Payload, tuple[Blob, ...]]:
+    """Encode the items of a chunk: a list, tuple, range or iterator, or a NumPy array (items: along the first axis)."""
+    needs = Dependencies()
+    numpy = loaded("numpy")
+    if numpy is not None and isinstance(items, numpy.ndarray):
+        if type(items) is not numpy.ndarray or items.dtype.hasobject:
+            items = list(items)
+    payload, _ = encode(items, needs, what="the item")
+    return payload, needs.blobs()
+
+
+def fold(payload: Payload) -> Payload:
+    """Mark a payload of one value as what `combine` made of a whole report."""
+    return Payload(b"f" + bytes(payload.head), payload.buffers)
+
+
+def is_plain(parts: Sequence[Buffer]) -> bool:
+    """True if the results of a report are one pickle of plain values or an array: no Failure can be among them."""
+    return memoryview(parts[0])[0] not in b"if"
+
+
+def load_results(parts: Sequence[Buffer], lo: int, hi: int, failed: Sequence[int] = ()) -> list[Any]:
+    """The results of a report, in order, with a Failure in the place of each that failed, also of one that does not
+    unpickle here.
+
+    Of a folded report: a `Folded` (none if every item failed), then a Failure for each of `failed`.
+    """
+    head = memoryview(parts[0])
+    if head[0] == ord("f"):
+        values = _load_all(Items([head[1:], *parts[1:]]))
+        return [values[0] if isinstance(values[0], Failure) else Folded(values[0]), *values[1:]] if values else []
+    return _load_all(Items(parts))
+
+
+def _load_all(items: Items) -> list[Any]:
+    if items.whole is not None:
+        return items.whole if type(items.whole) is list else list(items.whole)
+    values = []
+    for at in range(items.count):
+        try:
+            values.append(items.load(at))
+        except UNPICKLABLE as exc:
+            error = failed_to_travel("the result arrived but cannot be unpickled here", exc)
+            values.append(describe(error, "its result did not unpickle", dump_small))
+    return values

@@ -1,0 +1,167 @@
+"""The cache of pickled functions gives what it has while nothing that a function reaches has changed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import sys
+import timeit
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distmap.tasks import codecache
+from distmap.tasks.broadcast import Broadcast
+from distmap.tasks.codecache import CodeCache
+
+
+def prepare(value: object) -> None:
+    """A set-up."""
+
+
+def notebook(source: str, **names: Any) -> dict[str, Any]:
+    """Run a cell: what it defines belongs to `__main__`, and is pickled by value."""
+    namespace: dict[str, Any] = {"__name__": "__main__", **names}
+    exec(source, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("def f(x): return k", "k = 2"),
+        ("def f(x): return g(x)\ndef g(x): return 1", "def g(x): return 2"),
+        ("def f(x): return g(x)\ndef g(x): return k", "k = 2"),
+        ("def f(x): return lambda: k", "k = 2"),
+        ("def f(x): return nothing_yet", "nothing_yet = 2"),
+        ("def f(x): return m.pi", "import cmath as m"),
+        ("def f(x): return k", "del k"),
+        ("def f(x, d=1): return d", "f.__defaults__ = (2,)"),
+        ("def f(x): return 1", "f.__code__ = (lambda x: 2).__code__"),
+        ("def f(x): return 1", "f.note = 2"),
+        ("def f(x): return t", "t = (1, (3,))"),
+    ],
+)
+def test_a_change_that_the_function_can_see_is_seen(source: str, change: str) -> None:
+    """Cached code is used while nothing reachable by name has changed, and no longer."""
+    cell = notebook(source, k=1, m=math, t=(1, (2,)))
+    cache = CodeCache()
+    first = cache.get(cell["f"])
+    assert cache.get(cell["f"]) is first
+    exec(change, cell)
+    assert cache.get(cell["f"]) is not first
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "k = []\ndef f(x): return k",
+        "class C: pass\ndef f(x): return C()",
+        "k = (1, [2])\ndef f(x): return k",
+        "def f(x, d=[]): return d",
+        "def f(x, *, d=1): return d",
+        "f = lambda x: g(x)\ng = [].append",
+        "import numpy\nk = numpy.zeros(3)\ndef f(x): return k",
+        "def f(x): return 1\nf.note = []",
+    ],
+)
+def test_what_may_change_unseen_is_never_cached(source: str) -> None:
+    """A function that reaches anything mutable is pickled each time."""
+    cell = notebook(source)
+    cache = CodeCache()
+    assert cache.get(cell["f"]) is not cache.get(cell["f"])
+
+
+def test_large_captures_are_told_apart_by_content() -> None:
+    """For `submit` an array of any size gives the same digest until it is changed in place or bound anew."""
+    big = np.zeros(500_000)
+    cell = notebook("def f(x): return big", big=big)
+    cache = CodeCache()
+    first = cache.get(cell["f"])
+    assert cache.get(cell["f"]).digest == first.digest
+    big[400_000] = 1
+    second = cache.get(cell["f"])
+    assert second.digest != first.digest
+    big[400_000] = 0
+    assert cache.get(cell["f"]).digest == first.digest
+    cell["big"] = np.ones(500_000)
+    assert cache.get(cell["f"]).digest not in (first.digest, second.digest)
+
+
+def test_who_submits_a_large_capture_for_long_is_told_of_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it at each call takes time: after a while a warning names the function and the remedy, once."""
+    monkeypatch.setattr(codecache, "_LONG", 1e-9)
+    cache = CodeCache()
+    cell = notebook("def f(x): return big", big=np.zeros(500_000))
+    with pytest.warns(UserWarning, match=r"the 3 MB that function f\(\) captures.*pool.broadcast"):
+        cache.get(cell["f"])
+    cache.get(cell["f"])
+
+
+def test_a_module_without_source_is_never_cached() -> None:
+    """Its content may change without a trace."""
+    module = types.ModuleType("made_without_source")
+    sys.modules["made_without_source"] = module
+    try:
+        cell = notebook("def f(x): return m", m=module)
+        cache = CodeCache()
+        assert cache.get(cell["f"]) is not cache.get(cell["f"])
+    finally:
+        del sys.modules["made_without_source"]
+
+
+def test_captured_variables_are_watched() -> None:
+    """A cell of a closure that is given another value, or none, makes new code."""
+    k: Any = 1
+
+    def f(x: int) -> Any:
+        return k  # noqa: F821  (deleted below)
+
+    cache = CodeCache()
+    first = cache.get(f)
+    assert cache.get(f) is first
+    k = 2
+    second = cache.get(f)
+    assert second is not first
+    del k
+    assert cache.get(f) is not second
+
+
+def test_importable_functions_are_cached() -> None:
+    """Builtins, installed functions and classes, and functions that use them."""
+    handle = Broadcast(1)
+    cell = notebook(
+        "def f(x): return math.floor(sqrt(x)), P, h, T", math=math, sqrt=math.sqrt, P=Path, h=handle, T=(1, "a")
+    )
+    cache = CodeCache()
+    for fn in (len, math.sqrt, functools.reduce, importlib.import_module, Path, cell["f"]):
+        assert cache.get(fn) is cache.get(fn)
+    # An instance is never cached, its class is.
+    assert cache.get(Path, "call") is cache.get(Path, "call")
+    assert cache.get(len) is not cache.get(len, "call")
+    handle.release()
+
+
+def test_the_cache_is_bounded() -> None:
+    """It forgets rather than grows, and tells apart what runs before a function."""
+    cache = CodeCache(size=2)
+    first = cache.get(len)
+    setups = (cache.setup(print, frozenset(), ()),)
+    assert cache.get(len) is first
+    assert cache.get(len, "one", setups).digest != first.digest
+    for fn in (abs, max, min):
+        cache.get(fn)
+    assert cache.get(len) is not first
+
+
+def test_a_hit_is_cheap() -> None:
+    """Looking up a simple function costs far less than pickling it: microseconds, not tens of them."""
+    cell = notebook("def f(x): return x * x")
+    cache = CodeCache()
+    cache.get(cell["f"])
+    best = min(timeit.repeat(lambda: cache.get(cell["f"]), number=1000, repeat=5)) / 1000
+    assert best < 10e-6
