@@ -164,6 +164,24 @@ def test_a_flipped_byte_of_a_frame_does_no_harm(message: msg.Message, parts: lis
         assert sum(map(len, received)) <= len(frame)
 
 
+@given(st.lists(st.tuples(messages, parts_of), min_size=2, max_size=5), st.data())
+def test_a_frame_that_is_missing_is_noticed(content: list[Sent], data: st.DataObject) -> None:
+    """Whatever was sent, the frame after the missing one is refused."""
+    sender = Session(0)
+    for message, parts in content:
+        sender.send(message, parts)
+    frames = []
+    while (frame := sender.outgoing()) is not None:
+        frames.append(b"".join(frame))
+    if len(frames) > 1:
+        missing = data.draw(st.integers(0, len(frames) - 2))
+        receiver = Session(0)
+        for early in frames[:missing]:
+            receiver.incoming(early, 0)
+        assert taken(receiver, frames[missing + 1]) == []
+        assert receiver.state == "failed"
+
+
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
     """Only ProtocolError comes out of bytes that are no frame."""
