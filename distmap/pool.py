@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
     from distmap.driver.driver import Driver
-    from distmap.driver.workers import WorkerEntry
+    from distmap.driver.workers import WorkerStatus
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.slots.slots import Slots
@@ -274,7 +274,7 @@ class Pool:
                 loop,
                 worker_timeout=self._connect_timeout,
                 no_workers=lambda: _call(no_workers),
-                hopeless=lambda: bool(_broken(engines)),
+                none_can_come=lambda: bool(_broken(engines)),
             )
         )
         if wanted.local:
@@ -307,9 +307,11 @@ class Pool:
             engines.append(InlineEngine())
         self._engines = engines
         changed = weakref.WeakMethod(self._tell_members)
-        self._driver.on_members = lambda: _call(changed)
+        self._driver.workers.on_change = lambda: _call(changed)
         portal, driver = self._portal, self._driver
-        self._watch: Watch = Watch(self._base, self._added, lambda around: portal.call(driver.turn, around))
+        self._watch: Watch = Watch(
+            self._base, self._added, lambda around: portal.call(driver.blobs.keep_surroundings, around)
+        )
         self._seat: Seat = Seat(self._portal, self._driver)
         self._submissions: Submissions = Submissions(self._seat)
         self._codes: CodeCache = CodeCache()
@@ -537,8 +539,8 @@ class Pool:
         self._check_open()
         handle = Broadcast(value, writable=writable)
         driver, portal = self._driver, self._portal
-        portal.call(driver.pin, handle.digest)
-        unpin = weakref.finalize(handle, portal.call, driver.unpin, handle.digest)
+        portal.call(driver.blobs.pin, handle.digest)
+        unpin = weakref.finalize(handle, portal.call, driver.blobs.unpin, handle.digest)
         unpin.atexit = False
         codes, submissions = weakref.ref(self._codes), weakref.ref(self._submissions)
 
@@ -692,9 +694,9 @@ class Pool:
             self._portal.run(self._ending.add(self._hub)).result()
         self._portal.call(self._hub.add, url)
 
-    def trace(self) -> list[tuple[float, Any]]:
-        """The last events and commands of the scheduler, with their times; for bug reports."""
-        return self._portal.ask(lambda: list(self._driver.trace))
+    def trace(self) -> list[tuple[float, Any, list[Any]]]:
+        """The last events of the scheduler: the time, the event and the commands that it caused; for bug reports."""
+        return self._portal.ask(lambda: [*self._driver.trace])
 
     def __repr__(self) -> str:
         if self._gone:
@@ -731,12 +733,12 @@ class Pool:
         facts = PoolFacts(state, workers, url, work, "" if self._closed else self._how_to_add())
         return {"text/plain": repr(self), "text/html": pool_html(facts)}
 
-    def _members_now(self) -> list[WorkerEntry] | None:
+    def _members_now(self) -> list[WorkerStatus] | None:
         """As `_members`, for whoever must not wait; None if the loop does not answer at once."""
         if os.getpid() != self._pid:
             return None
         try:
-            return self._portal.ask(self._driver.members, timeout=LOOK)
+            return self._portal.ask(self._driver.worker_statuses, timeout=LOOK)
         except TimeoutError:
             return None
 
@@ -860,8 +862,8 @@ class Pool:
         ending = self.__dict__.get("_ending")
         return "_late" not in self.__dict__ if ending is None else ending.begun
 
-    def _members(self) -> list[WorkerEntry]:
-        return self._portal.ask(self._driver.members)
+    def _members(self) -> list[WorkerStatus]:
+        return self._portal.ask(self._driver.worker_statuses)
 
     def _check_open(self) -> None:
         from distmap.errors import PoolClosed
@@ -932,8 +934,8 @@ class Pool:
             setups = (self._codes.setup(self._initializer, frozenset(), ()),)
             if (digest := setups[0].code.digest) != self._initialized:
                 # What it captured has changed, or this is the first call. It stays on the workers between two calls.
-                self._portal.call(self._driver.unpin, self._initialized)
-                self._portal.call(self._driver.pin, digest)
+                self._portal.call(self._driver.blobs.unpin, self._initialized)
+                self._portal.call(self._driver.blobs.pin, digest)
                 self._initialized = digest
         for ref in self._set_up:
             if (handle := ref()) is not None and handle.each == "slot" and not handle.closed:
@@ -1062,7 +1064,7 @@ def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
     return function(*args) if function is not None else None
 
 
-def _worker(member: WorkerEntry) -> Worker:
+def _worker(member: WorkerStatus) -> Worker:
     info = member.info
     state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
@@ -1071,13 +1073,13 @@ def _worker(member: WorkerEntry) -> Worker:
     )  # fmt: skip
 
 
-def _row(member: WorkerEntry) -> WorkerRow:
+def _row(member: WorkerStatus) -> WorkerRow:
     from distmap.views.cards import WorkerRow
 
     info = member.info
     state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
     host, cpu, memory = info.host, member.cpu, member.memory
-    if member.engine.place == "here":
+    if member.place == "here":
         host, cpu, memory = "this machine", *_load()
     return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
 

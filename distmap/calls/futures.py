@@ -22,7 +22,7 @@ from distmap.calls.checks import WAIT, checked
 from distmap.calls.job import Seat, end_of, tick
 from distmap.calls.results import exception_of, results_of
 from distmap.calls.traces import gate
-from distmap.core.events import JobSpec
+from distmap.core.events import InputClosed, ItemsAdded, JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Printed, ReadRequest
 from distmap.driver.output import OutputRouter
@@ -385,7 +385,7 @@ class _Push:
         new, new_bytes = given - self._told, nbytes - self._told_bytes
         if new:
             self._told, self._told_bytes = given, nbytes
-            self._seat.driver.added(self._record.id, new, new_bytes)
+            self._seat.driver.notify(ItemsAdded(self._record.id, new, new_bytes))
 
     def _sink(self, message: JobMessage) -> None:
         if isinstance(message, ReadRequest):
@@ -456,7 +456,7 @@ class _Push:
         if not self.closed:
             self._owner.forget(self)
             self._announce()
-            self._seat.driver.close_input(self._record.id)
+            self._seat.driver.notify(InputClosed(self._record.id))
 
     def cancel_if_alone(self, future: TaskFuture) -> None:
         if self.outstanding == 1 and any(future in futures for futures in self._chunks.values()):

@@ -26,6 +26,7 @@ from distmap.calls.inputs import Input
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.results import SKIP, Consumer, Given, exception_of, failure_of, results_of
 from distmap.calls.traces import clean, gate
+from distmap.core.events import Consumed, PauseRequested, ResumeRequested
 from distmap.core.progress import JobState, ProgressOption, Snapshot
 from distmap.driver.driver import Driver
 from distmap.driver.jobs import JobEntry
@@ -69,12 +70,12 @@ class JobControls:
     def pause(self) -> None:
         """Start no further items."""
         self.paused = True
-        self._seat.portal.call(self._seat.driver.pause, self._job)
+        self._seat.portal.call(self._seat.driver.notify, PauseRequested(self._job))
 
     def resume(self) -> None:
         """Go on."""
         self.paused = False
-        self._seat.portal.call(self._seat.driver.resume, self._job)
+        self._seat.portal.call(self._seat.driver.notify, ResumeRequested(self._job))
 
     def cancel(self) -> None:
         """Stop what runs, drop what waits."""
@@ -267,14 +268,14 @@ class Job:
         if self._display.final is not None:
             return self._display.final
         seat = self._seat
-        now = seat.portal.ask(seat.driver.snapshot, self._record.id)
+        now = seat.portal.ask(seat.driver.snapshots.find, self._record.id)
         return now or self._record.latest
 
     def glance(self) -> Snapshot | None:
         """As `progress`, for whoever must not wait: None if the pool does not answer at once."""
         try:
             return self._display.final or self._seat.portal.ask(
-                self._seat.driver.snapshot, self._record.id, timeout=0.5
+                self._seat.driver.snapshots.find, self._record.id, timeout=0.5
             )
         except TimeoutError:
             return None
@@ -315,7 +316,7 @@ class Job:
             raise NotImplementedError  # IPython then takes the repr
         if self._display.is_in_this_cell:
             return  # the call that made it is the last line of the cell
-        self._seat.portal.call(self._seat.driver.watch, self._record.id, True)
+        self._seat.portal.call(self._seat.driver.snapshots.watch, self._record.id, True)
         self._display.show(True, apart=True)
 
     # --- steering ---------------------------------------------------------------------------------------------------
@@ -504,7 +505,7 @@ class Job:
         count, nbytes = self._absorb(message)
         box.drop()
         if record.spec.gather != "list":  # a list keeps all that lands: nothing is consumed, no window waits for it
-            seat.portal.call(seat.driver.consumed, record.id, count, nbytes)
+            seat.portal.call(seat.driver.notify, Consumed(record.id, count, nbytes))
         with self._news:
             self._news.notify_all()
 

@@ -20,7 +20,7 @@ from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed
 from distmap.driver.output import OutputRouter
-from distmap.driver.workers import WorkerEntry
+from distmap.driver.workers import WorkerStatus
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.code import Code, name_of
 from distmap.tasks.extras import warn_of_versions
@@ -117,9 +117,9 @@ class SetUp(Mapping[str, Any]):
             self.close()
             throw(next(iter(self._failures.values())))
 
-    def _open(self) -> list[WorkerEntry]:
+    def _open(self) -> list[WorkerStatus]:
         self._seat.driver.open(self._record)
-        return self._seat.driver.members()
+        return self._seat.driver.worker_statuses()
 
     def close(self) -> None:
         """Run it nowhere else. What it did where it ran stays."""
@@ -228,7 +228,7 @@ def _sink(
     return sink
 
 
-def _nobody(tags: frozenset[str], members: list[WorkerEntry]) -> NoWorkers:
+def _nobody(tags: frozenset[str], members: list[WorkerStatus]) -> NoWorkers:
     """Why a set-up found no worker."""
     there = ", ".join(f"{m.info.name} ({', '.join(sorted(m.info.tags)) or 'no tags'})" for m in members) or "none"
     return NoWorkers(f"no worker has the tags {sorted(tags)}; there are: {there}")

@@ -33,6 +33,7 @@ from distmap.calls.job import (
 )
 from distmap.calls.results import SKIP, Stream, exception_of, results_of
 from distmap.calls.traces import clean
+from distmap.core.events import Consumed
 from distmap.core.progress import Snapshot
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest
@@ -327,7 +328,7 @@ class _Inlet:
         count, nbytes = min(count, self._owed[0]), min(nbytes, self._owed[1])
         if count:
             self._owed = (self._owed[0] - count, self._owed[1] - nbytes)
-            self._driver.consumed(self._job, count, nbytes)
+            self._driver.notify(Consumed(self._job, count, nbytes))
 
     def run_on(self) -> None:
         """Pay for everything, now and as it comes."""

@@ -1,47 +1,46 @@
-"""What must be on a worker before a task, and for whom it is kept here: for a call, for one chunk, or for a handle.
+"""Which blobs are kept here, and for whom: for a job, for one chunk, or for a handle of the user.
 
-Owns who needs which blob. What nobody needs any more is forgotten here, and the caller is told, so that the workers
-forget it too. Knows no worker and no engine; lives on the loop's thread, in the driver.
+A blob is code, a value or a module that must be on a worker before a task. What nobody needs any more is forgotten
+here and then by the workers. Must not know workers or engines; on the loop's thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from distmap.tasks.payload import Blob
+from distmap.tasks.surroundings import CallSurroundings
 
-#: In the place of a chunk: what the whole call needs.
+#: In the place of a chunk: the whole job needs it.
 WHOLE = -1
 
 
 class Holder(NamedTuple):
-    """Who needs blobs: a chunk of a job, or the whole of it."""
+    """Who needs blobs: a chunk of a job, or the whole job."""
 
     job: int
     chunk: int = WHOLE
-
-
-class Growth(NamedTuple):
-    """So many bytes that a living handle held before are now kept for this chunk alone."""
-
-    holder: Holder
-    nbytes: int
 
 
 class Blobs:
     """All blobs of a pool.
 
     Args:
-        pinned: digests of values whose handle lives; they are kept beyond the jobs that use them.
+        drop: lets the workers forget a blob.
+        grew: called when a value that a handle kept is kept for one chunk from now on, with the chunk and the bytes.
     """
 
-    def __init__(self, pinned: Set[bytes]) -> None:
-        self._pinned = pinned
+    def __init__(self, drop: Callable[[bytes], None], grew: Callable[[Holder, int], None]) -> None:
+        self._drop = drop
+        self._grew = grew
+        #: Values whose handle lives, and the surroundings of the last call: kept beyond the jobs that use them.
+        self._pinned: set[bytes] = set()
+        self._around: set[bytes] = set()
         self._blobs: dict[bytes, Blob] = {}
         self._holders: dict[bytes, dict[Holder, None]] = {}
         self._held: dict[Holder, set[bytes]] = {}
-        #: Values that are kept for a chunk alone, and for which.
+        #: Values that are kept for one chunk alone, and for which.
         self._alone: dict[bytes, Holder] = {}
 
     def __getitem__(self, digest: bytes) -> Blob:
@@ -58,8 +57,10 @@ class Blobs:
         """Bytes of all that is kept."""
         return sum(blob.payload.nbytes for blob in self._blobs.values())
 
+    # --- jobs and chunks --------------------------------------------------------------------------------------------
+
     def keep(self, holder: Holder, blobs: Iterable[Blob]) -> int:
-        """Keep blobs for somebody; equal digests are kept once. Gives the bytes of those that a chunk alone needs."""
+        """Keep blobs for a holder; equal digests are kept once. Returns the bytes that a chunk alone needs."""
         alone = 0
         for blob in blobs:
             if holder.chunk != WHOLE and blob.digest not in self._blobs and blob.digest not in self._pinned:
@@ -70,34 +71,56 @@ class Blobs:
             self._held.setdefault(holder, set()).add(blob.digest)
         return alone
 
-    def let_go(self, holder: Holder) -> list[bytes]:
-        """The holder needs nothing any more. Gives what is forgotten now."""
+    def keep_for_chunk(self, job: int, chunk: int, blobs: Sequence[Blob]) -> int:
+        """Keep what a chunk refers to. Returns the bytes of values that are kept for it alone."""
+        # A value may be one item's alone, and its handle may be gone; a module comes with chunk after chunk.
+        self.keep(Holder(job), [blob for blob in blobs if blob.kind != "value"])
+        return self.keep(Holder(job, chunk), [blob for blob in blobs if blob.kind == "value"])
+
+    def let_go(self, holder: Holder) -> None:
+        """The holder needs nothing any more."""
         digests = self._held.pop(holder, ())
         for digest in digests:
             del self._holders[digest][holder]
             if self._alone.get(digest) == holder:
                 del self._alone[digest]
-        return self._forget(digests)
+            self._forget(digest)
 
-    def end(self, job: int) -> list[bytes]:
-        """The job is over, with all its chunks. Gives what is forgotten now."""
-        holders = [holder for holder in self._held if holder.job == job]
-        return [digest for holder in holders for digest in self.let_go(holder)]
+    def end(self, job: int) -> None:
+        """The job is over, with all its chunks."""
+        for holder in [holder for holder in self._held if holder.job == job]:
+            self.let_go(holder)
 
-    def unpinned(self, digest: bytes) -> tuple[list[bytes], Growth | None]:
-        """The handle is gone. Gives what is forgotten now, and for which chunk it is kept, if it is so from now on."""
+    def clear(self) -> None:
+        """The pool ends: what is let go of from now on comes too late."""
+        for kept in (self._blobs, self._holders, self._held, self._alone):
+            kept.clear()
+
+    # --- handles ----------------------------------------------------------------------------------------------------
+
+    def pin(self, digest: bytes) -> None:
+        """Keep a value beyond the jobs that use it, until `unpin`."""
+        self._pinned.add(digest)
+
+    def unpin(self, digest: bytes) -> None:
+        """The handle of a value is gone, or was released."""
+        self._pinned.discard(digest)
         chunk = next((holder for holder in self._holders.get(digest, ()) if holder.chunk != WHOLE), None)
-        if chunk is None or digest in self._alone:  # a chunk may be there before its handle was heard of
-            return self._forget([digest]), None
-        self._alone[digest] = chunk
-        return [], Growth(chunk, self._blobs[digest].payload.nbytes)
+        if chunk is None or digest in self._alone:  # a chunk may come before its handle was heard of
+            self._forget(digest)
+        else:
+            self._alone[digest] = chunk
+            self._grew(chunk, self._blobs[digest].payload.nbytes)
 
-    def _forget(self, digests: Iterable[bytes]) -> list[bytes]:
-        unused = [
-            digest
-            for digest in digests
-            if digest in self._blobs and digest not in self._pinned and not self._holders[digest]
-        ]
-        for digest in unused:
+    def keep_surroundings(self, around: CallSurroundings) -> None:
+        """Keep these surroundings between one job and the next, and no longer the last ones."""
+        before, self._around = self._around, {blob.digest for blob in around if blob is not None}
+        self._pinned |= self._around
+        for digest in before - self._around:
+            self.unpin(digest)
+
+    def _forget(self, digest: bytes) -> None:
+        """Forget a blob if nobody needs it."""
+        if digest in self._blobs and digest not in self._pinned and not self._holders[digest]:
             del self._blobs[digest], self._holders[digest]
-        return unused
+            self._drop(digest)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from distmap.core.events import JobSpec
+from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
-from distmap.driver.messages import JobMessage
-from distmap.driver.workers import WorkerEntry
+from distmap.driver.messages import Finished, Incident, JobMessage, Lost
 from distmap.engine.base import Parts
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Payload
@@ -36,6 +35,7 @@ class ChunkEntry:
     left: int
     #: None once no attempt can need it any more.
     payload: Payload | None
+    #: Digests of the blobs that its items refer to.
     needs: tuple[bytes, ...]
     #: By offset: how often an item raised; the workers where it ended its process, and how. Mostly absent.
     tries: dict[int, int] = field(default_factory=dict)
@@ -52,6 +52,10 @@ class JobEntry:
 
     Args:
         sink: takes the messages of the job, on the loop's thread; it must not block.
+        timeout: seconds for each item; 0: no limit.
+        total: number of items if the user knows it and the input does not.
+        router: takes what tasks print; None: task processes drop it.
+        watched: somebody looks at `latest`.
     """
 
     spec: JobSpec
@@ -59,35 +63,88 @@ class JobEntry:
     sink: Callable[[JobMessage], None]
     timeout: float = 0.0
     total: int | None = None
-    #: Where what tasks print goes; None: they are told to throw it away.
     router: OutputRouter | None = None
-    reminder: asyncio.TimerHandle | None = None
-    #: True while somebody looks at `latest`.
     watched: bool = False
     latest: Snapshot | None = None
     id: int = 0
+    #: What the job ends with if the driver or its user ended it.
     error: BaseException | None = None
-    no_worker_timer: asyncio.TimerHandle | None = None
+    #: Why the code did not load, and on which worker.
     refusal: tuple[Parts, str] | None = None
+    #: Runs while no worker can take the job, and while dropped lines of output are not reported.
+    no_worker_timer: asyncio.TimerHandle | None = None
+    dropped_timer: asyncio.TimerHandle | None = None
     next_start: int = 0
     chunks: dict[int, ChunkEntry] = field(default_factory=dict)
     incidents: int = 0
-    #: Indices of the items that a worker held when it was lost for good; one of them may have done it.
+    #: Indices of the items that a worker held when it was lost for good; one of them may have ended it.
     suspects: list[range] = field(default_factory=list)
-    #: Worker -> what every chunk needs there.
+    #: Worker -> digests that every chunk needs there.
     needs: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
-    #: Of a set-up: the worker that each item is for.
-    places: list[WorkerEntry] = field(default_factory=list)
-    #: Lines for whoever made the call, each with the workers that say so.
+    #: Of a set-up: the worker that each item is for; name and reason of those that were lost.
+    places: list[int] = field(default_factory=list)
+    lost_workers: dict[int, tuple[str, str]] = field(default_factory=dict)
+    #: Lines for whoever made the call, each with the workers that sent it.
     notices: dict[str, list[str]] = field(default_factory=dict)
+
+    def add_chunk(self, chunk: int, payload: Payload, needs: tuple[bytes, ...], count: int) -> None:
+        """Items were read: they follow those of the chunk before."""
+        self.chunks[chunk] = ChunkEntry(self.next_start, count, payload, needs)
+        self.next_start += count
+
+    def fail(self, error: BaseException | None) -> None:
+        """End with this error, unless there is one already. (An exception may be false, so compare with None.)"""
+        if self.error is None:
+            self.error = error
+
+    def settle(self, chunk: int, count: int) -> None:
+        """So many items of the chunk were delivered; the chunk is forgotten with the last one."""
+        entry = self.chunks[chunk]
+        entry.left -= count
+        if not entry.left:
+            del self.chunks[chunk]
+
+    def lose(self, chunk: int, at: int, cause: str) -> int:
+        """An item failed without a report: send what is known of it; returns its index."""
+        entry = self.chunks[chunk]
+        deaths = tuple(entry.deaths.get(at, ()))
+        if cause == "gone":
+            deaths = (self.lost_workers[self.places[entry.start + at]],)
+        refusal, self.refusal = self.refusal, None
+        self.sink(Lost(self.id, chunk, entry.start + at, at, cause, deaths, entry.payload, self.timeout, refusal))
+        self.settle(chunk, 1)
+        return entry.start + at
+
+    def note_death(self, chunk: int, at: int, worker: str, text: str, *, show: bool) -> None:
+        """An item ended its process: its error names all such processes, if it comes to that."""
+        entry = self.chunks.get(chunk)
+        if entry is None:
+            return
+        deaths = entry.deaths.setdefault(at, [])
+        deaths.append((worker, text))
+        if show:
+            tries = len(deaths) + entry.tries.get(at, 0)
+            self.report_incident(Incident("died", entry.start + at, worker, tries, text))
+
+    def report_incident(self, incident: Incident) -> None:
+        """Send an incident; after MAX_INCIDENTS they are only counted."""
+        self.incidents += 1
+        if self.incidents <= MAX_INCIDENTS:
+            self.sink(incident)
 
     def notice(self, line: str, worker: str) -> None:
         """Keep a line; at most MAX_INCIDENTS, as a worker may send any number."""
         if worker not in self.notices.get(line, ()) and len(self.notices) < MAX_INCIDENTS:
             self.notices.setdefault(line, []).append(worker)
 
-    def let_go(self) -> None:
-        """The job is over: whoever keeps its handle keeps results and figures, not what its function captured."""
+    def finish(
+        self, outcome: Outcome, snapshot: Snapshot, error: BaseException | None = None, *, crashed: bool = False
+    ) -> None:
+        """Send the last message. Whoever keeps the job keeps results and figures, not what its function captured."""
         self.code = _NO_CODE
         self.chunks.clear()
         self.needs.clear()
+        if self.no_worker_timer is not None:
+            self.no_worker_timer.cancel()
+        refusal = None if error is not None else self.refusal
+        self.sink(Finished(outcome, crashed, self.error if error is None else error, refusal, snapshot))

@@ -1,43 +1,335 @@
-"""What the driver holds of each worker.
+"""The workers of a pool: who they are, what their engines report, and jobs that none of them can serve.
 
-Owns these records. On the loop's thread; other threads get copies.
+Owns an entry for each worker, which is also the port that its engine calls (`engine/base.py`), and the timers of jobs
+without a worker. Turns reports into events and keeps their bytes; decides nothing. On the loop's thread; other threads
+get a `WorkerStatus`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from distmap.engine.base import Engine, WorkerInfo
+from distmap.core import events as ev
+from distmap.driver.attempts import Attempts
+from distmap.driver.jobs import JobEntry
+from distmap.driver.messages import Incident, Printed, ReportData
+from distmap.driver.output import OutputRouter
+from distmap.engine.base import Engine, Place, WorkerInfo
+from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
+from distmap.tasks.payload import size
+from distmap.views.words import counted
+from distmap.wire.messages import NOTICE, Died, Output, Ready, Refused, Report
+
+log = logging.getLogger("distmap")
+
+#: Seconds between the first dropped line of output and the line that says how many were dropped.
+REPORT_DROPPED_AFTER = 1.0
 
 
-@dataclass(slots=True)
-class WorkerEntry:
-    """A worker as the pool sees it; `state` is a word for people."""
+class WorkerStatus(NamedTuple):
+    """A worker at one moment, for any thread."""
 
-    id: int
     info: WorkerInfo
-    engine: Engine
-    state: str = "ready"
-    rtt: float = 0.0
-    cpu: float = 0.0
-    memory: float = 0.0
-    #: Why it was lost.
-    why: str = ""
-    #: Something runs or waits there; filled in for whoever asks.
-    busy: bool = False
+    place: Place
+    #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect" or "draining".
+    state: str
+    rtt: float
+    cpu: float
+    memory: float
+    #: Something runs or waits there.
+    busy: bool
     #: Slots that rest after too many deaths, and seconds until the first of them goes on.
-    resting: int = 0
-    rest: float = 0.0
-    blobs: set[bytes] = field(default_factory=set)
-    #: Set-ups that failed there, and without which it takes nothing: their names, by job.
-    unfit: dict[int, str] = field(default_factory=dict)
+    resting: int
+    rest: float
 
 
-def needs_of(code: Code, member: WorkerEntry) -> list[bytes]:
+class WorkerEntry:
+    """One incarnation of a worker. Its engine calls the methods here; `Workers` and the driver use the fields."""
+
+    def __init__(self, workers: Workers, id: int, info: WorkerInfo, engine: Engine) -> None:
+        self.id = id
+        self.info = info
+        self.engine = engine
+        self.state = "ready"
+        self.rtt = info.rtt
+        self.cpu = self.memory = 0.0
+        #: Why it was lost.
+        self.reason = ""
+        #: Digests of what was put there.
+        self.blobs: set[bytes] = set()
+        #: Names of set-ups that failed there, by job; while there is one it takes nothing.
+        self.failed_setups: dict[int, str] = {}
+        self._workers = workers
+        self._attempts = workers.attempts
+        self._post = workers.post
+
+    # --- what the engine reports (WorkerListener) -------------------------------------------------------------------
+
+    def reported(self, report: Report, parts: list[Buffer]) -> None:
+        """Keep the results until the scheduler delivers or discards them."""
+        entry = self._attempts.get(report.attempt)
+        nbytes = sum(map(size, parts))
+        if entry is not None and report.hi > report.lo:
+            chunk = entry.job.chunks.get(entry.chunk)  # None: all was delivered; the scheduler discards these results
+            start = 0 if chunk is None else chunk.start
+            data = ReportData(start, report.lo, report.hi, report.failed, parts, self.info.name, nbytes)
+            if chunk is not None:
+                for at in report.failed:
+                    data.attempts[at] = chunk.tries[at] = chunk.tries.get(at, 0) + 1
+            self._attempts.add_report(report.attempt, entry.job, data)
+        if report.ended:
+            self._attempts.end(report.attempt)
+        _, attempt, lo, hi, seconds, ended, failed = report
+        self._post(ev.AttemptReported(attempt, lo, hi, failed, seconds, nbytes, ended))
+
+    def printed(self, output: Output, parts: list[Buffer]) -> None:
+        """Give the text to the job's router, and its notices to the job."""
+        entry = self._attempts.get(output.attempt)
+        if entry is None or entry.worker != self.id:
+            return  # of an attempt that was given up: its items run again, and print again
+        job, pieces, lo = entry.job, [], 0
+        text = bytes(parts[0]) if parts else b""
+        for at, stream, length in output.pieces:
+            if stream == NOTICE:
+                job.notice(text[lo : lo + length].decode(errors="replace"), self.info.name)
+            else:
+                pieces.append((at, stream, text[lo : lo + length]))
+            lo += length
+        if (router := job.router) is None:
+            return
+        chunk = job.chunks.get(entry.chunk)
+        start = None if chunk is None else chunk.start
+        if router.put(self._workers.loop.time(), self.info.name, entry.chunk, start, output.dropped, pieces):
+            job.sink(Printed())
+        self._workers.watch_dropped(job, router)
+
+    def refused(self, refused: Refused, parts: list[Buffer]) -> None:
+        """Keep the reason: the job ends with it."""
+        entry = self._attempts.end(refused.attempt)
+        if entry is not None:
+            entry.job.refusal = (parts, self.info.name)
+        self._post(ev.AttemptRefused(refused.attempt))
+
+    def died(self, died: Died) -> None:
+        """What the slot held is void."""
+        if not self._workers.has(self):
+            return
+        attempt = died.attempt if died.attempt >= 0 else None
+        at = died.at if attempt is not None and died.at >= 0 else None
+        if attempt is not None and at is not None:
+            self._note_death(attempt, at, died.text, show=died.reason == "died")
+        self._attempts.end_slot(self.id, died.slot)
+        log.warning("x slot %d of %s: %s", died.slot, self.info.name, died.text)
+        self._post(ev.SlotDied(self.id, died.slot, attempt, at, died.reason))
+
+    def ready(self, ready: Ready) -> None:
+        """The slot takes work again."""
+        self._post(ev.SlotReady(self.id, ready.slot))
+
+    def broke(self, attempt: int, at: int | None, text: str) -> None:
+        """The process that ran the attempt ended; the engine goes on without it."""
+        if self._workers.has(self):
+            if at is not None:
+                self._note_death(attempt, at, text, show=True)
+            self._attempts.end(attempt)
+            log.warning("x attempt %d on %s: %s", attempt, self.info.name, text)
+            self._post(ev.AttemptLost(attempt))
+
+    def progressed(self, attempt: int, at: int) -> None:
+        """The attempt is at this item."""
+        self._post(ev.AttemptProgressed(attempt, at))
+
+    def measured(self, rtt: float, cpu: float, memory: float) -> None:
+        """Round trip and load as of now."""
+        self.rtt, self.cpu, self.memory = rtt, cpu, memory
+        self._post(ev.WorkerMeasured(self.id, rtt, cpu, memory))
+
+    def suspected(self) -> None:
+        """It has been silent for a while."""
+        self._turn("suspect", ev.WorkerSuspected(self.id))
+
+    def trusted(self) -> None:
+        """It is heard again."""
+        self._turn("ready", ev.WorkerTrusted(self.id))
+
+    def draining(self) -> None:
+        """It wants to leave."""
+        self._turn("draining", ev.WorkerDraining(self.id))
+
+    def lost(self, charged: bool, reason: str) -> None:
+        """It is gone, with all that it held; `Workers.remove` follows."""
+        self.reason = reason
+        self._post(ev.WorkerLost(self.id, charged))
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _turn(self, state: str, event: ev.Event) -> None:
+        self.state = state
+        self._post(event)
+        self._workers.on_change()
+
+    def _note_death(self, attempt: int, at: int, text: str, *, show: bool) -> None:
+        if (entry := self._attempts.get(attempt)) is not None:
+            entry.job.note_death(entry.chunk, at, self.info.name, text, show=show)
+
+
+class Workers:
+    """All workers of a pool that are not lost.
+
+    Args:
+        jobs: the driver's, by id.
+        post: passes an event to the scheduler.
+        timeout: seconds that a job may wait without any worker that can take it.
+        no_workers: makes the error that it then ends with.
+        none_can_come: whether no worker can come any more, so that waiting is in vain.
+        fail: ends a job with an error.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        jobs: dict[int, JobEntry],
+        attempts: Attempts,
+        post: Callable[[ev.Event], None],
+        *,
+        timeout: float,
+        no_workers: Callable[[], BaseException],
+        none_can_come: Callable[[], bool],
+        fail: Callable[[JobEntry, BaseException], None],
+    ) -> None:
+        self.attempts = attempts
+        self.post = post
+        #: Called after workers came, changed or went.
+        self.on_change: Callable[[], None] = lambda: None
+        self.loop = loop
+        self._jobs = jobs
+        self._timeout = timeout
+        self._no_workers = no_workers
+        self._none_can_come = none_can_come
+        self._fail = fail
+        self._entries: dict[int, WorkerEntry] = {}
+        self._last_id = 0
+
+    def __iter__(self) -> Iterator[WorkerEntry]:
+        return iter(self._entries.values())
+
+    def get(self, worker: int) -> WorkerEntry | None:
+        """The worker; None if it was lost."""
+        return self._entries.get(worker)
+
+    def has(self, entry: WorkerEntry) -> bool:
+        """Whether this incarnation was not lost."""
+        return self._entries.get(entry.id) is entry
+
+    def add(self, engine: Engine, info: WorkerInfo) -> WorkerEntry:
+        """A worker joined: give it an id, and a name that no other one has."""
+        self._last_id += 1
+        names = {entry.info.name for entry in self}
+        name, number = info.name, 2
+        while name in names:
+            name, number = f"{info.name}-{number}", number + 1
+        entry = self._entries[self._last_id] = WorkerEntry(self, self._last_id, info._replace(name=name), engine)
+        return entry
+
+    def remove(self, event: ev.WorkerLost) -> None:
+        """A worker is lost. Called before the scheduler gives what it held to others."""
+        entry = self._entries.pop(event.worker, None)
+        if entry is None:
+            return
+        held: dict[int, int] = {}
+        for attempt in self.attempts.end_worker(entry.id):
+            job = attempt.job
+            held[job.id] = held.get(job.id, 0) + 1
+            if event.charged and (chunk := job.chunks.get(attempt.chunk)) is not None:
+                job.suspects.append(range(chunk.start + attempt.lo, chunk.start + attempt.hi))
+        for job in self._jobs.values():
+            if job.spec.each:
+                job.lost_workers[entry.id] = entry.info.name, entry.reason
+            if event.charged and (count := held.get(job.id)):
+                text = f"{counted(count, 'chunk')} that it held {'is' if count == 1 else 'are'} run again"
+                text = f"{entry.reason}; {text}" if entry.reason else text
+                job.report_incident(Incident("lost", None, entry.info.name, 0, text))
+        self.check_unserved()
+        self.on_change()
+
+    def clear(self) -> None:
+        """The pool ends: what engines still report comes too late."""
+        self._entries.clear()
+
+    def drop_blob(self, digest: bytes) -> None:
+        """Let all workers forget a blob."""
+        for entry in self:
+            if digest in entry.blobs:
+                entry.blobs.discard(digest)
+                entry.engine.drop(entry.id, digest)
+
+    # --- output -----------------------------------------------------------------------------------------------------
+
+    def watch_dropped(self, job: JobEntry, router: OutputRouter) -> None:
+        """Report dropped lines after a while, even if nothing more is printed."""
+        if router.has_unreported and job.dropped_timer is None:
+            job.dropped_timer = self.loop.call_later(REPORT_DROPPED_AFTER, self._report_dropped, job, router)
+
+    def _report_dropped(self, job: JobEntry, router: OutputRouter) -> None:
+        job.dropped_timer = None
+        if job.id in self._jobs and router.report_dropped():
+            job.sink(Printed())
+
+    # --- jobs without a worker --------------------------------------------------------------------------------------
+
+    def check_unserved(self) -> None:
+        """Start the timer of each job that no worker can take, and stop that of each job that one can."""
+        for job in self._jobs.values():
+            if job.spec.each:
+                continue  # a set-up waits for workers, not for work
+            served = any(not entry.failed_setups and job.spec.tags <= entry.info.tags for entry in self)
+            if not served and job.no_worker_timer is None:
+                timeout = 0.0 if self._none_can_come() else self._timeout
+                job.no_worker_timer = self.loop.call_later(timeout, self._fail_unserved, job)
+            elif served and job.no_worker_timer is not None:
+                job.no_worker_timer.cancel()
+                job.no_worker_timer = None
+
+    def _fail_unserved(self, job: JobEntry) -> None:
+        job.no_worker_timer = None
+        if job.id in self._jobs:
+            self._fail(job, self._unserved_error(job))
+
+    def _unserved_error(self, job: JobEntry) -> BaseException:
+        error = self._no_workers()
+        tags = sorted(job.spec.tags)
+        failed = [f"{name} on {entry.info.name}" for entry in self for name in entry.failed_setups.values()]
+        if failed:
+            return type(error)(
+                f"no worker for {self._timeout:g} s: what set them up failed ({', '.join(failed)}), and without it "
+                "they run nothing while its handle is kept; its `failures` say why"
+            )
+        if self._entries and tags:
+            there = ", ".join(
+                f"{entry.info.name} ({', '.join(sorted(entry.info.tags)) or 'no tags'})" for entry in self
+            )
+            return type(error)(f"no worker has the tags {tags} for {self._timeout:g} s; there are: {there}")
+        if self._none_can_come() and job.suspects:
+            error.add_note(f"It had {_spans(job.suspects)} when it broke: one of them ended its process.")
+        return error
+
+
+def needs_of(code: Code, worker: WorkerEntry) -> list[bytes]:
     """What each task of the code needs on the worker, in the order in which it is used there."""
-    needs = [blob.digest for blob in code.surroundings.of(member.engine.place)]
+    needs = [blob.digest for blob in code.surroundings.of(worker.engine.place)]
     for setup in code.setups:
-        if setup.tags <= member.info.tags:
+        if setup.tags <= worker.info.tags:
             needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
     return needs + [blob.digest for blob in code.blobs]
+
+
+def _spans(spans: Sequence[range]) -> str:
+    """Items in words: "items 3, 10 to 20 and 31"."""
+    parts = [f"{s[0]} to {s[-1]}" if len(s) > 1 else f"{s[0]}" for s in sorted(spans, key=lambda span: span.start)]
+    *before, last = parts
+    words = f"{', '.join(before)} and {last}" if before else last
+    return f"item{'s' * (sum(map(len, spans)) > 1)} {words}"

@@ -1,7 +1,8 @@
-"""The port between the driver and whatever runs chunks.
+"""The ports between the driver and whatever runs chunks.
 
-Owns the two protocols. An Engine is told what to do by the driver and answers through the Sink it was started with;
-all calls in both directions happen on the portal's loop thread and never block. Parts are opaque here.
+Owns the protocols. The driver calls an `Engine`; the engine announces each worker to the `Sink` that it was started
+with, and reports to the `WorkerListener` that it is given for it. All calls in both directions happen on the portal's
+loop thread and never block. Parts are opaque here.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from distmap.core.events import Event
+from distmap.slots.listener import SlotListener
 from distmap.tasks._typing import Buffer
-from distmap.wire.messages import BlobKind, Output, Report, Task
+from distmap.wire.messages import BlobKind, Task
 
 Parts = Sequence[Buffer]
 
@@ -29,32 +30,42 @@ class WorkerInfo(NamedTuple):
     rtt: float = 0.0
 
 
+class WorkerListener(SlotListener, Protocol):
+    """Takes what an engine reports of one worker: the driver's `WorkerEntry`.
+
+    To the reports of its slots come those of the worker itself.
+    """
+
+    #: Names the worker in the calls of `Engine`; every incarnation has its own.
+    id: int
+
+    def progressed(self, attempt: int, at: int) -> None:
+        """The attempt runs the item at this offset."""
+
+    def broke(self, attempt: int, at: int | None, text: str) -> None:
+        """What ran an attempt ended, and nothing else on its slot. `at`: the item that did it, if it is known."""
+
+    def measured(self, rtt: float, cpu: float, memory: float) -> None:
+        """Seconds of a round trip; load of the processor and memory in use, 0 to 1."""
+
+    def suspected(self) -> None:
+        """The worker has been silent for a while."""
+
+    def trusted(self) -> None:
+        """A suspected worker was heard again."""
+
+    def draining(self) -> None:
+        """The worker wants to leave: it gets nothing new."""
+
+    def lost(self, charged: bool, reason: str) -> None:
+        """The worker is gone. `charged`: what it ran may have ended it; `reason` is for people."""
+
+
 class Sink(Protocol):
-    """The driver's ear."""
+    """Takes new workers: the driver."""
 
-    def joined(self, engine: Engine, info: WorkerInfo) -> int:
-        """A worker can take work from now on; returns the id to use for it (unique for each incarnation)."""
-
-    def post(self, event: Event) -> None:
-        """Anything that carries no bytes: WorkerMeasured, SlotReady, AttemptProgressed, ..."""
-
-    def reported(self, worker: int, report: Report, parts: Parts) -> None:
-        """A slot reported; the driver owns the parts from now on."""
-
-    def printed(self, worker: int, output: Output, parts: Parts) -> None:
-        """Items of an attempt printed something; before the report of the last of them."""
-
-    def refused(self, worker: int, attempt: int, parts: Parts) -> None:
-        """An attempt could not be run at all; the part says why."""
-
-    def broke(self, worker: int, attempt: int, at: int | None, text: str) -> None:
-        """What ran an attempt ended, and nothing else on its slot, as AttemptLost. `at`: its item if there is one."""
-
-    def lost(self, worker: int, charged: bool, reason: str) -> None:
-        """A worker is gone, as WorkerLost; `reason` is for people."""
-
-    def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
-        """A slot's process ended; `text` is for people."""
+    def joined(self, engine: Engine, info: WorkerInfo) -> WorkerListener:
+        """A worker can take work from now on, even before this returns. The engine reports to what is returned."""
 
 
 #: Where an engine's task processes are: "here", started by this process; "there", a worker's; "foreign": somebody
@@ -63,7 +74,7 @@ Place = Literal["here", "there", "foreign"]
 
 
 class Engine(Protocol):
-    """Runs chunks. `start` is called once, on the loop; workers announce themselves by `sink.joined`."""
+    """Runs chunks. `start` is called once, on the loop; workers are announced by `sink.joined`."""
 
     place: Place
 

@@ -22,10 +22,9 @@ from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distmap.core.events import SlotReady, WorkerMeasured
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.attempt import Answer, BlobParts, portable, run_attempt
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
 from distmap.engine.traits import (
     fenced,
     is_candid,
@@ -37,13 +36,14 @@ from distmap.engine.traits import (
     slots_of,
     unknown_slots,
 )
+from distmap.tasks._typing import Buffer
 from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.cells import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import describe
 from distmap.tasks.items import encode
 from distmap.tasks.payload import size
 from distmap.tasks.pickling import dump_small
-from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -115,9 +115,8 @@ class ExecutorEngine:
         #: Something that nobody listens to any more may run there.
         self._strays = False
         self._in_vain = 0
-        self._sink: Sink | None = None
-        self._worker = -1
-        self._loop: asyncio.AbstractEventLoop | None = None
+        #: None before `start`, after `close`, and once the executor is given up.
+        self._listener: WorkerListener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
@@ -128,11 +127,10 @@ class ExecutorEngine:
     async def start(self, sink: Sink) -> None:
         import asyncio
 
-        self._sink = sink
         self._loop = asyncio.get_running_loop()
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
         info = WorkerInfo(self._name, socket.gethostname(), self._slots, python, address="executor")
-        self._worker = sink.joined(self, info)
+        self._listener = sink.joined(self, info)
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._blobs[digest] = BlobParts(digest, kind, tuple(parts if self._threads else portable(parts)))
@@ -155,7 +153,7 @@ class ExecutorEngine:
 
     def _pump(self) -> None:
         """Give the executor what waits here, as far as it may have it."""
-        while self._waiting and self._sink is not None:
+        while self._waiting and self._listener is not None:
             if self._room is not None and len(self._given) - len(self._waiting) >= self._room:
                 return
             given = self._waiting.popleft()
@@ -166,7 +164,6 @@ class ExecutorEngine:
 
     def _submit(self, given: _Given, blobs: list[BlobParts]) -> bool:
         """False: the executor takes nothing now, or any more."""
-        assert self._loop is not None
         loop, cells = self._loop, given.cells if self._threads else None
         given.since, given.worked = loop.time(), self._worked
         if self._timer is None:
@@ -191,7 +188,7 @@ class ExecutorEngine:
 
     def _done(self, given: _Given, future: Future[Answer], when: float) -> None:
         task = given.task
-        if self._given.get(task.attempt) is not given or given.future is not future or self._sink is None:
+        if self._given.get(task.attempt) is not given or given.future is not future or self._listener is None:
             return  # taken back, killed, run elsewhere, told before; or the pool is closed
         self._heard = when
         try:
@@ -237,23 +234,24 @@ class ExecutorEngine:
             others: seconds of work that was answered meanwhile. If it may have waited for that, nothing is known:
                 chunks would grow by what they themselves make others wait.
         """
-        if self._sink is None or rtt < 2 * others:
+        if self._listener is None or rtt < 2 * others:
             return
         self._round_trips.append(rtt)
         rtt = min(self._round_trips)
         if not rtt / 2 <= self._rtt <= rtt * 2:
             self._rtt = rtt
-            self._sink.post(WorkerMeasured(self._worker, rtt, 0.0, 0.0))
+            self._listener.measured(rtt, 0.0, 0.0)
 
-    def _tell(self, message: Report | Output | Refused, parts: Parts) -> None:
-        if self._sink is None:
+    def _tell(self, message: Report | Output | Refused, parts: list[Buffer]) -> None:
+        if self._listener is None:
             return
-        if isinstance(message, Output):
-            self._sink.printed(self._worker, message, parts)
-        elif isinstance(message, Refused):
-            self._sink.refused(self._worker, message.attempt, parts)
-        else:
-            self._sink.reported(self._worker, message, parts)
+        match message:
+            case Report():
+                self._listener.reported(message, parts)
+            case Output():
+                self._listener.printed(message, parts)
+            case Refused():
+                self._listener.refused(message, parts)
 
     def _forget(self, given: _Given) -> bool:
         """The attempt has ended here; False: it had already."""
@@ -279,17 +277,18 @@ class ExecutorEngine:
 
     def _refuse(self, given: _Given, error: BaseException) -> None:
         """It cannot be run at all; the error says why."""
-        if self._forget(given) and self._sink is not None:
+        if self._forget(given) and self._listener is not None:
             failure = describe(error, "", dump_small, sent=False)
-            self._sink.refused(self._worker, given.task.attempt, encode([failure], Dependencies(), what="")[0].parts)
+            refused = Refused(given.task.slot, given.task.attempt)
+            self._listener.refused(refused, encode([failure], Dependencies(), what="")[0].parts)
             self._pump()
 
     def _lose(self, given: _Given, error: BaseException) -> None:
         """What ran it has ended, and nothing else with it."""
-        if self._forget(given) and self._sink is not None:
+        if self._forget(given) and self._listener is not None:
             task = given.task
             at = task.lo if task.hi - task.lo == 1 else None
-            self._sink.broke(self._worker, task.attempt, at, _how(error))
+            self._listener.broke(task.attempt, at, _how(error))
             self._pump()
 
     # --- executors that end ------------------------------------------------------------------------------------------
@@ -307,7 +306,7 @@ class ExecutorEngine:
 
         What it had is lost, unless it was only shut down.
         """
-        if self._sink is None or executor is not self._executor:
+        if self._listener is None or executor is not self._executor:
             return  # that one was replaced already
         flying = [given for given in self._given.values() if given.future is not None]
         charged = is_end(error)
@@ -340,11 +339,11 @@ class ExecutorEngine:
 
     def _give_up(self, why: str, *, charged: bool = False) -> None:
         """For the driver, the worker is gone."""
-        if self._sink is not None:
-            sink, self._sink = self._sink, None
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
             self.broken = why
             self._clear()
-            sink.lost(self._worker, charged, why)
+            listener.lost(charged, why)
 
     def _clear(self) -> list[_Given]:
         given = list(self._given.values())
@@ -359,7 +358,7 @@ class ExecutorEngine:
     def _look(self) -> None:
         """Silent for long: an item may take its time, but an executor that takes nothing new answers nothing either."""
         self._timer = None
-        if not self._given or self._sink is None or self._loop is None:
+        if not self._given or self._listener is None:
             return
         silent = self._loop.time() - self._heard
         runs = self._candid and any(
@@ -385,7 +384,7 @@ class ExecutorEngine:
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         given = self._given.get(attempt)
-        if given is None or self._loop is None:
+        if given is None:
             return
         # Threads see these; other workers cannot, and finish what they run.
         given.cells[CELL_STOP] = max(0, stop)
@@ -407,24 +406,23 @@ class ExecutorEngine:
             if future is not None:
                 self._strays = True
                 fenced(future.cancel, False)
-        if self._loop is not None:
-            self._loop.call_soon(self._killed, slot)
+        self._loop.call_soon(self._killed, slot)
 
     def _killed(self, slot: int) -> None:
-        if self._sink is not None:
-            self._sink.died(self._worker, slot, None, None, "killed", "the executor was left to finish it unheard")
-            self._sink.post(SlotReady(self._worker, slot))
+        if self._listener is not None:
+            self._listener.died(Died(slot, -1, -1, "killed", "the executor was left to finish it unheard"))
+            self._listener.ready(Ready(slot))
             self._pump()
 
     async def close(self, *, now: bool) -> None:
-        self._sink = None
+        self._listener = None
         for given in self._clear():
             given.cells[CELL_STOP] = 0
             given.cells[CELL_STOP_ATTEMPT] = given.task.attempt
             if given.future is not None:
                 fenced(given.future.cancel, False)
         self._blobs.clear()
-        if self._own and self._loop is not None:
+        if self._own:
             shut: Callable[[], Any] = partial(self._executor.shutdown, wait=True, kill_workers=True)  # type: ignore[call-arg]
             await self._loop.run_in_executor(None, fenced, shut, None)
 

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distmap.core import events as ev
 from distmap.core.limits import LIMITS, Limits
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.tasks._typing import Buffer
 from distmap.transport.channel import Connection
@@ -43,11 +42,11 @@ class WorkerConnection:
     conversation: Conversation
     #: Per slot, the attempts given to it and not ended.
     attempts: list[set[int]]
-    #: The id that the sink gave it.
-    id: int = -1
+    #: What it reports goes there; None until the sink has returned it.
+    listener: WorkerListener | None = None
     #: Set when the worker is lost, has left, or the pool is closed.
     gone: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Load at the last heartbeat, and the round trip that was last posted to the sink.
+    #: Load at the last heartbeat, and the round trip that was last reported to the listener.
     cpu: float = 0.0
     memory: float = 0.0
     rtt: float = 0.0
@@ -278,16 +277,16 @@ class HubEngine:
             attempts=[set() for _ in range(peer.slots)],
             rtt=info.rtt,
         )
-        # The sink may assign work before it returns the id, hence `_joining`; that work waits for the start below.
+        # The sink may assign work before it returns, hence `_joining`; that work waits for the start below.
         self._joining = worker
         try:
-            worker.id = sink.joined(self, info)
+            worker.listener = sink.joined(self, info)
         except BaseException:
             connection.channel.abort()
             raise
         finally:
             self._joining = None
-        self._workers[worker.id] = worker
+        self._workers[worker.listener.id] = worker
         worker.conversation.start()
         log.info("= worker %s joined (%s, %d slots, Python %s)", info.name, address, info.slots, info.python)
         return worker
@@ -295,52 +294,54 @@ class HubEngine:
     # --- messages from workers ----------------------------------------------------------------------------------------
 
     def _on_message(self, worker: WorkerConnection, message: msg.Message, parts: list[Buffer]) -> None:
-        sink = self._sink
-        if sink is None or worker.gone.is_set() or self._closing:
+        listener = worker.listener
+        if listener is None or worker.gone.is_set() or self._closing:
             return  # a late message of an incarnation that was given up
         match message:
             case msg.Report():
                 if message.ended:
                     worker.attempts_of(message.slot).discard(message.attempt)
-                self._post_round_trip(sink, worker)
-                sink.reported(worker.id, message, parts)
+                self._report_round_trip(listener, worker)
+                listener.reported(message, parts)
             case msg.Output():
                 if len(parts) > 1 or not message.spells(sum(map(len, parts))):
                     self._on_lost(worker, "it sent output that is not what it announced", charged=True)
                     worker.conversation.abort()
                     return
-                sink.printed(worker.id, message, parts)
+                listener.printed(message, parts)
             case msg.Beat(cpu, memory, slots):
                 worker.cpu, worker.memory, worker.rtt = cpu, memory, worker.conversation.rtt
-                sink.post(ev.WorkerMeasured(worker.id, worker.rtt, cpu, memory))
+                listener.measured(worker.rtt, cpu, memory)
                 for attempts, (attempt, at, _elapsed) in zip(worker.attempts, slots, strict=False):
                     if attempt in attempts:
-                        sink.post(ev.AttemptProgressed(attempt, at))
+                        listener.progressed(attempt, at)
             case msg.Refused(slot, attempt):
                 worker.attempts_of(slot).discard(attempt)
-                sink.refused(worker.id, attempt, parts)
+                listener.refused(message, parts)
             case msg.Died():
-                self._died(sink, worker, message)
-            case msg.Ready(slot):
-                sink.post(ev.SlotReady(worker.id, slot))
+                self._died(listener, worker, message)
+            case msg.Ready():
+                listener.ready(message)
             case msg.Draining():
                 log.info("= worker %s wants to leave", worker.info.name)
-                sink.post(ev.WorkerDraining(worker.id))
+                listener.draining()
             case msg.Bye(reason):
                 self._on_lost(worker, reason or "it left", charged=False)
             case _:
                 self._on_lost(worker, f"it sent {type(message).__name__}, which no worker sends", charged=True)
                 worker.conversation.abort()
 
-    def _post_round_trip(self, sink: Sink, worker: WorkerConnection) -> None:
-        """Post the round trip if it differs much from the last one: chunk sizes depend on it, and that of the handshake
-        is a first guess only."""
+    def _report_round_trip(self, listener: WorkerListener, worker: WorkerConnection) -> None:
+        """Report the round trip if it differs much from the last one: chunk sizes depend on it.
+
+        That of the handshake is a first guess only.
+        """
         rtt = worker.conversation.rtt
         if not rtt / 2 <= worker.rtt <= rtt * 2:
             worker.rtt = rtt
-            sink.post(ev.WorkerMeasured(worker.id, rtt, worker.cpu, worker.memory))
+            listener.measured(rtt, worker.cpu, worker.memory)
 
-    def _died(self, sink: Sink, worker: WorkerConnection, died: msg.Died) -> None:
+    def _died(self, listener: WorkerListener, worker: WorkerConnection, died: msg.Died) -> None:
         attempts = worker.attempts_of(died.slot)
         attempts.discard(died.attempt)
         # All attempts given to the slot are void from now on. Those that were on their way when the process died would
@@ -348,23 +349,15 @@ class HubEngine:
         for attempt in attempts:
             worker.conversation.send(msg.Revoke(died.slot, attempt, 0))
         attempts.clear()
-        running = died.attempt >= 0
-        sink.died(
-            worker.id,
-            died.slot,
-            died.attempt if running else None,
-            died.at if running and died.at >= 0 else None,
-            died.reason,
-            died.text,
-        )
+        listener.died(died)
 
     def _on_liveness(self, worker: WorkerConnection, state: Liveness) -> None:
-        if self._sink is None or worker.gone.is_set() or self._closing:
+        if worker.listener is None or worker.gone.is_set() or self._closing:
             return
         if state == "suspect":
-            self._sink.post(ev.WorkerSuspected(worker.id))
+            worker.listener.suspected()
         elif state == "fine":
-            self._sink.post(ev.WorkerTrusted(worker.id))
+            worker.listener.trusted()
         else:
             self._on_lost(worker, f"silent for {self._limits.lost_after:.0f} s", charged=True)
 
@@ -372,10 +365,10 @@ class HubEngine:
         if worker.gone.is_set():
             return
         worker.gone.set()
-        if self._workers.pop(worker.id, None) is None or self._sink is None or self._closing:
+        if worker.listener is None or self._workers.pop(worker.listener.id, None) is None or self._closing:
             return
         log.log(logging.WARNING if charged else logging.INFO, "x worker %s gone: %s", worker.info.name, reason)
-        self._sink.lost(worker.id, charged, reason)
+        worker.listener.lost(charged, reason)
 
     # --- messages to workers ------------------------------------------------------------------------------------------
 

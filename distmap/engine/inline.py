@@ -9,16 +9,11 @@ from __future__ import annotations
 import socket
 import sys
 from collections import deque
-from typing import TYPE_CHECKING
 
-from distmap.core.events import SlotReady
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
 from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
-from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
-
-if TYPE_CHECKING:
-    import asyncio
+from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
 
 NAME = "inline"
 
@@ -31,17 +26,15 @@ class InlineEngine:
     def __init__(self) -> None:
         self._runner = Runner()
         self._waiting: deque[tuple[Task, Parts]] = deque()
-        self._sink: Sink | None = None
-        self._worker = -1
-        self._loop: asyncio.AbstractEventLoop | None = None
+        #: None before `start` and after `close`.
+        self._listener: WorkerListener | None = None
 
     async def start(self, sink: Sink) -> None:
         import asyncio
 
-        self._sink = sink
         self._loop = asyncio.get_running_loop()
         python = ".".join(map(str, sys.version_info[:3]))
-        self._worker = sink.joined(self, WorkerInfo(NAME, socket.gethostname(), 1, python, address=NAME))
+        self._listener = sink.joined(self, WorkerInfo(NAME, socket.gethostname(), 1, python, address=NAME))
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._runner.put(digest, kind, Payload(parts[0], tuple(parts[1:])))
@@ -50,23 +43,25 @@ class InlineEngine:
         self._runner.drop(digest)
 
     def assign(self, worker: int, task: Task, parts: Parts) -> None:
-        assert self._loop is not None
         self._waiting.append((task, parts))
         self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        if not self._waiting or self._sink is None:
+        if not self._waiting or self._listener is None:
             return  # taken back
         task, parts = self._waiting.popleft()
         self._runner.run(task, Payload(parts[0], tuple(parts[1:])), [-1] * 8, self._emit)
 
     def _emit(self, message: Report | Refused | Output, payload: Payload) -> None:
-        if self._sink is None or isinstance(message, Output):  # this process has no other versions than its own
+        if self._listener is None:
             return
-        if isinstance(message, Refused):
-            self._sink.refused(self._worker, message.attempt, payload.parts)
-        else:
-            self._sink.reported(self._worker, message, payload.parts)
+        match message:
+            case Report():
+                self._listener.reported(message, payload.parts)
+            case Refused():
+                self._listener.refused(message, payload.parts)
+            case Output():
+                pass  # a notice on versions of packages: this process has no others than its own
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         """Take back an attempt that waits. One that runs has ended before anybody can say this."""
@@ -74,7 +69,6 @@ class InlineEngine:
             task = waiting[0]
             if task.attempt == attempt and stop <= task.lo:
                 self._waiting.remove(waiting)
-                assert self._loop is not None
                 self._loop.call_soon(self._give_back, task)
                 return
 
@@ -87,14 +81,13 @@ class InlineEngine:
     def kill(self, worker: int, slot: int) -> None:
         """There is no process to end: what waits is void, and the slot is ready at once."""
         self._waiting.clear()
-        assert self._loop is not None
         self._loop.call_soon(self._killed, slot)
 
     def _killed(self, slot: int) -> None:
-        if self._sink is not None:
-            self._sink.died(self._worker, slot, None, None, "killed", "what waited was given up")
-            self._sink.post(SlotReady(self._worker, slot))
+        if self._listener is not None:
+            self._listener.died(Died(slot, -1, -1, "killed", "what waited was given up"))
+            self._listener.ready(Ready(slot))
 
     async def close(self, *, now: bool) -> None:
         self._waiting.clear()
-        self._sink = None
+        self._listener = None

@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
+from distmap.slots.listener import SlotListener
 from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
 from distmap.slots.spawn import environment
@@ -46,26 +47,12 @@ _CLOSING = 1.0
 _SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
 
 
-class Listener(Protocol):
-    """Who is told. Called on the loop's thread."""
-
-    def reported(self, report: Report, parts: list[Buffer]) -> None: ...
-
-    def printed(self, output: Output, parts: list[Buffer]) -> None: ...
-
-    def refused(self, refused: Refused, parts: list[Buffer]) -> None: ...
-
-    def died(self, died: Died) -> None: ...
-
-    def ready(self, ready: Ready) -> None: ...
-
-
 class Slots:
     """N task processes, numbered from 0.
 
     Args:
         count: how many.
-        listener: who is told; may be set later, before `attach`.
+        listener: takes the reports; may be set later, before the loop goes on after `attach`.
         env: the environment of the processes; ours if not given.
         sys_path: their `sys.path`; ours if not given.
         name: for people.
@@ -75,7 +62,7 @@ class Slots:
     def __init__(
         self,
         count: int,
-        listener: Listener | None = None,
+        listener: SlotListener | None = None,
         *,
         env: Mapping[str, str] | None = None,
         sys_path: Sequence[str] | None = None,
@@ -84,7 +71,8 @@ class Slots:
     ) -> None:
         if count < 1:
             raise ValueError(f"a worker has at least one slot, not {count}")
-        self.listener = listener
+        if listener is not None:
+            self.listener = listener
         self.name = name
         self._env = environment(count, env)
         # What has been put on it may be anything; what is not text nobody can import from.
@@ -196,7 +184,7 @@ class Slots:
     def _answer(self, report: Report | None) -> None:
         if report is not None and self._loop is not None:
             # Soon, not now: the caller is in the middle of its own commands.
-            self._loop.call_soon(self._tell, report, [])
+            self._loop.call_soon(self.listener.reported, report, [])
 
     def kill(self, slot: int) -> None:
         """End the slot's process now; Died and Ready follow."""
@@ -275,20 +263,15 @@ class Slots:
         if process.outbox and slot.process is process:
             slot.push(process.outbox.flush)  # receiving may have sent something, of which not all went
         for message, parts in messages or ():
-            if isinstance(message, Report | Refused):
+            if isinstance(message, Report):
                 if slot.take(message):
-                    self._tell(message, parts)
-            elif isinstance(message, Output) and message.attempt in slot.held and self.listener is not None:
+                    self.listener.reported(message, parts)
+            elif isinstance(message, Refused):
+                if slot.take(message):
+                    self.listener.refused(message, parts)
+            elif isinstance(message, Output) and message.attempt in slot.held:
                 self.listener.printed(message, parts)
         return messages is not None and not slot.retire()
-
-    def _tell(self, message: Report | Refused, parts: list[Buffer]) -> None:
-        if self.listener is None:
-            return
-        if isinstance(message, Refused):
-            self.listener.refused(message, parts)
-        else:
-            self.listener.reported(message, parts)
 
     def _free(self, serial: int, number: int) -> None:
         for slot in self._slots:
@@ -324,8 +307,7 @@ class Slots:
         died = slot.bury()
         if self._closing:
             return
-        if self.listener is not None:
-            self.listener.died(died)
+        self.listener.died(died)
         self._replace(slot)
 
     def _replace(self, slot: Slot) -> None:
@@ -345,14 +327,14 @@ class Slots:
             slot.process = self._start()
         except OSError:  # no process, memory or descriptor to be had now
             slot.barren = max(slot.barren, _FREE_DEATHS) + 1
-            if silently and self.listener is not None:  # now it must be known
+            if silently:  # now it must be known
                 slot.forget()
                 self.listener.died(Died(slot.index, -1, -1, "idle", "retired, and no process could be started"))
             self._replace(slot)
             return
         self._watch(slot, slot.process)
         slot.feed()
-        if self.listener is not None and not silently:
+        if not silently:
             self.listener.ready(Ready(slot.index))
 
     # --- closing -------------------------------------------------------------------------------------------------

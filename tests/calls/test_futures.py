@@ -64,7 +64,7 @@ def test_a_captured_array_is_sent_once(pool):
 
     before = pool.trace()[-1][0]
     assert [future.result(10) for future in [pool.submit(pick, at) for at in range(100)]] == list(range(100))
-    assert [type(what).__name__ for when, what in pool.trace() if when > before].count("JobSubmitted") == 1
+    assert [type(what).__name__ for when, what, _ in pool.trace() if when > before].count("JobSubmitted") == 1
 
 
 def test_a_future_keeps_its_own_result_only():

@@ -14,7 +14,7 @@ import distmap
 
 def setups(pool: distmap.Pool) -> list[Any]:
     """The set-ups that the driver knows."""
-    records: list[Any] = pool._portal.ask(lambda: list(pool._driver._records.values()))
+    records: list[Any] = pool._portal.ask(lambda: list(pool._driver._jobs.values()))
     return [record for record in records if record.spec.each]
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.notes import Notes
 
-from distmap.core.events import Event, WorkerLost
-from distmap.engine.base import Engine, Parts, WorkerInfo
+from distmap.engine.base import Engine, WorkerInfo
 from distmap.tasks.code import Code, dump_code
 from distmap.tasks.items import dump_items, load_results
-from distmap.wire.messages import Output, Report, Task
+from distmap.wire.messages import Task
 
 DEADLINE = 15.0
 
@@ -26,34 +26,10 @@ class Ear:
         self.info: WorkerInfo | None = None
         self._attempts = itertools.count(1)
 
-    def joined(self, engine: Engine, info: WorkerInfo) -> int:
+    def joined(self, engine: Engine, info: WorkerInfo) -> Notes:
         self.engine = engine
         self.info = info
-        return 7
-
-    def post(self, event: Event) -> None:
-        self.heard.put_nowait(("event", event))
-
-    def reported(self, worker: int, report: Report, parts: Parts) -> None:
-        assert worker == 7
-        self.heard.put_nowait(("report", (report, parts)))
-
-    def printed(self, worker: int, output: Output, parts: Parts) -> None:
-        assert worker == 7
-        self.heard.put_nowait(("printed", (output, parts)))
-
-    def refused(self, worker: int, attempt: int, parts: Parts) -> None:
-        self.heard.put_nowait(("refused", (attempt, parts)))
-
-    def broke(self, worker: int, attempt: int, at: int | None, text: str) -> None:
-        self.heard.put_nowait(("broke", (attempt, at, text)))
-
-    def lost(self, worker: int, charged: bool, reason: str) -> None:
-        assert reason
-        self.post(WorkerLost(worker, charged))
-
-    def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
-        self.heard.put_nowait(("died", (slot, attempt, at, reason, text)))
+        return Notes(7, lambda kind, message: self.heard.put_nowait((kind, message)))
 
     def send(self, fn: Callable[..., Any] | Code, items: Any, *, slot: int = 0, **fields: Any) -> int:
         """Put the code, assign the items; gives the attempt."""

@@ -182,7 +182,7 @@ def test_kill_gives_up_the_answer(ear: Ears) -> None:
         other = listener.send(square, [2], slot=1)
         executor.tasks[0][0].set_running_or_notify_cancel()
         engine.kill(7, 0)
-        assert (await listener.hear("died"))[:4] == (0, None, None, "killed")
+        assert (await listener.hear("died"))[:4] == (0, -1, -1, "killed")
         assert await listener.hear("event") == SlotReady(7, 0)
         executor.tasks.pop(0)[0].set_result(None)
         executor.run()

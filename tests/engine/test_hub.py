@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.notes import Notes
 
 from distmap.core.events import (
     AttemptProgressed,
@@ -54,39 +55,29 @@ class Ear:
         self.reports: list[tuple[int, Report, Parts]] = []
         self.outputs: list[tuple[int, Output, Parts]] = []
         self.refusals: list[tuple[int, int]] = []
-        self.deaths: list[tuple[int, int, int | None, int | None, str, str]] = []
+        self.deaths: list[tuple[int, int, int, int, str, str]] = []
         self.on_join: Callable[[Engine, int], object] = lambda engine, worker: None
         self._news = asyncio.Event()
 
-    def joined(self, engine: Engine, info: WorkerInfo) -> int:
+    def joined(self, engine: Engine, info: WorkerInfo) -> Notes:
         worker = len(self.infos) + 1
         self.infos[worker] = info
         self.on_join(engine, worker)
         self._news.set()
-        return worker
+        return Notes(worker, lambda kind, message: self._note(worker, kind, message))
 
-    def post(self, event: Event) -> None:
-        self.events.append(event)
-        self._news.set()
-
-    def reported(self, worker: int, report: Report, parts: Parts) -> None:
-        self.reports.append((worker, report, parts))
-        self._news.set()
-
-    def printed(self, worker: int, output: Output, parts: Parts) -> None:
-        self.outputs.append((worker, output, parts))
-        self._news.set()
-
-    def refused(self, worker: int, attempt: int, parts: Parts) -> None:
-        self.refusals.append((worker, attempt))
-        self._news.set()
-
-    def lost(self, worker: int, charged: bool, reason: str) -> None:
-        assert reason
-        self.post(WorkerLost(worker, charged))
-
-    def died(self, worker: int, slot: int, attempt: int | None, at: int | None, reason: str, text: str) -> None:
-        self.deaths.append((worker, slot, attempt, at, reason, text))
+    def _note(self, worker: int, kind: str, message: Any) -> None:
+        match kind:
+            case "event":
+                self.events.append(message)
+            case "report":
+                self.reports.append((worker, *message))
+            case "printed":
+                self.outputs.append((worker, *message))
+            case "refused":
+                self.refusals.append((worker, message[0]))
+            case "died":
+                self.deaths.append((worker, *message))
         self._news.set()
 
     async def until(self, happened: Callable[[], Any]) -> Any:

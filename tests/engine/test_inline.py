@@ -60,7 +60,7 @@ def test_kill_gives_up_what_waits(ear: Ears) -> None:
         await engine.start(listener)
         listener.send(square, [1])
         engine.kill(7, 0)
-        assert (await listener.hear("died"))[:4] == (0, None, None, "killed")
+        assert (await listener.hear("died"))[:4] == (0, -1, -1, "killed")
         assert await listener.hear("event") == SlotReady(7, 0)
         assert await listener.values(listener.send(square, [2])) == [4]
         await engine.close(now=True)

@@ -124,7 +124,7 @@ def test_deaths_refusals_and_steering_reach_the_driver(ear: Ears) -> None:
 
             engine.kill(7, 0)
             slot, named, at, reason, _ = await listener.hear("died")
-            assert (slot, named, at, reason) == (0, None, None, "killed")
+            assert (slot, named, at, reason) == (0, -1, -1, "killed")
             assert await listener.hear("event") == SlotReady(7, 0)
 
             engine.drop(7, b"?" * 16)

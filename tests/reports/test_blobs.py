@@ -111,7 +111,7 @@ EACH, MANY = 4_000_000, 40
 
 def kept(pool):
     """Values that the pool keeps, and their bytes."""
-    return pool._portal.ask(lambda: (len(pool._driver._blobs), pool._driver._blobs.nbytes))
+    return pool._portal.ask(lambda: (len(pool._driver.blobs), pool._driver.blobs.nbytes))
 
 
 def look(handle):
@@ -188,7 +188,7 @@ def test_the_window_sees_the_bytes_of_values(local_pool):
     """Values whose handles nobody keeps count for the chunk that brought them, so that reading ahead is bounded."""
     handles = (local_pool.broadcast(np.full(EACH // 8, n)) for n in range(6))
     assert list(local_pool.imap(lambda handle: int(handle.value[0]), handles, chunksize=1)) == list(range(6))
-    grown = [event for _, event in local_pool.trace() if isinstance(event, InputGrew)]
+    grown = [event for _, event, _ in local_pool.trace() if isinstance(event, InputGrew)]
     assert grown
     assert {event.nbytes >= EACH for event in grown} == {True}
 
@@ -198,7 +198,7 @@ def test_the_bytes_of_submitted_values_count_once(local_pool):
     """A value counts once for its chunk, also where the loop sees the item before it hears of the handle."""
     futures = [local_pool.submit(lambda handle: handle.value[0], local_pool.broadcast(f"{n}" * EACH)) for n in range(9)]
     assert [future.result() for future in futures] == list("012345678")
-    grown = [event for _, event in local_pool.trace() if isinstance(event, InputGrew)]
+    grown = [event for _, event, _ in local_pool.trace() if isinstance(event, InputGrew)]
     last = max(event.job for event in grown)
     assert sum(event.nbytes for event in grown if event.job == last) < 10 * EACH
 

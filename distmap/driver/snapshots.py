@@ -1,0 +1,67 @@
+"""Snapshots of jobs: for whoever asks, and regularly for jobs that somebody looks at.
+
+Owns the timer. Must not know who looks: a view reads `JobEntry.latest`, in its own thread. On the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from distmap.core.progress import Snapshot
+from distmap.core.scheduler import Scheduler
+from distmap.driver.jobs import JobEntry
+
+#: Seconds between two snapshots of a job that is watched; views draw at most ten times a second.
+SNAPSHOT_EVERY = 0.1
+
+
+class Snapshots:
+    """Takes snapshots of jobs.
+
+    Args:
+        jobs: the driver's, by id.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, scheduler: Scheduler, jobs: dict[int, JobEntry]) -> None:
+        self._loop = loop
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._timer: asyncio.TimerHandle | None = None
+
+    def of(self, job: JobEntry) -> Snapshot:
+        """The job at this moment."""
+        snapshot = self._scheduler.snapshot(job.id, self._loop.time())
+        if snapshot.total is None and job.total is not None:
+            left = max(0, job.total - snapshot.done)
+            eta = left / snapshot.rate if snapshot.rate else None
+            snapshot = snapshot._replace(total=job.total, eta=eta)
+        return snapshot
+
+    def find(self, job: int) -> Snapshot | None:
+        """The job with this id at this moment; None when it is over."""
+        entry = self._jobs.get(job)
+        return None if entry is None else self.of(entry)
+
+    def watch(self, job: int, watched: bool) -> None:
+        """Whether somebody looks at the job's snapshots from now on."""
+        if (entry := self._jobs.get(job)) is not None:
+            entry.watched = watched
+            self.start()
+
+    def start(self) -> None:
+        """Run the timer if any job is watched."""
+        if self._timer is None and any(job.watched for job in self._jobs.values()):
+            self._timer = self._loop.call_later(SNAPSHOT_EVERY, self._take)
+
+    def stop(self) -> None:
+        """Take no more snapshots."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _take(self) -> None:
+        self._timer = None
+        for job in self._jobs.values():
+            if job.watched:
+                job.latest = self.of(job)
+        self.start()
