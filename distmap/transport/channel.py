@@ -1,7 +1,7 @@
 """The port between a conversation and what carries its frames.
 
-Owns the protocol that every channel keeps and the one exception it raises. A channel moves whole frames in order in
-both directions and must not look into them. `distmap.testing.channels` has the contract as tests.
+Owns the protocol that every channel keeps, its close codes, and the one exception it raises. A channel moves whole
+frames in order in both directions and must not look into them. `distmap.testing.channels` has the contract as tests.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from distmap.tasks._typing import Buffer
+
+# Close codes of WebSocket: 1000, and 4000 to 4999, which are the application's. One code for every failed proof, and no
+# reason with it: what was wrong is shown to the user of this side only.
+CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TOKEN, CLOSE_REFUSED = 1000, 4400, 4401, 4409
 
 
 class ChannelClosed(ConnectionError):
@@ -47,7 +51,7 @@ class Channel(Protocol):
         Safe to cancel: no frame is lost.
         """
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
+    async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """End the channel politely and wait, for a bounded time, until it is over. Closing twice is fine."""
 
     def abort(self) -> None:

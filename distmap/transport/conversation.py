@@ -19,14 +19,12 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.tasks.modules import loaded
-from distmap.transport.channel import ChannelClosed, Connection
+from distmap.transport.channel import CLOSE_NORMAL, CLOSE_PROTOCOL, ChannelClosed, Connection
 from distmap.wire.liveness import Liveness
 from distmap.wire.messages import Beat, Bye, Message
 from distmap.wire.session import Session
 
 logger = logging.getLogger(__name__)
-
-CLOSE_NORMAL, CLOSE_BROKEN = 1000, 4400
 
 
 class Conversation:
@@ -160,7 +158,7 @@ class Conversation:
                 if not over:
                     self._report_end(f"{channel.peer} broke the protocol: {error}")
                 self._resolve(self._gone)
-                await channel.close(CLOSE_BROKEN, "protocol error")
+                await channel.close(CLOSE_PROTOCOL, "protocol error")
                 return
             # Otherwise its memory would be held until the next one comes.
             del frame

@@ -22,21 +22,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import Connection
+from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, Connection
 from distmap.transport.identity import refusal
 from distmap.transport.tls import client_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
-from distmap.transport.websocket import (
-    CLOSE_PROTOCOL,
-    CLOSE_REFUSED,
-    CLOSE_TOKEN,
-    OPTIONS,
-    PATH,
-    SUBPROTOCOL,
-    Link,
-    WebSocketChannel,
-)
+from distmap.transport.websocket import OPTIONS, PATH, SUBPROTOCOL, Link, WebSocketChannel
 from distmap.wire import handshake
 
 

@@ -24,20 +24,12 @@ from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import Connection
+from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, Connection
 from distmap.transport.identity import refusal
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
-from distmap.transport.websocket import (
-    CLOSE_PROTOCOL,
-    CLOSE_REFUSED,
-    CLOSE_TOKEN,
-    OPTIONS,
-    PATH,
-    Link,
-    WebSocketChannel,
-)
+from distmap.transport.websocket import OPTIONS, PATH, Link, WebSocketChannel
 from distmap.wire import handshake
 
 OnConnection = Callable[[Connection], Awaitable[None]]
@@ -262,7 +254,7 @@ def _why_left(error: ConnectionClosed) -> str:
 def _peer_of(link: ServerConnection) -> str:
     address = link.remote_address
     if not address:
-        return "somebody"
+        return "an unknown address"
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 

@@ -55,7 +55,7 @@ def server_context(
 
 
 def _no_password() -> NoReturn:
-    raise ValueError("its key is encrypted, and nobody can be asked for the password")
+    raise ValueError("its key is encrypted; give a key without a password")
 
 
 def _fingerprint(pem: bytes) -> bytes:

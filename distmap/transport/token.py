@@ -64,7 +64,7 @@ class Secret:
         return secret
 
     def reveal(self) -> str:
-        """The text form; only to write it where nobody else can read."""
+        """The text form; write it only to a place that no other user can read."""
         return f"dm1_{self.kid}_{base64.urlsafe_b64encode(self.__material).decode().rstrip('=')}"
 
     def material(self) -> bytes:

@@ -1,7 +1,7 @@
 """A channel over one WebSocket, and what both of its ends agree on.
 
-Owns the settings of the `websockets` package, which `dial.py` and `listen.py` make connections with, and the close
-codes. It must not know what the frames mean: that is a session's business. All of it runs on one event loop.
+Owns the settings of the `websockets` package, which `dial.py` and `listen.py` make connections with. It must not know
+what the frames mean: that is a session's business. All of it runs on one event loop.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ from distmap.transport.channel import ChannelClosed
 #: Path and subprotocol of the HTTP upgrade. They name the framing; the handshake negotiates versions.
 PATH = "/distmap/1"
 SUBPROTOCOL = Subprotocol("distmap.1")
-
-# Close codes (4000 to 4999 are the application's). One code for every failed proof, and no reason with it: what was
-# wrong is shown to the user of this side only.
-CLOSE_PROTOCOL, CLOSE_TOKEN, CLOSE_REFUSED = 4400, 4401, 4409
 
 # The library's own logger would format every frame at DEBUG; ours stays above that whatever level the root has.
 _logger = logging.getLogger("distmap.websockets")

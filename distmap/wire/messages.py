@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from distmap.tasks._typing import Literal, NamedTuple
 
-#: Most bytes of text in one Output, and most pieces.
+#: Most bytes of text in one Output, and most pieces. Part of the format: a receiver refuses more.
 OUTPUT_BYTES = 1 << 20
 OUTPUT_PIECES = 4096
 
@@ -28,7 +28,7 @@ class Put(NamedTuple):
     name: str = ""
 
 
-#: Most characters of a name on the wire.
+#: Most characters of a name. Part of the format: a receiver refuses more.
 NAME = 80
 
 

@@ -44,9 +44,9 @@ from distmap.wire.streams import COUNT, Incoming, Outgoing
 #: All transitions of a session: state -> what happens -> next state. What is not listed is not allowed.
 #:
 #: `open`: messages travel in both directions. `left`: the other side sent Bye, so no message of it may follow.
-#: `closing`: our Bye is queued, so no message can follow it; what comes in is acknowledged and given to nobody.
+#: `closing`: our Bye is queued, so no message can follow it; what comes in is acknowledged and dropped.
 #: `closed`: our Bye has been cut, or the caller ended the session; frames that are still under way are ignored.
-#: `failed`: the other side sent something malformed, so that nobody knows where its next frame begins.
+#: `failed`: the other side sent something malformed, so that its next frames cannot be trusted.
 TABLE: Mapping[str, Mapping[str, str]] = {
     "open": {
         "send": "open",

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=LIMITS.orphan_after,
         metavar="S",
-        help=f"leave after so many seconds without a pool (default when given: {LIMITS.orphan_after:g})",
+        help=f"leave after S seconds without a pool (S without a number: {LIMITS.orphan_after:g})",
     )
     parser.add_argument("--version", action="version", version=f"distmap {__version__}, Python {PYTHON}")
     parser.add_argument("--token", nargs="?", action=_NoToken, help=argparse.SUPPRESS)
