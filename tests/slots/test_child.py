@@ -8,14 +8,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import distmap
 from distmap.tasks.items import load_results
 from distmap.wire.messages import Died, Output, Ready, Report
 
 Bench = Callable[..., Any]
+PACKAGE = Path(distmap.__file__).parent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -26,6 +29,10 @@ def square(x: int) -> int:
 
 def pid(_: object) -> int:
     return os.getpid()
+
+
+def imports(_: object) -> set[str]:
+    return {name.removeprefix("distmap.") for name in sys.modules if name.startswith("distmap.")}
 
 
 def nap(seconds: float) -> float:
@@ -46,6 +53,35 @@ def test_only_what_was_asked_for_is_run(bench: Bench) -> None:
             report, parts = await b.hear(Report)
             assert (report.lo, report.hi, report.ended, report.failed) == (7, 10, True, ())
             assert load_results(parts, 7, 10, ()) == [49, 64, 81]
+
+    run(main())
+
+
+#: What a task process imports from outside the room `tasks`, and why it lies where it lies.
+OUTSIDE = {
+    "_version": "part of the package's own `__init__`",
+    "errors": "users import it too",
+    "slots.child": "the process itself",
+    "slots.control": "its parent shares the layout of the cells",
+    "slots.frames": "its parent frames messages in the same way",
+    "transport.segments": "its parent shares the same memory",
+    "wire.codec": "its parent speaks the same messages",
+    "wire.messages": "its parent speaks the same messages",
+}
+
+
+def test_all_that_a_task_process_imports_is_in_one_room(bench: Bench) -> None:
+    """`tasks/` holds it, but for what the parent process shares; what only the kernel needs is not imported."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            b.send(imports, [0])
+            _, parts = await b.hear(Report)
+            (found,) = load_results(parts, 0, 1, ())
+            modules = {name for name in found if (PACKAGE / f"{name.replace('.', '/')}.py").exists()}
+            assert {name for name in modules if not name.startswith("tasks.")} == set(OUTSIDE)
+            kernel = {"tasks.bundling", "tasks.code", "tasks.codecache", "tasks.imports", "tasks.object_paths"}
+            assert kernel.isdisjoint(found)
 
     run(main())
 

@@ -51,8 +51,9 @@ def test_what_only_type_checkers_read() -> None:
 
 def test_a_task_process_imports_little() -> None:
     """What is between the start of a task process and its first task: none of the costly parts of the library."""
-    costly = "asyncio cloudpickle concurrent ctypes dataclasses enum hashlib inspect logging multiprocessing pickle"
-    code = f"import sys, distmap.slots.child; print(*({set(costly.split()) | {'re', 'typing'}} & set(sys.modules)))"
+    costly = "asyncio cloudpickle concurrent ctypes dataclasses enum hashlib inspect logging multiprocessing pickle re"
+    costly += " signal socket ssl subprocess tempfile threading traceback typing websockets"
+    code = f"import sys, distmap.slots.child; print(*({set(costly.split())} & set(sys.modules)))"
     env = {**os.environ, "PYTHONPATH": str(Path(distmap.__file__).parents[1])}
     # Without `site`: what it imports is the environment's affair.
     command = [sys.executable, "-S", "-c", code]
