@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     )
     from distmap.pool import Pool
     from distmap.tasks.broadcast import Broadcast
-    from distmap.tasks.runner import rng
+    from distmap.tasks.run import rng
 
 _HOMES = {
     "Pool": "distmap.pool",
     "Job": "distmap.calls.job",
     "Broadcast": "distmap.tasks.broadcast",
-    "rng": "distmap.tasks.runner",
+    "rng": "distmap.tasks.run",
     "Snapshot": "distmap.core.progress",
     "Lane": "distmap.core.progress",
 }

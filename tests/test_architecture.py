@@ -129,11 +129,8 @@ LARGE = {
     "slots.slots": "not divided yet",
     "slots.slots.Slots": "not divided yet",
     "tasks.capture": "not divided yet",
-    "tasks.modules": "not divided yet",
     "tasks.pickling": "not divided yet",
     "tasks.pickling._make_cloud_type": "not divided yet",
-    "tasks.rebuild": "not divided yet",
-    "tasks.runner": "not divided yet",
     "wire.session.Session": "not divided yet",
 }
 

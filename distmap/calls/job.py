@@ -34,9 +34,8 @@ from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost
 from distmap.driver.portal import Portal
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
 from distmap.tasks.extras import warn_of_versions
-from distmap.tasks.failures import HIDDEN, Failure, headline, revive, shorten, throw
+from distmap.tasks.failures import HIDDEN, SET_UP, Failure, headline, revive, shorten, throw
 from distmap.tasks.items import dump_items, load_results
-from distmap.tasks.runner import SET_UP
 from distmap.views.base import Issue, TextSink, write_text
 from distmap.views.callbacks import call_showing_errors
 from distmap.views.display import JobDisplay

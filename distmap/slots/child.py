@@ -28,7 +28,8 @@ from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import warm_up
-from distmap.tasks.runner import Runner, interruptible
+from distmap.tasks.run import interruptible
+from distmap.tasks.runner import Runner
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Mapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task

@@ -31,6 +31,10 @@ _TEXT = 32_000
 _NEVER_RAISED = (StopIteration, StopAsyncIteration)
 
 
+#: Begins the note of an error that a set-up raised before an item.
+SET_UP = "raised by a set-up"
+
+
 class _Hidden:
     """Whether debuggers and test runners pass over a frame: asked when a traceback is shown, not when it is made."""
 

@@ -1,0 +1,74 @@
+"""What a process was sent, and what it installed of that.
+
+Owns `Library`: the payloads of a process by their digests, shared by all its runners. Must not know tasks that run, or
+connections. Imported by task processes.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from distmap.errors import PayloadError
+from distmap.tasks import received
+from distmap.tasks.broadcast import forget_value, keep_value, reload_values
+from distmap.tasks.extras import differences
+from distmap.tasks.finder import SourceFinder
+from distmap.tasks.modules import is_own
+from distmap.tasks.payload import Payload, load_value
+from distmap.tasks.surroundings import SurroundingsSwitch
+from distmap.wire.messages import BlobKind, Task
+
+
+class Library:
+    """What a process was sent, once for all its runners: payloads, and the modules that were installed of them."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.payloads: dict[bytes, tuple[BlobKind, Payload]] = {}
+        #: Grows when modules were replaced: what was loaded before holds on to the old ones.
+        self.edition = 0
+        self.finder = SourceFinder(folder)
+        self.surroundings = SurroundingsSwitch()
+        #: What was said of the versions in extras, by their digests.
+        self.differences: dict[bytes, list[str]] = {}
+        self._installed: set[bytes] = set()
+        self._lock = allocate_lock()
+
+    def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
+        """Keep a payload; it is loaded when a task first needs it."""
+        self.payloads[digest] = (kind, payload)
+        if kind == "value":
+            keep_value(digest, payload)
+        elif kind in ("secret", "descriptor"):
+            received.keep(digest, bytes(payload.head))
+
+    def drop(self, digest: bytes) -> None:
+        """Forget a payload."""
+        kind, _ = self.payloads.pop(digest, ("", None))
+        received.forget(digest, kind)
+        forget_value(digest)
+
+    def get(self, digest: bytes) -> tuple[BlobKind, Payload]:
+        """Raises PayloadError if it is not here."""
+        try:
+            return self.payloads[digest]
+        except KeyError:
+            raise PayloadError(f"digest {digest.hex()} is needed by a task but was not put here before it") from None
+
+    def install(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
+        """Serve modules and files that were sent, unless they are served already."""
+        if digest in self._installed or is_own(digest):
+            return
+        with self._lock:
+            sent = load_value(payload)
+            if kind == "extras":
+                self.differences[digest] = differences(sent.versions)
+            if self.finder.install(sent) if kind == "modules" else self.finder.add(sent):
+                self._installed.clear()
+                self.edition += 1
+                reload_values()
+            self._installed.add(digest)
+
+    def shares(self, task: Task) -> bool:
+        """Whether something that the task was sent lies in memory that other slots read too."""
+        sent = [self.payloads[digest][1].buffers for digest in (*task.needs, task.code) if digest in self.payloads]
+        return any(type(buffer) is memoryview and buffer.readonly for buffers in sent for buffer in buffers)
