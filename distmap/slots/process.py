@@ -75,6 +75,9 @@ class Process:
         self.sent = 0
         #: What it keeps: digests of blobs, numbers of their segments.
         self.known: set[bytes] = set()
+        #: Set once somebody listens; what does not go at once is written when the socket takes it.
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._hung_up = False
         self._arena = Arena(spare, numbers)
         self._mapped: dict[int, Mapped] = {}
 
@@ -87,8 +90,8 @@ class Process:
         self.unanswered += 1
         return lane
 
-    def send(self, message: Message, parts: Sequence[Buffer | Ref] = ()) -> bool:
-        """Write as far as it goes now, large parts by shared memory; True if nothing waits. OSError: it is gone."""
+    def send(self, message: Message, parts: Sequence[Buffer | Ref] = ()) -> None:
+        """Send a message, large parts by shared memory. Does nothing if the process is gone: its end is announced."""
         sent: list[Buffer | Ref] = []
         for part in parts:
             if isinstance(part, Ref) or not SUPPORTED or (length := memoryview(part).nbytes) < LARGE:
@@ -100,13 +103,45 @@ class Process:
                 sent.append(part)  # no memory or no descriptor to be had: the socket takes everything
                 continue
             if fd >= 0:
-                self.share(segment.number, segment.size, fd)
+                self._write(pack(encode(SegmentMessage(segment.number, segment.size))), fd)
             sent.append(Ref(segment.number, length))
-        return self.outbox.send(pack(encode(message), sent))
+        self._write(pack(encode(message), sent))
 
     def share(self, number: int, size: int, fd: int) -> None:
-        """Pass on a segment's descriptor; it is closed then."""
-        self.outbox.send(pack(encode(SegmentMessage(number, size))), fd)
+        """Pass on a copy of a segment's descriptor; before the frame that refers to the segment."""
+        try:
+            copy = os.dup(fd)
+        except OSError:
+            self._give_up()
+        else:
+            self._write(pack(encode(SegmentMessage(number, size))), copy)
+
+    def _write(self, frame: Sequence[Buffer], fd: int = -1) -> None:
+        """Write as far as it goes now, the rest when the socket takes it. `fd` is closed then."""
+        if self._hung_up:  # it retires and needs nothing
+            if fd >= 0:
+                os.close(fd)
+            return
+        try:
+            if not self.outbox.send(frame, fd) and self.loop is not None:
+                self.loop.add_writer(self.sock, self._writable)
+        except OSError:
+            self._give_up()
+
+    def _writable(self) -> None:
+        """The socket takes more; called by the loop."""
+        assert self.loop is not None
+        try:
+            if not self.outbox.flush():
+                return
+        except OSError:
+            self.outbox.close()
+        self.loop.remove_writer(self.sock)
+
+    def _give_up(self) -> None:
+        """It is gone, or there is no descriptor for it: what follows a death follows."""
+        self.outbox.close()
+        self.kill()
 
     # --- in ------------------------------------------------------------------------------------------------------
 
@@ -148,10 +183,6 @@ class Process:
         # Not `self`: a result may be kept for ever, and would keep everything that this object knows.
         serial, number = self.serial, part.segment
         return self._mapped[number].lend(part.length, lambda: returns.add(serial, number))
-
-    def give_back(self, number: int) -> bool:
-        """Nothing refers to a result's segment any more: let the process use it again."""
-        return self.send(Free(number))
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -202,6 +233,7 @@ class Process:
 
     def hang_up(self) -> None:
         """End the socket in both directions: the process leaves as soon as it waits for its next task."""
+        self._hung_up = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -234,11 +266,11 @@ class BlobPart:
 
     def share(self, process: Process) -> None:
         """Let the process have it; before the frame that refers to it."""
-        process.share(self._segment.number, self.length, os.dup(self._segment.fd))
+        process.share(self._segment.number, self.length, self._segment.fd)
 
-    def withdraw(self, process: Process) -> bool:
+    def withdraw(self, process: Process) -> None:
         """Let the process forget it."""
-        return process.send(SegmentMessage(self._segment.number, 0))
+        process.send(SegmentMessage(self._segment.number, 0))
 
     def close(self) -> None:
         self._segment.close()

@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from distmap.slots.control import LANES, through_with
 from distmap.slots.frames import Ref
@@ -20,9 +18,6 @@ from distmap.tasks._typing import Buffer
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.transport.segments import LARGE, SUPPORTED
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class Blob:
@@ -54,13 +49,12 @@ class Blob:
                 refs.append(part)
         process.send(Put(digest, self.kind), refs)
 
-    def withdraw(self, process: Process, digest: bytes) -> bool:
-        """Let the process forget it; True if nothing waits to be written."""
-        done = process.send(Drop(digest))
+    def withdraw(self, process: Process, digest: bytes) -> None:
+        """Let the process forget it."""
+        process.send(Drop(digest))
         for part in self.parts:
             if isinstance(part, BlobPart):
-                done = part.withdraw(process)
-        return done
+                part.withdraw(process)
 
     def close(self) -> None:
         for part in self.parts:
@@ -99,7 +93,6 @@ class Slot:
         #: Its process was told to leave because it has had them.
         self.retiring = False
         self.process: Process | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
         #: By attempt, in the order given.
         self.held: dict[int, Held] = {}
         #: Deaths in a row without a word.
@@ -132,26 +125,24 @@ class Slot:
         while self._backlog and process is not None and self.ending is None and process.unanswered < LANES - 1:
             if process.sent >= self._most:
                 return
-            self.push(partial(self._send, process, self._backlog.popleft()))
-
-    def _send(self, process: Process, held: Held) -> bool:
-        for digest in (*held.task.needs, held.task.code):
-            # One that was never put: the process refuses the task with a text that names it.
-            if digest not in process.known and (blob := self._blobs.get(digest)) is not None:
-                process.known.add(digest)
-                blob.send(process, digest)
-        held.cells = process.next_lane()
-        if held.stop is not None:
-            held.write_stop(held.stop)
-        parts, held.parts = held.parts, ()
-        return process.send(held.task, parts)
+            held = self._backlog.popleft()
+            for digest in (*held.task.needs, held.task.code):
+                # One that was never put: the process refuses the task with a text that names it.
+                if digest not in process.known and (blob := self._blobs.get(digest)) is not None:
+                    process.known.add(digest)
+                    blob.send(process, digest)
+            held.cells = process.next_lane()
+            if held.stop is not None:
+                held.write_stop(held.stop)
+            parts, held.parts = held.parts, ()
+            process.send(held.task, parts)
 
     def drop(self, digest: bytes, blob: Blob) -> None:
         """Let the process forget a blob, if it has it."""
         process = self.process
         if process is not None and digest in process.known:
             process.known.discard(digest)
-            self.push(partial(blob.withdraw, process, digest))
+            blob.withdraw(process, digest)
 
     def retire(self) -> bool:
         """If the process has had all its tasks and has answered them, let it leave; True if so."""
@@ -168,29 +159,6 @@ class Slot:
         self.process.close()
         self.process = self.ending = self.at_end = None
         self.retiring = False
-
-    def push(self, send: Callable[[], bool]) -> None:
-        """Send something; what does not go now goes when the socket takes it. A process that retires needs nothing."""
-        process = self.process
-        assert process is not None
-        if self.retiring:
-            return
-        try:
-            if not send() and self.loop is not None:
-                self.loop.add_writer(process.sock, self._writable, process)
-        except OSError:
-            # It is gone, or a descriptor for it is not to be had: what follows a death follows.
-            process.outbox.close()
-            process.kill()
-
-    def _writable(self, process: Process) -> None:
-        assert self.loop is not None
-        try:
-            if not process.outbox.flush():
-                return
-        except OSError:
-            process.outbox.close()
-        self.loop.remove_writer(process.sock)
 
     def take(self, message: Report | Refused) -> bool:
         """The process said something about an attempt. False: nobody waits for it, it was answered for already."""

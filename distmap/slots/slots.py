@@ -12,7 +12,6 @@ import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from distmap.core.limits import LIMITS
@@ -22,7 +21,7 @@ from distmap.slots.process import Process, Returns
 from distmap.slots.slot import Blob, Slot
 from distmap.slots.spawn import environment
 from distmap.tasks._typing import Buffer
-from distmap.wire.messages import BlobKind, DeathReason, Died, Output, Ready, Refused, Report, Task
+from distmap.wire.messages import BlobKind, DeathReason, Died, Free, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
@@ -123,7 +122,6 @@ class Slots:
         self.spawn()
         self._loop = self._returns.loop = loop
         for slot in self._slots:
-            slot.loop = loop
             assert slot.process is not None
             self._watch(slot, slot.process)
 
@@ -132,6 +130,7 @@ class Slots:
 
     def _watch(self, slot: Slot, process: Process) -> None:
         assert self._loop is not None
+        process.loop = self._loop
         self._loop.add_reader(process.sock, self._readable, slot, process)
         if process.pidfd >= 0:
             self._loop.add_reader(process.pidfd, self._collect, slot, process)
@@ -260,8 +259,6 @@ class Slots:
             # User code wrote to our socket, or we are out of memory or descriptors: start afresh.
             process.kill()
             return False
-        if process.outbox and slot.process is process:
-            slot.push(process.outbox.flush)  # receiving may have sent something, of which not all went
         for message, parts in messages or ():
             if isinstance(message, Report):
                 if slot.take(message):
@@ -276,7 +273,7 @@ class Slots:
     def _free(self, serial: int, number: int) -> None:
         for slot in self._slots:
             if slot.process is not None and slot.process.serial == serial:
-                slot.push(partial(slot.process.give_back, number))
+                slot.process.send(Free(number))
 
     # --- dying ---------------------------------------------------------------------------------------------------
 
