@@ -288,14 +288,16 @@ def test_the_first_round_trip_is_the_handshakes() -> None:
 
 
 def test_silence_is_suspect_then_lost() -> None:
-    """Told once each; then the conversation has ended, on this side with the reason."""
+    """Each is reported once; then the conversation has ended, on this side with the reason."""
+    # A ticker that is later than `beat_every` counts the silence afresh; a loaded machine may well delay it by 0.04 s.
+    limits = FAST._replace(beat_every=0.4, suspect_after=0.6, lost_after=1.2)
 
     async def main() -> None:
-        pool, worker, pool_end, _ = sides(FAST)
+        pool, worker, pool_end, _ = sides(limits)
         pool_end.stall()
         assert await pool.states.get() == "suspect"
         assert await pool.states.get() == "lost"
-        assert await pool.closed.get() == "worker was silent for 0.4 s"
+        assert await pool.closed.get() == "worker was silent for 1.2 s"
         assert pool.conversation.over
         assert await worker.closed.get() == "pool: the connection broke"
         assert pool.closed.empty()
