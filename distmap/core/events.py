@@ -1,11 +1,11 @@
-"""What the scheduler is told (events, past tense) and what it answers (commands, imperative).
+"""Input and output of the scheduler: events (what happened, past tense) and commands (what to do, imperative).
 
-Owns the two vocabularies and nothing else: ids and numbers, never bytes, futures or sockets. The driver translates
-between these and the engine.
+Owns these two vocabularies only: ids and numbers, never bytes, futures or sockets. The driver translates between them
+and the engines. Import as `from distmap.core import events as ev`: messages of the wire have names like Revoke too.
 
-Ids are plain ints, unique for the life of a scheduler. `attempt` names one assignment of a span of a chunk to a slot;
-reports of an attempt that is no longer on record are dropped by one rule. Offsets (`lo`, `hi`, `at`) count items
-inside a chunk, from 0; item index = start of the chunk + offset. Times are seconds of a monotonic clock.
+Ids are ints that are unique for the life of a scheduler. An attempt is one assignment of items of a chunk to a slot;
+reports of an attempt that is no longer on record are dropped. Offsets (`lo`, `hi`, `at`) count items inside a chunk,
+from 0: the index of an item is the start of its chunk plus its offset. Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ Outcome = Literal["done", "failed", "cancelled"]
 class JobSpec(NamedTuple):
     """What the scheduler must know of a job."""
 
-    #: How many items there should be: a hint for chunk sizes and the bar, the answers to Read decide. Only 0 is sure.
-    #: None: nobody knows.
+    #: Expected number of items, a hint for chunk sizes and the bar; None: unknown. The answers to Read decide, except
+    #: for 0, which is certain.
     size: int | None = None
     gather: Gather = "list"
     #: Fixed items per chunk; None lets chunks size themselves.
     chunksize: int | None = None
-    #: How often an item that raised is run again.
+    #: How many times an item that raised is run again.
     retries: int = 0
-    #: Larger goes first; equal priorities share the slots fairly.
+    #: Jobs with a larger number go first; equal priorities share the slots fairly.
     priority: int = 0
-    #: True: the first item that failed for good ends the job (map, fold). False: failures are delivered in place.
+    #: True: the first final failure of an item ends the job. False: failures are delivered in the item's place.
     stop_on_failure: bool = True
-    #: At most so many items may be read but not consumed (imap's `buffer=`); None: two chunks a slot.
+    #: Largest number of items that are read and not consumed (`buffer=` of imap); None: two chunks for each slot.
     buffer: int | None = None
     #: True: items are pushed (`submit`) and announced by ItemsAdded; False: they are pulled from an iterable.
     pushed: bool = False
     #: Only workers that carry all of these may run it.
     tags: frozenset[str] = frozenset()
-    #: Its label in snapshots.
+    #: Label of the job in snapshots.
     name: str = ""
-    #: A set-up: it has no items, but one call in each slot, or on each worker, that is there or comes before it ends. A
-    #: worker that comes takes nothing else until they succeeded there. Such a job counts as pushed.
+    #: Not "": the job is a set-up. It has no items, but one call in each slot or on each worker, also on workers that
+    #: join before it ends. Those run nothing else until their calls succeeded. Such a job counts as pushed.
     each: Literal["", "slot", "worker"] = ""
 
 
@@ -53,6 +53,8 @@ class JobSpec(NamedTuple):
 
 
 class WorkerJoined(NamedTuple):
+    """A new worker, all of whose slots are ready. A worker that was lost and comes back gets a new id."""
+
     worker: int
     slots: int
     name: str = ""
@@ -62,31 +64,33 @@ class WorkerJoined(NamedTuple):
 
 
 class WorkerLost(NamedTuple):
-    """It is gone (connection over, silent too long, left). Its attempts are void; late reports are refused."""
+    """The worker is gone: it was disconnected, silent for too long, or left. Late reports of it are refused."""
 
     worker: int
-    #: False when it announced its leaving (drain): nobody is charged.
+    #: False if it announced that it leaves (drain): then no item is charged.
     charged: bool = True
 
 
 class WorkerSuspected(NamedTuple):
-    """Silent for a while: nothing new goes there until it is heard again."""
+    """The worker is silent: it gets no new work until it is heard again."""
 
     worker: int
 
 
 class WorkerTrusted(NamedTuple):
+    """The worker is heard again."""
+
     worker: int
 
 
 class WorkerDraining(NamedTuple):
-    """It wants to leave: nothing new, what waits there is taken back, what runs may finish."""
+    """The worker wants to leave: it gets no new work, what waits there is taken back, what runs may finish."""
 
     worker: int
 
 
 class WorkerMeasured(NamedTuple):
-    """A heartbeat's figures. cpu and memory are fractions of the host, 0 to 1."""
+    """Figures of a heartbeat: the round trip in seconds; cpu and memory in use as fractions of the host, 0 to 1."""
 
     worker: int
     rtt: float
@@ -95,10 +99,10 @@ class WorkerMeasured(NamedTuple):
 
 
 class SlotDied(NamedTuple):
-    """A task process ended. If it was running an item, `attempt` and `at` (offset in the chunk) name it.
+    """A task process ended. If it ran an item, `attempt` and `at` (offset in the chunk) name the item.
 
-    reason: "died" (charged to the item), "timeout" (the item exceeded its limit: final), "killed" (by our own Kill:
-    nobody is charged), "idle" (it died between chunks).
+    reason: "died" (the item is charged), "timeout" (the item took too long and fails), "killed" (by the command Kill:
+    no item is charged), "idle" (it ran no item).
     """
 
     worker: int
@@ -109,7 +113,7 @@ class SlotDied(NamedTuple):
 
 
 class SlotReady(NamedTuple):
-    """A dead slot has a fresh process."""
+    """The slot has a new process."""
 
     worker: int
     slot: int
@@ -136,7 +140,7 @@ class JobSubmitted(NamedTuple):
 
 
 class ItemsAdded(NamedTuple):
-    """So many more items of a pushed job, `nbytes` in all, wait to be taken."""
+    """`count` more items of a pushed job, of `nbytes` in all, wait to be taken."""
 
     job: int
     count: int  # type: ignore[assignment]
@@ -144,15 +148,15 @@ class ItemsAdded(NamedTuple):
 
 
 class InputClosed(NamedTuple):
-    """No more items will be added to a pushed job."""
+    """No more items will be added to the pushed job."""
 
     job: int
 
 
 class ChunkRead(NamedTuple):
-    """The answer to Read: the chunk holds `count` items (0 to what was asked); `last`: the input is exhausted.
+    """The answer to Read: the chunk holds `count` items, at most as many as requested. `last`: the input has no more.
 
-    Not for pushed jobs: what is taken of them is there.
+    Not for pushed jobs: Take needs no answer.
     """
 
     job: int
@@ -163,14 +167,14 @@ class ChunkRead(NamedTuple):
 
 
 class InputFailed(NamedTuple):
-    """Iterating or reading the input raised. What was read completes, then the job fails."""
+    """The answer to Read if the input raised. The items that were read before are completed, then the job fails."""
 
     job: int
     chunk: int
 
 
 class InputGrew(NamedTuple):
-    """So many bytes more are held for the input of the chunk: a value that it mentions is kept for it alone now."""
+    """The driver holds `nbytes` more for the chunk: a broadcast value that only this chunk still needs."""
 
     job: int
     chunk: int
@@ -178,17 +182,17 @@ class InputGrew(NamedTuple):
 
 
 class AttemptProgressed(NamedTuple):
-    """A hint for views only: the attempt is at offset `at` of its chunk."""
+    """A hint: the attempt has come to offset `at` of its chunk. Nothing is accepted by it."""
 
     attempt: int
     at: int
 
 
 class AttemptReported(NamedTuple):
-    """Items [lo, hi) of the attempt's chunk are finished; `failed` are the offsets among them that raised.
+    """Items [lo, hi) of the attempt's chunk are finished; `failed` are the offsets of those that raised.
 
-    Reports of one attempt follow each other without gaps. `ended`: the slot is through with the attempt; if hi is
-    short of the attempt's end, the rest was not run and goes back free. `seconds`: time spent on [lo, hi).
+    The reports of an attempt leave no gaps. `seconds` is the time spent on [lo, hi). `ended`: the slot has finished the
+    attempt. Items from hi on were then not run; they are queued again, and nothing is charged.
     """
 
     attempt: int
@@ -201,27 +205,27 @@ class AttemptReported(NamedTuple):
 
 
 class AttemptLost(NamedTuple):
-    """What ran the attempt ended, and nothing else on its slot ended with it (an executor says so by its future).
+    """The process that ran the attempt ended, and no other attempt ended with it (an executor's future says so).
 
-    Which of the items that are not reported did it is unknown, unless there is but one.
+    Any of the items that were not reported may be the cause.
     """
 
     attempt: int
 
 
 class AttemptRefused(NamedTuple):
-    """The engine could not run the attempt at all (its code did not load, its input did not unpickle).
+    """The engine could not run the attempt at all: its code did not load, or its input did not unpickle.
 
-    The job fails with the error that the driver holds; of a set-up only this call does.
+    The job fails with the error that the driver holds. Of a set-up, only this call fails.
     """
 
     attempt: int
 
 
 class Consumed(NamedTuple):
-    """The consumer took `count` items (`nbytes` of results) of what was delivered; frees the window.
+    """The consumer took `count` of the delivered items, with `nbytes` of results: more may be read.
 
-    Not for jobs that gather a list, pushed ones among them: no window holds them up.
+    Not for jobs that gather a list or are pushed: they have no window.
     """
 
     job: int
@@ -230,21 +234,25 @@ class Consumed(NamedTuple):
 
 
 class CancelRequested(NamedTuple):
+    """The job has to end: what runs is interrupted."""
+
     job: int
 
 
 class PauseRequested(NamedTuple):
-    """Nothing new of this job is assigned; what runs goes on; what waits on slots is taken back."""
+    """The job has to pause: what runs goes on, what waits on slots is taken back, nothing new is assigned."""
 
     job: int
 
 
 class ResumeRequested(NamedTuple):
+    """The job may go on."""
+
     job: int
 
 
 class Ticked(NamedTuple):
-    """Time passed; sent at or after `Scheduler.deadline()`."""
+    """Time has passed. Sent at or after `Scheduler.deadline()`."""
 
 
 Event = (
@@ -278,9 +286,9 @@ Event = (
 
 
 class Read(NamedTuple):
-    """Read at most `count` items of the job's input into the new chunk `chunk`; answer with ChunkRead/InputFailed.
+    """Read at most `count` items of the job's input into the new chunk `chunk`. Answered by ChunkRead or InputFailed.
 
-    At most one Read of a job is under way at a time. Not for pushed jobs.
+    A job has at most one unanswered Read. Not for pushed jobs.
     """
 
     job: int
@@ -289,7 +297,7 @@ class Read(NamedTuple):
 
 
 class Take(NamedTuple):
-    """The next `count` items that were pushed, or came with JobSubmitted, are the new chunk `chunk`. No answer."""
+    """The next `count` items that were pushed, or came with JobSubmitted, are the new chunk `chunk`. Has no answer."""
 
     job: int
     chunk: int
@@ -297,7 +305,7 @@ class Take(NamedTuple):
 
 
 class SetUp(NamedTuple):
-    """The new chunk is the one call of a set-up that is for this slot. No answer: there is nothing to be read."""
+    """The new chunk is the call of the set-up in this slot. Has no answer: nothing is to be read."""
 
     job: int
     chunk: int
@@ -318,7 +326,7 @@ class Assign(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Run no item of the attempt at or beyond offset `stop`; the slot answers with a report that has ended."""
+    """Run no item of the attempt from offset `stop` on. Answered by a report with `ended`."""
 
     worker: int
     slot: int
@@ -327,7 +335,7 @@ class Revoke(NamedTuple):
 
 
 class Interrupt(NamedTuple):
-    """Stop the item that the attempt runs (KeyboardInterrupt in it) and what follows it."""
+    """Raise KeyboardInterrupt in the item that the attempt runs, and run none after it."""
 
     worker: int
     slot: int
@@ -335,14 +343,14 @@ class Interrupt(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """End the slot's process; answered by SlotDied(reason="killed") and SlotReady."""
+    """End the slot's process. Answered by SlotDied(reason="killed") and SlotReady."""
 
     worker: int
     slot: int
 
 
 class Deliver(NamedTuple):
-    """The results [lo, hi) of the attempt's report are accepted: hand them to the consumer, in this order."""
+    """Results [lo, hi) of the attempt are accepted: pass them to the consumer, in the order of these commands."""
 
     job: int
     chunk: int
@@ -352,10 +360,10 @@ class Deliver(NamedTuple):
 
 
 class DeliverLoss(NamedTuple):
-    """An item failed for good without a report of its own: hand the consumer an error in its place.
+    """An item failed and has no result: pass the consumer an error in its place.
 
-    cause: "poison" (killed too many task processes), "hosts" (lost with too many workers), "timeout"; of a set-up
-    also "gone" (its worker has left) and "refused" (it did not load there).
+    cause: "poison" (it ended too many task processes), "hosts" (too many workers were lost while they ran it),
+    "timeout"; of a set-up also "gone" (its worker has left) and "refused" (it did not load there).
     """
 
     job: int
@@ -365,7 +373,7 @@ class DeliverLoss(NamedTuple):
 
 
 class Discard(NamedTuple):
-    """Results [lo, hi) of the attempt are not wanted (stale, duplicate, cancelled, to be retried)."""
+    """Drop results [lo, hi) of the attempt: it is stale, a duplicate or cancelled, or its item is run again."""
 
     attempt: int
     lo: int
@@ -373,16 +381,16 @@ class Discard(NamedTuple):
 
 
 class Release(NamedTuple):
-    """The chunk's input is no longer needed: free its bytes."""
+    """Free the input of the chunk: no item needs it any more."""
 
     job: int
     chunk: int
 
 
 class Finish(NamedTuple):
-    """The job is over: nothing of it runs, waits, or will be delivered any more.
+    """The job is over: nothing of it runs, waits or will be delivered.
 
-    crashed: it was stopped by the crash-loop breaker.
+    crashed: it was stopped because task processes died again and again.
     """
 
     job: int
