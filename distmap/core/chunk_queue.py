@@ -1,8 +1,8 @@
-"""How items come from the input of a job into its queue, and from there to a slot.
+"""The way of items from the input of a job into its queue, and from there to a slot.
 
-Owns chunks from Read, Take or SetUp on: how many items the next one gets, its record, the spans of it that wait, and
-the calls of set-ups, each of which waits for one slot. Called by `scheduler.py` (items came), `placing.py` (a slot is
-free), and `reports.py` and `faults.py` (items have to run again).
+Owns the commands Read, Take and SetUp: how many items the next chunk gets, its record, and the spans of it that wait
+to be run. Calls of set-ups are chunks too, but each waits for one slot. Called by `scheduler.py` (items came),
+`placing.py` (a slot is free), and `reports.py` and `faults.py` (items have to run again).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distmap.core.transitions import INPUT, next_state
 
 
 def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> int:
-    """Items of the next chunk of the job for this worker."""
+    """The number of items that a chunk of the job should have for this worker."""
     if job.spec.chunksize is not None:
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
@@ -35,7 +35,7 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
 
 
 def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
-    """Ask for the next chunk, sized for this worker."""
+    """Have the next chunk read, of a size for this worker."""
     items = min(chunk_size_for(state, job, worker), job.room(state.limits))
     assert items >= 1, "a Read of nothing"
     state.last_chunk += 1
@@ -46,10 +46,10 @@ def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -
 
 
 def take_pushed(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
-    """Make the next chunk of what was pushed, sized for this worker."""
+    """Make a chunk of pushed items, of a size for this worker."""
     items = min(job.available, job.room(state.limits))
     if job.group.idle:
-        # Whoever submits a few wants them side by side; only a backlog is worth coalescing.
+        # A few submitted items should run side by side; only a backlog is put together into chunks.
         items = min(items, -(-job.available // job.group.idle))
     if items > 1:
         items = min(items, chunk_size_for(state, job, worker))
@@ -62,7 +62,7 @@ def take_pushed(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> 
 
 
 def add_taken_chunk(state: SchedulerState, job: JobRecord, items: int, nbytes: int) -> None:
-    """Items that wait at the driver, pushed or submitted with the job, are a new chunk."""
+    """Make a chunk of items that the driver holds already: pushed, or submitted with the job."""
     state.last_chunk += 1
     state.commands.append(Take(job.id, state.last_chunk, items))
     add_chunk(state, job, state.last_chunk, items, nbytes)
@@ -71,7 +71,7 @@ def add_taken_chunk(state: SchedulerState, job: JobRecord, items: int, nbytes: i
 def add_chunk(
     state: SchedulerState, job: JobRecord, chunk_id: int, items: int, nbytes: int, place: SlotRecord | None = None
 ) -> None:
-    """A chunk is there; all of it waits to be run."""
+    """Add a chunk, all of whose items wait to be run."""
     chunk = job.chunks[chunk_id] = ChunkRecord(chunk_id, job.read, items, nbytes, items, place)
     job.read += items
     job.input_bytes += nbytes
@@ -82,13 +82,13 @@ def add_chunk(
 
 
 def end_pushed_input(state: SchedulerState, job: JobRecord) -> None:
-    """End the input of a pushed job when nothing more can come."""
+    """End the input of a pushed job if it was closed and all its items were taken."""
     if job.input == "closing" and job.available == 0:
         job.input = next_state(INPUT, job.input, "exhausted", job)
 
 
 def requeue(state: SchedulerState, job: JobRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int = 0) -> None:
-    """Items wait to be run (again), unless the job is being stopped."""
+    """Queue items to be run, for the first time or again, unless the job is being stopped."""
     if lo == hi or job.state == "stopping":
         return
     span = (chunk.start + lo, lo, hi, losses, chunk)
@@ -102,7 +102,7 @@ def requeue(state: SchedulerState, job: JobRecord, chunk: ChunkRecord, lo: int, 
 
 
 def assign(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
-    """Send the earliest waiting items of the job to the slot."""
+    """Assign the earliest waiting items of the job to the slot."""
     worker = slot.worker
     index, lo, hi, losses, chunk = heapq.heappop(job.queue)
     items = hi - lo
@@ -119,7 +119,7 @@ def assign(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
 
 
 def set_up(state: SchedulerState, job: JobRecord, worker: WorkerRecord, *, first: bool = False) -> None:
-    """Have the worker set up. `first`: it takes nothing else before that succeeded."""
+    """Queue the calls of the set-up on the worker. `first`: the worker runs nothing else until they succeeded."""
     slots = worker.slots
     if job.spec.each == "worker":
         slots = [min(slots, key=lambda slot: (slot.state != "ready", len(slot.queue)))]
@@ -133,7 +133,7 @@ def set_up(state: SchedulerState, job: JobRecord, worker: WorkerRecord, *, first
 
 
 def setup_succeeded(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
-    """One call of the set-up succeeded there."""
+    """One call of the set-up succeeded on the worker."""
     left = worker.unready.get(job.id)
     if left == 1:
         del worker.unready[job.id]
@@ -143,14 +143,14 @@ def setup_succeeded(state: SchedulerState, job: JobRecord, worker: WorkerRecord)
 
 
 def assign_setup_call(state: SchedulerState, slot: SlotRecord) -> None:
-    """Send the slot the first call that waits for it."""
+    """Assign the first call that waits for the slot."""
     job, (_, lo, hi, losses, chunk) = slot.setup_calls[0]
     state.set_setup_calls(slot, slot.setup_calls[1:])
     state.start_attempt(job, slot, chunk, lo, hi, losses)
 
 
 def drop_setup_calls(state: SchedulerState, slot: SlotRecord) -> None:
-    """Its worker is lost: what waits for the slot comes to nothing."""
+    """The slot's worker is lost: the calls that wait for the slot fail."""
     due = slot.setup_calls
     state.set_setup_calls(slot, [])
     for job, (_, lo, hi, losses, chunk) in due:

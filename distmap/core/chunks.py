@@ -1,7 +1,7 @@
-"""How many items go together.
+"""The size of chunks: how many items are sent together.
 
-Owns the arithmetic of chunk sizes: seconds per item as measured, guided self-scheduling (a share of what remains),
-and the limits on growth and bytes. Pure numbers in, a number out; knows no job and no worker.
+Owns the arithmetic: measured seconds per item, guided self-scheduling (a share of what remains), and the limits on
+growth and bytes. Takes and returns numbers; must not know jobs or workers.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 from distmap.core.limits import Limits
 
-#: Weight of a new measurement.
+#: Weight of a new measurement, from 0 to 1.
 NEW_WEIGHT = 0.5
-#: An item never counts as faster than this, so that sizes stay finite.
+#: Least seconds that an item counts, so that sizes stay finite.
 MIN_ITEM_SECONDS = 1e-9
 
 
 @dataclass(slots=True)
 class ItemTime:
-    """Seconds per item, as measured of late; None before the first measurement.
+    """Seconds per item, as measured recently; None before the first measurement.
 
-    The mean is taken of logarithms: one item that is 100,000 times slower than the rest (the first one, which loads
-    a library) is forgotten after a handful of reports instead of dozens.
+    It is a mean of logarithms: so one item that is 100,000 times slower than the rest (the first one, which imports a
+    library) is forgotten after a few reports instead of dozens.
     """
 
     seconds: float | None = None
 
     def add(self, items: int, seconds: float) -> float:
-        """Learn from a report of so many items that took so long; gives the new figure."""
+        """Learn from a report of `items` that took `seconds`; return the new figure."""
         mean = max(seconds / items, MIN_ITEM_SECONDS)
         if self.seconds is not None:
             mean = math.exp((1 - NEW_WEIGHT) * math.log(self.seconds) + NEW_WEIGHT * math.log(mean))
@@ -50,10 +50,10 @@ def size(
 
     Args:
         limits: The numbers.
-        item_time: Seconds per item; None when nothing was measured: one item finds out.
+        item_time: Seconds per item; None before the first measurement, for which one item is sent.
         rtt: Round trip to the worker, in seconds.
         largest: The largest chunk that this worker finished for the job.
-        left: Items that are not running yet, in all; None when nobody knows.
+        left: Items of the job that do not run yet; None if unknown.
         slots: Slots that share them.
         item_bytes: Input bytes per item.
     """
@@ -62,7 +62,7 @@ def size(
     aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt)
     want = min(aim / item_time, limits.growth * max(1, largest), limits.chunk_items)
     if left is not None:
-        # Guided: the tail stays balanced, but no chunk is so short that its dispatch costs more than it balances.
+        # A share of what remains lets all slots end together; but no chunk costs more to send than it gains.
         floor = max(limits.chunk_floor_seconds, rtt)
         want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / item_time))
     if item_bytes > 0:
@@ -71,10 +71,10 @@ def size(
 
 
 def cut(length: int, want: int, nbytes: int, slots: int) -> int:
-    """How much of a queued span of `length` items goes to a place that wants `want`.
+    """The number of items, of a queued span of `length`, that go to a slot that should get `want`.
 
-    A little too long is left whole: a cut costs a dispatch. The chunk's whole input travels with every piece, so a
-    heavy one (over 1 MB) is cut into no more pieces than there are slots.
+    A span that is a little too long is not cut: each piece costs a message. The whole input of the chunk is sent with
+    every piece, so a chunk over 1 MB is cut into no more pieces than there are slots.
     """
     if length < 2 * want:
         return length

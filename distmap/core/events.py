@@ -6,6 +6,8 @@ and the engines. Import as `from distmap.core import events as ev`: messages of 
 Ids are ints that are unique for the life of a scheduler. An attempt is one assignment of items of a chunk to a slot;
 reports of an attempt that is no longer on record are dropped. Offsets (`lo`, `hi`, `at`) count items inside a chunk,
 from 0: the index of an item is the start of its chunk plus its offset. Times are seconds of a monotonic clock.
+
+Longer than 400 lines because events and commands are one vocabulary, to be read side by side.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Who is charged when a task process dies or a worker is lost, and what goes back.
+"""Deaths of task processes and losses of workers: which item is charged, and what is queued again.
 
-Owns these rules: only the item that ran is charged with a death; where nobody knows which one ran, what may have run
-is tried again in parts until one item is left (in halves, and from the second time on, for a lost worker; in eighths
-and at once for a lost attempt, which nothing but its own items can have ended); slots that die too often rest; a job
-that only kills is stopped.
+Owns these rules:
+- Only the item that ran is charged with a death.
+- If it is unknown which item ran, those that may have run are queued again in parts, until one item is left. After the
+  loss of a worker: in halves, from the second loss on. After the loss of an attempt, which only its own items can have
+  ended: in eighths, at once.
+- Slots that die too often rest.
+- A job whose processes die again and again, without a result in between, is stopped.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, Worke
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import SLOT, next_state
 
-#: Into how many parts a lost attempt is cut: each round costs whoever runs it at least one process.
+#: Parts into which a lost attempt is cut: each further round would cost at least one more process.
 PARTS = 8
 
 
 def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
-    """A task process ended; what it held goes back, and at most one item is charged."""
+    """A task process ended: what it held is queued again, and at most one item is charged."""
     if slot.state == "resting":
         state.resting.remove(slot)
     slot.state = next_state(SLOT, slot.state, "SlotDied", slot)
@@ -44,11 +47,11 @@ def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
 
 
 def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -> None:
-    """A worker is gone with all it held. Only what ran may be to blame, so only that is charged."""
+    """A worker is lost with all it held. Only items that ran can be the cause, so only those are charged."""
     state.worker_index.set_state(worker, "lost")
     state.resting = [slot for slot in state.resting if slot.worker is not worker]
     state.losses += charged
-    # All first, then the charges: one may halt a job, which must find none of its attempts there any more.
+    # First remove all attempts, then charge: a charge may stop a job, which must find none of its attempts here.
     held = []
     for slot in worker.slots:
         head = slot.queue[0] if slot.queue else None
@@ -66,7 +69,7 @@ def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -
 
 
 def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
-    """What ran the attempt ended, alone. One of its items did it: one by itself is charged, several are tried apart."""
+    """The process of the attempt ended because of one of its items: a single item is charged, several are separated."""
     state.deaths += 1
     counts = attempt.state != "void"
     state.stats(attempt.job, attempt.slot.worker)
@@ -81,7 +84,7 @@ def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
 
 
 def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) -> None:
-    """One item failed for good without a report of its own."""
+    """One item fails, without a report of its own."""
     job = attempt.job
     job.failed += 1
     ends = job.spec.stop_on_failure
@@ -92,14 +95,14 @@ def fail_item(state: SchedulerState, attempt: Attempt, at: int, cause: Cause) ->
 
 
 def _requeue_free(state: SchedulerState, attempt: Attempt) -> None:
-    """All that was not reported goes back free."""
+    """Queue again what was not reported; nothing is charged."""
     if attempt.job.state != "stopping":
         attempt.job.requeued += attempt.hi - attempt.next
         chunk_queue.requeue(state, attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
 
 
 def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> None:
-    """The item at `at` ended its process: it alone is charged."""
+    """Charge the item at offset `at`, which ended its process; the others are queued again."""
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping":
         return
@@ -111,13 +114,13 @@ def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) 
     chunk.deaths[at] = chunk.deaths.get(at, 0) + 1
     if chunk.deaths[at] >= state.limits.item_deaths:
         return fail_item(state, attempt, at, "poison")
-    # By itself from now on: its next death then costs nobody a second run.
+    # It runs alone from now on, so that its next death does not make others run again.
     chunk_queue.requeue(state, job, chunk, at, at + 1, attempt.losses)
     job.requeued += 1
 
 
 def _charge_lost_worker(state: SchedulerState, attempt: Attempt) -> None:
-    """It ran on a worker that was lost; which of its items is to blame, if any, is unknown."""
+    """The attempt ran on a worker that was lost: any of its items may be the cause, or none."""
     job, lo, hi = attempt.job, attempt.next, attempt.hi
     if job.state == "stopping":
         return
@@ -128,7 +131,7 @@ def _charge_lost_worker(state: SchedulerState, attempt: Attempt) -> None:
 
 
 def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, parts: int) -> None:
-    """What was not reported goes back in so many parts, of which one is (perhaps) to blame."""
+    """Queue again what was not reported, cut into `parts`: one of them may have the item that is the cause."""
     job, lo, hi = attempt.job, attempt.next, attempt.hi
     if job.state == "stopping" or lo == hi:
         return
@@ -139,7 +142,7 @@ def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, part
 
 
 def _count_death(state: SchedulerState, slot: SlotRecord) -> None:
-    """Too many deaths in a short time: the slot will rest."""
+    """Count a death of the slot; after too many in a short time it will rest."""
     limits = state.limits
     slot.deaths.append(state.now)
     while state.now - slot.deaths[0] > limits.slot_deaths_window:
@@ -150,7 +153,7 @@ def _count_death(state: SchedulerState, slot: SlotRecord) -> None:
 
 
 def slot_ready(state: SchedulerState, slot: SlotRecord) -> None:
-    """A dead slot has a fresh process; it takes work now, or after its rest."""
+    """A dead slot has a new process: it takes work now, or after its rest."""
     rests = slot.rest_until > state.now
     slot.state = next_state(SLOT, slot.state, "SlotReady.rest" if rests else "SlotReady", slot)
     if rests:
@@ -159,7 +162,7 @@ def slot_ready(state: SchedulerState, slot: SlotRecord) -> None:
 
 
 def wake_rested(state: SchedulerState) -> float | None:
-    """Slots whose rest is over go on; gives when the next one is due, None if none rests."""
+    """Let slots whose rest is over take work; return when the next rest ends, None if no slot rests."""
     for slot in list(state.resting):
         if rest_ends(state, slot) <= state.now:
             state.resting.remove(slot)
@@ -170,14 +173,14 @@ def wake_rested(state: SchedulerState) -> float | None:
 
 
 def rest_ends(state: SchedulerState, slot: SlotRecord) -> float:
-    """When a resting slot goes on: early where a job could not go on without it, or a call of a set-up is for it."""
+    """When the rest of a slot ends: earlier if a job has no other slot, or a call of a set-up waits for this one."""
     if slot.setup_calls or any(_all_slots_rest(state, group) for group in slot.worker.groups):
         return slot.rest_until - state.limits.slot_rest + state.limits.slot_rest_alone
     return slot.rest_until
 
 
 def _all_slots_rest(state: SchedulerState, group: TagGroup) -> bool:
-    """All slots that its jobs could use rest, or will when their process is back."""
+    """Whether all slots of the group rest, or will rest once they have a new process."""
     return all(
         slot.state == "resting" or (slot.state == "dead" and slot.rest_until > state.now)
         for worker in state.worker_index.workers.values()
@@ -187,7 +190,7 @@ def _all_slots_rest(state: SchedulerState, group: TagGroup) -> bool:
 
 
 def _check_crash_loop(state: SchedulerState, job: JobRecord) -> None:
-    """Death after death and nothing finished in between: stop the job."""
+    """Count a death of the job, and stop the job after too many without a result in between."""
     if job.state == "stopping":
         return
     job.deaths_in_a_row += 1

@@ -1,6 +1,11 @@
-"""Which work goes where: places to jobs, work from busy slots to idle ones, and from one job to another.
+"""Which work goes where: the next job for a free place, and what is taken back from other slots and jobs.
 
-Owns the three policies that run after every event. Each looks at the tops of heaps only, so an event costs log n in
+Owns the three rules that run after every event:
+- `_next_assignment`: a free place goes to the job with the smallest scheduling key.
+- `_claim_place`: a job without a place gets that of another job's waiting chunk.
+- `_steal`: an idle slot gets items from the attempt that would end last.
+
+A place is room for one more chunk on a slot. Each rule looks at the tops of heaps only, so an event costs log n in
 slots and jobs.
 """
 
@@ -13,14 +18,14 @@ from distmap.core import chunk_queue, faults
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
-#: Jobs looked at when a place is claimed. The oldest come first, and a long batch is old.
+#: Jobs and attempts that one claim or steal looks at. The oldest jobs come first, and a long job is old.
 CANDIDATES = 8
-#: Seconds: not worth a Revoke, and yet not nothing.
+#: Seconds gained that are too few for a Revoke now; the attempt is looked at again later.
 UNSURE = 1e-9
 
 
 def assign_work(state: SchedulerState) -> None:
-    """Use every place there is; then let idle slots take from busy ones."""
+    """Give all free places to jobs; then let idle slots take from busy ones."""
     groups = list(state.worker_index.groups.values())
     state.next_check = faults.wake_rested(state) if state.resting else None
     for slot in list(state.slots_with_calls):
@@ -43,7 +48,7 @@ def assign_work(state: SchedulerState) -> None:
 
 
 def _next_assignment(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
-    """The job whose turn it is among those that have a place, and the best place for it."""
+    """The job that gets the next place, and the best slot for it."""
     best: tuple[JobRecord, SlotRecord] | None = None
     for group in groups:
         job = state.worker_index.next_job(group)
@@ -58,9 +63,9 @@ def _next_assignment(state: SchedulerState, groups: list[TagGroup]) -> tuple[Job
 
 
 def _has_unreserved_place(state: SchedulerState, group: TagGroup, job: JobRecord) -> bool:
-    """A place is left over from those that other jobs, not of lower priority, are just reading a chunk for.
+    """Whether a place is left that no other job of at least the same priority has reserved for a chunk it reads.
 
-    Without this a job with a chunk in hand would always be quicker than the one whose turn it is.
+    Without reservations a job that has a chunk already would always be quicker than the job whose turn it is.
     """
     kept = [
         until
@@ -74,10 +79,10 @@ def _has_unreserved_place(state: SchedulerState, group: TagGroup, job: JobRecord
 
 
 def _claim_place(state: SchedulerState, group: TagGroup) -> None:
-    """No place is left for the job whose turn it is: have another job's waiting chunk taken back for it.
+    """If no place is left for the next job, have the waiting chunk of another job taken back for it.
 
-    It must be of higher priority, or have nothing at all on any slot while the other has more than one chunk there;
-    else two jobs would take the same place from each other for ever.
+    The job must have a higher priority, or nothing on any slot while the other job has more than one chunk there; else
+    two jobs would take the same place from each other for ever.
     """
     job = state.worker_index.next_job(group)
     if job is None or state.worker_index.best_slot(group) is not None:
@@ -93,7 +98,7 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
         if not job.queue and job.spec.pushed:
             chunk_queue.take_pushed(state, job, attempt.slot.worker)
         if not job.queue:
-            # There will be a place; first see what is to go there.
+            # There will be a place: first read the chunk for it.
             chunk_queue.request_chunk(state, job, attempt.slot.worker)
             state.worker_index.update_job(job.group, job)
             return
@@ -105,7 +110,7 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
 
 
 def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
-    """A waiting attempt of `giver` that would begin early, on a slot that `job` may use."""
+    """The waiting attempt of `giver` that would begin first, on a slot that `job` may use."""
     while giver.waiting_heap and giver.waiting_heap[0][2].state != "waiting":
         heapq.heappop(giver.waiting_heap)
     for _, _, attempt in giver.waiting_heap[:CANDIDATES]:
@@ -116,11 +121,11 @@ def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
 
 
 def _steal(state: SchedulerState, group: TagGroup) -> None:
-    """While slots are idle and nothing is left to give them: take from the attempt that would end last.
+    """While slots are idle and nothing is queued for them, take items from the attempt that would end last.
 
-    One Revoke per idle slot. A running attempt is stopped at its next item, not in the middle of what is left: the
-    rest comes back only when the attempt ends, so a later stop would keep the idle slot waiting. What comes back is
-    shared out by the rule for chunk sizes, the slot it came from included.
+    One Revoke for each idle slot. A running attempt is stopped at its next item, not in the middle of the rest: the
+    rest comes back only when the attempt ends, so the idle slot would wait longer. What comes back is divided by the
+    rule for chunk sizes, among all slots.
     """
     heap = group.victims
     aside: list[tuple[float, int, Attempt]] = []
@@ -130,7 +135,7 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":
             continue
         thief = state.worker_index.best_slot(group)
-        assert thief is not None, "an idle slot that is no place"
+        assert thief is not None, "an idle slot without a place"
         least = max(state.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
         gain = _seconds_gained(state, attempt)
         if gain > least:
@@ -139,7 +144,7 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
             waits = attempt.state == "waiting"
             state.revoke(attempt, attempt.lo if waits else max(attempt.at, attempt.next) + 1)
         elif gain > 0:
-            # Not worth it if it ends when it should, and that is soon.
+            # Not worth a Revoke if it ends as expected, which is soon.
             aside.append(entry)
             _check_again_by(state, max(attempt.end, state.now) + least)
     for entry in aside:
@@ -151,21 +156,21 @@ def _check_again_by(state: SchedulerState, when: float) -> None:
 
 
 def _seconds_gained(state: SchedulerState, attempt: Attempt) -> float:
-    """Seconds of work that could begin at once elsewhere; 0 if there can be none however long it takes."""
+    """Seconds of work that could begin elsewhere at once; 0 if there will never be any."""
     if attempt.state == "waiting":
         ahead = attempt.slot.queue[0]
-        # Overdue: it is in an item that takes longer than any before, nobody knows how long.
+        # If overdue, it runs an item that takes longer than any before: the end is unknown.
         return ahead.end - state.now if ahead.end > state.now else state.limits.lost_after
     job = attempt.job
     behind = attempt.hi - max(attempt.at, attempt.next) - 1
-    # One of fixed size waited when it was noted; now that it runs it is not cut.
+    # A chunk of fixed size is not cut while it runs; it waited when it was entered here.
     if job.spec.chunksize is not None or behind < 1:
         return 0.0
     item_time = state.item_time(job, attempt.slot.worker)
     assert item_time is not None, "several items run together although none was measured"
     elapsed = state.now - attempt.heard_at
-    # While it is in time, the item_time says where it is. Overdue, the best guess is that it takes as long again.
+    # Before its expected end, the time per item tells its position. After it, guess that it takes as long again.
     gain = behind * item_time - elapsed if attempt.end > state.now else max(behind * item_time, elapsed)
-    # While more is to come, and only the window holds it back, a cut that does not save much just makes small chunks.
+    # While the window holds back items that are not read yet, a cut that saves little only makes small chunks.
     least = 0.0 if job.unread() == 0 else 2 * state.limits.chunk_seconds
     return gain if gain > least else UNSURE

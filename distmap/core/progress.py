@@ -1,4 +1,4 @@
-"""How far a job is: immutable snapshots for views.
+"""The progress of a job: immutable snapshots for views.
 
 Owns the Snapshot and the arithmetic of rate and time left. Knows no view; time is an argument.
 """
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-#: "interrupted" is set by the kernel's side alone: the job was cancelled because the user pressed Interrupt.
+#: "interrupted" is set by the calling thread only: the job was cancelled because the user pressed Interrupt.
 JobState = Literal["running", "paused", "done", "failed", "cancelled", "interrupted"]
 WorkerState = Literal["idle", "busy", "resting", "suspect", "draining", "lost"]
-#: What became of a stretch of a slot's time: its items are done; are running now (of a job that has ended: were broken
-#: off); some raised and run again; some failed for good; or they were lost with their process or worker.
+#: What a slot did in a period: its items are done; run now (in a job that is over: were interrupted); some raised and
+#: are run again; some failed; or all were lost with their process or worker.
 BlockKind = Literal["done", "running", "retried", "failed", "lost"]
 
 
@@ -23,9 +23,9 @@ ROWS = 4
 
 
 class Block(NamedTuple):
-    """A stretch of a worker's time that went to a job; seconds since the job began."""
+    """A period in which a worker ran items of a job; times are seconds since the job began."""
 
-    #: Slots have a row each, up to `Lane.rows`; beyond that they share them.
+    #: Each slot has a row of its own, up to `Lane.rows`; further slots share these rows.
     row: int
     begin: float
     end: float
@@ -53,24 +53,24 @@ class Lane(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a view is given: one job at one moment. `total` is None while the length is unknown."""
+    """One job at one moment, for views. `total` is None while the number of items is unknown."""
 
     name: str
     state: JobState
     total: int | None
-    #: Items finished (failed ones included), counted inside chunks that still run.
+    #: Items finished, failed ones included; those inside chunks that still run are counted.
     done: int
     failed: int
     in_flight: int
-    #: Items run again because they raised (`retries=`), and items that went back because a slot or worker was lost.
+    #: Items run again because they raised (`retries=`); items run again because a slot or worker was lost.
     retried: int
     requeued: int
-    #: Results refused because another attempt had been accepted or the worker had been given up.
+    #: Results refused because another attempt had been accepted, or the worker was lost already.
     duplicates: int
-    #: Task processes that died, workers that were lost, while the job ran.
+    #: Task processes that died, and workers that were lost, while the job ran.
     deaths: int
     losses: int
-    #: Seconds since the job began; items per second of late; seconds left (None while unknown).
+    #: Seconds since the job began; items per second recently; seconds left (None while unknown).
     elapsed: float
     rate: float
     eta: float | None
@@ -80,14 +80,14 @@ class Snapshot(NamedTuple):
 #: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.
 ProgressOption = bool | Callable[[Snapshot], object] | None
 
-#: The rate is that of the last so many seconds, from samples that are at least so far apart.
+#: Seconds over which the rate is measured, and seconds between two samples.
 RATE_WINDOW = 10.0
 SAMPLE_EVERY = 0.25
 
 
 @dataclass(slots=True)
 class Meter:
-    """Items per second of late. One sample per quarter of a second, however many reports come."""
+    """Measures items per second over the last RATE_WINDOW, from few samples however many reports come."""
 
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 

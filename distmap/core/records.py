@@ -1,7 +1,7 @@
-"""What the scheduler remembers: one record per worker, slot, job, chunk and attempt.
+"""The scheduler's records: one for each worker, slot, job, chunk and attempt.
 
-Owns the shapes and the sums that follow from one record alone. Decides nothing: `state.py` changes the records,
-`placing.py` and `faults.py` say when.
+Owns their fields, and what can be computed from one record alone. Decides nothing: `state.py`, `chunk_queue.py` and
+`worker_index.py` change the records.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from distmap.core.gather import InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Meter
 
-#: Whose turn it is; the smallest first: (-priority, nothing owed, served time, id).
+#: The job with the smallest key gets the next place: (-priority, no place is owed to it, served time, id).
 SchedulingKey = tuple[int, bool, float, int]
-#: A stretch of a chunk that waits to be run: (item index, lo, hi, host losses so far, chunk). A heap of these hands
-#: out the earliest item first; indices of queued spans differ, so nothing behind them is ever compared.
+#: Items of a chunk that wait to be run: (item index, lo, hi, host losses so far, chunk). In a heap the earliest item
+#: comes first. No two queued spans have the same index, so the fields behind it are never compared.
 Span = tuple[int, int, int, int, "ChunkRecord"]
 
 
 @dataclass(slots=True, eq=False)
 class ChunkRecord:
-    """Items that were read together. `open` counts those that still need the chunk's input."""
+    """Items that were read together. `open_items` counts those that still need the chunk's input."""
 
     id: int
     start: int
     count: int
     nbytes: int
     open_items: int
-    #: The slot that it is for (a call of a set-up); None: any.
+    #: The slot in which it has to run (a call of a set-up); None: any slot.
     only_slot: SlotRecord | None = None
-    #: Offset -> how often it was run again because it raised; offset -> task processes it ended. Both mostly absent.
+    #: Offset -> times the item was run again because it raised; offset -> task processes that it ended.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
 
@@ -49,12 +49,12 @@ class WorkerRecord:
     joined: float
     state: str = "trusted"
     memory: float = 0.0
-    #: How slow it is beside the others, learnt from every job; 1 is the average.
+    #: Its time per item relative to the average of all workers, learnt from every job.
     slowness: float = 1.0
     slots: list[SlotRecord] = field(default_factory=list)
-    #: Set-ups that must succeed there before it takes anything else: job -> calls that have not.
+    #: Set-ups that must succeed before it runs anything else: job -> calls that have not succeeded yet.
     unready: dict[int, int] = field(default_factory=dict)
-    #: Groups of tags that it satisfies and some job asks for.
+    #: The tag groups to which it belongs.
     groups: list[TagGroup] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -63,15 +63,15 @@ class WorkerRecord:
 
 @dataclass(slots=True, eq=False)
 class SlotRecord:
-    """A task process. `queue[0]` runs, the rest waits."""
+    """A slot: one task process of a worker. `queue[0]` runs, the rest waits."""
 
     worker: WorkerRecord
     index: int
     state: str = "ready"
     queue: list[Attempt] = field(default_factory=list)
-    #: Calls of set-ups that wait for it, before anything else.
+    #: Calls of set-ups that wait for it, and go before anything else.
     setup_calls: list[tuple[JobRecord, Span]] = field(default_factory=list)
-    #: Where it stands in the heaps of places (-1: nowhere); an entry with another stamp is out of date.
+    #: The heap that it is in (-1: none); entries with another stamp are old.
     level: int = -1
     free_places: int = 0
     stamp: int = 0
@@ -84,28 +84,28 @@ class SlotRecord:
 
 @dataclass(slots=True, eq=False)
 class TagGroup:
-    """All slots whose workers carry one set of tags, and the jobs that ask for just that set.
+    """The slots whose workers have all tags of one set, and the jobs that ask for exactly that set.
 
-    Heaps with lazy deletion, so that choosing costs log n in slots and jobs however many there are.
+    Heaps with lazy deletion, so that a choice costs log n in slots and jobs.
     """
 
     tags: frozenset[str]
-    #: One heap per level of load, emptiest first; (rank, slot index, worker id, stamp, slot).
+    #: One heap for each level of load, the emptiest first: (rank, slot index, worker id, stamp, slot).
     slot_heaps: list[list[tuple[int, int, int, int, SlotRecord]]]
-    #: Jobs that could use a place: (turn, stamp, job).
+    #: Jobs that want a slot: (scheduling key, stamp, job).
     job_heap: list[tuple[SchedulingKey, int, JobRecord]] = field(default_factory=list)
-    #: Attempts that an idle slot may take from: (-expected end, attempt id, attempt).
+    #: Attempts from which an idle slot may take items: (-expected end, attempt id, attempt).
     victims: list[tuple[float, int, Attempt]] = field(default_factory=list)
-    #: Slots of trusted workers; of these, ready and with nothing to do.
+    #: Slots of trusted workers; those of them that are ready and have nothing to do.
     capacity: int = 0
     idle: int = 0
-    #: Places: chunks that its slots could take now.
+    #: Chunks that its slots could take now.
     free_places: int = 0
-    #: Jobs that read a chunk for one of these places -> (until when it is kept for them, priority).
+    #: Jobs that read a chunk for one of these places -> (time until which the place is kept, priority).
     reservations: dict[int, tuple[float, int]] = field(default_factory=dict)
     #: Jobs that are not over.
     jobs: int = 0
-    #: Revokes under way on behalf of idle slots.
+    #: Unanswered Revokes on behalf of idle slots.
     stealing: int = 0
 
 
@@ -122,17 +122,17 @@ class Attempt:
     slot: SlotRecord
     next: int
     state: str
-    #: Latest offset it is known to be at, and since when it is at the head of its slot, or was last heard of.
+    #: Last known offset; when it came to the head of its slot, or was last heard of.
     at: int
     heard_at: float
-    #: When it is expected to end, as last entered in the heap of victims.
+    #: Expected end, as last entered in the heap of victims.
     end: float
-    #: SlotRecord-seconds put on the job's account ahead, and those truly spent.
+    #: Slot-seconds charged to the job in advance; those really spent.
     charge: float
     spent: float = 0.0
-    #: Since when it is at the head of its slot, or reported last: time that no report covers yet.
+    #: When it came to the head of its slot, or reported last: no report covers the time since then.
     unaccounted_since: float = 0.0
-    #: A Revoke is under way on behalf of an idle slot; of this other job.
+    #: A Revoke is unanswered on behalf of an idle slot; the job on whose behalf a Revoke is unanswered.
     stolen: bool = False
     claimant: JobRecord | None = None
 
@@ -142,7 +142,7 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class WorkerStats:
-    """What one worker did for one job."""
+    """Figures of what one worker did for one job."""
 
     name: str
     slots: int
@@ -167,7 +167,7 @@ class JobRecord:
     #: Totals of the scheduler when it began: task processes that died, workers lost.
     deaths_before: int
     losses_before: int
-    #: SlotRecord-seconds served, on the scale that all jobs share (start-time fair queueing).
+    #: Slot-seconds served, on one scale for all jobs (start-time fair queueing).
     served: float
     state: str = "running"
     outcome: Outcome = "done"
@@ -176,32 +176,32 @@ class JobRecord:
     input: str = "open"
     requested: int = 0
     requested_chunk: int = -1
-    #: Pushed jobs: items, and their bytes, that wait to be taken.
+    #: Of pushed jobs: items that wait to be taken, and their bytes.
     available: int = 0
     available_bytes: int = 0
 
     chunks: dict[int, ChunkRecord] = field(default_factory=dict)
     queue: list[Span] = field(default_factory=list)
     attempts: dict[int, Attempt] = field(default_factory=dict)
-    #: Attempts given up with their slot or worker, whose reports would be duplicates.
+    #: Attempts that were given up with their slot or worker; their reports are duplicates.
     stale: list[int] = field(default_factory=list)
-    #: Out of date when an entry of the heap of ready jobs has another stamp.
+    #: Entries of the job heap with another stamp are old.
     stamp: int = 0
-    #: Attempts of it that wait on a slot and can be taken back: (expected start, attempt id, attempt), and how many.
+    #: Its attempts that wait on a slot and can be taken back: (expected start, attempt id, attempt); their number.
     waiting_heap: list[tuple[float, int, Attempt]] = field(default_factory=list)
     waiting: int = 0
-    #: Revokes under way that it caused to get a place; places that came of them and that it did not use yet.
+    #: Unanswered Revokes by which it gets a place; places that came of them and that it has not used yet.
     claims: int = 0
     owed_places: int = 0
 
     read: int = 0
-    #: Items of the input that came when the job was ending, and that nobody runs.
+    #: Items that were read when the job was ending already, and are not run.
     unrun_items: int = 0
     queued: int = 0
     settled: int = 0
     delivered: int = 0
     consumed: int = 0
-    #: Streaming jobs: items not consumed, per chunk in the order of reading.
+    #: Of streaming jobs: items not consumed, for each chunk in the order of reading.
     unconsumed: deque[int] = field(default_factory=deque)
     input_bytes: int = 0
     result_bytes: int = 0
@@ -224,33 +224,33 @@ class JobRecord:
 
     @property
     def streaming(self) -> bool:
-        """A consumer pulls, so that a window bounds what waits."""
+        """A consumer pulls the results, and a window bounds what waits for it."""
         return self.spec.gather != "list"
 
     @property
     def is_reading(self) -> bool:
-        """A Read is under way."""
+        """A Read is not answered yet."""
         return self.input == "reading"
 
     def scheduling_key(self) -> SchedulingKey:
-        """Its standing among the jobs that could use a place."""
+        """Its place in the order of the jobs that want a slot."""
         return -self.spec.priority, not self.owed_places, self.served, self.id
 
     def unread(self) -> int | None:
-        """Items that are still to come, as far as their announced number can be believed; None: nobody knows."""
+        """Items that were not read yet, according to the announced size; None: unknown."""
         if self.input in ("ended", "failed"):
             return 0
         if self.spec.pushed:
             return self.available
         if self.spec.size is None or self.read >= self.spec.size:
-            return None  # Only its reader can tell that nothing is left.
+            return None  # Only its reader knows whether more items come.
         return self.spec.size - self.read
 
     def room(self, limits: Limits) -> int:
-        """How many items the window lets in now.
+        """The number of items that the window has room for.
 
-        With nothing under way no bytes are held, so one item is let in even if it is larger than the limit. Reads are
-        in input order, so the earliest missing item is always inside the window. Hence no window stops a job for ever.
+        Without unfinished items no bytes are held, so one item has room even if it is larger than the limit. Items are
+        read in input order, so the earliest missing item is always inside the window: no window stops a job for ever.
         """
         left = limits.job_bytes - self.input_bytes - self.result_bytes
         if left <= 0:
@@ -264,7 +264,7 @@ class JobRecord:
         return 0 if full else by_bytes
 
     def wants_slot(self, limits: Limits) -> bool:
-        """It could use a place: something waits to be run, or may be read."""
+        """Whether something of it waits to be run, or may be read."""
         if self.state != "running":
             return False
         return bool(self.queue) or (not self.is_reading and self.unread() != 0 and self.room(limits) > 0)

@@ -17,7 +17,7 @@ from distmap.core.records import Attempt
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import ATTEMPT, check, next_state
 
-#: How much slower or faster than the average one report may make a worker look, and the weight of one report.
+#: Bound of the ratio of a worker's time per item to the average, in one report; the weight of one report.
 SKEW = 8.0
 WEIGHT = 1 / 8
 
@@ -25,7 +25,7 @@ WEIGHT = 1 / 8
 def attempt_reported(state: SchedulerState, event: AttemptReported) -> None:
     """Results of an attempt, accepted if it is still on record."""
     attempt = _attempt(state, event.attempt)
-    check(0 <= event.lo <= event.hi, "attempt {}: no span {}:{}", event.attempt, event.lo, event.hi)
+    check(0 <= event.lo <= event.hi, "attempt {}: {}:{} is no span of items", event.attempt, event.lo, event.hi)
     if attempt is None or attempt.state == "void":
         return _refuse_report(state, attempt, event)
     check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
@@ -70,14 +70,14 @@ def attempt_refused(state: SchedulerState, event: AttemptRefused) -> None:
 
 
 def _attempt(state: SchedulerState, attempt: int) -> Attempt | None:
-    """The attempt; None if it is no longer on record."""
+    """The attempt; None if it is not on record any more."""
     found = state.attempts.get(attempt)
     check(found is not None or 0 <= attempt <= state.last_attempt, "attempt {} was never assigned", attempt)
     return found
 
 
 def _accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
-    """A report of an attempt on record."""
+    """Take a report of an attempt on record."""
     attempt.state = next_state(ATTEMPT, attempt.state, "AttemptReported", attempt)
     attempt.next = event.hi
     _measure(state, attempt, event)
@@ -91,7 +91,7 @@ def _accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReport
 
 
 def _refuse_report(state: SchedulerState, attempt: Attempt | None, event: AttemptReported) -> None:
-    """A report of an attempt that was given up (None), or whose job is over: its results are not wanted."""
+    """Discard the results of an attempt that was given up (None), or whose job is over."""
     if event.lo < event.hi:
         state.commands.append(Discard(event.attempt, event.lo, event.hi))
         job = state.stale.get(event.attempt)
@@ -102,7 +102,7 @@ def _refuse_report(state: SchedulerState, attempt: Attempt | None, event: Attemp
 
 
 def _update_position(state: SchedulerState, attempt: Attempt) -> None:
-    """The attempt's position is known anew, so that its end can be told better."""
+    """The position of the attempt is known: estimate its end again."""
     attempt.heard_at = state.now
     item_time = state.item_time(attempt.job, attempt.slot.worker)
     if item_time is not None:
@@ -110,7 +110,7 @@ def _update_position(state: SchedulerState, attempt: Attempt) -> None:
 
 
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
-    """Learn from the time that the report took."""
+    """Learn the speed of the worker from the time in the report."""
     job, worker, items = attempt.job, attempt.slot.worker, event.hi - event.lo
     stats = state.stats(job, worker)
     if items or job.state == "stopping":
@@ -129,7 +129,7 @@ def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) ->
 
 
 def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
-    """Results are accepted; items that raised run again while they may; the first final failure may end the job."""
+    """Accept results; run items that raised again if retries are left; the first final failure may end the job."""
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping" and job.outcome == "failed":
         return _discard(state, attempt, event.lo, event.hi)

@@ -1,13 +1,15 @@
-"""What to do next: the one place where retries, lost workers, order, back-pressure, sizes and fairness are decided.
+"""The scheduler: takes events and returns commands.
 
-Owns the meaning of every event: `handle(event, now)` checks that it can follow, changes the state, and gives the
-commands. An event that cannot follow raises InvalidTransition before anything was changed. Pure: no clock, thread,
-socket or chance of its own, and no bytes; the driver holds those. Read `state.py` for the records' moves,
-`placing.py` for who gets which place, `faults.py` for who is charged.
+`Scheduler.handle(event, now)` is the one place where retries, lost workers, order, back-pressure, chunk sizes and
+fairness are decided. It checks that the event is legal, changes the state and returns the commands. An illegal event
+raises InvalidTransition and changes nothing. Owns the rules for events of jobs; the rules for workers are in
+`worker_events.py`, those for attempts in `reports.py`. After each event `placing.py` assigns work to free slots.
 
-Events of a job that is over, of a worker that was given up and of an attempt that is no longer on record crossed
-each other on the way. They are legal: the results they carry are discarded, the rest is ignored. After Finish no
-command names the job any more (but for Discard, which names an attempt): its reader's answer is simply dropped.
+Must not know clocks, threads, sockets, random numbers or bytes: the driver has those.
+
+Events of a job that is over, of a worker that was lost or of an attempt that is no longer on record are legal: they
+crossed its end on their way. Their results are discarded, the rest is ignored. After Finish no command names the job;
+only a Discard may name one of its attempts.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ from distmap.errors import InvalidTransition
 
 
 class Scheduler:
-    """Turns what happened into what to do. One per pool; not thread-safe."""
+    """Turns events into commands. One per pool; not thread-safe: the driver calls it on the loop's thread only."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._state = SchedulerState(limits)
         self._timelines = Timelines(limits)
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
-        """Take one event at `now` (monotonic seconds); give the commands to carry out, in order.
+        """Take one event at `now` (monotonic seconds); return the commands to carry out, in order.
 
         Raises:
-            InvalidTransition: The event cannot follow; nothing was changed.
+            InvalidTransition: The event is illegal; nothing was changed.
         """
         state = self._state
         check(now >= state.now, "time went back from {} to {}", state.now, now)
@@ -56,7 +58,7 @@ class Scheduler:
 
     def _dispatch(self, event: ev.Event) -> None:
         state = self._state
-        # The events of every chunk come first: each case costs the ones after it a comparison.
+        # The most frequent events come first: each case costs those after it a comparison.
         match event:
             case ev.AttemptReported():
                 reports.attempt_reported(state, event)
@@ -104,7 +106,7 @@ class Scheduler:
                 raise InvalidTransition(f"{event!r} is no event of the scheduler")
 
     def deadline(self) -> float | None:
-        """When a Ticked is wanted at the latest; None: only events move anything."""
+        """When to send Ticked at the latest; None: no Ticked is needed before the next event."""
         timers, patience = self._state.kill_timers, self._state.next_check
         while timers and not self._pending(timers[0][2]):
             heapq.heappop(timers)
@@ -113,7 +115,7 @@ class Scheduler:
         return timers[0][0] if patience is None else min(timers[0][0], patience)
 
     def snapshot(self, job: int, now: float) -> Snapshot:
-        """How far a job is; of jobs that are over, the last 256 are remembered as they ended."""
+        """The progress of a job. Of the jobs that are over, the last 256 can be asked for."""
         state = self._state
         record = state.jobs.get(job)
         if record is not None:
@@ -124,13 +126,13 @@ class Scheduler:
         return self._timelines.draw(job, found, now)
 
     def resting(self, worker: int, now: float) -> tuple[int, float]:
-        """How many slots of the worker rest after too many deaths, and in how many seconds the first one goes on."""
+        """The number of slots of the worker that rest after too many deaths, and seconds until the first goes on."""
         state = self._state
         ends = [faults.rest_ends(state, slot) for slot in state.resting if slot.worker.id == worker]
         return len(ends), max(0.0, min(ends, default=now) - now)
 
     def unready(self, worker: int) -> bool:
-        """Whether a set-up did not succeed yet on a worker that came after it, so that it takes nothing else."""
+        """Whether the worker has to be set up before it runs anything else, and was not yet."""
         found = self._state.worker_index.workers.get(worker)
         return found is not None and bool(found.unready)
 
@@ -153,8 +155,8 @@ class Scheduler:
             value = getattr(spec, name)
             fits = value is None or value >= least
             check(fits, "job {}: {} is {}, expected at least {}", event.job, name, value, least)
-        check(not spec.pushed or spec.size is None, "job {}: items are pushed, so it has no size ahead", event.job)
-        check(not spec.each or spec.pushed, "job {}: a set-up has no items, it counts as pushed", event.job)
+        check(not spec.pushed or spec.size is None, "job {}: items are pushed, so its size must be None", event.job)
+        check(not spec.each or spec.pushed, "job {}: a set-up must be pushed", event.job)
         self._check_first_chunk(event)
         job = state.open_job(event.job, spec)
         if spec.each:
@@ -177,7 +179,7 @@ class Scheduler:
             count,
             event.nbytes,
         )
-        check(not spec.pushed or not (count or event.last), "job {}: items are pushed, none can come with it", job)
+        check(not spec.pushed or not (count or event.last), "job {}: items are pushed, so none can come with it", job)
         for name in ("size", "chunksize", "buffer"):
             most = getattr(spec, name)
             # Of the sizes only 0 is sure.
@@ -188,7 +190,7 @@ class Scheduler:
         job = self._job(event.job)
         if job is None:
             return
-        check(job.spec.pushed, "{} pulls its items, none can be added", job)
+        check(job.spec.pushed, "{} reads its items: only a pushed job takes ItemsAdded", job)
         check(event.count >= 1, "{}: {} items added, expected at least 1", job, event.count)
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
         if job.state == "stopping":
@@ -206,7 +208,7 @@ class Scheduler:
         job = self._job(event.job)
         if job is None:
             return
-        check(job.spec.pushed, "{} pulls its items, its input ends by itself", job)
+        check(job.spec.pushed, "{} reads its items: only a pushed job takes InputClosed", job)
         if job.state == "stopping":
             return
         job.input = next_state(INPUT, job.input, "InputClosed", job)
@@ -217,10 +219,10 @@ class Scheduler:
         job, state = self._job(event.job), self._state
         if job is None:
             return
-        check(job.is_reading and event.chunk == job.requested_chunk, "{}, chunk {} was not asked for", job, event.chunk)
+        check(job.is_reading and event.chunk == job.requested_chunk, "{}, chunk {} was not requested", job, event.chunk)
         check(0 <= event.count <= job.requested, "{}: {} items read, expected 0 to {}", job, event.count, job.requested)
         check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
-        check(event.count > 0 or event.last, "{}: no item was read, yet the input goes on", job)
+        check(event.count > 0 or event.last, "{}: no item was read, and the input did not end", job)
         job.input = next_state(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
         del job.group.reservations[job.id]
         if job.state == "stopping":
@@ -237,7 +239,7 @@ class Scheduler:
         if job is None:
             return
         asked = job.is_reading and event.chunk == job.requested_chunk
-        check(asked, "{}, chunk {} was not asked for", job, event.chunk)
+        check(asked, "{}, chunk {} was not requested", job, event.chunk)
         job.input = next_state(INPUT, job.input, "InputFailed", job)
         del job.group.reservations[job.id]
         self._state.finish_if_done(job)

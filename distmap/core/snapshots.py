@@ -1,7 +1,7 @@
-"""A job at one moment, for views.
+"""Makes the Snapshot of a job for views, from the scheduler's records.
 
-Owns the way from the scheduler's records to a Snapshot. Only reads, but for one thing: what was once shown as done
-is remembered, so that a bar never goes back when items have to be run again.
+Changes nothing, except `JobRecord.peak_done`: the largest number of items ever shown as done, so that a bar never goes
+back when items have to be run again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from distmap.core.worker_index import WorkerIndex
 
 
 def snapshot(job: JobRecord, worker_index: WorkerIndex, now: float, deaths: int, losses: int) -> Snapshot:
-    """What a view is given.
+    """The job at one moment.
 
     Args:
         job: The job.
         worker_index: The workers that it might run on.
         now: Monotonic seconds.
-        deaths: Task processes that died so far, in all.
-        losses: Workers lost so far, in all.
+        deaths: Task processes that have died, of all jobs.
+        losses: Workers that were lost.
     """
     in_flight: defaultdict[int, int] = defaultdict(int)
     heads: defaultdict[int, list[Attempt]] = defaultdict(list)
@@ -76,7 +76,7 @@ def _lanes(
     in_flight: Mapping[int, int],
     heads: Mapping[int, list[Attempt]],
 ) -> tuple[Lane, ...]:
-    """Live workers that may run the job, and lost ones that did something for it, in the order of their joining."""
+    """Live workers that may run the job, and lost ones that did something for it, in the order of joining."""
     tags = job.spec.tags
     ids = {worker.id for worker in worker_index.workers.values() if tags <= worker.tags}
     lanes = []

@@ -1,8 +1,8 @@
-"""The state of play and the moves that keep it consistent.
+"""The state of the scheduler, and the steps that change it.
 
-Owns jobs, attempts, timers and the commands of the event in hand. A move changes every record that the change
-concerns and says the command that goes with it; which move to make is decided in `placing.py` (work to slots),
-`faults.py` (deaths and losses) and `scheduler.py` (events).
+Owns jobs, attempts, timers and the commands of the current event. A step changes all records that belong together and
+appends the command that goes with it. Which step to take is decided elsewhere: for events in `scheduler.py`,
+`worker_events.py` and `reports.py`, for free slots in `placing.py`, for deaths and losses in `faults.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from distmap.core.worker_index import WorkerIndex
 
 
 class SchedulerState:
-    """Everything the scheduler knows."""
+    """Everything that the scheduler knows."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -42,35 +42,35 @@ class SchedulerState:
         self.commands: list[Command] = []
         self.worker_index = WorkerIndex(limits)
         self.jobs: dict[int, JobRecord] = {}
-        #: The highest id of a job so far; a lower one that is not here belongs to a job that is over.
+        #: The highest id of a job so far. A lower id that is not in `jobs` belongs to a job that is over.
         self.last_job = -1
         self.last_snapshots: dict[int, Snapshot] = {}
         self.attempts: dict[int, Attempt] = {}
-        #: Attempts given up while their job goes on -> job.
+        #: Attempts that were given up while their job goes on -> the job.
         self.stale: dict[int, JobRecord] = {}
-        #: Set-ups that are not over, the oldest first; slots that calls of them wait for.
+        #: Set-ups that are not over, the oldest first; slots for which calls of set-ups wait.
         self.setups: dict[int, JobRecord] = {}
         self.slots_with_calls: dict[SlotRecord, None] = {}
-        #: Jobs with an attempt that waits and can be taken back.
+        #: Jobs with an attempt that waits on a slot and can be taken back.
         self.jobs_with_waiting: dict[int, JobRecord] = {}
-        #: (due, serial, job): a stopping job whose slots are to be killed.
+        #: (time, serial, job): when the slots that still run a stopping job are killed.
         self.kill_timers: list[tuple[float, int, JobRecord]] = []
-        #: Slots that rest, in the order in which they began to.
+        #: Slots that rest, in the order in which they began to rest.
         self.resting: list[SlotRecord] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()
-        #: Served time of the job chosen last: where a new job starts, so that it owes and is owed nothing.
+        #: Served time of the job chosen last (start-time fair queueing): a new job starts with it.
         self.virtual_time = 0.0
         self.deaths = 0
         self.losses = 0
-        #: When waiting work is to be looked at again though nothing may happen; None: at the next event.
+        #: When to look at waiting work again even without an event; None: at the next event.
         self.next_check: float | None = None
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def open_job(self, job_id: int, spec: JobSpec) -> JobRecord:
-        """Enter a new job."""
+        """Add a new job."""
         group = self.worker_index.tag_group(spec.tags)
         gather = InOrder() if spec.gather in ("ordered", "fold") else Unordered()
         job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.virtual_time)
@@ -81,7 +81,7 @@ class SchedulerState:
         return job
 
     def stop_job(self, job: JobRecord, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
-        """End a job early: take back what waits, interrupt what runs; slots that do not answer are killed later."""
+        """End a job early: take back what waits, interrupt what runs. Slots that do not answer are killed later."""
         job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
         job.crashed = crashed
@@ -90,7 +90,7 @@ class SchedulerState:
         if job.spec.each:
             for slot in list(self.slots_with_calls):
                 self.set_setup_calls(slot, [entry for entry in slot.setup_calls if entry[0] is not job])
-        # What waits is taken back first: a slot whose item was interrupted would begin it at once.
+        # Waiting attempts first: a slot whose item was interrupted would begin the next one at once.
         for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
             if attempt.slot.queue[0] is attempt:
                 attempt.state = next_state(ATTEMPT, attempt.state, "interrupted", attempt)
@@ -100,7 +100,7 @@ class SchedulerState:
         heapq.heappush(self.kill_timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
 
     def kill_slots_of(self, job: JobRecord) -> None:
-        """The grace is over: kill the slots that still run the job, and do without the answers."""
+        """Kill the slots that still run the job, and do not wait for their answers."""
         for attempt in list(job.attempts.values()):
             slot = attempt.slot
             self.uncount(attempt)
@@ -111,7 +111,7 @@ class SchedulerState:
                 self.worker_index.update_slot(slot)
 
     def finish_if_done(self, job: JobRecord) -> None:
-        """Finish the job if nothing of it is left to do; else note what it wants next."""
+        """Finish the job if nothing of it is left to do; else update whether it wants a slot."""
         if job.state == "over":
             return
         if not job.attempts:
@@ -152,7 +152,7 @@ class SchedulerState:
             del self.last_snapshots[next(iter(self.last_snapshots))]
 
     def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:
-        """Seconds per item there; before anything was measured there, as elsewhere."""
+        """Seconds per item of the job on the worker; if none was measured there, on all workers."""
         stats = job.worker_stats.get(worker.id)
         return job.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
 
@@ -169,7 +169,7 @@ class SchedulerState:
     def start_attempt(
         self, job: JobRecord, slot: SlotRecord, chunk: ChunkRecord, lo: int, hi: int, losses: int
     ) -> None:
-        """An attempt at items [lo, hi) of the chunk, on the slot."""
+        """Assign items [lo, hi) of the chunk to the slot, as a new attempt."""
         worker, items = slot.worker, hi - lo
         item_time = self.item_time(job, worker)
         charge = self.limits.chunk_seconds if item_time is None else item_time * items
@@ -192,7 +192,7 @@ class SchedulerState:
         self.commands.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
 
     def expect_end(self, attempt: Attempt, end: float) -> None:
-        """Note when the attempt should end, so that idle slots find the ones that take longest."""
+        """Set when the attempt is expected to end, so that idle slots find the one that ends last."""
         attempt.end = end
         if attempt.chunk.only_slot is not None:
             return  # it can run nowhere else
@@ -208,7 +208,7 @@ class SchedulerState:
             heapq.heapify(group.victims)
 
     def revoke(self, attempt: Attempt, stop: int) -> None:
-        """Take back what the attempt did not begin, from offset `stop` on."""
+        """Take back items of the attempt that did not begin, from offset `stop` on."""
         if attempt.state == "waiting":
             self._uncount_waiting(attempt)
         attempt.state = next_state(ATTEMPT, attempt.state, "revoked", attempt)
@@ -221,7 +221,7 @@ class SchedulerState:
                 self.revoke(attempt, attempt.lo)
 
     def uncount(self, attempt: Attempt) -> None:
-        """The attempt no longer counts for its job; the slot still holds it."""
+        """Count the attempt no longer for its job; the slot still holds it."""
         job = attempt.job
         if attempt.state == "waiting":
             self._uncount_waiting(attempt)
@@ -234,7 +234,7 @@ class SchedulerState:
             self.worker_index.update_job(attempt.claimant.group, attempt.claimant)
 
     def end_attempt(self, attempt: Attempt) -> None:
-        """The slot is through with the attempt; what waits behind it runs now."""
+        """The slot has finished the attempt: it runs the next one."""
         slot = attempt.slot
         if attempt.state != "void":
             self.uncount(attempt)
@@ -252,10 +252,10 @@ class SchedulerState:
         self.worker_index.update_slot(slot)
 
     def clear_slot(self, slot: SlotRecord) -> list[Attempt]:
-        """Take every attempt off a slot that is no more; give those that still count for a job."""
+        """Remove all attempts from a slot whose process is gone; return those that still count for a job."""
         held = [attempt for attempt in slot.queue if attempt.state != "void"]
         if held and held[0] is slot.queue[0]:
-            # It may have run: what is shown of the job names the worker.
+            # It may have run, so the panel of the job has to show this worker.
             self.stats(held[0].job, slot.worker)
         for attempt in slot.queue:
             if attempt.state != "void":
@@ -268,7 +268,7 @@ class SchedulerState:
         return held
 
     def _count_waiting(self, attempt: Attempt, starts: float) -> None:
-        """It waits, and can be taken back for another slot or job; not if it is for this slot."""
+        """Count an attempt that waits and can be taken back; a call of a set-up cannot, it is for this slot only."""
         job = attempt.job
         if attempt.chunk.only_slot is not None:
             return
@@ -290,9 +290,9 @@ class SchedulerState:
     # --- results ------------------------------------------------------------------------------------------------------
 
     def accept(self, job: JobRecord, chunk: ChunkRecord, accepted: Accepted, *, out_of_order: bool = False) -> None:
-        """Accept results (or one loss) for good and pass on what may go out.
+        """Accept results, or one lost item, and deliver what may be delivered now.
 
-        out_of_order: the job ends with this one, so it goes out although earlier items are missing.
+        out_of_order: the job ends with this item, so it is delivered although earlier items are missing.
         """
         job.settled += accepted.hi - accepted.lo
         assert job.settled <= job.read, "more settled than read"
@@ -310,7 +310,7 @@ class SchedulerState:
                 self.commands.append(Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
             else:
                 self.commands.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
-                # Only now: the text of the error shows the item, so its input is needed until then.
+                # Not before it is delivered: the text of the error shows the item, which needs the input.
                 self._close(job, job.chunks[run.chunk], 1)
         self._release(job, chunk.id)
         for run in ready:
@@ -329,7 +329,7 @@ class SchedulerState:
             self.commands.append(Release(job.id, chunk_id))
 
     def stats(self, job: JobRecord, worker: WorkerRecord) -> WorkerStats:
-        """What the worker did for the job, to be added to."""
+        """The figures of what the worker did for the job, to be added to."""
         stats = job.worker_stats.get(worker.id)
         if stats is None:
             since = max(job.began, worker.joined)

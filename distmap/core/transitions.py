@@ -1,12 +1,11 @@
-"""Every transition of every machine of the scheduler, and nothing else.
+"""All state transitions of the scheduler, as tables: of a job, its input, an attempt, a slot and a worker.
 
-Two rules: all transitions live in this file; this file does not know why they happen. Five machines: a job, the input
-of a job, an attempt, a slot, a worker. Each table maps state -> trigger -> next state; what is not listed is illegal,
-and `step` raises before anything was changed.
+Owns the tables, and the checks that raise InvalidTransition. Must not know why a transition happens. Each table maps
+state -> trigger -> next state. What is not listed is illegal: `next_state` raises before anything is changed.
 
-Triggers named like an event (`SlotDied`) come from outside. Those in lower case are the scheduler's own doing: they
-follow from an event that was legal, so their absence from a table is an invariant that stays on in production (for
-example: an attempt that is `stopping` has no `revoked`, hence one outstanding Revoke per attempt).
+Triggers with the name of an event (`SlotDied`) come from outside. Triggers in lower case come from the scheduler, as
+consequences of a legal event. If one of those is missing in a table, that is an invariant, checked in production too:
+a `stopping` attempt has no `revoked`, for example, so an attempt never has two unanswered Revokes.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from distmap.errors import InvalidTransition
 
 Table = Mapping[str, Mapping[str, str]]
 
-#: A job. `stopping`: cancelled or failed, its attempts are being ended. `over`: Finish was said; late events of an
-#: over job are no fault of anybody (they crossed Finish on their way), so they are legal and change nothing.
+#: A job. `stopping`: cancelled or failed, its attempts are being ended. `over`: Finish was sent. Late events of such a
+#: job are legal and change nothing: they crossed Finish on their way.
 JOB: Table = {
     "running": {
         "PauseRequested": "paused",
@@ -60,7 +59,7 @@ INPUT: Table = {
     },
 }
 
-#: An attempt. `stopping`: a Revoke or an Interrupt is under way. `void`: its job is over but the slot still holds it.
+#: An attempt. `stopping`: a Revoke or Interrupt is not answered yet. `void`: its job is over, the slot still holds it.
 ATTEMPT: Table = {
     "waiting": {
         "AttemptReported": "waiting",
@@ -90,8 +89,8 @@ ATTEMPT: Table = {
     },
 }
 
-#: A slot. Only a `ready` one takes work. `killing`: Kill was said, its death is awaited. `resting`: it has a fresh
-#: process but died too often of late.
+#: A slot. Only a `ready` one takes work. `killing`: Kill was sent, SlotDied has not come yet. `resting`: it has a new
+#: process, but died too often recently.
 SLOT: Table = {
     "ready": {
         "SlotDied": "dead",
@@ -111,8 +110,7 @@ SLOT: Table = {
     },
 }
 
-#: A worker. Only a `trusted` one takes work. What a lost worker said before it was given up may still arrive: that is
-#: legal and changes nothing.
+#: A worker. Only a `trusted` one takes work. Late events of a lost worker are legal and change nothing.
 WORKER: Table = {
     "trusted": {
         "WorkerSuspected": "suspect",
@@ -136,13 +134,13 @@ WORKER: Table = {
 
 
 def next_state(table: Table, state: str, trigger: str, what: object) -> str:
-    """The state that follows; raises InvalidTransition when the table has none.
+    """The state that follows; raises InvalidTransition if the table has none.
 
     Args:
         table: One of the tables of this file.
         state: The present state.
         trigger: What happened.
-        what: The thing it happened to; its `str` names it in the message ("slot 3 of worker 1").
+        what: The thing that changes; its `str` names it in the error ("slot 3 of worker 1").
     """
     try:
         return table[state][trigger]

@@ -1,9 +1,9 @@
-"""Which slots can take a chunk, best first.
+"""All workers, and an index of the slots that can take a chunk, the best first.
 
-Owns workers, slots and the groups that index them. One group per set of required tags; each keeps one heap of places
-per level of load (empty slots, then slots with one chunk, ...; workers short of memory come after all others). An
-entry is out of date when its stamp is; it is dropped when it comes to the top, and a heap that is mostly out of date
-is rebuilt, so every change costs log n in the number of slots.
+Owns workers, slots and the tag groups that index them. There is one group for each set of required tags. It keeps one
+heap of slots for each level of load: empty slots, then slots with one chunk; slots of workers short of memory come
+last. An entry whose stamp is old is dropped when it comes to the top, and a heap of mostly old entries is rebuilt.
+So every change costs log n in the number of slots.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class WorkerIndex:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.workers: dict[int, WorkerRecord] = {}
-        #: Ids of lost workers: what they said before arrives late.
+        #: Ids of lost workers: events of them may still arrive.
         self.lost: set[int] = set()
         self.groups: dict[frozenset[str], TagGroup] = {}
 
@@ -37,14 +37,14 @@ class WorkerIndex:
         return group
 
     def remove_group(self, group: TagGroup) -> None:
-        """No job asks for this set of tags any more."""
+        """Remove a group for whose tags no job asks any more."""
         del self.groups[group.tags]
         for worker in self.workers.values():
             if group in worker.groups:
                 worker.groups.remove(group)
 
     def add(self, worker: WorkerRecord, slots: int) -> None:
-        """A worker comes with so many slots, all ready."""
+        """Add a worker with this number of slots, all of them ready."""
         self.workers[worker.id] = worker
         worker.slots = [SlotRecord(worker, index) for index in range(slots)]
         for group in self.groups.values():
@@ -53,25 +53,25 @@ class WorkerIndex:
         self.update_slots(worker)
 
     def remove(self, worker: WorkerRecord) -> None:
-        """A worker is lost: its slots are no place any more. Its state must say so already."""
+        """Remove a lost worker. Its state must be "lost" already, so that its slots leave the heaps."""
         self.update_slots(worker)
         del self.workers[worker.id]
         self.lost.add(worker.id)
 
     def set_state(self, worker: WorkerRecord, state: str) -> None:
-        """Change the state of a worker; its slots become or cease to be places."""
+        """Change the state of a worker, and with it the number of usable slots of its groups."""
         change = (state == "trusted") - (worker.state == "trusted")
         for group in worker.groups:
             group.capacity += change * len(worker.slots)
         worker.state = state
 
     def update_slots(self, worker: WorkerRecord) -> None:
-        """Something changed that matters to all slots of the worker."""
+        """Update the entries of all slots of the worker."""
         for slot in worker.slots:
             self.update_slot(slot)
 
     def update_slot(self, slot: SlotRecord) -> None:
-        """The slot's load, its state or its worker's standing changed: note where it stands now."""
+        """Update the entries of a slot whose load or state changed, or that of its worker."""
         depth = self.limits.slot_depth
         level = -1
         if self.can_take(slot) and not slot.setup_calls and not slot.worker.unready:
@@ -89,7 +89,7 @@ class WorkerIndex:
                 self._offer(group, slot)
 
     def can_take(self, slot: SlotRecord) -> bool:
-        """It can be sent something now."""
+        """Whether something can be sent to the slot now."""
         return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
 
     def best_slot(self, group: TagGroup) -> SlotRecord | None:
@@ -103,7 +103,7 @@ class WorkerIndex:
         return None
 
     def update_job(self, group: TagGroup, job: JobRecord) -> None:
-        """The job's standing changed: note it among those that could use a place, if it could."""
+        """Update the entry of a job whose scheduling key changed, or whether it wants a slot."""
         job.stamp += 1
         if job.wants_slot(self.limits):
             heap = group.job_heap
@@ -113,18 +113,18 @@ class WorkerIndex:
                 heapq.heapify(heap)
 
     def next_job(self, group: TagGroup) -> JobRecord | None:
-        """The job whose turn it is among those that could use a place."""
+        """The job with the smallest scheduling key among those that want a slot."""
         heap = group.job_heap
         while heap:
             _, stamp, job = heap[0]
             if stamp == job.stamp:
-                assert job.state == "running", "a job that is not running wants a place"
+                assert job.state == "running", "a job that is not running wants a slot"
                 return job
             heapq.heappop(heap)
         return None
 
     def _enter(self, worker: WorkerRecord, group: TagGroup) -> None:
-        """Count a worker and its slots into a group."""
+        """Add a worker and its slots to a group."""
         worker.groups.append(group)
         group.capacity += len(worker.slots) * (worker.state == "trusted")
         for slot in worker.slots:
@@ -134,7 +134,7 @@ class WorkerIndex:
                 self._offer(group, slot)
 
     def _offer(self, group: TagGroup, slot: SlotRecord) -> None:
-        """Enter a slot in the heap of its level."""
+        """Add a slot to the heap of its level."""
         heap = group.slot_heaps[slot.level]
         heapq.heappush(heap, (self._rank(slot.worker), slot.index, slot.worker.id, slot.stamp, slot))
         if len(heap) > 64 and len(heap) > 4 * group.capacity:
@@ -142,10 +142,10 @@ class WorkerIndex:
             heapq.heapify(heap)
 
     def _rank(self, worker: WorkerRecord) -> int:
-        """Smaller is better: time for a nominal chunk there, in steps of 19 %.
+        """The time for a nominal chunk on the worker, in steps of 19 %; the smallest rank is the best.
 
-        Coarse on purpose: among workers of about the same speed the slot's index decides, which spreads the first
-        chunks over hosts instead of filling one.
+        The steps are coarse on purpose: among workers of about the same speed the slot's index decides, so the first
+        chunks are spread over the hosts.
         """
         seconds = worker.rtt + self.limits.chunk_seconds * worker.slowness
         return round(4 * math.log2(seconds))

@@ -276,7 +276,7 @@ def test_a_set_up_that_does_not_load_fails_there_only(desk: Any, pick: Any) -> N
 
 def test_a_set_up_is_pushed(desk: Any) -> None:
     """It has no input that could be read."""
-    with pytest.raises(InvalidTransition, match="counts as pushed"):
+    with pytest.raises(InvalidTransition, match="must be pushed"):
         desk.tell(ev.JobSubmitted(1, ev.JobSpec(each="slot")))
 
 
@@ -320,8 +320,8 @@ def test_the_first_chunk_waits_for_a_worker(desk: Any, pick: Any) -> None:
     [
         pytest.param({}, -1, 0, False, "-1 items, 0 bytes", id="fewer-than-none"),
         pytest.param({}, 1, -1, False, "1 items, -1 bytes", id="negative-bytes"),
-        pytest.param({"pushed": True}, 1, 8, False, "none can come with it", id="pushed"),
-        pytest.param({"pushed": True}, 0, 0, True, "none can come with it", id="pushed-and-over"),
+        pytest.param({"pushed": True}, 1, 8, False, "so none can come with it", id="pushed"),
+        pytest.param({"pushed": True}, 0, 0, True, "so none can come with it", id="pushed-and-over"),
         pytest.param({"size": 0}, 1, 8, True, "its size is 0", id="of-nothing"),
         pytest.param({"chunksize": 2}, 3, 8, False, "its chunksize is 2", id="over-the-chunksize"),
         pytest.param({"buffer": 2, "gather": "ordered"}, 3, 8, False, "its buffer is 2", id="over-the-buffer"),
