@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMismatch, WorkerBusy
-from distmap.wire.handshake import clean
+from distmap.wire.handshake import sanitized
 
 #: Shown in full. `refusal` compares the first two numbers: pickled functions hold bytecode, which only the same minor
 #: version can run.
@@ -24,8 +24,8 @@ PYTHON = ".".join(map(str, sys.version_info[:3]))
 
 
 def _named(value: object, otherwise: str, limit: int = LIMITS.name_chars) -> str:
-    """As `clean`; `otherwise` if nothing printable is left."""
-    return clean(str(value or ""), limit).strip() or otherwise
+    """As `sanitized`; `otherwise` if nothing printable is left."""
+    return sanitized(str(value or ""), limit).strip() or otherwise
 
 
 def me() -> str:
@@ -80,7 +80,7 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
     tags, slots = info.get("tags", []), info.get("slots")
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= LIMITS.worker_slots:
         raise ProtocolError(
-            f"the worker at {address} offers {clean(str(slots), 20)} slots; expected 1 to {LIMITS.worker_slots}"
+            f"the worker at {address} offers {sanitized(str(slots), 20)} slots; expected 1 to {LIMITS.worker_slots}"
         )
     if not isinstance(tags, list) or len(tags) > LIMITS.tags:
         raise ProtocolError(f"the worker at {address} sent tags that are not a list of at most {LIMITS.tags} names")
@@ -89,7 +89,7 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
         host=_named(info.get("host"), "?"),
         python=_named(info.get("python"), "?", 16),
         slots=slots,
-        tags=frozenset(clean(str(tag), LIMITS.tag_chars) for tag in tags),
+        tags=frozenset(sanitized(str(tag), LIMITS.tag_chars) for tag in tags),
     )
 
 
@@ -136,4 +136,4 @@ def _minor(info: Mapping[str, object]) -> str:
 
 def _text(info: Mapping[str, object], key: str) -> str:
     value = info.get(key)
-    return clean(value) if isinstance(value, str) else ""
+    return sanitized(value) if isinstance(value, str) else ""

@@ -189,14 +189,14 @@ class Dialer(_Side):
         self.proved = True
 
 
-def clean(text: str, limit: int = 200) -> str:
+def sanitized(text: str, limit: int = 200) -> str:
     """A text of the other side, fit to be shown on a terminal: without control characters, and not long."""
     text = "".join([char for char in text[: 4 * limit] if char.isprintable()])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _other_token(role: Role, kid: object, ours: str) -> str:
-    theirs = clean(kid) if isinstance(kid, str) else ""
+    theirs = sanitized(kid) if isinstance(kid, str) else ""
     if theirs == ours:
         return f"the {role} names the token {ours}, but its proof is wrong: TLS is terminated in between, or it lies"
     return f"the {role} holds another token ({theirs or 'without an id'}) than this side ({ours})"

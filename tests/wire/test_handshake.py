@@ -10,7 +10,7 @@ import pytest
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import Dialer, Listener, Role, clean
+from distmap.wire.handshake import Dialer, Listener, Role, sanitized
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -304,5 +304,5 @@ def _proved() -> tuple[Listener, Dialer]:
 
 def test_clean_drops_what_a_terminal_would_obey() -> None:
     """Escape sequences and line breaks of the other side do not reach a terminal, and long texts are cut."""
-    assert clean("\x1b[31mred\n\u202e") == "[31mred"
-    assert clean("x" * 500, 10) == "x" * 9 + "…"
+    assert sanitized("\x1b[31mred\n\u202e") == "[31mred"
+    assert sanitized("x" * 500, 10) == "x" * 9 + "…"
