@@ -20,7 +20,7 @@ from _weakref import ref
 from types import FrameType
 
 from distmap.slots.control import LANES, LOADING, lanes, seek_log, through_with
-from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
 from distmap.tasks.capture import OutputCapture, install
@@ -30,7 +30,7 @@ from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import warm_up
 from distmap.tasks.run import interruptible
 from distmap.tasks.runner import Runner
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Mapping, private
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, SegmentMapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 
@@ -120,7 +120,7 @@ class Child:
         self._arena = Arena(spare, itertools.count(1))
         #: Segments of the parent: descriptor and size until first used, then their mapping.
         self._unmapped: dict[int, tuple[int, int]] = {}
-        self._mapped: dict[int, Mapping] = {}
+        self._mapped: dict[int, SegmentMapping] = {}
         #: Segments of the parent that nothing refers to any more; filled by whoever drops the last view.
         self._returned: list[int] = []
         #: Those that tasks have not returned.
@@ -158,12 +158,12 @@ class Child:
             except KeyboardInterrupt:
                 pass  # came between the end of an attempt and our noticing it
 
-    def _handle(self, message: Message, parts: list[bytearray | Ref]) -> None:
+    def _handle(self, message: Message, parts: list[bytearray | SegmentRef]) -> None:
         match message:
             case Task():
                 self._task(message, parts)
             case Put(digest, "descriptor"):
-                assert isinstance(parts[0], Ref)
+                assert isinstance(parts[0], SegmentRef)
                 fd, _ = self._unmapped.pop(parts[0].segment)
                 self._runner.put(digest, "descriptor", Payload(b"%d" % fd))
             case Put():
@@ -182,7 +182,7 @@ class Child:
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
-    def _task(self, task: Task, parts: list[bytearray | Ref]) -> None:
+    def _task(self, task: Task, parts: list[bytearray | SegmentRef]) -> None:
         cells = self._lanes[self._tasks % LANES]
         self._tasks += 1
         # Claim first, look second: see control.py.
@@ -193,7 +193,7 @@ class Child:
             self._run(task, parts, cells)
         else:
             for part in parts:
-                if isinstance(part, Ref):
+                if isinstance(part, SegmentRef):
                     self._lent += 1
                     self._returned.append(part.segment)
         self._cells = None
@@ -206,7 +206,7 @@ class Child:
         cells[CELL_ATTEMPT] = through_with(task.attempt)
         self._tidy()
 
-    def _run(self, task: Task, parts: list[bytearray | Ref], cells: memoryview) -> None:
+    def _run(self, task: Task, parts: list[bytearray | SegmentRef], cells: memoryview) -> None:
         head, *buffers = [self._resolve(part, writable=True) for part in parts]
         self._capture.begin(task, cells)
         self._cells = cells
@@ -251,7 +251,7 @@ class Child:
             self._interrupt(_signal.SIGINT, frame)
 
     def _print(self, output: Output, text: bytes, wait: bool) -> bool:
-        frame = pack(encode(output), [text] if text else [])
+        frame = pack_frame(encode(output), [text] if text else [])
         return self._outbox.send(frame) if wait else self._outbox.send_at_once(frame)
 
     def _tidy(self) -> None:
@@ -267,15 +267,15 @@ class Child:
 
     # --- memory --------------------------------------------------------------------------------------------------
 
-    def _resolve(self, part: bytearray | Ref, *, writable: bool) -> Buffer:
-        if not isinstance(part, Ref):
+    def _resolve(self, part: bytearray | SegmentRef, *, writable: bool) -> Buffer:
+        if not isinstance(part, SegmentRef):
             return part
         number = part.segment
         mapping = self._mapped.get(number)
         if mapping is None:
             fd, size = self._unmapped.pop(number)
             try:
-                mapping = self._mapped[number] = Mapping(fd, size, writable=writable)
+                mapping = self._mapped[number] = SegmentMapping(fd, size, writable=writable)
             finally:
                 os.close(fd)
         if not writable:  # code and values stay until they are dropped
@@ -306,7 +306,7 @@ class Child:
             self._send(Free(number))
 
     def _send(self, message: Message, parts: list[Buffer] | tuple[()] = ()) -> None:
-        sent: list[Buffer | Ref] = []
+        sent: list[Buffer | SegmentRef] = []
         new = 0
         for part in parts:
             length = memoryview(part).nbytes
@@ -320,9 +320,9 @@ class Child:
                 continue
             if fd >= 0:
                 new += 1
-                self._write(pack(encode(Segment(segment.number, segment.size))), fd)
-            sent.append(Ref(segment.number, length))
-        self._write(pack(encode(message), sent))
+                self._write(pack_frame(encode(Segment(segment.number, segment.size))), fd)
+            sent.append(SegmentRef(segment.number, length))
+        self._write(pack_frame(encode(message), sent))
 
     def _write(self, frame: list[Buffer], fd: int = -1) -> None:
         # A thread that prints may be writing just now.

@@ -40,19 +40,19 @@ _ANCILLARY = _socket.CMSG_SPACE(16 * _FD.size) if _HAS_MESSAGES else 0
 _CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class Ref(NamedTuple):
+class SegmentRef(NamedTuple):
     """A part that lies in a shared segment."""
 
     segment: int
     length: int
 
 
-def pack(header: bytes, parts: Sequence[Buffer | Ref] = ()) -> list[Buffer]:
+def pack_frame(header: bytes, parts: Sequence[Buffer | SegmentRef] = ()) -> list[Buffer]:
     """The buffers of one frame, to be written one after the other. Parts are not copied."""
     head = [_PREFIX.pack(len(header), len(parts))]
     inline: list[Buffer] = []
     for part in parts:
-        if isinstance(part, Ref):
+        if isinstance(part, SegmentRef):
             head.append(_PART.pack(part.length, part.segment))
             continue
         length = part.nbytes if isinstance(part, memoryview) else len(part)
@@ -152,7 +152,7 @@ class Inbox:
         self._fds: deque[int] = deque()
         self._header: bytes | None = None
         self._sizes: deque[tuple[int, int]] = deque()
-        self._parts: list[bytearray | Ref] = []
+        self._parts: list[bytearray | SegmentRef] = []
         #: What is still missing of the last part.
         self._target: memoryview | None = None
 
@@ -183,14 +183,14 @@ class Inbox:
         self._hi += count
         return count
 
-    def pop(self) -> tuple[bytes, list[bytearray | Ref]] | None:
+    def pop(self) -> tuple[bytes, list[bytearray | SegmentRef]] | None:
         """The next complete frame, or None: then `fill` again. Raises ProtocolError if these are no frames."""
         if self._target is not None or (self._header is None and not self._begin()):
             return None
         while self._sizes:
             length, segment = self._sizes.popleft()
             if segment:
-                self._parts.append(Ref(segment, length))
+                self._parts.append(SegmentRef(segment, length))
                 continue
             part = bytearray(length)
             self._parts.append(part)

@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.slots.control import LANES, crash_log
-from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.slots.spawn import start
 from distmap.tasks._typing import Buffer
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment
-from distmap.transport.segments import Mapping as Mapped
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping
 from distmap.wire.codec import decode, encode
-from distmap.wire.messages import Free, Message
-from distmap.wire.messages import Segment as SegmentMessage
+from distmap.wire.messages import Message
+from distmap.wire import messages as msg
 
 if TYPE_CHECKING:
     import asyncio
@@ -79,7 +78,7 @@ class Process:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._hung_up = False
         self._arena = Arena(spare, numbers)
-        self._mapped: dict[int, Mapped] = {}
+        self._mapped: dict[int, SegmentMapping] = {}
 
     # --- out -----------------------------------------------------------------------------------------------------
 
@@ -90,11 +89,11 @@ class Process:
         self.unanswered += 1
         return lane
 
-    def send(self, message: Message, parts: Sequence[Buffer | Ref] = ()) -> None:
+    def send(self, message: Message, parts: Sequence[Buffer | SegmentRef] = ()) -> None:
         """Send a message, large parts by shared memory. Does nothing if the process is gone: its end is announced."""
-        sent: list[Buffer | Ref] = []
+        sent: list[Buffer | SegmentRef] = []
         for part in parts:
-            if isinstance(part, Ref) or not SUPPORTED or (length := memoryview(part).nbytes) < LARGE:
+            if isinstance(part, SegmentRef) or not SUPPORTED or (length := memoryview(part).nbytes) < LARGE:
                 sent.append(part)
                 continue
             try:
@@ -103,9 +102,9 @@ class Process:
                 sent.append(part)  # no memory or no descriptor to be had: the socket takes everything
                 continue
             if fd >= 0:
-                self._write(pack(encode(SegmentMessage(segment.number, segment.size))), fd)
-            sent.append(Ref(segment.number, length))
-        self._write(pack(encode(message), sent))
+                self._write(pack_frame(encode(msg.Segment(segment.number, segment.size))), fd)
+            sent.append(SegmentRef(segment.number, length))
+        self._write(pack_frame(encode(message), sent))
 
     def share(self, number: int, size: int, fd: int) -> None:
         """Pass on a copy of a segment's descriptor; before the frame that refers to the segment."""
@@ -114,7 +113,7 @@ class Process:
         except OSError:
             self._give_up()
         else:
-            self._write(pack(encode(SegmentMessage(number, size))), copy)
+            self._write(pack_frame(encode(msg.Segment(number, size))), copy)
 
     def _write(self, frame: Sequence[Buffer], fd: int = -1) -> None:
         """Write as far as it goes now, the rest when the socket takes it. `fd` is closed then."""
@@ -158,27 +157,27 @@ class Process:
         messages: list[tuple[Message, list[Buffer]]] = []
         while (frame := self.inbox.pop()) is not None:
             message = decode(frame[0])
-            if isinstance(message, SegmentMessage):
+            if isinstance(message, msg.Segment):
                 self._segment(message)
-            elif isinstance(message, Free):
+            elif isinstance(message, msg.Free):
                 for number in self._arena.free(message.segment):
-                    self.send(SegmentMessage(number, 0))
+                    self.send(msg.Segment(number, 0))
             else:
                 messages.append((message, [self._resolve(part, returns) for part in frame[1]]))
         return messages
 
-    def _segment(self, message: SegmentMessage) -> None:
+    def _segment(self, message: msg.Segment) -> None:
         if not message.size:
             self._mapped.pop(message.segment, None)
             return
         fd = self.inbox.take_fd()
         try:
-            self._mapped[message.segment] = Mapped(fd, message.size, writable=True)
+            self._mapped[message.segment] = SegmentMapping(fd, message.size, writable=True)
         finally:
             os.close(fd)
 
-    def _resolve(self, part: bytearray | Ref, returns: Returns) -> Buffer:
-        if not isinstance(part, Ref):
+    def _resolve(self, part: bytearray | SegmentRef, returns: Returns) -> Buffer:
+        if not isinstance(part, SegmentRef):
             return part
         # Not `self`: a result may be kept for ever, and would keep everything that this object knows.
         serial, number = self.serial, part.segment
@@ -261,8 +260,8 @@ class BlobPart:
         self._segment: Segment | _Lent = segment
 
     @property
-    def ref(self) -> Ref:
-        return Ref(self._segment.number, self.length)
+    def ref(self) -> SegmentRef:
+        return SegmentRef(self._segment.number, self.length)
 
     def share(self, process: Process) -> None:
         """Let the process have it; before the frame that refers to it."""
@@ -270,7 +269,7 @@ class BlobPart:
 
     def withdraw(self, process: Process) -> None:
         """Let the process forget it."""
-        process.send(SegmentMessage(self._segment.number, 0))
+        process.send(msg.Segment(self._segment.number, 0))
 
     def close(self) -> None:
         self._segment.close()

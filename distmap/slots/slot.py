@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from distmap.slots.control import LANES, through_with
-from distmap.slots.frames import Ref
+from distmap.slots.frames import SegmentRef
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.tasks._typing import Buffer
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
@@ -20,7 +20,7 @@ from distmap.transport.segments import LARGE, SUPPORTED
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
 
 
-class Blob:
+class SharedBlob:
     """A payload kept for the task processes: large buffers once in shared memory, the rest as it came."""
 
     def __init__(self, kind: BlobKind, parts: Sequence[Buffer], numbers: itertools.count[int]) -> None:
@@ -40,7 +40,7 @@ class Blob:
 
     def send(self, process: Process, digest: bytes) -> None:
         """Let the process have it."""
-        refs: list[Buffer | Ref] = []
+        refs: list[Buffer | SegmentRef] = []
         for part in self.parts:
             if isinstance(part, BlobPart):
                 part.share(process)
@@ -86,7 +86,7 @@ class Held:
 class Slot:
     """One slot, its process if it has one now, and what it holds."""
 
-    def __init__(self, index: int, blobs: dict[bytes, Blob], tasks: int | None = None) -> None:
+    def __init__(self, index: int, blobs: dict[bytes, SharedBlob], tasks: int | None = None) -> None:
         self.index = index
         #: A process is given so many tasks at most.
         self._most = sys.maxsize if tasks is None else tasks
@@ -137,7 +137,7 @@ class Slot:
             parts, held.parts = held.parts, ()
             process.send(held.task, parts)
 
-    def drop(self, digest: bytes, blob: Blob) -> None:
+    def drop(self, digest: bytes, blob: SharedBlob) -> None:
         """Let the process forget a blob, if it has it."""
         process = self.process
         if process is not None and digest in process.known:

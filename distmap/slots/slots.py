@@ -18,7 +18,7 @@ from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
 from distmap.slots.listener import SlotListener
 from distmap.slots.process import Process, Returns
-from distmap.slots.slot import Blob, Slot
+from distmap.slots.slot import SharedBlob, Slot
 from distmap.slots.spawn import environment
 from distmap.tasks._typing import Buffer
 from distmap.wire.messages import BlobKind, DeathReason, Died, Free, Output, Ready, Refused, Report, Task
@@ -78,7 +78,7 @@ class Slots:
         self._path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
         self._spare = max(_LEAST_SPARE, _SPARE // count)
         self._numbers = itertools.count(1)
-        self._blobs: dict[bytes, Blob] = {}
+        self._blobs: dict[bytes, SharedBlob] = {}
         self._slots = [Slot(index, self._blobs, tasks) for index in range(count)]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +148,7 @@ class Slots:
     def put(self, digest: bytes, kind: BlobKind, parts: Sequence[Buffer]) -> None:
         """Keep a payload. A process gets it when a task of its first needs it; large buffers are shared read-only."""
         if digest not in self._blobs:
-            self._blobs[digest] = Blob(kind, parts, self._numbers)
+            self._blobs[digest] = SharedBlob(kind, parts, self._numbers)
 
     def drop(self, digest: bytes) -> None:
         """Forget a payload, here and in the processes. Unknown ones are forgotten already."""

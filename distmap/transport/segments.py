@@ -62,7 +62,7 @@ def anonymous_file(label: str) -> int:
     return fd
 
 
-class Mapping:
+class SegmentMapping:
     """A segment in this process's memory. It stays mapped as long as this object or anything lent from it lives."""
 
     def __init__(self, fd: int, size: int, *, writable: bool) -> None:
@@ -112,7 +112,7 @@ def private(buffer: Buffer) -> Buffer:
     if not view.readonly:
         return buffer
     mapping = getattr(view.obj, "mapping", None)
-    if isinstance(mapping, Mapping) and mapping.unlock():
+    if isinstance(mapping, SegmentMapping) and mapping.unlock():
         return memoryview(view.obj).cast("B")
     return bytearray(view)
 
@@ -124,7 +124,7 @@ class Segment:
         self.number = number
         self.size = size
         self.fd = anonymous_file("segment")
-        self._mapping: Mapping | None = None
+        self._mapping: SegmentMapping | None = None
         self._view: memoryview | None = None
         try:
             os.ftruncate(self.fd, size)
@@ -145,7 +145,7 @@ class Segment:
 
     def keep(self) -> int:
         """Map it for the next write and return the descriptor, which the caller passes on and closes."""
-        self._mapping = Mapping(self.fd, self.size, writable=True)
+        self._mapping = SegmentMapping(self.fd, self.size, writable=True)
         self._view = self._mapping.lend(self.size)
         fd, self.fd = self.fd, -1
         return fd

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from distmap.errors import ProtocolError
-from distmap.slots.frames import Inbox, Outbox, Ref, pack
+from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ CASES = [
     (b"header", [b"one", bytearray(b"two"), memoryview(b"three")]),
     (b"x" * 100_000, [b"y" * 10]),
     (b"big", [os.urandom(300_000), b"", os.urandom(70_000)]),
-    (b"far", [Ref(7, 1 << 33), b"near", Ref(8, 5)]),
+    (b"far", [SegmentRef(7, 1 << 33), b"near", SegmentRef(8, 5)]),
 ]
 
 
 def plain(parts: list[object]) -> list[object]:
-    return [part if isinstance(part, Ref) else bytes(part) for part in parts]  # type: ignore[call-overload]
+    return [part if isinstance(part, SegmentRef) else bytes(part) for part in parts]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
@@ -41,7 +41,7 @@ def test_every_cut_gives_the_same_frames(pair: tuple[socket.socket, socket.socke
     b.setblocking(False)
     inbox = Inbox(b)
     cases = [case for case in CASES if piece > 7 or (len(case[0]) < 1000 and case[0] != b"big")]
-    stream = b"".join(bytes(buffer) for header, parts in cases for buffer in pack(header, parts))
+    stream = b"".join(bytes(buffer) for header, parts in cases for buffer in pack_frame(header, parts))
     found = []
     for at in range(0, len(stream), piece):
         rest = memoryview(stream)[at : at + piece]
@@ -62,8 +62,8 @@ def test_what_does_not_fit_waits_and_goes_later(pair: tuple[socket.socket, socke
     a.setblocking(False)
     outbox, inbox = Outbox(a), Inbox(b)
     data = os.urandom(3 << 20)
-    assert not outbox.send(pack(b"first", [data] * 2))
-    assert not outbox.send(pack(b"second"))
+    assert not outbox.send(pack_frame(b"first", [data] * 2))
+    assert not outbox.send(pack_frame(b"second"))
     assert outbox
     found = []
     while len(found) < 2:
@@ -80,7 +80,7 @@ def test_what_does_not_fit_waits_and_goes_later(pair: tuple[socket.socket, socke
 def test_more_buffers_than_one_call_takes(pair: tuple[socket.socket, socket.socket]) -> None:
     """A frame of thousands of parts is written in several gathers."""
     a, b = pair
-    Outbox(a).send(pack(b"many", [bytes([n % 256]) for n in range(3000)]))
+    Outbox(a).send(pack_frame(b"many", [bytes([n % 256]) for n in range(3000)]))
     inbox = Inbox(b)
     while (frame := inbox.pop()) is None:
         inbox.fill()
@@ -96,8 +96,8 @@ def test_descriptors_arrive_with_their_frames(pair: tuple[socket.socket, socket.
         fd = os.memfd_create("distmap-test")
         os.write(fd, text)
         sent.append(fd)
-        outbox.send(pack(text), fd)
-        outbox.send(pack(b"between", [b"x" * 1000]))
+        outbox.send(pack_frame(text), fd)
+        outbox.send(pack_frame(b"between", [b"x" * 1000]))
     for fd in sent:
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(fd)
@@ -120,10 +120,10 @@ def test_closing_closes_descriptors_on_both_sides(pair: tuple[socket.socket, soc
     a.setblocking(False)
     outbox, inbox = Outbox(a), Inbox(b)
     first, second = os.memfd_create("distmap-test"), os.memfd_create("distmap-test")
-    outbox.send(pack(b"x"), first)
+    outbox.send(pack_frame(b"x"), first)
     inbox.fill()
-    outbox.send(pack(b"full", [bytes(4 << 20)]))
-    outbox.send(pack(b"never"), second)
+    outbox.send(pack_frame(b"full", [bytes(4 << 20)]))
+    outbox.send(pack_frame(b"never"), second)
     outbox.close()
     inbox.close()
     with pytest.raises(OSError, match="Bad file"):
@@ -148,12 +148,12 @@ def test_a_small_frame_goes_at_once_or_not_at_all(pair: tuple[socket.socket, soc
     """Where a frame would wait, is large or has nowhere to go nothing of it is written."""
     a, b = pair
     outbox, inbox = Outbox(a), Inbox(b)
-    assert outbox.send_at_once(pack(b"h", [b"text"]))
+    assert outbox.send_at_once(pack_frame(b"h", [b"text"]))
     inbox.fill()
     assert inbox.pop() == (b"h", [bytearray(b"text")])
-    assert not outbox.send_at_once(pack(b"h", [bytes(100_000)]))
+    assert not outbox.send_at_once(pack_frame(b"h", [bytes(100_000)]))
     sent = 0
-    while outbox.send_at_once(pack(b"h", [bytes(10_000)])):
+    while outbox.send_at_once(pack_frame(b"h", [bytes(10_000)])):
         sent += 1
     assert sent > 2
     b.setblocking(False)
@@ -164,7 +164,7 @@ def test_a_small_frame_goes_at_once_or_not_at_all(pair: tuple[socket.socket, soc
             found += 1
     assert found == sent
     a.close()
-    assert not outbox.send_at_once(pack(b"h", [b"text"]))
+    assert not outbox.send_at_once(pack_frame(b"h", [b"text"]))
 
 
 def test_what_a_signal_handler_raises_is_not_taken_for_the_sockets(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -177,4 +177,4 @@ def test_what_a_signal_handler_raises_is_not_taken_for_the_sockets(pair: tuple[s
 
     outbox._sock = Socket()  # type: ignore[assignment]
     with pytest.raises(TimeoutError):
-        outbox.send_at_once(pack(b"h"))
+        outbox.send_at_once(pack_frame(b"h"))

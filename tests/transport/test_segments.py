@@ -8,12 +8,12 @@ import os
 
 import pytest
 
-from distmap.transport.segments import Arena, Mapping, Segment, anonymous_file, private
+from distmap.transport.segments import Arena, Segment, SegmentMapping, anonymous_file, private
 
 
-def mapped(fd: int, size: int, *, writable: bool = True) -> Mapping:
+def mapped(fd: int, size: int, *, writable: bool = True) -> SegmentMapping:
     try:
-        return Mapping(fd, size, writable=writable)
+        return SegmentMapping(fd, size, writable=writable)
     finally:
         os.close(fd)
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_mapped_is_an_error() -> None:
     reader, writer = os.pipe()
     try:
         with pytest.raises(OSError, match="cannot map"):
-            Mapping(reader, 4096, writable=True)
+            SegmentMapping(reader, 4096, writable=True)
     finally:
         os.close(reader)
         os.close(writer)
