@@ -17,8 +17,7 @@ from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
 from distmap.slots.control import anonymous_cells, clear, lanes
-from distmap.tasks.nesting import cores
-from distmap.tasks.nesting import environment as nested
+from distmap.tasks.nesting import cores, nesting_environment
 
 #: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.
 _BOOT = (
@@ -47,7 +46,12 @@ def environment(slots: int, base: Mapping[str, str] | None = None) -> dict[str, 
     of the cores.
     """
     share = str(max(1, cores() // slots))
-    env = {**_MALLOC, **dict.fromkeys(_THREAD_CAPS, share), **(os.environ if base is None else base), **nested(slots)}
+    env = {
+        **_MALLOC,
+        **dict.fromkeys(_THREAD_CAPS, share),
+        **(os.environ if base is None else base),
+        **nesting_environment(slots),
+    }
     env.pop("DISTMAP_TOKEN", None)
     return env
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distmap.tasks.nesting import cores, depth, environment, importing, runners
+from distmap.tasks.nesting import cores, depth, importing, nesting_environment, runners
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_depth_and_share_come_by_the_environment(given: dict[str, str], expected
         "import os; from distmap.tasks.nesting import *; from distmap.tasks.nesting import depth\n"
         "own = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()\n"
         "print(depth, cores() == own and 'DISTMAP_SHARE' not in os.environ or cores() == own > 1,"
-        " environment(1)['DISTMAP_DEPTH'])"
+        " nesting_environment(1)['DISTMAP_DEPTH'])"
     )
     env = {**os.environ, **given}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
@@ -37,8 +37,8 @@ def test_depth_and_share_come_by_the_environment(given: dict[str, str], expected
 def test_slots_share_the_cores() -> None:
     """Each slot is told of its share, at least one core."""
     assert depth == 0
-    assert environment(1)["DISTMAP_SHARE"] == str(cores())
-    assert environment(10_000)["DISTMAP_SHARE"] == "1"
+    assert nesting_environment(1)["DISTMAP_SHARE"] == str(cores())
+    assert nesting_environment(10_000)["DISTMAP_SHARE"] == "1"
 
 
 def test_what_is_imported_by_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
