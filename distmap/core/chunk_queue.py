@@ -23,7 +23,7 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
     unread = job.unread()
-    return chunks.size(
+    return chunks.chunk_size(
         state.limits,
         item_time=state.item_time(job, worker),
         rtt=worker.rtt,

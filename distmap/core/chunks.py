@@ -36,7 +36,7 @@ class ItemTime:
         return mean
 
 
-def size(
+def chunk_size(
     limits: Limits,
     *,
     item_time: float | None,

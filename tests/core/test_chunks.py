@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.chunks import ItemTime, cut, size
+from distmap.core.chunks import ItemTime, chunk_size, cut
 from distmap.core.limits import LIMITS
 
 USUAL = {"item_time": 0.001, "rtt": 0.0, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
 
 
 def want(**changes: object) -> int:
-    return size(LIMITS, **{**USUAL, **changes})  # type: ignore[arg-type]
+    return chunk_size(LIMITS, **{**USUAL, **changes})  # type: ignore[arg-type]
 
 
 def test_the_first_chunk_is_one_item() -> None:
