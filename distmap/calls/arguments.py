@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from distmap.calls.checks import checked, is_whole, shown
+from distmap.calls.checks import checked, displayed, is_whole
 from distmap.tasks.caller import warn
 from distmap.tasks.nesting import cores
 
@@ -68,7 +68,8 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
             local += checked("slots", one)
         else:
             raise TypeError(
-                f"Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; got {shown(one)}"
+                "Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; "
+                f"got {displayed(one)}"
             )
     return Wanted(local, tuple(urls), tuple(executors), inline)
 

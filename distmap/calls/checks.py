@@ -38,10 +38,10 @@ def checked(name: str, value: Any, rule: Rule | None = None) -> Any:
         return rule.take(value)
     except (TypeError, ValueError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name} must be {rule.expected}; got {shown(value, rule.secret)}") from None
+        raise kind(f"{name} must be {rule.expected}; got {displayed(value, rule.secret)}") from None
 
 
-def shown(value: Any, secret: bool = False) -> str:
+def displayed(value: Any, secret: bool = False) -> str:
     if secret:
         return type(value).__name__
     try:
@@ -195,7 +195,7 @@ def function(role: str, fn: Any) -> None:
         TypeError: says what it is, and what to give instead.
     """
     if not callable(fn):
-        raise TypeError(f"{role} must be a function; got {shown(fn)}")
+        raise TypeError(f"{role} must be a function; got {displayed(fn)}")
     inner = _inner(fn)
     flags = inner.__code__.co_flags & _SUSPENDS if isinstance(inner, FunctionType) else 0
     if not flags:

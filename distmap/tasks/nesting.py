@@ -10,7 +10,7 @@ import os
 import sys
 from types import CodeType, FrameType
 
-#: Set in the nesting_environment of task processes, so that processes which a task starts count too.
+#: Set in the environment of task processes, so that processes which a task starts count too.
 _DEPTH, _SHARE = "DISTMAP_DEPTH", "DISTMAP_SHARE"
 #: Names the folder in which the task processes of a worker may write the files of local modules. The worker removes it.
 FOLDER = "DISTMAP_FILES"
@@ -23,7 +23,7 @@ def _number(name: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-#: Read once: a task may change its nesting_environment.
+#: Read once: a task may change its environment.
 depth = _number(_DEPTH)
 _share = _number(_SHARE)
 
@@ -36,7 +36,7 @@ def cores() -> int:
 
 
 def nesting_environment(slots: int) -> dict[str, str]:
-    """What the nesting_environment of the task processes of a pool with so many slots says about these things."""
+    """What the environment of the task processes of a pool with so many slots says about these things."""
     return {_DEPTH: str(depth + 1), _SHARE: str(max(1, cores() // slots))}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distmap.calls.checks import RULES, WAIT, checked, function, functions, is_whole, shown
+from distmap.calls.checks import RULES, WAIT, checked, displayed, function, functions, is_whole
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_is_refused(name, given, error):
     """The error names the option, says what was expected, and shows what was given."""
     with pytest.raises(error) as caught:
         checked(name, given)
-    assert str(caught.value) == f"{name} must be {RULES[name].expected}; got {shown(given)}"
+    assert str(caught.value) == f"{name} must be {RULES[name].expected}; got {displayed(given)}"
 
 
 def test_a_wait_may_be_over_already():
@@ -98,10 +98,10 @@ def test_what_is_shown():
         def __repr__(self):
             raise OSError("no repr")
 
-    assert shown(0) == "0"
-    assert shown("5") == "'5' (str)"
-    assert len(shown(list(range(10_000)))) < 80
-    assert shown(Broken()).startswith("<Broken instance at 0x")
+    assert displayed(0) == "0"
+    assert displayed("5") == "'5' (str)"
+    assert len(displayed(list(range(10_000)))) < 80
+    assert displayed(Broken()).startswith("<Broken instance at 0x")
 
 
 def test_whole_numbers_by_position():
