@@ -21,9 +21,9 @@ from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.slots.spawn import start
 from distmap.tasks._typing import Buffer
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping
+from distmap.wire import messages as msg
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Message
-from distmap.wire import messages as msg
 
 if TYPE_CHECKING:
     import asyncio
