@@ -1,7 +1,8 @@
 """Pool: the composition root.
 
-Owns what the user meets first: which engines there are, the calls that make jobs, and the end of it all. Everything
-else happens elsewhere: decisions in core, bytes in the driver, results in the job.
+Owns what the user meets first: which engines there are, the public calls with their documentation, and the end of it
+all. Everything else happens elsewhere: `calls/factory.py` makes the jobs, `core/` decides, `driver/` has the bytes.
+Longer than 400 lines because each public call has its documentation here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from distmap.calls.arguments import (
     Workers,
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     from distmap.calls.arguments import Wanted
     from distmap.calls.ending import Ending
     from distmap.calls.executor import PoolExecutor
-    from distmap.calls.futures import Submissions, TaskFuture
-    from distmap.calls.inputs import Input
-    from distmap.calls.job import Job, Seat
-    from distmap.calls.results import Consumer
+    from distmap.calls.factory import Call, Jobs
+    from distmap.calls.futures import TaskFuture
+    from distmap.calls.inspect import Look, Worker
+    from distmap.calls.job import Job
+    from distmap.calls.reader import JobContext
     from distmap.calls.setups import SetUp
     from distmap.calls.stream import StreamJob
+    from distmap.calls.submissions import Submissions
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
     from distmap.driver.driver import Driver
@@ -56,42 +59,10 @@ if TYPE_CHECKING:
     from distmap.tasks.codecache import CodeCache
     from distmap.tasks.surroundings import Watch
     from distmap.transport.token import Secret
-    from distmap.views.cards import WorkerRow
 
 
-#: Making a pool waits so long, at most, for workers that are dialled.
+#: Seconds that `Pool()` waits, at most, for the workers that it dials.
 FIRST_LOOK = 2.0
-#: A repr waits so long, at most, for the loop.
-LOOK = 0.5
-
-
-class Worker(NamedTuple):
-    """One worker of a pool at one moment."""
-
-    name: str
-    host: str
-    slots: int
-    python: str
-    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave), "resting" (all its slots rest) or
-    #: "unready" (a set-up of `run` has not succeeded there).
-    state: str
-    #: Load of its host: cpu and memory in use, 0 to 1.
-    cpu: float
-    memory: float
-    #: Seconds to it and back.
-    latency: float
-    address: str
-    tags: frozenset[str]
-    #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
-    resting: int = 0
-    rest: float = 0.0
-
-    def __repr__(self) -> str:
-        slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
-        load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
-        far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
-        rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
-        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
 
 
 class Pool:
@@ -171,10 +142,7 @@ class Pool:
         self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
         tls = checked("tls_cert", tls_cert), checked("tls_key", tls_key)
         self._members_changed = threading.Condition()
-        self._lock = threading.Lock()
         self._beginning = threading.RLock()
-        self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
-        self._last: Callable[[], Job | None] = lambda: None
         #: How and where it was closed, for messages.
         self._how_closed = "closed"
 
@@ -258,8 +226,9 @@ class Pool:
         tls: tuple[str | None, str | None],
     ) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
-        from distmap.calls.futures import Submissions
-        from distmap.calls.job import Seat
+        from distmap.calls.factory import Jobs
+        from distmap.calls.reader import JobContext
+        from distmap.calls.submissions import Submissions
         from distmap.driver.driver import Driver
         from distmap.tasks.codecache import CodeCache
         from distmap.tasks.extras import remote_workers
@@ -312,8 +281,9 @@ class Pool:
         self._watch: Watch = Watch(
             self._base, self._added, lambda around: portal.call(driver.blobs.keep_surroundings, around)
         )
-        self._seat: Seat = Seat(self._portal, self._driver)
-        self._submissions: Submissions = Submissions(self._seat)
+        self._context: JobContext = JobContext(self._portal, self._driver)
+        self._submissions: Submissions = Submissions(self._context)
+        self._jobs: Jobs = Jobs(self._context, self._progress)
         self._codes: CodeCache = CodeCache()
         for engine in engines:
             self._portal.run(engine.start(self._driver)).result()
@@ -340,7 +310,7 @@ class Pool:
             KeyboardInterrupt: after the remote items were stopped; the pool stays usable.
         """
         self._ensure_workers()
-        result: list[Any] = self._collect("map", "one", fn, iterables, options).run_here()
+        result: list[Any] = self._collect(self._call("map", fn, iterables, options))
         return result
 
     @gate
@@ -350,7 +320,7 @@ class Pool:
     ) -> list[Any]:
         """`[fn(*args) for args in iterable]`, in parallel, in input order. Options as for `map`."""
         self._ensure_workers()
-        result: list[Any] = self._collect("starmap", "star", fn, (iterable, *rest), options).run_here()
+        result: list[Any] = self._collect(self._call("starmap", fn, (iterable, *rest), options))
         return result
 
     @gate
@@ -365,7 +335,7 @@ class Pool:
     ) -> Job:
         """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread."""
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
-        return self._collect("map", "one", fn, iterables, options, callback, error_callback, aside=True).run_aside()
+        return self._begin_call("map", fn, iterables, options, callback, error_callback)
 
     @gate
     @mp_keywords("func", "iterable")
@@ -380,9 +350,7 @@ class Pool:
     ) -> Job:
         """As `starmap`, but returns a `Job` at once."""
         iterables, callback, error_callback = mp_positional((iterable, *rest), callback, error_callback)
-        return self._collect(
-            "starmap", "star", fn, iterables, options, callback, error_callback, aside=True
-        ).run_aside()
+        return self._begin_call("starmap", fn, iterables, options, callback, error_callback)
 
     @gate
     @mp_keywords("func", "iterable")
@@ -396,7 +364,7 @@ class Pool:
         Items of a chunk are read before any of them is run. Where the input waits for results (the next item depends
         on an earlier one), give `chunksize=1`: each item is then sent as soon as it is read.
         """
-        return self._stream("ordered", fn, iterables, buffer, options)
+        return self._stream("imap", fn, iterables, buffer, options)
 
     @gate
     @mp_keywords("func", "iterable")
@@ -404,7 +372,7 @@ class Pool:
         self, fn: Callable[..., Any], *iterables: Any, buffer: int | None = None, **options: Any
     ) -> StreamJob:
         """As `imap`, but each result as soon as it is there."""
-        return self._stream("unordered", fn, iterables, buffer, options)
+        return self._stream("imap_unordered", fn, iterables, buffer, options)
 
     @gate
     def map_reduce(
@@ -423,6 +391,8 @@ class Pool:
             initial: the first value; without one, the first result is.
             combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
         """
+        from distmap.calls.factory import Call
+        from distmap.calls.inputs import from_iterables
         from distmap.calls.options import MapOptions
         from distmap.calls.results import EMPTY, Fold
 
@@ -430,11 +400,11 @@ class Pool:
         function("reduce", reduce)
         functions(combine=combine)
         self._ensure_workers()
-        consumer = Fold(chosen.on_error, reduce, EMPTY if initial is ... else initial)
+        sink = Fold(chosen.on_error, reduce, EMPTY if initial is ... else initial)
         # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
         code = self._code(fn, "one", combine=None if chosen.retries else combine, seed=chosen.seed)
-        source = self._source((data,))
-        return self._job(code, source, consumer, chosen, "fold", fn, "map_reduce").run_here()
+        tell_of_columns((data,))
+        return self._jobs.run(Call("map_reduce", fn, code, from_iterables((data,)), chosen, self), sink, "fold")
 
     @gate
     def map_batches(self, fn: Callable[[Any], Any], data: Any, batch_size: int | None = None, **options: Any) -> Any:
@@ -451,6 +421,7 @@ class Pool:
             batch_size: rows of a slice; default: four slices for each slot.
         """
         from distmap.calls.batches import concatenate, nothing_of
+        from distmap.calls.factory import Call
         from distmap.calls.inputs import from_batches
         from distmap.calls.options import MapOptions
         from distmap.calls.results import Collect
@@ -461,9 +432,9 @@ class Pool:
         slots = sum(member.info.slots for member in self._members())
         source = from_batches(data, batch_size, slots)
         empty = nothing_of(data)
-        consumer = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
+        sink = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
         code = self._code(fn, "one", seed=chosen.seed)
-        return self._job(code, source, consumer, chosen, "list", fn, "map_batches").run_here()
+        return self._jobs.run(Call("map_batches", fn, code, source, chosen, self), sink)
 
     @gate
     @mp_keywords("func")
@@ -601,7 +572,7 @@ class Pool:
             raise ValueError(f'each must be "slot" or "worker"; got {each!r}')
         function("the first argument", fn)
         code = self._codes.get(fn, "setup", self._setups()).own()._replace(surroundings=self._watch.look())
-        handle = SetUp(self._seat, code, fn, each, chosen, self._submissions.aside)
+        handle = SetUp(self._context, code, fn, each, chosen, self._submissions.aside)
         handle.begin()
         self._set_up.append(weakref.ref(handle))
         return handle
@@ -611,9 +582,9 @@ class Pool:
     @property
     def workers(self) -> list[Worker]:
         """The workers there are now."""
-        if self._gone:
-            return []
-        return [_worker(member) for member in self._members()]
+        from distmap.calls.inspect import worker_of
+
+        return [] if self._gone else [worker_of(member) for member in self._members()]
 
     @property
     def url(self) -> str | None:
@@ -621,23 +592,22 @@ class Pool:
         return None if self._hub is None else self._hub.url
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[Job | StreamJob]:
         """Jobs that are not over, the oldest first."""
-        with self._lock:
-            return sorted((job for job in self._jobs if not job.ready()), key=lambda job: job.id)
+        return self._jobs.running
 
     @property
-    def last(self) -> Job | None:
+    def last(self) -> Job | StreamJob | None:
         """The last map-like call; None if there was none, or if it was a stream that nobody holds any more.
 
         It keeps figures, failures and the card; of a call that was interrupted, cancelled or failed also `partial`.
         What a call has returned belongs to its caller alone.
         """
-        return self._last()
+        return self._jobs.last
 
     @last.setter
-    def last(self, job: Job | None) -> None:
-        self._last = lambda: job
+    def last(self, job: Job | StreamJob | None) -> None:
+        self._jobs.last = job
 
     @gate
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> list[Worker]:
@@ -699,72 +669,28 @@ class Pool:
         return self._portal.ask(lambda: [*self._driver.trace])
 
     def __repr__(self) -> str:
-        if self._gone:
-            return "<Pool: closed>"
         if "_late" in self.__dict__:
             return "<Pool: not started, nothing has used it yet>"
-        members = self._members_now()
-        if members is None:
-            return "<Pool: does not answer now>"
-        slots = sum(member.info.slots for member in members)
-        listening = f" listening on {self.url}," if self.url else ""
-        state = "closing, " if self._closed else ""
-        running, submitted = len(self.jobs), self._submissions.outstanding
-        doing = [f"{running} job{'s' * (running != 1)} running"] if running else []
-        doing += [f"{submitted} submitted item{'s' * (submitted != 1)} under way"] if submitted else []
-        work = ", ".join(doing) or "idle"
-        workers = f"{len(members)} worker{'s' * (len(members) != 1)}"
-        return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+        from distmap.calls.inspect import repr_of
+
+        return repr_of(self._look())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """The card that a notebook shows: state, workers, work, and how to add a worker. The token is never in it."""
-        from distmap.views.cards import PoolFacts, pool_html
+        from distmap.calls.inspect import card_of, repr_of
 
-        state: Literal["open", "closing", "closed"] = "closed" if self._gone else "closing" if self._closed else "open"
-        members = [] if self._gone else self._members_now()
+        look = self._look()
+        return {"text/plain": repr_of(look), "text/html": card_of(look)}
+
+    def _look(self) -> Look:
+        """What is shown of the pool, without waiting long for the loop."""
+        from distmap.calls.inspect import CLOSED, look_at
+
         if self._gone:
-            work = ""
-        elif members is None:
-            work = "not known: the pool does not answer now"
-        else:
-            work = self._work()
-        workers = tuple(map(_row, members or ()))
-        url = None if self._gone else self.url
-        facts = PoolFacts(state, workers, url, work, "" if self._closed else self._how_to_add())
-        return {"text/plain": repr(self), "text/html": pool_html(facts)}
-
-    def _members_now(self) -> list[WorkerStatus] | None:
-        """As `_members`, for whoever must not wait; None if the loop does not answer at once."""
-        if os.getpid() != self._pid:
-            return None
-        try:
-            return self._portal.ask(self._driver.worker_statuses, timeout=LOOK)
-        except TimeoutError:
-            return None
-
-    def _work(self) -> str:
-        """What is going on, in a few words."""
-        from collections import Counter
-
-        from distmap.views.words import counted, number
-
-        jobs = self.jobs
-        calls = [f"{number(n)} {call}{'s' * (n != 1)}" for call, n in Counter(job.call for job in jobs).items()]
-        moments = [moment for job in jobs if (moment := job.glance()) is not None]
-        done, totals = sum(moment.done for moment in moments), [moment.total for moment in moments]
-        of = "" if None in totals else f" of {number(sum(filter(None, totals)))}"
-        parts = [", ".join(calls), f"{number(done)}{of} items"] if jobs else []
-        if submitted := self._submissions.outstanding:
-            parts.append(counted(submitted, "submitted item"))
-        return " · ".join(parts)
-
-    def _how_to_add(self) -> str:
-        """The command that starts a worker for this pool elsewhere."""
-        if self.url is not None:
-            return f"distmap-worker {self.url}"
-        return (
-            "distmap-worker --host 0.0.0.0     # there; it prints its address: wss://THAT-HOST:8786\n"
-            'pool.add("wss://THAT-HOST:8786")  # here'
+            return CLOSED
+        here = os.getpid() == self._pid
+        return look_at(
+            self._context if here else None, self._jobs, self._submissions.outstanding, self.url, self._closed
         )
 
     def __reduce__(self) -> Any:
@@ -813,22 +739,13 @@ class Pool:
         """
         if not self._closed:
             raise ValueError("Pool is still running: close() or terminate() it before join()")
-        from distmap.calls.stream import StreamJob
+        from distmap.calls.ending import finish_streams, join_threads
 
-        jobs = self.jobs
-        for job in jobs:
-            if isinstance(job, StreamJob):
-                # Finished as far as it has an end; it can still be iterated over afterwards.
-                if job.endless:
-                    job.cancel()
-                else:
-                    job.run_on()
+        servings = self._jobs.servings
+        finish_streams(servings)
         if (ending := self._its_ending()) is not None:
             ending.wait()
-        for job in jobs:
-            if job.thread is not None and job.thread is not threading.current_thread():
-                job.wait()  # first: an interrupted Thread.join takes a thread that runs for one that has ended
-                job.thread.join()
+        join_threads(servings)
 
     def __enter__(self) -> Pool:
         self._check_open()
@@ -848,12 +765,14 @@ class Pool:
     ) -> None:
         import asyncio
 
-        from distmap.calls.job import tick
+        from distmap.calls.awaiting import await_interruptible
 
         how = self._shut("closed by the end of its `async with` block")
         if (ending := self._its_ending()) is not None:
             ending.begin(how)  # here: an interrupt may come before the other thread begins
-            await tick(asyncio.get_running_loop().run_in_executor(None, ending.end), lambda interrupted: None)
+            await await_interruptible(
+                asyncio.get_running_loop().run_in_executor(None, ending.end), lambda interrupted: None
+            )
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -897,11 +816,6 @@ class Pool:
             error.__cause__ = self._hub.cause
         return error
 
-    def _given(self, job: Job) -> None:
-        """Its results were given away: `last` keeps them no more."""
-        if self._last() is job:
-            self._last = job.weakly()
-
     def _tell_members(self) -> None:
         with self._members_changed:
             self._members_changed.notify_all()
@@ -942,115 +856,59 @@ class Pool:
                 setups = (*setups, self._codes.setup(handle.fn, handle.tags, setups))
         return setups
 
-    def _source(self, iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
-        from distmap.calls.inputs import from_iterables
-
-        tell_of_columns(iterables)
-        return from_iterables(iterables, snapshot=snapshot)
-
-    def _collect(
+    def _call(
         self,
-        call: str,
-        style: Style,
+        name: str,
         fn: Callable[..., Any],
         iterables: tuple[Any, ...],
         options: dict[str, Any],
-        callback: Callable[[Any], object] | None = None,
-        error_callback: Callable[[BaseException], object] | None = None,
         *,
-        aside: bool = False,
-    ) -> Job:
+        snapshot: bool = False,
+    ) -> Call:
+        """Prepare a call over iterables: its options checked, its function pickled, its input opened."""
+        from distmap.calls.factory import Call
+        from distmap.calls.inputs import from_iterables
         from distmap.calls.options import MapOptions
-        from distmap.calls.results import Collect
 
-        functions(callback=callback, error_callback=error_callback)
         iterables = positional_chunksize(iterables, options)
         chosen = MapOptions.of(options)
-        if len(iterables) > 1:
-            style = "star"
+        style: Style = "star" if len(iterables) > 1 or name == "starmap" else "one"
         code = self._code(fn, style, seed=chosen.seed)
-        source = self._source(iterables, snapshot=aside)
-        return self._job(
-            code, source, Collect(chosen.on_error), chosen, "list", fn, call,
-            callback=callback, error_callback=error_callback,
-        )  # fmt: skip
+        tell_of_columns(iterables)
+        return Call(name, fn, code, from_iterables(iterables, snapshot=snapshot), chosen, self)
+
+    def _collect(self, call: Call) -> Any:
+        from distmap.calls.results import Collect
+
+        return self._jobs.run(call, Collect(call.options.on_error))
+
+    def _begin_call(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        options: dict[str, Any],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> Job:
+        from distmap.calls.results import Collect
+        from distmap.calls.serving import Callbacks
+
+        functions(callback=callback, error_callback=error_callback)
+        call = self._call(name, fn, iterables, options, snapshot=True)
+        return self._jobs.begin(call, Collect(call.options.on_error), Callbacks(callback, error_callback))
 
     def _stream(
         self,
-        gather: Gather,
+        name: str,
         fn: Callable[..., Any],
         iterables: tuple[Any, ...],
         buffer: int | None,
         options: dict[str, Any],
     ) -> StreamJob:
-        from distmap.calls.options import MapOptions
-        from distmap.calls.results import Stream
-        from distmap.calls.stream import StreamJob
-
-        iterables = positional_chunksize(iterables, options)
-        chosen = MapOptions.of(options)
-        buffer = checked("buffer", buffer)
-        code = self._code(fn, "star" if len(iterables) > 1 else "one", seed=chosen.seed)
-        source = self._source(iterables)
-        call = "imap" if gather == "ordered" else "imap_unordered"
-        job = self._job(
-            code, source, Stream(chosen.on_error), chosen, gather, fn, call, kind=StreamJob, buffer=buffer, stop=False
-        )
-        assert isinstance(job, StreamJob)
-        job.run_aside()
-        return job
-
-    def _job(
-        self,
-        code: Code,
-        source: Input,
-        consumer: Consumer,
-        chosen: Any,
-        gather: Gather,
-        fn: Callable[..., Any],
-        call: str,
-        *,
-        kind: Any = None,
-        buffer: int | None = None,
-        stop: bool = True,
-        **callbacks: Any,
-    ) -> Job:
-        from distmap.calls.job import Job
-        from distmap.core.events import JobSpec
-        from distmap.driver.jobs import JobEntry
-        from distmap.driver.output import OutputRouter
-        from distmap.views.choose import resolve_progress
-
-        self._check_open()
-        name = chosen.desc or name_of(fn)
-        spec = JobSpec(
-            size=source.size,
-            gather=gather,
-            chunksize=chosen.chunksize,
-            retries=chosen.retries,
-            priority=chosen.priority,
-            stop_on_failure=stop and chosen.on_error == "raise",
-            buffer=buffer,
-            tags=frozenset(chosen.tags),
-            name=name,
-        )
-        record = JobEntry(spec, code, lambda message: None, timeout=chosen.timeout or 0.0, total=chosen.total)
-        progress = resolve_progress(chosen.progress, self._progress)
-        record.watched = progress is not False
-        if chosen.output:
-            record.router = OutputRouter(item=chosen.output == "item")
-        # The job keeps the pool alive: `Pool().map_async(...)` must not end with its pool.
-        job: Job = (kind or Job)(
-            self._seat, record, source, consumer,
-            progress=progress, call=call, function=name_of(fn), keep=self, **callbacks,
-        )  # fmt: skip
-        # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
-        self._last = weakref.ref(job) if kind is not None else lambda: job
-        me = weakref.WeakMethod(self._given)
-        job.on_given = lambda job: _call(me, job)
-        with self._lock:
-            self._jobs.add(job)
-        return job
+        call = self._call(name, fn, iterables, options)
+        gather: Gather = "ordered" if name == "imap" else "unordered"
+        return self._jobs.stream(call, gather, checked("buffer", buffer))
 
 
 def _broken(engines: Sequence[Engine]) -> str:
@@ -1062,33 +920,3 @@ def _broken(engines: Sequence[Engine]) -> str:
 def _call(method: weakref.WeakMethod[Callable[..., Any]], *args: Any) -> Any:
     function = method()
     return function(*args) if function is not None else None
-
-
-def _worker(member: WorkerStatus) -> Worker:
-    info = member.info
-    state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
-    return Worker(
-        info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags, member.resting, member.rest,
-    )  # fmt: skip
-
-
-def _row(member: WorkerStatus) -> WorkerRow:
-    from distmap.views.cards import WorkerRow
-
-    info = member.info
-    state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
-    host, cpu, memory = info.host, member.cpu, member.memory
-    if member.place == "here":
-        host, cpu, memory = "this machine", *_load()
-    return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
-
-
-def _load() -> tuple[float, float]:
-    """Processor and memory in use on this machine, 0 to 1: nobody sends heartbeats for it."""
-    from distmap.worker.load import Load
-
-    cpu = 0.0
-    with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
-        cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    return cpu, Load().read()[1]

@@ -149,18 +149,6 @@ def test_wait_for_workers_of_this_machine():
             pool.wait_for_workers(2, 0.1)
 
 
-def test_repr_reads_well():
-    """The repr tells workers, slots and what runs; the repr of a worker its name, slots and Python."""
-    pool = distmap.Pool(2)
-    with pool:
-        assert repr(pool) == "<Pool: 1 worker, 2 slots, idle>"
-        (worker,) = pool.workers
-        assert "local" in repr(worker)
-        assert "2 slots" in repr(worker)
-        assert f"{worker.python}" in repr(worker)
-    assert repr(pool) == "<Pool: closed>"
-
-
 def test_a_pool_does_not_pickle():
     """Pickling a pool raises TypeError that says why."""
     with distmap.Pool(1) as pool:

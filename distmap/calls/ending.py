@@ -7,6 +7,8 @@ Owns the order in which driver, engines, callbacks and loop end. Whoever waits f
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distmap.errors import PoolClosed
@@ -14,7 +16,8 @@ from distmap.errors import PoolClosed
 if TYPE_CHECKING:
     import asyncio
 
-    from distmap.calls.futures import Submissions
+    from distmap.calls.serving import Serving
+    from distmap.calls.submissions import Submissions
     from distmap.driver.driver import Driver
     from distmap.driver.portal import Portal
     from distmap.engine.base import Engine
@@ -102,3 +105,20 @@ class Ending:
     def _over(self, _: object) -> None:
         self._submissions.stop()
         self._portal.stop()
+
+
+def finish_streams(servings: Sequence[tuple[object, Serving]]) -> None:
+    """Before a join: streams end without a consumer. Their results can still be iterated over afterwards."""
+    from distmap.calls.stream import StreamServing
+
+    for _, serving in servings:
+        if isinstance(serving, StreamServing):
+            serving.finish()
+
+
+def join_threads(servings: Sequence[tuple[object, Serving]]) -> None:
+    """Wait for the threads of jobs; for use in any other thread."""
+    for _, serving in servings:
+        if serving.thread is not None and serving.thread is not threading.current_thread():
+            serving.over.wait()  # first: an interrupted Thread.join takes a thread that runs for one that has ended
+            serving.thread.join()

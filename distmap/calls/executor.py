@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from distmap.calls.checks import WAIT, checked
+from distmap.calls.stream import run_to_end
 from distmap.tasks.failures import HIDDEN
 
 
@@ -98,9 +99,7 @@ class PoolExecutor(concurrent.futures.Executor):
                 stream.cancel()
         if wait:
             for stream in streams:
-                if not stream.endless:
-                    stream.run_on()
-                    stream.wait()
+                run_to_end(stream)
             concurrent.futures.wait(futures)
 
 

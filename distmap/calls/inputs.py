@@ -27,6 +27,8 @@ class Input(Protocol):
     """Items in order. `size`: how many there should be, a hint; None: nobody knows. Only 0 is sure."""
 
     size: int | None
+    #: True: a read runs no iterator of the user's, so it neither waits nor has effects that others see.
+    prompt: bool
 
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         """What `take` makes of the next items, at most `count`; how many they are; whether the input is exhausted."""
@@ -34,6 +36,8 @@ class Input(Protocol):
 
 class Sliced:
     """A list, tuple or range, or a NumPy array by its first axis (views, no copy): slices give what iteration gives."""
+
+    prompt = True
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -49,6 +53,8 @@ class Sliced:
 
 class Pulled:
     """An iterator that is read only as far as needed. It may be infinite."""
+
+    prompt = False
 
     def __init__(self, items: Iterable[Any], size: int | None = None) -> None:
         self._items: Iterator[Any] = iter(items)
@@ -72,7 +78,7 @@ class Pulled:
             except Exception as error:  # the iterator's
                 if not items:
                     raise
-                self._items = _raising(error)
+                self._items = failing(error)
                 return take(items), len(items), False
             if not fixed:
                 self._given = len(items) + 1
@@ -95,11 +101,11 @@ class Pulled:
             else:
                 self._ended = given < count
         except Exception as error:
-            self._items = _raising(error)
+            self._items = failing(error)
         self._given = given
 
 
-def _raising(error: Exception) -> Iterator[Any]:
+def failing(error: BaseException) -> Iterator[Any]:
     """What an iterator becomes that raised after it had given items: these count, the next read raises."""
     raise error
     yield
@@ -107,6 +113,8 @@ def _raising(error: Exception) -> Iterator[Any]:
 
 class Batches:
     """Row slices of what has rows; each slice is one item."""
+
+    prompt = True
 
     def __init__(self, rows: Rows, batch_size: int) -> None:
         self._rows = rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
@@ -27,7 +27,7 @@ class _Skip:
 SKIP = _Skip()
 
 
-class Consumer(Protocol):
+class ResultSink(Protocol):
     """Takes results as they land."""
 
     failures: dict[int, BaseException]
@@ -36,7 +36,7 @@ class Consumer(Protocol):
     keeps: bool
 
     def take(self, index: int, count: int, values: list[Any], failed: dict[int, BaseException]) -> None:
-        """Results of `count` items from `index` on, SKIP where one failed; the errors by item index."""
+        """Results of `items` items from `index` on, SKIP where one failed; the errors by item index."""
 
     def run_at(self, index: int) -> tuple[int, list[Any]] | None:
         """The results that begin at item `index`: how many items, and their values; None if not there (yet)."""
@@ -49,6 +49,25 @@ class Consumer(Protocol):
 
     def let_go(self) -> None:
         """Nothing more will be taken: forget the user's functions."""
+
+
+class Decoded(NamedTuple):
+    """Results of `items` items from `start` on: SKIP where one failed, the errors by item index, the bytes of all."""
+
+    start: int
+    items: int
+    values: list[Any]
+    failures: dict[int, BaseException]
+    nbytes: int
+
+
+def decode(message: Landed | Lost) -> Decoded:
+    """What a message says of items, unpickled. Runs the user's code."""
+    if isinstance(message, Landed):
+        values, failures = results_of(message)
+        count, nbytes = message.hi - message.lo, message.report.nbytes
+        return Decoded(message.start + message.lo, count, values, failures, nbytes)
+    return Decoded(message.item, 1, [SKIP], {message.item: exception_of(message)}, 0)
 
 
 def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
@@ -244,10 +263,10 @@ class Stream(_Failing):
         return []
 
 
-class Given(_Failing):
+class TakenResults(_Failing):
     """What is left of results that were given away: the errors of items. They belong to whoever has them, alone."""
 
-    def __init__(self, taken: Consumer, name: str) -> None:
+    def __init__(self, taken: ResultSink, name: str) -> None:
         self.failures = taken.failures
         self.first_failure = taken.first_failure
         self._name = name

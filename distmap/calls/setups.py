@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from distmap.calls.arguments import name_of as label
-from distmap.calls.job import Mailbox, Seat, refusal_of
 from distmap.calls.options import MapOptions
-from distmap.calls.results import exception_of, results_of
+from distmap.calls.outcome import refusal_of
+from distmap.calls.reader import JobContext, JobReader, Mailbox
+from distmap.calls.results import decode, exception_of
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed
@@ -46,7 +48,7 @@ class SetUp(Mapping[str, Any]):
 
     def __init__(
         self,
-        seat: Seat,
+        context: JobContext,
         code: Code,
         fn: Callable[[], Any],
         each: Literal["slot", "worker"],
@@ -56,30 +58,16 @@ class SetUp(Mapping[str, Any]):
         self.fn = fn
         self.each = each
         self.tags = frozenset(options.tags)
-        #: It runs nowhere else any more; what broke it, if that was the pool.
-        self.closed = False
-        self._error: BaseException | None = None
-        self._name = name_of(fn)
         self._on_error = options.on_error
-        self._seat = seat
-        self._box = Mailbox()
+        self._context = context
         self._lock = threading.RLock()
-        #: What each call is for, by its index, and what it gave; an error where it failed.
-        self._places: dict[int, Place] = {}
-        self._results: dict[Place, Any] = {}
-        self._failures: dict[Place, BaseException] = {}
-        #: Workers that left meanwhile, and why.
-        self._left: dict[str, None] = {}
         spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label(fn))
         router = OutputRouter(item=options.output == "item") if options.output else None
-        #: What is printed is shown by whoever waits; later by a thread of the pool.
-        self._waiting = threading.Event()
-        sink = _sink(self._box, self._waiting, router, aside)
-        self._record = JobEntry(
-            spec, code, sink, timeout=options.timeout or 0.0, router=router, id=seat.driver.new_id()
-        )
+        self._record = JobEntry(spec, code, timeout=options.timeout or 0.0, router=router, id=context.driver.new_id())
+        self._calls = calls = _Calls(name_of(fn), each, router)
+        self._record.sink = partial(_route, calls.box, calls.waiting, router, aside)
         # The driver must not hold this object: the set-up ends when nobody keeps it.
-        self._end = weakref.finalize(self, seat.portal.call, seat.driver.cancel, self._record.id)
+        self._end = weakref.finalize(self, context.portal.call, context.driver.cancel, self._record.id)
         self._end.atexit = False
 
     def begin(self) -> None:
@@ -89,48 +77,54 @@ class SetUp(Mapping[str, Any]):
             Exception: the first error, if errors are to be raised.
         """
         __tracebackhide__ = True
-        self._waiting.set()
+        calls = self._calls
+        calls.waiting.set()
         try:
-            members = self._seat.portal.ask(self._open)
-            self._catch_up()  # the places of all that is there are told at once
-            if not self._places and self.tags:
+            members = self._context.portal.ask(self._open)
+            self._catch_up()  # the places of all that is there are sent at once
+            if not calls.places and self.tags:
                 raise _nobody(self.tags, members)
-            begun = bool(self._places)
-            while self._pending and not self.closed:
-                self._take(self._box.first())
-                self._box.drop()
-            if self.closed:
-                raise self._error or JobCancelled(f"run of {self._name} was cut short: the pool was closed")
-            if begun and not self._places:
-                raise NoWorkers(f"every worker left while {self._name} ran there: {'; '.join(self._left)}")
+            begun = bool(calls.places)
+            while calls.pending and not calls.closed:
+                calls.handle(calls.box.first())
+                calls.box.drop()
+            if calls.closed:
+                raise calls.error or JobCancelled(f"run of {calls.name} was cut short: the pool was closed")
+            if begun and not calls.places:
+                raise NoWorkers(f"every worker left while {calls.name} ran there: {'; '.join(calls.left)}")
         except BaseException:
             self.close()
             raise
         finally:
-            self._waiting.clear()
-            self._show()
+            calls.waiting.clear()
+            calls.printed()
             notices, self._record.notices = self._record.notices, {}
             warn_of_versions(notices)
         if self._on_error != "raise":
             self.close()
-        elif self._failures:
+        elif calls.failures:
             self.close()
-            throw(next(iter(self._failures.values())))
+            throw(next(iter(calls.failures.values())))
 
     def _open(self) -> list[WorkerStatus]:
-        self._seat.driver.open(self._record)
-        return self._seat.driver.worker_statuses()
+        self._context.driver.open(self._record)
+        return self._context.driver.worker_statuses()
 
     def close(self) -> None:
         """Run it nowhere else. What it did where it ran stays."""
-        self.closed = True
+        self._calls.closed = True
         self._end()
+
+    @property
+    def closed(self) -> bool:
+        """True once it runs nowhere else any more."""
+        return self._calls.closed
 
     @property
     def failures(self) -> dict[Place, BaseException]:
         """What it raised, by worker and slot."""
         self._catch_up()
-        return dict(self._failures)
+        return dict(self._calls.failures)
 
     # --- results ----------------------------------------------------------------------------------------------------
 
@@ -150,82 +144,108 @@ class SetUp(Mapping[str, Any]):
     def _by_worker(self) -> dict[str, list[Any]]:
         """The results of workers where all calls are over."""
         self._catch_up()
+        calls = self._calls
         with self._lock:
-            pending = {place[0] for place in self._pending}
+            pending = {place[0] for place in calls.pending}
             found: dict[str, list[Any]] = {}
-            for place in self._places.values():
-                if place[0] not in pending and not (place in self._failures and self._on_error != "return"):
-                    found.setdefault(place[0], []).append(self._results[place])
+            for place in calls.places.values():
+                if place[0] not in pending and not (place in calls.failures and self._on_error != "return"):
+                    found.setdefault(place[0], []).append(calls.results[place])
             return found
-
-    # --- inside -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _pending(self) -> list[Place]:
-        return [place for place in self._places.values() if place not in self._results]
 
     def _catch_up(self) -> None:
         """Take in what came since somebody looked last."""
+        calls = self._calls
         with self._lock:
-            while (message := self._box.peek()) is not None:
-                self._take(message)
-                self._box.drop()
+            while (message := calls.box.peek()) is not None:
+                calls.handle(message)
+                calls.box.drop()
 
-    def _take(self, message: JobMessage) -> None:
-        if isinstance(message, Placed):
-            self._places[message.item] = message.worker, message.slot
-        elif isinstance(message, Landed):
-            index = message.start + message.lo
-            values, failed = results_of(message)
-            place = self._places[index]
-            if index in failed:
-                self._fail(place, failed[index], message.report.attempts.get(message.lo, 1))
-            else:
-                self._results[place] = values[0]
-        elif isinstance(message, Lost):
-            place = self._places[message.item]
-            if message.cause == "gone":
-                del self._places[message.item]
-                self._left.update(
-                    (f"{worker} ({why or 'no reason came back'})", None) for worker, why in message.deaths
-                )
-            elif message.refusal is not None:
-                (failure,) = load_results(message.refusal[0], 0, 1)
-                self._fail(place, refusal_of(failure, place[0]), 1)
-            else:
-                self._fail(place, exception_of(message, self._named(place)))
-        elif isinstance(message, Printed):
-            self._show()
-        elif isinstance(message, Finished):
-            self.closed, self._error = True, message.error
+
+class _Calls(JobReader):
+    """The calls of a set-up: which worker and slot each is for, and what it gave.
+
+    Read by whoever waits for the set-up or looks at its results, under the set-up's lock once `begin` is over.
+    """
+
+    def __init__(self, name: str, each: str, router: OutputRouter | None) -> None:
+        self.name = name
+        self._each = each
+        self._router = router
+        self.box = Mailbox()
+        #: What is printed is shown by whoever waits; when nobody does, by a thread of the pool.
+        self.waiting = threading.Event()
+        #: It runs nowhere else any more; what broke it, if that was the pool.
+        self.closed = False
+        self.error: BaseException | None = None
+        #: What each call is for, by its index, and what it gave; an error where it failed.
+        self.places: dict[int, Place] = {}
+        self.results: dict[Place, Any] = {}
+        self.failures: dict[Place, BaseException] = {}
+        #: Workers that left meanwhile, and why.
+        self.left: dict[str, None] = {}
+
+    @property
+    def pending(self) -> list[Place]:
+        """Places whose call is not over."""
+        return [place for place in self.places.values() if place not in self.results]
+
+    def placed(self, message: Placed) -> None:
+        """Note the worker and the slot."""
+        self.places[message.item] = message.worker, message.slot
+
+    def landed(self, message: Landed) -> None:
+        """A call returned, or raised."""
+        index, _, values, failed, _ = decode(message)
+        place = self.places[index]
+        if index in failed:
+            self._fail(place, failed[index], message.report.attempts.get(message.lo, 1))
+        else:
+            self.results[place] = values[0]
+
+    def lost(self, message: Lost) -> None:
+        """A call ended its process, its worker left, or the function did not load there."""
+        place = self.places[message.item]
+        if message.cause == "gone":
+            del self.places[message.item]
+            self.left.update((f"{worker} ({why or 'no reason came back'})", None) for worker, why in message.deaths)
+        elif message.refusal is not None:
+            (failure,) = load_results(message.refusal[0], 0, 1)
+            self._fail(place, refusal_of(failure, place[0]), 1)
+        else:
+            self._fail(place, exception_of(message, self._named(place)))
+
+    def printed(self) -> None:
+        """Write what it printed, in this thread."""
+        if self._router is not None:
+            self._router.show()
+
+    def finished(self, message: Finished) -> None:
+        """The pool ended it."""
+        self.closed, self.error = True, message.error
 
     def _fail(self, place: Place, error: BaseException, attempt: int | None = None) -> None:
         if attempt is not None:  # the last note names an item
             error.__notes__ = [*error.__notes__[:-1], f"raised by {self._named(place)}, attempt {attempt}"]
-        self._failures[place] = self._results[place] = error
+        self.failures[place] = self.results[place] = error
 
     def _named(self, place: Place) -> str:
-        slot = f"in slot {place[1]} " if self.each == "slot" else ""
-        return f"{self._name} {slot}on worker {place[0]}"
-
-    def _show(self) -> None:
-        if self._record.router is not None:
-            self._record.router.show()
+        slot = f"in slot {place[1]} " if self._each == "slot" else ""
+        return f"{self.name} {slot}on worker {place[0]}"
 
 
-def _sink(
+def _route(
     box: Mailbox,
     waiting: threading.Event,
     router: OutputRouter | None,
     aside: Callable[[Callable[[], object]], object],
-) -> Callable[[JobMessage], None]:
-    def sink(message: JobMessage) -> None:
-        if isinstance(message, Printed) and router is not None and not waiting.is_set():
-            aside(router.show)
-        else:
-            box.put(message)
-
-    return sink
+    message: JobMessage,
+) -> None:
+    """The sink of a set-up, on the loop. It does not refer to the handle: the set-up ends when nobody keeps that."""
+    if isinstance(message, Printed) and router is not None and not waiting.is_set():
+        aside(router.show)
+    else:
+        box.put(message)
 
 
 def _nobody(tags: frozenset[str], members: list[WorkerStatus]) -> NoWorkers:

@@ -1,9 +1,9 @@
 """Lazy maps: an iterator that reads its input only as far as it is consumed.
 
-Owns `StreamJob` and its reader thread. Two queues keep reading and taking apart: a slow consumer never stops the
-reading of what the window allows, and a blocking input never stops results. The queue of results is read by whoever
-iterates, several threads in turn, and by nobody else: who wants the job to end without a consumer (`join`,
-`shutdown`) lets the loop pay for what lands. Knows the driver and nothing below it.
+Owns `StreamJob`, and `StreamServing` with its reader thread. Two queues keep reading and decoding apart: a slow
+consumer never stops the reading of what the window allows, and a blocking input never stops results. The mailbox of
+results is read by whoever iterates, several threads in turn, and by nobody else: who wants the job to end without a
+consumer (`join`, `shutdown`) lets the loop pay for what lands. Knows the driver and nothing below it.
 """
 
 from __future__ import annotations
@@ -16,30 +16,21 @@ import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from distmap.calls.awaiting import await_interruptible
 from distmap.calls.checks import WAIT, checked
 from distmap.calls.inputs import Input
 from distmap.calls.interrupts import Interrupts
-from distmap.calls.job import (
-    LOOK_EVERY,
-    Job,
-    Mailbox,
-    Seat,
-    answer_read,
-    end_of,
-    report_failures,
-    report_incident,
-    state_of,
-    tick,
-)
-from distmap.calls.results import SKIP, Stream, exception_of, results_of
+from distmap.calls.job import JobHandle
+from distmap.calls.outcome import Completion, end_of, state_of, worded
+from distmap.calls.reader import JobContext, Mailbox
+from distmap.calls.results import SKIP, Stream, decode
+from distmap.calls.serving import LOOK_EVERY, Serving
 from distmap.calls.traces import clean
 from distmap.core.events import Consumed
-from distmap.core.progress import Snapshot
-from distmap.driver.jobs import JobEntry
-from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest
-from distmap.errors import JobCancelled
-from distmap.tasks.failures import HIDDEN, throw
-from distmap.views.display import JobDisplay
+from distmap.core.progress import ProgressOption, Snapshot
+from distmap.driver.jobs import JobEntry, ignore
+from distmap.driver.messages import Finished, JobMessage, Landed, Lost
+from distmap.tasks.failures import HIDDEN
 
 #: No value is there yet.
 NOTHING = object()
@@ -47,55 +38,142 @@ NOTHING = object()
 FREE = (0, 0)
 
 
-class StreamJob(Job):
+class StreamServing(Serving):
+    """Serves a stream, without a reference to its handle, which may be dropped anywhere.
+
+    `route`, `_owe` and `_pay` run on the loop; the methods for messages in the reader thread; the results in `box` are
+    decoded by whoever iterates.
+    """
+
+    def __init__(
+        self, context: JobContext, record: JobEntry, source: Input, results: Stream, *, call: str, function: str
+    ) -> None:
+        super().__init__(context, record, source, results, call=call, function=function)
+        #: Whether its input may have no end: it does not tell its length.
+        self.endless = source.size is None
+        self.box = Mailbox()
+        self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+        #: The last message, set by the loop: a stream is over when its work is, not when it is consumed.
+        self._last: Finished | None = None
+        #: Items and bytes that were delivered and not yet reported as consumed.
+        self._owed = FREE
+        self._runs_on = False
+        record.sink = self.route
+
+    def run_aside(self, progress: ProgressOption) -> None:
+        """Begin; returns at once."""
+        self._open(progress)
+        self._spawn("read", self._read_aside)
+
+    def progress(self, timeout: float = 10.0) -> Snapshot | None:
+        """How far it is; once its work is over, how far that went."""
+        if self._last is not None and self.display.final is None:
+            return self._last.snapshot
+        return super().progress(timeout)
+
+    @property
+    def state(self) -> str:
+        """As that of any job: over when its work is, not when it is consumed."""
+        last = self._last
+        return super().state if last is None else state_of(end_of(last, self.results.first_failure), self.display)
+
+    # --- on the loop ------------------------------------------------------------------------------------------------
+
+    def route(self, message: JobMessage) -> None:
+        """The job's sink: results for whoever iterates, everything else for the reader thread."""
+        match message:
+            case Landed():
+                self._owe(message.hi - message.lo, message.report.nbytes)
+                self.box.put(message)
+            case Lost():
+                self._owe(1, 0)
+                self.box.put(message)
+            case Finished():
+                self._last = message
+                self.record.sink = ignore  # it referred to this object
+                self.over.set()
+                self._reads.put(message)
+                self.box.put(message)
+            case _:
+                self._reads.put(message)
+
+    def _owe(self, count: int, nbytes: int) -> None:
+        self._owed = (self._owed[0] + count, self._owed[1] + nbytes)
+        if self._runs_on:
+            self._pay(*self._owed)
+
+    def _pay(self, count: int, nbytes: int) -> None:
+        """So much was consumed: the window moves on. What was paid for by `run_on` is not paid for twice."""
+        count, nbytes = min(count, self._owed[0]), min(nbytes, self._owed[1])
+        if count:
+            self._owed = (self._owed[0] - count, self._owed[1] - nbytes)
+            self.context.driver.notify(Consumed(self.record.id, count, nbytes))
+
+    def _run_on(self) -> None:
+        self._runs_on = True
+        self._pay(*self._owed)
+
+    # --- in any thread ----------------------------------------------------------------------------------------------
+
+    def consumed(self, count: int, nbytes: int) -> None:
+        """Report that so many items were taken from the iterator."""
+        self.context.portal.call(self._pay, count, nbytes)
+
+    def finish(self) -> None:
+        """End without a consumer: run to the end and keep the results, or cancel if there may be no end."""
+        if self.endless:
+            self.controls.cancel()
+        else:
+            self.context.portal.call(self._run_on)
+
+    # --- in the reader thread ---------------------------------------------------------------------------------------
+
+    def _read_aside(self) -> None:
+        """Serve reads, whoever looks and what is printed until the job is over."""
+        reports = self.display.has_callbacks
+        message: JobMessage | None = None
+        while not isinstance(message, Finished):
+            try:
+                message = self._reads.get(timeout=LOOK_EVERY) if reports else self._reads.get()
+            except queue.Empty:
+                message = None
+            try:
+                if message is not None:
+                    self.handle(message)
+                if reports and not isinstance(message, Finished):
+                    self.display.call_callbacks()
+            except BaseException as error:  # of the input or the view: the iteration raises it
+                reports = False
+                if not isinstance(message, Finished):
+                    self.context.portal.call(self.context.driver.cancel, self.record.id, error)
+        self._source = None
+
+    def finished(self, message: Finished) -> None:
+        """Show the last of the output, and the card."""
+        self.printed(last=True)
+        self.display.close(message.snapshot, state_of(end_of(message, None), self.display))
+
+
+class StreamJob(JobHandle):
     """What `imap` and `imap_unordered` return: an iterator that reads its input only as far as it is consumed.
 
     `next(it)`, `it.next(timeout)`, `for` and `async for`. An item that failed raises at its place; the iteration may
     go on behind it. `close()` or leaving the iterator behind cancels the job.
     """
 
-    def __init__(self, seat: Seat, record: JobEntry, source: Input, consumer: Stream, **options: Any) -> None:
-        super().__init__(seat, record, source, consumer, **options)
-        self._stream = consumer
-        #: Whether its input may have no end: it does not tell its length.
-        self.endless = source.size is None
-        self._reads: queue.SimpleQueue[JobMessage] = queue.SimpleQueue()
+    def __init__(self, serving: StreamServing, results: Stream, keep: object) -> None:
+        super().__init__(serving, Completion(serving.over), results)
+        self._stream = serving
+        self._place = results.place
+        self._fail = results.fail
+        #: The pool, which must not end while somebody iterates.
+        self._keep: object = keep
         #: Held while a value is taken, never while one is waited for. An unpickled value may come back here.
         self._taking = threading.RLock()
         self._run = _Run()
         self._exhausted = False
-        #: The last message, noted by the loop: a stream is over when its work is, not when it is consumed.
-        self._ending: list[Finished] = []
-        self._inlet = _Inlet(seat, record.id, self._box, self._reads, self._ending, self._over)
-        record.sink = self._inlet.take
-        #: The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
-        self._when_dropped = weakref.finalize(self, seat.portal.call, seat.driver.cancel, record.id)
-
-    def run_aside(self) -> Job:
-        source, self._source = self._source, None
-        assert source is not None
-        self.start()
-        self._show()
-        self.thread = threading.Thread(
-            target=_read_aside,
-            args=(self._seat, self._record, source, self._reads, self._display),
-            name=f"distmap-read-{self.name}",
-            daemon=True,
-        )
-        self.thread.start()
-        return self
-
-    @property
-    def progress(self) -> Snapshot | None:
-        """How far it is, at this moment."""
-        return self._ending[0].snapshot if self._ending and self._display.final is None else super().progress
-
-    @property
-    def state(self) -> str:
-        """As that of any job: over when its work is, not when it is consumed."""
-        if not self._ending:
-            return super().state
-        return state_of(end_of(self._ending[0], self._consumer.first_failure), self._display)
+        # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
+        self._when_dropped = weakref.finalize(self, serving.controls.cancel)
 
     def result(self, timeout: float | None = None) -> Any:
         """Not for a stream: iterate over it."""
@@ -103,27 +181,16 @@ class StreamJob(Job):
 
     get = result
 
-    def __await__(self) -> Any:
-        raise TypeError("an imap is not awaited but iterated: async for value in it")
-
     def close(self) -> None:
         """Take no more of it: the job is cancelled, as when a generator is closed."""
         self.cancel()
         with self._taking:
             self._exhausted, self._run = True, _Run()
-        self._box.ring()
+        self._stream.box.ring()
 
     def _interrupt(self, interrupted: bool = True) -> None:
-        super()._interrupt(interrupted)
+        self._stream.interrupt(interrupted)
         self._when_dropped.detach()  # it is dropped now: a second interrupt, right behind, would be lost in there
-
-    def _let_go(self) -> None:
-        super()._let_go()
-        self._when_dropped.detach()
-
-    def run_on(self) -> None:
-        """From now on wait for nobody who iterates: it runs to its end, and what is found is kept. Returns at once."""
-        self._seat.portal.call(self._inlet.run_on)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -150,15 +217,16 @@ class StreamJob(Job):
         __tracebackhide__ = HIDDEN
         deadline = None if timeout is None else time.monotonic() + timeout
         waited = False
+        box = self._stream.box
         try:
             while True:
                 if found is NOTHING:
                     with self._taking:
                         found = self._take_one()
                 if type(found) is _Failed:
-                    found = self._stream.place(found.error)
+                    found = self._place(found.error)
                 if type(found) is Finished:
-                    self._box.ring()
+                    box.ring()
                     self._finish(found)
                 elif found is SKIP:
                     found = NOTHING
@@ -167,7 +235,7 @@ class StreamJob(Job):
                     return found
                 if self._exhausted:
                     if waited:
-                        self._box.ring()  # for the next one who waits
+                        box.ring()  # for the next one who waits
                     raise StopIteration
                 self._wait(timeout, deadline)
                 waited = True
@@ -180,7 +248,7 @@ class StreamJob(Job):
         """Wait for a message, without the lock. It may be another thread that gets it."""
         with Interrupts():
             try:
-                self._box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self._stream.box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 from multiprocessing import TimeoutError as Late
 
@@ -191,20 +259,21 @@ class StreamJob(Job):
 
     def _take_one(self) -> Any:
         """The next value, the last message, or NOTHING if there is neither yet. Under the lock; does not wait."""
+        box = self._stream.box
         while (found := self._run.take()) is NOTHING:
             run = self._run
             if run.cost != FREE:  # it is consumed
                 cost, run.cost = run.cost, FREE
-                self._seat.portal.call(self._inlet.pay, *cost)
-            message = self._box.peek()
+                self._stream.consumed(*cost)
+            message = box.peek()
             if message is None or self._exhausted:
                 break
             if message is run.message:  # it was taken, and then came an interrupt
                 self._drop(run)
             elif isinstance(message, Finished):
-                self._show_printed(last=True)
+                self._stream.printed(last=True)
                 self._exhausted = True
-                self._box.drop()
+                box.drop()
                 return message
             else:
                 self._take_run(message)
@@ -213,39 +282,43 @@ class StreamJob(Job):
     def _take_run(self, message: JobMessage) -> None:
         # Off the box only when it was unpickled: an interrupt in between loses nothing, and gives nothing twice.
         assert isinstance(message, Landed | Lost)
-        if isinstance(message, Landed):
-            values, failed = results_of(message)
-            index, cost = message.start + message.lo, (message.hi - message.lo, message.report.nbytes)
-            self._show_printed()  # what they printed came before them
-        else:
-            values, failed, index, cost = [SKIP], {message.item: exception_of(message)}, message.item, (1, 0)
-        report_failures(self._display, message, failed)
-        self._stream.fail(failed)
+        index, count, values, failed, nbytes = decode(message)
+        self._stream.printed()  # what they printed came before them
+        self._stream.show_failures(message, failed)
+        self._fail(failed)
         given = values[::-1]
         for at, error in failed.items():
             given[index - 1 - at] = _Failed(error)
-        self._run = run = _Run(message, given, cost)
+        self._run = run = _Run(message, given, (count, nbytes))
         self._drop(run)
 
     def _drop(self, run: _Run) -> None:
-        self._box.drop()
+        self._stream.box.drop()
         run.message = None
 
     def _finish(self, message: Finished) -> None:
-        """Tell that all was taken; raises what ended the job."""
-        error = end_of(message, self._consumer.first_failure)
-        if isinstance(error, JobCancelled) and self._display.interrupted:
-            error = JobCancelled(f"{self.name} was interrupted")
-        self._conclude(error)
-        if error is not None:
-            throw(error, self._frames)
+        """All was taken; raises what ended the job."""
+        serving = self._stream
+        error = worded(end_of(message, self._results.first_failure), serving.display)
+        self._completion.conclude(error)
+        serving.tell_notices()
+        self._keep = None
+        self._when_dropped.detach()
+        self._completion.raise_error()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         __tracebackhide__ = HIDDEN
-        loop = asyncio.get_running_loop()
-        end = object()
-        while (value := await tick(loop.run_in_executor(None, next, self, end), self._interrupt)) is not end:
+        loop, interrupt, end = asyncio.get_running_loop(), self._interrupt, object()
+        while (value := await await_interruptible(loop.run_in_executor(None, next, self, end), interrupt)) is not end:
             yield value
+
+
+def run_to_end(stream: StreamJob) -> None:
+    """Let a stream run to its end without a consumer, and wait for that; not if its input may have no end."""
+    serving = stream._stream
+    if not serving.endless:
+        serving.finish()
+        stream.wait()
 
 
 class _Failed:
@@ -277,90 +350,3 @@ class _Run:
             return self.values.pop()
         except IndexError:
             return NOTHING
-
-
-class _Inlet:
-    """The loop's end of a stream: gives each message to whoever it is for, and settles what is paid for.
-
-    All on the loop, so nobody else has to read what waits for the consumer. Holds no reference to the stream.
-    """
-
-    def __init__(
-        self,
-        seat: Seat,
-        job: int,
-        results: Mailbox,
-        reads: queue.SimpleQueue[JobMessage],
-        ending: list[Finished],
-        over: threading.Event,
-    ) -> None:
-        self._driver = seat.driver
-        self._job = job
-        self._results = results
-        self._reads = reads
-        self._ending = ending
-        self._over = over
-        self._owed = FREE
-        self._runs_on = False
-
-    def take(self, message: JobMessage) -> None:
-        """The job's sink."""
-        if isinstance(message, ReadRequest | Printed | Incident):
-            self._reads.put(message)
-            return
-        if isinstance(message, Finished):
-            self._ending.append(message)
-            self._over.set()
-            self._reads.put(message)
-        elif isinstance(message, Landed):
-            self._owe(message.hi - message.lo, message.report.nbytes)
-        else:
-            self._owe(1, 0)
-        self._results.put(message)
-
-    def _owe(self, count: int, nbytes: int) -> None:
-        self._owed = (self._owed[0] + count, self._owed[1] + nbytes)
-        if self._runs_on:
-            self.pay(*self._owed)
-
-    def pay(self, count: int, nbytes: int) -> None:
-        """That much was consumed: the window moves on. What was paid for by `run_on` is not paid for twice."""
-        count, nbytes = min(count, self._owed[0]), min(nbytes, self._owed[1])
-        if count:
-            self._owed = (self._owed[0] - count, self._owed[1] - nbytes)
-            self._driver.notify(Consumed(self._job, count, nbytes))
-
-    def run_on(self) -> None:
-        """Pay for everything, now and as it comes."""
-        self._runs_on = True
-        self.pay(*self._owed)
-
-
-def _read_aside(
-    seat: Seat, record: JobEntry, source: Input, reads: queue.SimpleQueue[JobMessage], display: JobDisplay
-) -> None:
-    """The reader thread of a stream: serves reads, whoever looks and what is printed until the job is over."""
-    router = record.router
-    reports = display.has_callbacks
-    while True:
-        try:
-            message = reads.get(timeout=LOOK_EVERY) if reports else reads.get()
-        except queue.Empty:
-            message = None
-        try:
-            if router is not None and isinstance(message, Printed | Finished):
-                router.show(last=isinstance(message, Finished))
-            if isinstance(message, Finished):
-                display.close(message.snapshot, state_of(end_of(message, None), display))
-                return
-            if reports:
-                display.call_callbacks()
-            if isinstance(message, ReadRequest):
-                answer_read(seat, record.id, source, message)
-            elif isinstance(message, Incident):
-                report_incident(display, message)
-        except BaseException as error:  # of the input or the view: the iteration raises it
-            reports = False
-            if isinstance(message, Finished):
-                return
-            seat.portal.call(seat.driver.cancel, record.id, error)

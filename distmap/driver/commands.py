@@ -7,7 +7,7 @@ Must not know the clock or the order of events (`driver.py`). On the loop's thre
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from distmap.core import events as ev
@@ -19,7 +19,7 @@ from distmap.driver.messages import Incident, Landed, Placed, ReadRequest
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers, needs_of
 from distmap.tasks.items import dump_items
-from distmap.tasks.payload import Payload
+from distmap.tasks.payload import Blob, Payload
 from distmap.wire.messages import Task
 
 log = logging.getLogger("distmap")
@@ -36,6 +36,7 @@ class Commands:
         workers: Workers,
         blobs: Blobs,
         snapshots: Snapshots,
+        chunk_taken: Callable[[int, int, Payload, Sequence[Blob], int], object],
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -43,6 +44,7 @@ class Commands:
         self._workers = workers
         self._blobs = blobs
         self._snapshots = snapshots
+        self._chunk_taken = chunk_taken
 
     def perform(self, command: ev.Command) -> None:
         """Carry out a command."""
@@ -57,6 +59,9 @@ class Commands:
                 if held is not None and not held.deaths:
                     held.payload = None
                 self._blobs.let_go(Holder(job, chunk))
+            case ev.Take(job, chunk) if (first := self._jobs[job].first) is not None:
+                self._jobs[job].first = None
+                self._chunk_taken(job, chunk, first.payload, first.blobs, first.count)
             case ev.Read(job, chunk, count) | ev.Take(job, chunk, count):
                 self._jobs[job].sink(ReadRequest(chunk, count))
             case ev.Discard(attempt, lo, hi):

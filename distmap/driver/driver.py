@@ -46,7 +46,7 @@ from distmap.core.scheduler import Scheduler
 from distmap.driver.attempts import Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.commands import Commands
-from distmap.driver.jobs import JobEntry
+from distmap.driver.jobs import FirstChunk, JobEntry
 from distmap.driver.messages import empty_snapshot
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers, WorkerStatus
@@ -96,7 +96,9 @@ class Driver:
             grew=lambda holder, nbytes: self.post(ev.InputGrew(*holder, nbytes)),
         )
         self.snapshots = Snapshots(loop, self._scheduler, self._jobs)
-        self._commands = Commands(self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots)
+        self._commands = Commands(
+            self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots, self.chunk_taken
+        )
         self._queue: deque[ev.Event] = deque()
         #: True while `post` empties the queue: a command may cause events, which then wait their turn.
         self._handling = False
@@ -117,8 +119,8 @@ class Driver:
         with self._ids_lock:
             return next(self._ids)
 
-    def open(self, job: JobEntry) -> int:
-        """Start a job; its messages begin at once."""
+    def open(self, job: JobEntry, first: FirstChunk | None = None) -> int:
+        """Start a job; its messages begin at once. Its first chunk may come with it."""
         job.id = job.id or self.new_id()
         if self._refuses is not None:
             job.finish("failed", empty_snapshot(job.spec), self._refuses)
@@ -127,7 +129,11 @@ class Driver:
         self.blobs.keep(Holder(job.id), [blob for blob in job.code.surroundings if blob is not None])
         for code in (job.code, *[setup.code for setup in job.code.setups]):
             self.blobs.keep(Holder(job.id), (*code.blobs, Blob(code.digest, "code", code.payload)))
-        self.post(ev.JobSubmitted(job.id, job.spec))
+        if first is None:
+            self.post(ev.JobSubmitted(job.id, job.spec))
+        else:
+            job.first = first
+            self.post(ev.JobSubmitted(job.id, job.spec, first.count, first.payload.nbytes, first.last))
         self.workers.check_unserved()
         self.snapshots.start()
         return job.id
@@ -142,7 +148,7 @@ class Driver:
             self.post(ev.InputGrew(job, chunk, grown))
 
     def chunk_taken(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None:
-        """The answer to a ReadRequest of a pushed job, from inside its sink."""
+        """The answer to a ReadRequest of a pushed job, from inside its sink; also for a chunk that came with a job."""
         if grown := self._add_chunk(self._jobs[job], chunk, payload, blobs, count):
             self.post(ev.InputGrew(job, chunk, grown))
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
 from distmap.driver.messages import Finished, Incident, JobMessage, Lost
 from distmap.engine.base import Parts
 from distmap.tasks.code import Code
-from distmap.tasks.payload import Payload
+from distmap.tasks.payload import Blob, Payload
 
 if TYPE_CHECKING:
     from distmap.driver.output import OutputRouter
@@ -42,6 +42,20 @@ class ChunkEntry:
     deaths: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
 
 
+class FirstChunk(NamedTuple):
+    """The first items of a job, which come with it."""
+
+    payload: Payload
+    blobs: tuple[Blob, ...]
+    count: int  # type: ignore[assignment]
+    #: The input has no more items.
+    last: bool
+
+
+def ignore(message: JobMessage) -> None:
+    """The sink before a reader has set its own, and of a job that is over."""
+
+
 #: In the place of the code of a job that is over.
 _NO_CODE = Code(b"", Payload(b""), ())
 
@@ -60,13 +74,15 @@ class JobEntry:
 
     spec: JobSpec
     code: Code
-    sink: Callable[[JobMessage], None]
+    sink: Callable[[JobMessage], None] = ignore
     timeout: float = 0.0
     total: int | None = None
     router: OutputRouter | None = None
     watched: bool = False
     latest: Snapshot | None = None
     id: int = 0
+    #: Until the scheduler takes it.
+    first: FirstChunk | None = None
     #: What the job ends with if the driver or its user ended it.
     error: BaseException | None = None
     #: Why the code did not load, and on which worker.
@@ -141,7 +157,7 @@ class JobEntry:
         self, outcome: Outcome, snapshot: Snapshot, error: BaseException | None = None, *, crashed: bool = False
     ) -> None:
         """Send the last message. Whoever keeps the job keeps results and figures, not what its function captured."""
-        self.code = _NO_CODE
+        self.code, self.first = _NO_CODE, None
         self.chunks.clear()
         self.needs.clear()
         if self.no_worker_timer is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from distmap.calls.ending import Ending
-from distmap.calls.futures import Submissions
-from distmap.calls.job import Seat
+from distmap.calls.reader import JobContext
+from distmap.calls.submissions import Submissions
 from distmap.driver.driver import Driver
 from distmap.driver.portal import Portal
 from distmap.errors import PoolClosed
@@ -30,7 +30,7 @@ def parts() -> Iterator[Any]:
             raise engine.error
 
     engine.close = close
-    submissions = Submissions(Seat(portal, driver))
+    submissions = Submissions(JobContext(portal, driver))
     yield SimpleNamespace(portal=portal, engine=engine, ending=Ending(portal, driver, [engine], submissions))
     portal.close()
 

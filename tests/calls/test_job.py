@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import multiprocessing
-import queue
 import threading
 import time
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from support.waiting import until
 
 import distmap
-from distmap.calls.job import Mailbox
 
 #: The shared pool lives longer than a test.
 pytestmark = pytest.mark.own_leaks
@@ -86,75 +83,6 @@ def test_iterating_gives_results_as_they_come(pool2, gate):
     gate.open()
     assert list(results) == [3, 4, 5]
     assert list(job) == list(range(6))
-
-
-def test_a_job_can_be_awaited(pool2):
-    """`await job` gives the result on the loop that runs already, and does not block it."""
-
-    async def main():
-        ticks = 0
-
-        async def tick():
-            nonlocal ticks
-            while True:
-                ticks += 1
-                await asyncio.sleep(0.01)
-
-        ticking = asyncio.create_task(tick())
-        got = await pool2.map_async(lambda x: __import__("time").sleep(0.1) or x, range(4), chunksize=1)
-        ticking.cancel()
-        return (
-            got,
-            ticks,
-            await pool2.apply_async(abs, (-3,)),
-            await asyncio.gather(*(pool2.map_async(abs, [k]) for k in range(5))),
-        )
-
-    got, ticks, applied, gathered = asyncio.run(main())
-    assert got == [0, 1, 2, 3]
-    assert ticks > 3
-    assert applied == 3
-    assert gathered == [[k] for k in range(5)]
-
-
-def test_awaiting_a_failed_job_raises(pool2):
-    """`await` raises what `result()` raises."""
-
-    async def main():
-        await pool2.map_async(int, ["1", "x"])
-
-    with pytest.raises(ValueError, match="invalid literal"):
-        asyncio.run(main())
-
-
-def test_async_for(pool2):
-    """`async for` goes through a job and through an imap."""
-
-    async def main():
-        job = [x async for x in pool2.map_async(abs, range(30))]
-        stream = [x async for x in pool2.imap(abs, range(30))]
-        unordered = [x async for x in pool2.imap_unordered(abs, range(30))]
-        return job, stream, sorted(unordered)
-
-    assert asyncio.run(main()) == (list(range(30)),) * 3
-
-
-def test_cancelling_the_await_cancels_the_job(pool2, gate):
-    """A timed-out or cancelled await stops the job, and the pool is free."""
-
-    async def main():
-        job = pool2.map_async(gate.wait, range(4), chunksize=1)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_await(job), 0.3)
-        return job
-
-    async def _await(job):
-        return await job
-
-    job = asyncio.run(main())
-    job.wait(10)
-    assert job.state == "cancelled"
-    assert pool2.map(abs, [-1]) == [1]
 
 
 def test_cancel(pool2, gate):
@@ -256,36 +184,6 @@ def test_repr_reads_well(pool2, gate):
     assert repr(job) == "<Job held back: done, 3 of 3 items>"
 
 
-def test_a_job_is_named_after_its_function(pool2):
-    """Without `desc=` the name is the function's."""
-    job = pool2.map_async(abs, [1])
-    assert "abs" in job.name
-    job.result(10)
-
-
-def test_the_input_of_an_async_map_is_read_aside(pool2):
-    """`map_async` returns at once, also when its input takes its time."""
-    let_go = threading.Event()
-
-    def slow_source():
-        yield 1
-        assert let_go.wait(10)
-        yield 2
-
-    job = pool2.map_async(abs, slow_source())
-    assert not job.ready()
-    let_go.set()
-    assert job.result(10) == [1, 2]
-
-
-def test_a_list_changed_after_the_call(pool2, gate):
-    """A list that is changed after `map_async` does not change the job."""
-    data = list(range(1000))
-    job = pool2.map_async(abs, data)
-    data[:] = [0] * 1000
-    assert job.result(10) == list(range(1000))
-
-
 def test_waiting_in_several_threads(pool2, gate):
     """Several threads may wait for one job."""
     job = pool2.map_async(gate.wait, [1, 2])
@@ -297,20 +195,6 @@ def test_waiting_in_several_threads(pool2, gate):
     for thread in threads:
         thread.join(10)
     assert got == [[1, 2]] * 4
-
-
-def test_dropping_a_job_harms_nobody(pool2):
-    """A job and an iterator that nobody holds end by themselves."""
-    import gc
-
-    pool2.map_async(abs, range(100))
-    iterator = pool2.imap(abs, range(10**9))
-    next(iterator)
-    del iterator
-    pool2.last = None
-    gc.collect()
-    until(lambda: pool2.jobs == [])
-    assert pool2.map(abs, [-1]) == [1]
 
 
 def test_a_job_that_is_over_keeps_figures_and_failures_only(pool2):
@@ -358,112 +242,6 @@ def test_a_job_that_is_over_keeps_figures_and_failures_only(pool2):
         assert pool2.last.progress.done
 
 
-def test_a_mailbox_keeps_a_message_until_it_was_handled():
-    """Whoever is interrupted while handling a message finds it again."""
-    box = Mailbox()
-    with pytest.raises(queue.Empty):
-        box.first(0.01)
-    box.put("one")
-    box.put("two")
-    assert [box.first(), box.first()] == ["one", "one"]
-    box.drop()
-    assert box.first(5) == "two"
-    box.drop()
-    with pytest.raises(queue.Empty):
-        box.first(0.01)
-
-
-def test_failures_are_lines_above_the_bar(pool2, capsys):
-    """In a terminal a failed item stays readable above the bar."""
-    assert pool2.map(lambda x: 1 // x, [1, 0, 1], on_error="skip", progress=True) == [1, 1]
-    assert "item 1 failed on local, attempt 1: ZeroDivisionError: integer division" in capsys.readouterr().err
-
-
-def notes_of(job):
-    return [issue[:4] for issue in job._display.issues]
-
-
-def test_incidents_and_failures_are_noted(pool2, tmp_path):
-    """Also of a job that nobody looks at: who displays it later finds item, worker, attempt and reason."""
-    flag = tmp_path / "once"
-
-    def moody(x):
-        if x == 1:
-            raise ValueError("always")
-        if x == 2 and not flag.exists():
-            flag.touch()
-            raise KeyError("once")
-        return x
-
-    for call in (pool2.map, lambda *args, **options: list(pool2.imap(*args, **options))):
-        flag.unlink(missing_ok=True)
-        made = []
-        made.append(call(moody, range(4), chunksize=1, retries=1, on_error="skip"))
-        job = pool2.last
-        if job is None:  # a stream that was dropped
-            continue
-        until(lambda: len(job._display.issues) == 3)
-        assert set(notes_of(job)) == {
-            ("retried", 1, "local", 1),
-            ("retried", 2, "local", 1),
-            ("failed", 1, "local", 2),
-        }
-        html = job._repr_mimebundle_()["text/html"]
-        assert "ValueError: always" in html
-        assert "KeyError: &#x27;once&#x27;" in html
-
-
-def test_a_process_that_died_is_noted(pool2):
-    """Each death of an item, and the end of it."""
-
-    def deadly(x):
-        if x == 3:
-            import os
-
-            os._exit(7)
-        return x
-
-    assert len(pool2.map(deadly, range(6), chunksize=1, on_error="skip")) == 5
-    died = [issue for issue in pool2.last._display.issues if issue.kind == "died"]
-    assert [(issue.item, issue.worker, issue.attempt) for issue in died] == [(3, "local", n) for n in (1, 2, 3)]
-    assert "exited with code 7" in died[0].text
-    [failed] = [issue for issue in pool2.last._display.issues if issue.kind == "failed"]
-    assert (failed.item, failed.attempt) == (3, 3)
-
-
-def test_jobs_in_the_order_of_their_beginning(pool2, gate):
-    """`pool.jobs` lists what runs; each has its number and the name of its call."""
-    jobs = [pool2.map_async(gate.wait, [n]) for n in range(3)]
-    stream = pool2.imap_unordered(abs, iter([1]), desc="mine")
-    assert pool2.jobs[:3] == jobs
-    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
-    assert (jobs[0].call, stream.call, stream.name) == ("map", "imap_unordered", "mine")
-    gate.open()
-    for job in jobs:
-        job.result(10)
-    assert list(stream) == [1]
-    assert pool2.jobs == []
-
-
-def test_steering_from_a_view(pool2, gate):
-    """What a panel's buttons do is what the job's own methods do; when it is over they do nothing."""
-    job = pool2.map_async(gate.wait, range(4), chunksize=1)
-    until(gate.waiting)
-    controls = job._display.controls
-    controls.pause()
-    assert job.state == "paused"
-    until(lambda: job.progress.state == "paused")
-    job.resume()
-    assert not controls.paused
-    controls.cancel()
-    with pytest.raises(distmap.JobCancelled, match="was cancelled"):
-        job.result(10)
-    for late in (controls.cancel, controls.pause, controls.resume):
-        late()
-    assert job.state == job.progress.state == "cancelled"
-    assert pool2.map(abs, [-1]) == [1]
-
-
 def test_a_job_shows_its_card_anywhere(pool2):
     """Outside a notebook IPython is told to take the text; the card is there for whoever asks."""
     pool2.map(abs, range(3), progress=False)
@@ -483,65 +261,8 @@ def test_a_job_can_be_cancelled_before_the_loop_has_heard_of_it(pool2):
             job.result(10)
 
 
-def test_callbacks_have_run_when_the_result_is_there(pool2):
-    """As in multiprocessing, also for a callback that takes its time; one that raises changes nothing."""
-    told = []
-
-    def slow(value):
-        threading.Event().wait(0.1)
-        told.append(value)
-
-    pool2.map_async(abs, [-1], callback=slow).wait()
-    assert told == [[1]]
-    pool2.apply_async(abs, (-2,), callback=slow).wait()
-    assert told == [[1], 2]
-    job = pool2.map_async(abs, [-1], callback=lambda value: 1 // 0)
-    assert job.result(10) == [1]
-    assert job.successful()
-
-
 def test_iterating_raises_at_the_item(pool2):
     """for x in job gives the results before the failed item, then its exception."""
     job = pool2.map_async(lambda x: 1 // x, [1, 0], chunksize=1)
     with pytest.raises(ZeroDivisionError):
         list(job)
-
-
-def test_a_result_that_does_not_unpickle_is_an_error(pool2):
-    """It is not a result, nor left out of a fold."""
-
-    class Bad:
-        def __init__(self, x):
-            self.x = x
-
-        def __reduce__(self):
-            return int, ("no number",)
-
-    with pytest.raises(distmap.PayloadError):
-        pool2.map(lambda x: Bad(x) if x == 2 else x, range(4))
-
-
-def test_what_was_printed_is_shown_when_a_call_is_interrupted(pool2, gate, capsys):
-    """An interrupt in the caller's own code loses nothing that items had printed by then."""
-    wait = gate.wait
-
-    def talk(x):
-        print("item", x)
-        return wait(x)
-
-    def items():
-        yield "first"
-        until(lambda: gate.waiting())
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pool2.map(talk, items())
-    assert capsys.readouterr().out == "[local] item first\n"
-
-
-def test_what_was_printed_is_there_before_the_callback(pool2, capsys):
-    """Callbacks, as results, come after the output of their items."""
-    seen = []
-    job = pool2.map_async(lambda x: print("item", x), [1], callback=lambda _: seen.append(capsys.readouterr().out))
-    job.wait(10)
-    assert seen == ["[local] item 1\n"]

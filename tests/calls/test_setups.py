@@ -57,7 +57,7 @@ def test_an_interrupt_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("distmap.calls.job.Mailbox.first", interrupted)
+            patch.setattr("distmap.calls.reader.Mailbox.first", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 pool.run(lambda: __import__("time").sleep(30))
         assert pool.map(abs, [-1]) == [1]

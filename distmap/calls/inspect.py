@@ -1,0 +1,153 @@
+"""What a pool shows of itself: its workers, its repr, its card in a notebook.
+
+Owns the words and figures of these. Whoever looks must not wait: a loop that is held up gives "does not answer now".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from distmap.calls.factory import Jobs
+from distmap.calls.job import Job
+from distmap.calls.reader import JobContext
+from distmap.calls.serving import GLANCE, Serving
+from distmap.calls.stream import StreamJob
+from distmap.driver.workers import WorkerStatus
+from distmap.views.cards import PoolFacts, WorkerRow, pool_html
+from distmap.views.words import counted, number
+
+
+class Worker(NamedTuple):
+    """One worker of a pool at one moment."""
+
+    name: str
+    host: str
+    slots: int
+    python: str
+    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave), "resting" (all its slots rest) or
+    #: "unready" (a set-up of `run` has not succeeded there).
+    state: str
+    #: Load of its host: cpu and memory in use, 0 to 1.
+    cpu: float
+    memory: float
+    #: Seconds to it and back.
+    latency: float
+    address: str
+    tags: frozenset[str]
+    #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
+    resting: int = 0
+    rest: float = 0.0
+
+    def __repr__(self) -> str:
+        slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
+        load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
+        far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
+        rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
+
+
+class Look(NamedTuple):
+    """A pool at one moment."""
+
+    state: Literal["open", "closing", "closed"]
+    #: None: the loop did not answer.
+    workers: Sequence[WorkerStatus] | None = ()
+    jobs: Sequence[tuple[Job | StreamJob, Serving]] = ()
+    #: Submitted items that are not done.
+    submitted: int = 0
+    #: What workers dial, when the pool listens.
+    url: str | None = None
+
+
+CLOSED = Look("closed")
+
+
+def look_at(context: JobContext | None, jobs: Jobs, submitted: int, url: str | None, closing: bool) -> Look:
+    """A pool now, by any thread; waits at most GLANCE seconds. In a forked child there is no context to ask."""
+    workers = None
+    if context is not None:
+        with contextlib.suppress(TimeoutError):
+            workers = context.portal.ask(context.driver.worker_statuses, timeout=GLANCE)
+    return Look("closing" if closing else "open", workers, jobs.servings, submitted, url)
+
+
+def repr_of(look: Look) -> str:
+    """One line about the pool."""
+    if look.state == "closed":
+        return "<Pool: closed>"
+    if look.workers is None:
+        return "<Pool: does not answer now>"
+    slots = sum(worker.info.slots for worker in look.workers)
+    listening = f" listening on {look.url}," if look.url else ""
+    state = "closing, " if look.state == "closing" else ""
+    running = len(look.jobs)
+    doing = [f"{running} job{'s' * (running != 1)} running"] if running else []
+    doing += [f"{look.submitted} submitted item{'s' * (look.submitted != 1)} under way"] if look.submitted else []
+    work = ", ".join(doing) or "idle"
+    workers = f"{len(look.workers)} worker{'s' * (len(look.workers) != 1)}"
+    return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+
+
+def card_of(look: Look) -> str:
+    """The card of the pool, as HTML."""
+    work = "not known: the pool does not answer now" if look.workers is None else _work(look)
+    rows = tuple(map(_row, look.workers or ()))
+    how_to_add = _how_to_add(look.url) if look.state == "open" else ""
+    return pool_html(PoolFacts(look.state, rows, look.url, work, how_to_add))
+
+
+def _work(look: Look) -> str:
+    """What is going on, in a few words."""
+    calls = Counter(job.call for job, _ in look.jobs)
+    moments = [moment for _, serving in look.jobs if (moment := serving.glance()) is not None]
+    done, totals = sum(moment.done for moment in moments), [moment.total for moment in moments]
+    of = "" if None in totals else f" of {number(sum(filter(None, totals)))}"
+    names = ", ".join(f"{number(n)} {call}{'s' * (n != 1)}" for call, n in calls.items())
+    parts = [names, f"{number(done)}{of} items"] if look.jobs else []
+    if look.submitted:
+        parts.append(counted(look.submitted, "submitted item"))
+    return " \N{MIDDLE DOT} ".join(parts)
+
+
+def _how_to_add(url: str | None) -> str:
+    """The command that starts a worker for this pool elsewhere."""
+    if url is not None:
+        return f"distmap-worker {url}"
+    return (
+        "distmap-worker --host 0.0.0.0     # there; it prints its address: wss://THAT-HOST:8786\n"
+        'pool.add("wss://THAT-HOST:8786")  # here'
+    )
+
+
+def worker_of(member: WorkerStatus) -> Worker:
+    """A worker as users see it."""
+    info = member.info
+    state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
+    return Worker(
+        info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
+        info.address, info.tags, member.resting, member.rest,
+    )  # fmt: skip
+
+
+def _row(member: WorkerStatus) -> WorkerRow:
+
+    info = member.info
+    state = ("busy" if member.busy else "idle") if member.state == "ready" else member.state
+    host, cpu, memory = info.host, member.cpu, member.memory
+    if member.place == "here":
+        host, cpu, memory = "this machine", *_load()
+    return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
+
+
+def _load() -> tuple[float, float]:
+    """Processor and memory in use on this machine, 0 to 1: nobody sends heartbeats for it."""
+    from distmap.worker.load import Load
+
+    cpu = 0.0
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no load average
+        cpu = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return cpu, Load().read()[1]

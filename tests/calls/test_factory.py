@@ -1,0 +1,111 @@
+"""Jobs are made whole, and the pool remembers them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import distmap
+
+#: The shared pool lives longer than a test.
+pytestmark = pytest.mark.own_leaks
+
+
+@pytest.fixture(scope="module")
+def pool2():
+    """Two slots of this machine, shared by the tests of this file."""
+    with distmap.Pool(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Holds tasks until `open()`: `wait(x)` is what the task calls, `waiting()` is who is there."""
+    key, base = str(tmp_path / "open"), str(tmp_path)
+
+    def wait(x):
+        import os
+
+        with open(f"{base}/at-{x}", "w"):
+            pass
+        deadline = time.monotonic() + 15
+        while not os.path.exists(key):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the test never opened the gate")
+            time.sleep(0.005)
+        return x
+
+    opened = Path(key).touch
+    yield SimpleNamespace(wait=wait, open=opened, waiting=lambda: sorted(tmp_path.glob("at-*")))
+    opened()
+
+
+def test_a_job_is_named_after_its_function(pool2):
+    """Without `desc=` the name is the function's."""
+    job = pool2.map_async(abs, [1])
+    assert "abs" in job.name
+    job.result(10)
+
+
+def test_a_list_changed_after_the_call(pool2, gate):
+    """A list that is changed after `map_async` does not change the job."""
+    data = list(range(1000))
+    job = pool2.map_async(abs, data)
+    data[:] = [0] * 1000
+    assert job.result(10) == list(range(1000))
+
+
+def test_jobs_in_the_order_of_their_beginning(pool2, gate):
+    """`pool.jobs` lists what runs; each has its number and the name of its call."""
+    jobs = [pool2.map_async(gate.wait, [n]) for n in range(3)]
+    stream = pool2.imap_unordered(abs, iter([1]), desc="mine")
+    assert pool2.jobs[:3] == jobs
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+    assert (jobs[0].call, stream.call, stream.name) == ("map", "imap_unordered", "mine")
+    gate.open()
+    for job in jobs:
+        job.result(10)
+    assert list(stream) == [1]
+    assert pool2.jobs == []
+
+
+def reads(pool):
+    """How many reads of input the loop asked for, so far."""
+    return sum(type(command).__name__ == "Read" for _, _, commands in pool.trace() for command in commands)
+
+
+def test_the_first_chunk_comes_with_the_job(pool2):
+    """One item of a list needs no read; of an iterator, which may wait, it does."""
+    before = reads(pool2)
+    assert pool2.map(abs, [-1]) == [1]
+    assert pool2.map(abs, [-1, -2, -3], chunksize=5) == [1, 2, 3]
+    assert reads(pool2) == before
+    assert pool2.map(abs, iter([-1])) == [1]
+    assert reads(pool2) > before
+
+
+def test_a_first_item_that_does_not_pickle_fails_like_any_other(pool2):
+    """Its error names the item; the others are there."""
+    lock = threading.Lock()
+    with pytest.raises(distmap.PayloadError, match="pickled"):
+        pool2.map(repr, [lock, 1])
+    results = pool2.map(repr, [lock, 1], on_error="return")
+    assert isinstance(results[0], distmap.PayloadError)
+    assert results[1] == "1"
+
+
+def test_an_interrupt_while_the_first_chunk_is_read_leaves_the_pool_usable(pool2):
+    """No job was begun, so nothing is waited for."""
+
+    class Interrupting:
+        def __reduce__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool2.map(repr, [Interrupting()])
+    assert pool2.jobs == []
+    assert pool2.map(abs, [-1]) == [1]

@@ -1,0 +1,105 @@
+"""submit: items of one function travel together."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from distmap import JobCancelled, Pool, PoolClosed
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two slots."""
+    with Pool(2) as pool:
+        # The thread that runs callbacks stays as long as the pool.
+        pool.apply_async(abs, (1,), callback=lambda value: None).get(10)
+        yield pool
+
+
+def test_many_submits_become_few_chunks(pool):
+    """Items that wait for the same function are sent together."""
+    futures = [pool.submit(pow, n, 2) for n in range(5000)]
+    assert [future.result(30) for future in futures] == [n * n for n in range(5000)]
+
+
+def test_a_captured_array_is_sent_once(pool):
+    """However many submits of a function follow each other, it is one job, and its array is pickled into it once."""
+    captured = np.arange(500_000)
+
+    def pick(at):
+        return int(captured[at])
+
+    before = pool.trace()[-1][0]
+    assert [future.result(10) for future in [pool.submit(pick, at) for at in range(100)]] == list(range(100))
+    assert [type(what).__name__ for when, what, _ in pool.trace() if when > before].count("JobSubmitted") == 1
+
+
+def test_callbacks_do_not_run_on_the_loop(pool):
+    """A callback may take its time, or use the pool itself."""
+    where, over = [], threading.Event()
+
+    def callback(future):
+        where.append((threading.current_thread().name, pool.map(abs, [-future.result()])))
+        over.set()
+
+    def late(x):
+        time.sleep(0.2)  # it must not be done before it has its callback, which would then run here
+        return x
+
+    pool.submit(late, 4).add_done_callback(callback)
+    assert over.wait(10)
+    assert where == [("distmap-callbacks", [4])]
+    over.clear()
+    future = pool.submit(late, 5)
+    future.add_done_callback(callback)
+    # As if the loop had looked just before the callback was added.
+    future._submission.hooked = False
+    assert over.wait(10)
+    assert where[1:] == [("distmap-callbacks", [5])]
+
+
+def test_a_change_of_a_global_is_seen_by_the_next_submit(pool):
+    """The function is looked at again at each submit."""
+    scope = {"scale": 2}
+    exec("def times(x):\n    return scale * x", scope)
+    assert pool.submit(scope["times"], 5).result(10) == 10
+    scope["scale"] = 3
+    assert pool.submit(scope["times"], 5).result(10) == 15
+
+
+def test_close_lets_submitted_items_finish():
+    """close takes no more; join waits for what was submitted."""
+    with Pool(1) as pool:
+        futures = [pool.submit(pow, n, 2) for n in range(20)]
+        pool.close()
+        with pytest.raises(PoolClosed, match="not running"):
+            pool.submit(pow, 1, 1)
+        pool.join()
+        assert [future.result(0) for future in futures] == [n * n for n in range(20)]
+
+
+def test_terminate_resolves_what_is_left():
+    """Nobody waits for ever for a pool that is gone."""
+    with Pool(1) as pool:
+        future = pool.submit(time.sleep, 60)
+        waiting = [pool.submit(time.sleep, 60) for _ in range(5)]
+    for one in [future, *waiting]:
+        assert isinstance(one.exception(10), JobCancelled)
+
+
+def test_lines_that_an_item_dropped_are_told_of(capsys):
+    """The count comes with the end of the job, though nobody asks for it."""
+
+    def flood(x):
+        for number in range(100_000):
+            print("line", number)
+
+    with Pool(1) as pool:
+        pool.submit(flood, 1).result(10)
+        pool.close()
+        pool.join()
+    assert "lines of output dropped" in capsys.readouterr().err
