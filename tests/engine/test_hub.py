@@ -1,4 +1,4 @@
-"""Tests of distmap/engine/hub.py: real workers in processes of their own, and an ear that records what the hub says."""
+"""Tests of distmap/engine/hub.py: real workers in processes of their own, and a sink that records the reports."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ DEADLINE = 15.0
 ANY_PORT = "wss://127.0.0.1:0"
 
 
-class Ear:
-    """A sink that writes down everything."""
+class RecordingSink:
+    """A sink that records everything."""
 
     def __init__(self) -> None:
         self.infos: dict[int, WorkerInfo] = {}
@@ -170,19 +170,19 @@ def test_dials_a_worker_that_listens(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "2", "--name", "w1", "--tag", "a", "--tag", "b") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
             await engine.dialled()
-            number = await ear.worker()
-            info = ear.infos[number]
+            number = await sink.worker()
+            info = sink.infos[number]
             assert (info.name, info.slots, info.python, info.tags) == ("w1", 2, PYTHON, {"a", "b"})
             assert info.address == worker.url
             assert engine.errors == {}
             code = give(engine, number, math.sqrt, [1.0, 4.0, 9.0])
             give(engine, number, math.sqrt, [16.0], attempt=2, slot=1)
-            await ear.until(lambda: ear.ended(1) and ear.ended(2))
-            assert ear.values(1) == [1.0, 2.0, 3.0]
-            assert ear.values(2) == [4.0]
+            await sink.until(lambda: sink.ended(1) and sink.ended(2))
+            assert sink.values(1) == [1.0, 2.0, 3.0]
+            assert sink.values(2) == [4.0]
             engine.drop(number, code.digest)
             await engine.close(now=False)
             assert "said goodbye" in worker.line("stderr", "gone")
@@ -194,17 +194,17 @@ def test_workers_dial_in(token: Secret) -> None:
     """A worker given the pool's URL registers with it and works like any other."""
 
     async def main() -> None:
-        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
-        await engine.start(ear)
+        engine, sink = hub(token=token, listen=ANY_PORT), RecordingSink()
+        await engine.start(sink)
         assert engine.url is not None
         assert engine.url.startswith("wss://127.0.0.1:")
         with WorkerProcess(engine.url, "--slots", "1", "--name", "guest") as worker:
-            number = await ear.worker()
-            assert ear.infos[number].name == "guest"
+            number = await sink.worker()
+            assert sink.infos[number].name == "guest"
             assert worker.url == engine.url
             give(engine, number, operator.neg, [1, 2])
-            await ear.until(lambda: ear.ended(1))
-            assert ear.values(1) == [-1, -2]
+            await sink.until(lambda: sink.ended(1))
+            assert sink.values(1) == [-1, -2]
             await engine.close(now=True)
             worker.line("stderr", "trying again")
 
@@ -216,14 +216,14 @@ def test_work_handed_out_while_joining_arrives(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(token=token), Ear()
-            ear.on_join = lambda engine, number: give(engine, number, operator.neg, [7])
-            await engine.start(ear)
+            engine, sink = hub(token=token), RecordingSink()
+            sink.on_join = lambda engine, number: give(engine, number, operator.neg, [7])
+            await engine.start(sink)
             engine.add(parse_url(worker.url))
             engine.add(parse_url(worker.url))  # dialled already: no second connection
-            await ear.until(lambda: ear.ended(1))
-            assert ear.values(1) == [-7]
-            assert len(ear.infos) == 1
+            await sink.until(lambda: sink.ended(1))
+            assert sink.values(1) == [-7]
+            assert len(sink.infos) == 1
             await engine.close(now=True)
 
     run(main)
@@ -234,13 +234,13 @@ def test_keeps_dialling_until_the_worker_is_there(token: Secret) -> None:
 
     async def main() -> None:
         port = free_port()
-        engine, ear = hub(f"wss://127.0.0.1:{port}", token=token), Ear()
-        await engine.start(ear)
+        engine, sink = hub(f"wss://127.0.0.1:{port}", token=token), RecordingSink()
+        await engine.start(sink)
         await engine.dialled()
         assert f"127.0.0.1:{port}" in engine.errors[f"wss://127.0.0.1:{port}"]
         assert engine.fatal is None
         with WorkerProcess("--port", str(port), "--slots", "1"):
-            await ear.worker()
+            await sink.worker()
             assert engine.errors == {}
             await engine.close(now=True)
 
@@ -254,8 +254,8 @@ def test_wrong_token_is_said_on_both_sides(token: Secret, tmp_path: Path) -> Non
         other = tmp_path / "other"
         write_token(other)
         with WorkerProcess("--port", "0", "--slots", "1", "--token-file", str(other)) as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
             await engine.dialled()
             assert "token" in engine.errors[worker.url]
             assert engine.fatal == engine.errors[worker.url]
@@ -265,7 +265,7 @@ def test_wrong_token_is_said_on_both_sides(token: Secret, tmp_path: Path) -> Non
             assert engine.fatal is None
             assert engine.cause is None
             assert "token" in worker.line("stderr", "refused")
-            assert not ear.infos
+            assert not sink.infos
             await engine.close(now=True)
 
     run(main)
@@ -276,10 +276,10 @@ def test_busy_worker_names_its_pool(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            first, first_ear = hub(worker.url, token=token), Ear()
+            first, first_ear = hub(worker.url, token=token), RecordingSink()
             await first.start(first_ear)
             await first_ear.worker()
-            second, second_ear = hub(worker.url, token=token), Ear()
+            second, second_ear = hub(worker.url, token=token), RecordingSink()
             await second.start(second_ear)
             await second.dialled()
             assert f"pid {os.getpid()}" in second.errors[worker.url]
@@ -298,14 +298,14 @@ def test_killed_worker_is_lost_and_leaves_no_task(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "2") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, time.sleep, [60.0])
             tasks = tasks_of(worker.pid)
             assert len(tasks) >= 2
             worker.signal(signal.SIGKILL)
-            lost = await ear.event(WorkerLost)
+            lost = await sink.event(WorkerLost)
             assert lost == WorkerLost(number, charged=True)
             _, alive = psutil.wait_procs(tasks, timeout=DEADLINE)
             assert not alive
@@ -320,16 +320,16 @@ def test_leaving_worker_finishes_what_runs(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, time.sleep, [0.1, 0.1, 1.0])
-            await ear.until(lambda: ear.reports)  # some of it is done, the rest runs
+            await sink.until(lambda: sink.reports)  # some of it is done, the rest runs
             worker.signal(signal.SIGTERM)
-            assert await ear.event(WorkerDraining) == WorkerDraining(number)
-            assert not ear.ended(1)
-            assert await ear.event(WorkerLost) == WorkerLost(number, charged=False)
-            assert ear.values(1) == [None, None, None]
+            assert await sink.event(WorkerDraining) == WorkerDraining(number)
+            assert not sink.ended(1)
+            assert await sink.event(WorkerLost) == WorkerLost(number, charged=False)
+            assert sink.values(1) == [None, None, None]
             assert await asyncio.to_thread(worker.wait) == 0
             await engine.close(now=True)
 
@@ -341,16 +341,16 @@ def test_dead_task_process_is_reported_and_replaced(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, os._exit, [3])
             give(engine, number, operator.neg, [1], attempt=2)
-            await ear.event(SlotReady)
-            assert ear.deaths[0][:5] == (number, 0, 1, 0, "died")
+            await sink.event(SlotReady)
+            assert sink.deaths[0][:5] == (number, 0, 1, 0, "died")
             give(engine, number, operator.neg, [5], attempt=3)
-            await ear.until(lambda: ear.ended(3))
-            assert ear.values(3) == [-5]
+            await sink.until(lambda: sink.ended(3))
+            assert sink.values(3) == [-5]
             await engine.close(now=True)
 
     run(main)
@@ -361,21 +361,21 @@ def test_revoke_interrupt_and_kill_reach_the_slot(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, time.sleep, [60.0])
             give(engine, number, operator.neg, [1], attempt=2)
             engine.revoke(number, 0, 2, 0)
             # Not both at once: the interrupt may overtake the second task, which then runs before its revoke comes.
-            await ear.until(lambda: ear.ended(2))
+            await sink.until(lambda: sink.ended(2))
             engine.interrupt(number, 0, 1)
-            await ear.until(lambda: ear.ended(1))
-            assert ear.values(1) == ear.values(2) == []
+            await sink.until(lambda: sink.ended(1))
+            assert sink.values(1) == sink.values(2) == []
             give(engine, number, time.sleep, [60.0], attempt=3)
             engine.kill(number, 0)
-            await ear.event(SlotReady)
-            assert ear.deaths[-1][4] == "killed"
+            await sink.event(SlotReady)
+            assert sink.deaths[-1][4] == "killed"
             await engine.close(now=True)
 
     run(main)
@@ -387,13 +387,13 @@ def test_heartbeats_carry_load_and_progress(token: Secret) -> None:
     async def main() -> None:
         # The worker beats every five seconds, in its own time.
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, time.sleep, [0.0, 60.0])
-            progressed = await ear.event(AttemptProgressed)
+            progressed = await sink.event(AttemptProgressed)
             assert progressed == AttemptProgressed(1, 1)
-            measured = await ear.event(WorkerMeasured)
+            measured = await sink.event(WorkerMeasured)
             assert measured.worker == number
             assert 0 <= measured.cpu <= 1
             assert 0 < measured.memory <= 1
@@ -408,18 +408,18 @@ def test_silent_worker_is_suspected_trusted_and_given_up(token: Secret) -> None:
     async def main() -> None:
         limits = Limits(beat_every=0.1, suspect_after=0.5, lost_after=3.0)
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token, limits=limits), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token, limits=limits), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             worker.signal(signal.SIGSTOP)
-            await ear.event(WorkerSuspected)
+            await sink.event(WorkerSuspected)
             worker.signal(signal.SIGCONT)
-            await ear.event(WorkerTrusted)
+            await sink.event(WorkerTrusted)
             worker.signal(signal.SIGSTOP)
-            assert await ear.event(WorkerLost) == WorkerLost(number, charged=True)
+            assert await sink.event(WorkerLost) == WorkerLost(number, charged=True)
             worker.signal(signal.SIGCONT)
             # What it still had to say belongs to an incarnation that was given up; it comes back as another.
-            assert await ear.worker(2)
+            assert await sink.worker(2)
             await engine.close(now=True)
 
     run(main)
@@ -443,13 +443,13 @@ def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
             on_connection=never,
             on_refused=refused.append,
         )
-        engine, ear = hub(server.url, token=token), Ear()
-        await engine.start(ear)
+        engine, sink = hub(server.url, token=token), RecordingSink()
+        await engine.start(sink)
         await engine.dialled()
         sentence = engine.errors[server.url]
         assert "2.7" in sentence
         assert PYTHON.rpartition(".")[0] in sentence
-        assert not ear.infos
+        assert not sink.infos
         assert engine.fatal == sentence
         await engine.close(now=True)
         await server.close()
@@ -459,11 +459,11 @@ def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
 
 
 def test_senseless_worker_is_refused(token: Secret) -> None:
-    """A dial-in worker that offers no slots is turned away, with a sentence under the pool's URL."""
+    """A dial-in worker that offers no slots is refused, with a sentence under the pool's URL."""
 
     async def main() -> None:
-        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
-        await engine.start(ear)
+        engine, sink = hub(token=token, listen=ANY_PORT), RecordingSink()
+        await engine.start(sink)
         assert engine.url is not None
         info = {**worker_info(name="odd", slots=1, tags=frozenset()), "slots": 0}
         connection = await dial(parse_url(engine.url), token=token, role="worker", info=info)
@@ -471,7 +471,7 @@ def test_senseless_worker_is_refused(token: Secret) -> None:
             async with asyncio.timeout(DEADLINE):
                 await connection.channel.recv()
         assert "slots" in engine.errors[engine.url]
-        assert not ear.infos
+        assert not sink.infos
         connection.channel.abort()
         await engine.close(now=True)
 
@@ -483,14 +483,14 @@ def test_task_that_does_not_load_is_refused(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             payload, _ = dump_items([1])
             engine.put(number, b"0123456789abcdef", "code", [b"this is no pickle"])
             engine.assign(number, Task(0, 1, b"0123456789abcdef", (), 0, 1, 0, 0.0), payload.parts)
-            await ear.until(lambda: ear.refusals)
-            assert ear.refusals == [(number, 1)]
+            await sink.until(lambda: sink.refusals)
+            assert sink.refusals == [(number, 1)]
             await engine.close(now=True)
 
     run(main)
@@ -515,13 +515,13 @@ def test_worker_that_talks_nonsense_is_lost(token: Secret) -> None:
     """A message that no worker sends, or a slot that is not there, harms nobody but the worker that sent it."""
 
     async def main() -> None:
-        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
-        await engine.start(ear)
+        engine, sink = hub(token=token, listen=ANY_PORT), RecordingSink()
+        await engine.start(sink)
         worker = await fake_worker(engine, token)
-        number = await ear.worker()
+        number = await sink.worker()
         worker.send(Report(5, 1, 0, 0, 0.0, True, ()))
         worker.send(Kill(0))
-        assert await ear.event(WorkerLost) == WorkerLost(number, charged=True)
+        assert await sink.event(WorkerLost) == WorkerLost(number, charged=True)
         await worker.close()
         await engine.close(now=True)
 
@@ -532,13 +532,13 @@ def test_sink_that_fails_takes_no_worker(token: Secret) -> None:
     """When the driver cannot take a worker, the connection is ended, not kept half open."""
 
     async def main() -> None:
-        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
+        engine, sink = hub(token=token, listen=ANY_PORT), RecordingSink()
 
         def fail(engine: Engine, worker: int) -> None:
             raise RuntimeError("no room")
 
-        ear.on_join = fail
-        await engine.start(ear)
+        sink.on_join = fail
+        await engine.start(sink)
         assert engine.url is not None
         info = worker_info(name="fake", slots=1, tags=frozenset())
         connection = await dial(parse_url(engine.url), token=token, role="worker", info=info)
@@ -556,12 +556,12 @@ def test_output_of_tasks_is_passed_on(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            engine, ear = hub(worker.url, token=token), Ear()
-            await engine.start(ear)
-            number = await ear.worker()
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
             give(engine, number, print, ["hello"])
-            await ear.until(lambda: ear.ended(1))
-            ((by, output, parts),) = ear.outputs
+            await sink.until(lambda: sink.ended(1))
+            ((by, output, parts),) = sink.outputs
             assert (by, output, bytes(parts[0])) == (number, Output(0, 1, 0, ((0, 0, 6),)), b"hello\n")
             await engine.close(now=True)
 
@@ -584,14 +584,14 @@ def test_output_that_is_not_what_it_says_ends_the_worker(
     """A worker whose output is out of bounds is lost; nothing of it is passed on."""
 
     async def main() -> None:
-        engine, ear = hub(token=token, listen=ANY_PORT), Ear()
-        await engine.start(ear)
+        engine, sink = hub(token=token, listen=ANY_PORT), RecordingSink()
+        await engine.start(sink)
         worker = await fake_worker(engine, token)
-        number = await ear.worker()
+        number = await sink.worker()
         worker.send(Output(0, 1, 0, ((0, 0, 4),)), [b"fine"])
         worker.send(Output(0, 1, 0, pieces), parts)
-        assert await ear.event(WorkerLost) == WorkerLost(number, charged=True)
-        assert [bytes(parts[0]) for _, _, parts in ear.outputs] == [b"fine"]
+        assert await sink.event(WorkerLost) == WorkerLost(number, charged=True)
+        assert [bytes(parts[0]) for _, _, parts in sink.outputs] == [b"fine"]
         await worker.close()
         await engine.close(now=True)
 

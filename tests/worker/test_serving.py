@@ -41,19 +41,19 @@ DEADLINE = 15.0
 IDLE = -1
 
 
-class Line:
-    """The pool's end: says things, keeps what it hears."""
+class PoolEnd:
+    """The pool's end: sends messages, keeps what it receives."""
 
     def __init__(self, session: PoolSession) -> None:
         self.session = session
-        self.heard: list[tuple[Message, list[Any]]] = []
-        self._news = asyncio.Event()
+        self.received: list[tuple[Message, list[Any]]] = []
+        self._changed = asyncio.Event()
         to_worker, self.to_pool = connect({"name": "me"}, {"name": "w"})
         self.conversation = Conversation(
             to_worker,
-            on_message=self._hear,
+            on_message=self._on_message,
             on_liveness=lambda state: None,
-            on_closed=lambda reason: self._news.set(),
+            on_closed=lambda reason: self._changed.set(),
             beat=lambda: None,
         )
 
@@ -61,9 +61,9 @@ class Line:
         self.session.begin(self.to_pool, "me")
         self.conversation.start()
 
-    def _hear(self, message: Message, parts: list[Any]) -> None:
-        self.heard.append((message, parts))
-        self._news.set()
+    def _on_message(self, message: Message, parts: list[Any]) -> None:
+        self.received.append((message, parts))
+        self._changed.set()
 
     def give(self, fn: Callable[..., Any], items: Sequence[Any], attempt: int = 1, slot: int = 0) -> bytes:
         code = dump_code(fn)
@@ -75,17 +75,19 @@ class Line:
     async def until(self, happened: Callable[[], Any]) -> Any:
         async with asyncio.timeout(DEADLINE):
             while not (answer := happened()):
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
             return answer
 
     def count(self, kind: type) -> int:
-        return sum(isinstance(message, kind) for message, _ in self.heard)
+        return sum(isinstance(message, kind) for message, _ in self.received)
 
     async def ended(self, attempt: int = 1) -> list[Any]:
-        await self.until(lambda: any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.heard))
+        await self.until(
+            lambda: any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.received)
+        )
         values: list[Any] = []
-        for message, parts in self.heard:
+        for message, parts in self.received:
             if isinstance(message, Report) and message.attempt == attempt and message.hi > message.lo:
                 values += load_results(parts, message.lo, message.hi, message.failed)
         return values
@@ -95,13 +97,13 @@ FAST = Limits(beat_every=0.2)
 
 
 @asynccontextmanager
-async def serving(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[Line]:
+async def serving(slots: int = 1, limits: Limits = FAST) -> AsyncIterator[PoolEnd]:
     session = PoolSession(slots, Load(), name="w", limits=limits)
-    line = Line(session)
+    pool = PoolEnd(session)
     try:
-        yield line
+        yield pool
     finally:
-        await line.conversation.close()
+        await pool.conversation.close()
         await session.leave("done")
 
 
@@ -113,14 +115,14 @@ def test_results_that_no_message_holds_are_errors_of_their_items() -> None:
     """They are not lost in silence: the pool would wait for ever. What comes after them arrives."""
 
     async def main() -> None:
-        async with serving(limits=FAST._replace(message_bytes=1 << 19)) as line:
-            line.begin()
-            line.give(bytes, [1 << 20], attempt=1)
-            (failure,) = await line.ended(1)
+        async with serving(limits=FAST._replace(message_bytes=1 << 19)) as pool:
+            pool.begin()
+            pool.give(bytes, [1 << 20], attempt=1)
+            (failure,) = await pool.ended(1)
             assert failure.type == "distmap.errors.PayloadError"
             assert "too large to be sent" in failure.message
-            line.give(bytes, [3], attempt=2)
-            assert await line.ended(2) == [bytes(3)]
+            pool.give(bytes, [3], attempt=2)
+            assert await pool.ended(2) == [bytes(3)]
 
     run(main)
 
@@ -133,14 +135,14 @@ def test_tasks_go_in_and_reports_come_out(caplog: pytest.LogCaptureFixture) -> N
     """A task's results come back; the log has the job's beginning and, when it is dropped, its tally."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            assert line.session.idle.is_set()
-            digest = line.give(operator.neg, [1, 2, 3])
-            assert await line.ended() == [-1, -2, -3]
-            line.conversation.send(Drop(digest))
-            await line.conversation.flushed()
-            assert line.session.idle.is_set()
+        async with serving() as pool:
+            pool.begin()
+            assert pool.session.idle.is_set()
+            digest = pool.give(operator.neg, [1, 2, 3])
+            assert await pool.ended() == [-1, -2, -3]
+            pool.conversation.send(Drop(digest))
+            await pool.conversation.flushed()
+            assert pool.session.idle.is_set()
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
@@ -152,14 +154,14 @@ def test_the_log_names_the_function(caplog: pytest.LogCaptureFixture) -> None:
     """As the pool calls it, but nothing of it can steer the terminal of whoever reads the log."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.conversation.send(Put(b"d" * 16, "code", "score\n\x1b[2J"), [b""])
-            line.conversation.send(Drop(b"d" * 16))
-            digest = line.give(operator.neg, [1, 2, 3])
-            assert await line.ended() == [-1, -2, -3]
-            line.conversation.send(Drop(digest))
-            await line.conversation.flushed()
+        async with serving() as pool:
+            pool.begin()
+            pool.conversation.send(Put(b"d" * 16, "code", "score\n\x1b[2J"), [b""])
+            pool.conversation.send(Drop(b"d" * 16))
+            digest = pool.give(operator.neg, [1, 2, 3])
+            assert await pool.ended() == [-1, -2, -3]
+            pool.conversation.send(Drop(digest))
+            await pool.conversation.flushed()
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
@@ -170,10 +172,10 @@ def test_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Items that raise are results for the pool, and counted for the log."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.give(operator.inv, [1, "a"])
-            assert len(await line.ended()) == 2
+        async with serving() as pool:
+            pool.begin()
+            pool.give(operator.inv, [1, "a"])
+            assert len(await pool.ended()) == 2
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
@@ -184,18 +186,18 @@ def test_a_waiting_task_is_taken_back_and_a_running_one_interrupted() -> None:
     """Revoke and Interrupt reach the slot; those of an attempt that has ended do nothing."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.give(time.sleep, [60.0], attempt=1)
-            line.give(operator.neg, [1], attempt=2)
-            line.conversation.send(Revoke(0, 2, 0))
-            line.conversation.send(Interrupt(0, 1))
-            assert await line.ended(1) == []
-            assert await line.ended(2) == []
-            line.conversation.send(Revoke(0, 2, 0))
-            line.conversation.send(Interrupt(0, 1))
-            line.give(operator.neg, [5], attempt=3)
-            assert await line.ended(3) == [-5]
+        async with serving() as pool:
+            pool.begin()
+            pool.give(time.sleep, [60.0], attempt=1)
+            pool.give(operator.neg, [1], attempt=2)
+            pool.conversation.send(Revoke(0, 2, 0))
+            pool.conversation.send(Interrupt(0, 1))
+            assert await pool.ended(1) == []
+            assert await pool.ended(2) == []
+            pool.conversation.send(Revoke(0, 2, 0))
+            pool.conversation.send(Interrupt(0, 1))
+            pool.give(operator.neg, [5], attempt=3)
+            assert await pool.ended(3) == [-5]
 
     run(main)
 
@@ -204,14 +206,14 @@ def test_a_killed_slot_is_told_dead_and_ready() -> None:
     """Kill ends the task process; the pool hears of the death, then of the fresh process."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.give(time.sleep, [60.0])
-            line.conversation.send(Kill(0))
-            await line.until(lambda: line.count(Ready))
-            kinds = [type(message) for message, _ in line.heard if isinstance(message, Died | Ready)]
+        async with serving() as pool:
+            pool.begin()
+            pool.give(time.sleep, [60.0])
+            pool.conversation.send(Kill(0))
+            await pool.until(lambda: pool.count(Ready))
+            kinds = [type(message) for message, _ in pool.received if isinstance(message, Died | Ready)]
             assert kinds == [Died, Ready]
-            assert line.session.idle.is_set()
+            assert pool.session.idle.is_set()
 
     run(main)
 
@@ -220,17 +222,17 @@ def test_what_was_sent_before_the_death_was_known_does_not_run() -> None:
     """A task that arrives at a slot whose process has just died is void and is dropped."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.session.died(Died(0, -1, -1, "idle", "made up"))
-            line.give(operator.neg, [1], attempt=7)
-            line.give(operator.neg, [2], attempt=8)
-            await line.conversation.flushed()
-            assert line.session.idle.is_set()
-            line.session.ready(Ready(0))
-            line.give(operator.neg, [3], attempt=9)
-            assert await line.ended(9) == [-3]
-            assert line.count(Report) == 1
+        async with serving() as pool:
+            pool.begin()
+            pool.session.died(Died(0, -1, -1, "idle", "made up"))
+            pool.give(operator.neg, [1], attempt=7)
+            pool.give(operator.neg, [2], attempt=8)
+            await pool.conversation.flushed()
+            assert pool.session.idle.is_set()
+            pool.session.ready(Ready(0))
+            pool.give(operator.neg, [3], attempt=9)
+            assert await pool.ended(9) == [-3]
+            assert pool.count(Report) == 1
 
     run(main)
 
@@ -239,13 +241,13 @@ def test_a_pool_that_comes_is_told_which_slots_are_dead() -> None:
     """A slot that died before the pool came is told as dead; the first readiness of a slot is no news."""
 
     async def main() -> None:
-        async with serving(2) as line:
-            line.session.ready(Ready(0))
-            line.session.died(Died(1, 5, 3, "died", "made up"))
-            line.begin()
-            line.session.ready(Ready(1))
-            await line.until(lambda: line.count(Ready))
-            told = [message for message, _ in line.heard if isinstance(message, Died | Ready)]
+        async with serving(2) as pool:
+            pool.session.ready(Ready(0))
+            pool.session.died(Died(1, 5, 3, "died", "made up"))
+            pool.begin()
+            pool.session.ready(Ready(1))
+            await pool.until(lambda: pool.count(Ready))
+            told = [message for message, _ in pool.received if isinstance(message, Died | Ready)]
             assert told == [Died(1, IDLE, IDLE, "idle", "made up"), Ready(1)]
 
     run(main)
@@ -255,10 +257,10 @@ def test_a_dead_task_process_is_logged(caplog: pytest.LogCaptureFixture) -> None
     """A task that ends its process is in the log with how it ended."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.give(os._exit, [3])
-            await line.until(lambda: line.count(Ready))
+        async with serving() as pool:
+            pool.begin()
+            pool.give(os._exit, [3])
+            await pool.until(lambda: pool.count(Ready))
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
@@ -271,12 +273,12 @@ def test_nonsense_ends_the_stay(wrong: Message) -> None:
     """A slot that is not there, or a message that no pool sends, ends the session and not the worker."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.conversation.send(wrong)
+        async with serving() as pool:
+            pool.begin()
+            pool.conversation.send(wrong)
             async with asyncio.timeout(DEADLINE):
-                await line.session.over.wait()
-            assert "lost" in line.session.reason
+                await pool.session.over.wait()
+            assert "lost" in pool.session.reason
 
     run(main)
 
@@ -286,17 +288,17 @@ def test_goodbye_ends_the_stay_and_leaving_ends_its_processes() -> None:
 
     async def main() -> None:
         before = task_pids()
-        async with serving(2) as line:
-            line.begin()
-            line.give(time.sleep, [60.0])
-            line.conversation.send(Bye("enough"))
+        async with serving(2) as pool:
+            pool.begin()
+            pool.give(time.sleep, [60.0])
+            pool.conversation.send(Bye("enough"))
             async with asyncio.timeout(DEADLINE):
-                await line.session.over.wait()
-            assert "enough" in line.session.reason
+                await pool.session.over.wait()
+            assert "enough" in pool.session.reason
             assert len(task_pids() - before) == 2
-            await line.session.leave("done")
-            await line.session.leave("done")
-            assert "enough" in line.session.reason
+            await pool.session.leave("done")
+            await pool.session.leave("done")
+            assert "enough" in pool.session.reason
             assert task_pids() == before
 
     run(main)
@@ -307,9 +309,9 @@ def test_a_stay_without_a_pool_can_be_left() -> None:
 
     async def main() -> None:
         before = task_pids()
-        async with serving() as line:
-            await line.session.flushed()
-            line.session.drain()
+        async with serving() as pool:
+            await pool.session.flushed()
+            pool.session.drain()
         assert task_pids() == before
 
     run(main)
@@ -319,12 +321,12 @@ def test_beats_carry_the_load_and_each_slot() -> None:
     """A heartbeat has the host's load and, for each slot, what it runs and for how long."""
 
     async def main() -> None:
-        async with serving(2) as line:
-            line.begin()
-            line.give(time.sleep, [0.0, 60.0], attempt=4, slot=1)
+        async with serving(2) as pool:
+            pool.begin()
+            pool.give(time.sleep, [0.0, 60.0], attempt=4, slot=1)
             # The first ones may come before the second item has begun.
-            beat = await line.until(
-                lambda: next((m for m, _ in line.heard if type(m) is Beat and m.slots[1][1] == 1), None)
+            beat = await pool.until(
+                lambda: next((m for m, _ in pool.received if type(m) is Beat and m.slots[1][1] == 1), None)
             )
             assert 0 <= beat.cpu <= 1
             assert 0 < beat.memory <= 1
@@ -338,14 +340,14 @@ def test_what_tasks_print_goes_to_the_pool_before_their_report() -> None:
     """Output keeps its place among the reports of its slot."""
 
     async def main() -> None:
-        async with serving() as line:
-            line.begin()
-            line.give(print, ["one", "two"])
-            await line.ended()
-            kinds = [type(message) for message, _ in line.heard if isinstance(message, Output | Report)]
+        async with serving() as pool:
+            pool.begin()
+            pool.give(print, ["one", "two"])
+            await pool.ended()
+            kinds = [type(message) for message, _ in pool.received if isinstance(message, Output | Report)]
             assert kinds[0] is Output
             assert kinds[-1] is Report
-            texts = [bytes(parts[0]) for message, parts in line.heard if isinstance(message, Output) and parts]
+            texts = [bytes(parts[0]) for message, parts in pool.received if isinstance(message, Output) and parts]
             assert b"".join(texts) == b"one\ntwo\n"
 
     run(main)
@@ -355,18 +357,18 @@ def test_output_does_not_pile_up_before_a_slow_connection() -> None:
     """While much of it waits to be written its text is dropped, its lines are counted, and reports go on."""
 
     async def main() -> None:
-        async with serving() as line:
+        async with serving() as pool:
             # Not begun at the pool's end: nothing is acknowledged, so the worker's window fills up.
-            line.session.begin(line.to_pool, "me")
-            session, text = line.session, b"x" * 99_999 + b"\n"
+            pool.session.begin(pool.to_pool, "me")
+            session, text = pool.session, b"x" * 99_999 + b"\n"
             for _ in range(1000):
                 session.printed(Output(0, 1, 2, ((0, 0, len(text)),)), [text])
             assert session._conversation is not None
             assert session._conversation.printed < 1_000_000
             session.reported(Report(0, 1, 0, 1, 0.0, True, ()), [b"result"])
-            line.conversation.start()
-            await line.until(lambda: line.count(Report) == 1)
-            outputs = [(message, parts) for message, parts in line.heard if isinstance(message, Output)]
+            pool.conversation.start()
+            await pool.until(lambda: pool.count(Report) == 1)
+            outputs = [(message, parts) for message, parts in pool.received if isinstance(message, Output)]
             assert len(outputs) == 1000
             kept = sum(1 for _, parts in outputs if parts)
             assert 0 < kept < 1000

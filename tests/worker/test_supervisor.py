@@ -33,29 +33,29 @@ from distmap.worker.supervisor import CUT_SHORT, FATAL, OK, Settings, Supervisor
 DEADLINE = 15.0
 
 
-class Caller:
-    """A pool at its barest: it keeps what the worker says."""
+class MinimalPool:
+    """A minimal pool: it keeps the messages of the worker."""
 
     def __init__(self, connection: Connection) -> None:
-        self.heard: list[tuple[Message, list[Any]]] = []
+        self.received: list[tuple[Message, list[Any]]] = []
         self.closed = ""
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.conversation = Conversation(
             connection,
-            on_message=self._hear,
+            on_message=self._on_message,
             on_liveness=lambda state: None,
             on_closed=self._end,
             beat=lambda: None,
         )
         self.conversation.start()
 
-    def _hear(self, message: Message, parts: list[Any]) -> None:
-        self.heard.append((message, parts))
-        self._news.set()
+    def _on_message(self, message: Message, parts: list[Any]) -> None:
+        self.received.append((message, parts))
+        self._changed.set()
 
     def _end(self, reason: str) -> None:
         self.closed = reason or "closed"
-        self._news.set()
+        self._changed.set()
 
     def give(self, fn: Callable[..., Any], items: Sequence[Any], attempt: int = 1) -> None:
         code = dump_code(fn)
@@ -66,20 +66,20 @@ class Caller:
     async def until(self, happened: Callable[[], Any]) -> Any:
         async with asyncio.timeout(DEADLINE):
             while not (answer := happened()):
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
             return answer
 
     async def says(self, kind: type) -> None:
-        await self.until(lambda: any(isinstance(message, kind) for message, _ in self.heard))
+        await self.until(lambda: any(isinstance(message, kind) for message, _ in self.received))
 
     async def values(self, attempt: int = 1) -> list[Any]:
         def ended() -> bool:
-            return any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.heard)
+            return any(isinstance(m, Report) and m.attempt == attempt and m.ended for m, _ in self.received)
 
         await self.until(ended)
         found: list[Any] = []
-        for message, parts in self.heard:
+        for message, parts in self.received:
             if isinstance(message, Report) and message.attempt == attempt and message.hi > message.lo:
                 found += load_results(parts, message.lo, message.hi, message.failed)
         return found
@@ -89,18 +89,18 @@ class Door:
     """A listening pool at its barest."""
 
     def __init__(self) -> None:
-        self.callers: list[Caller] = []
+        self.pools: list[MinimalPool] = []
         self.refused: list[str] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def open(self, token: Secret, port: int = 0) -> Server:
         async def take(connection: Connection) -> None:
-            self.callers.append(Caller(connection))
-            self._news.set()
+            self.pools.append(MinimalPool(connection))
+            self._changed.set()
 
         def refuse(sentence: str) -> None:
             self.refused.append(sentence)
-            self._news.set()
+            self._changed.set()
 
         return await listen(
             WorkerURL("127.0.0.1", port),
@@ -111,12 +111,12 @@ class Door:
             on_refused=refuse,
         )
 
-    async def caller(self, number: int = 1) -> Caller:
+    async def pool(self, number: int = 1) -> MinimalPool:
         async with asyncio.timeout(DEADLINE):
-            while len(self.callers) < number:
-                self._news.clear()
-                await self._news.wait()
-        return self.callers[number - 1]
+            while len(self.pools) < number:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.pools[number - 1]
 
 
 @pytest.fixture(autouse=True)
@@ -135,8 +135,8 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
-async def call(url: str, token: Secret) -> Caller:
-    return Caller(await dial(parse_url(url), token=token, role="pool", info=pool_info()))
+async def call(url: str, token: Secret) -> MinimalPool:
+    return MinimalPool(await dial(parse_url(url), token=token, role="pool", info=pool_info()))
 
 
 def tasks_of(worker: WorkerProcess) -> set[psutil.Process]:
@@ -191,22 +191,22 @@ def test_lost_connection_ends_the_tasks_and_frees_the_worker(token: Secret) -> N
 
 
 def test_drain_finishes_what_runs_and_exits_with_zero(token: Secret) -> None:
-    """SIGTERM: Draining is said, the running item's result is flushed, then Bye, then exit code 0."""
+    """SIGTERM: Draining is announced, the running item's result is flushed, then Bye, then exit code 0."""
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            caller = await call(worker.url, token)
-            caller.give(time.sleep, [1.0])
-            await caller.conversation.flushed()
+            pool = await call(worker.url, token)
+            pool.give(time.sleep, [1.0])
+            await pool.conversation.flushed()
             worker.signal(signal.SIGTERM)
-            await caller.says(Draining)
-            assert await caller.values() == [None]
-            await caller.says(Bye)
+            await pool.says(Draining)
+            assert await pool.values() == [None]
+            await pool.says(Bye)
             assert await asyncio.to_thread(worker.wait) == 0
-            kinds = [type(message) for message, _ in caller.heard if not isinstance(message, Beat)]
+            kinds = [type(message) for message, _ in pool.received if not isinstance(message, Beat)]
             assert kinds[0] is Draining
             assert kinds[-1] is Bye
-            await caller.conversation.close()
+            await pool.conversation.close()
 
     run(main)
 
@@ -217,12 +217,12 @@ def test_other_signals_drain_too(token: Secret, number: signal.Signals) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            caller = await call(worker.url, token)
+            pool = await call(worker.url, token)
             worker.signal(number)
-            await caller.says(Draining)
-            await caller.says(Bye)
+            await pool.says(Draining)
+            await pool.says(Bye)
             assert await asyncio.to_thread(worker.wait) == 0
-            await caller.conversation.close()
+            await pool.conversation.close()
 
     run(main)
 
@@ -232,17 +232,17 @@ def test_second_signal_leaves_at_once(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            caller = await call(worker.url, token)
-            caller.give(time.sleep, [60.0])
-            await caller.conversation.flushed()
+            pool = await call(worker.url, token)
+            pool.give(time.sleep, [60.0])
+            await pool.conversation.flushed()
             worker.signal(signal.SIGTERM)
-            await caller.says(Draining)
+            await pool.says(Draining)
             tasks = tasks_of(worker)
             worker.signal(signal.SIGTERM)
-            await caller.says(Bye)
+            await pool.says(Bye)
             assert await asyncio.to_thread(worker.wait) == 1
             assert await asyncio.to_thread(gone, tasks)
-            await caller.conversation.close()
+            await pool.conversation.close()
 
     run(main)
 
@@ -252,14 +252,14 @@ def test_drain_has_a_limit(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1", "--drain", "0.3") as worker:
-            caller = await call(worker.url, token)
-            caller.give(time.sleep, [60.0])
-            await caller.conversation.flushed()
+            pool = await call(worker.url, token)
+            pool.give(time.sleep, [60.0])
+            await pool.conversation.flushed()
             worker.signal(signal.SIGTERM)
-            await caller.says(Bye)
+            await pool.says(Bye)
             assert await asyncio.to_thread(worker.wait) == 0
             worker.line("stderr", "not everything finished")
-            await caller.conversation.close()
+            await pool.conversation.close()
 
     run(main)
 
@@ -269,14 +269,14 @@ def test_draining_worker_takes_no_new_pool(token: Secret) -> None:
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
-            caller = await call(worker.url, token)
-            caller.give(time.sleep, [60.0])
-            await caller.conversation.flushed()
+            pool = await call(worker.url, token)
+            pool.give(time.sleep, [60.0])
+            await pool.conversation.flushed()
             worker.signal(signal.SIGTERM)
-            await caller.says(Draining)
+            await pool.says(Draining)
             with pytest.raises(ConnectionError, match="leav"):
                 await call(worker.url, token)
-            await caller.conversation.close()
+            await pool.conversation.close()
 
     run(main)
 
@@ -293,21 +293,21 @@ def test_dialling_worker_waits_for_its_pool_and_comes_back(token: Secret) -> Non
             worker.line("stderr", "trying again")
             assert worker.stdout == []
             listening = await first.open(token, port)
-            caller = await first.caller()
+            pool = await first.pool()
             assert worker.line("stdout", "registered") == f"registered with {url}"
-            caller.give(operator.neg, [3])
-            assert await caller.values() == [-3]
-            caller.conversation.abort()
+            pool.give(operator.neg, [3])
+            assert await pool.values() == [-3]
+            pool.conversation.abort()
             await listening.close()
             listening = await second.open(token, port)
-            caller = await second.caller()
-            caller.give(operator.neg, [4])
-            assert await caller.values() == [-4]
+            pool = await second.pool()
+            pool.give(operator.neg, [4])
+            assert await pool.values() == [-4]
             assert len(worker.stdout) == 1
             worker.signal(signal.SIGTERM)
-            await caller.says(Bye)
+            await pool.says(Bye)
             assert await asyncio.to_thread(worker.wait) == 0
-            await caller.conversation.close()
+            await pool.conversation.close()
             await listening.close()
 
     run(main)
@@ -355,15 +355,15 @@ def test_other_python_is_fatal_for_a_dialling_worker(token: Secret) -> None:
 
 
 def test_other_python_is_refused_by_a_listening_worker(token: Secret) -> None:
-    """A pool of another minor version is turned away, the worker's log names both versions, and it stays free."""
+    """A pool of another minor version is refused, the worker's log names both versions, and it stays free."""
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
             with pytest.raises(ConnectionError, match=r"2\.7"):
                 await dial(parse_url(worker.url), token=token, role="pool", info={**pool_info(), "python": "2.7"})
             assert PYTHON.rpartition(".")[0] in worker.line("stderr", "2.7")
-            caller = await call(worker.url, token)
-            await caller.conversation.close()
+            pool = await call(worker.url, token)
+            await pool.conversation.close()
 
     run(main)
 
@@ -375,34 +375,36 @@ def test_orphaned_worker_leaves_if_asked_to() -> None:
         worker.line("stderr", "no pool for 0.2 s")
 
 
-def supervisor(token: Secret, said: list[str], **more: Any) -> Supervisor:
+def supervisor(token: Secret, announced: list[str], **more: Any) -> Supervisor:
     settings = Settings(name="here", slots=1, token=token, **more)
-    return Supervisor(settings, announce=said.append, limits=Limits(beat_every=0.1, suspect_after=0.3, lost_after=1.0))
+    return Supervisor(
+        settings, announce=announced.append, limits=Limits(beat_every=0.1, suspect_after=0.3, lost_after=1.0)
+    )
 
 
 def test_listening_in_this_process(token: Secret) -> None:
     """Pools come one after the other, a second one at a time is refused, and terminating drains."""
 
     async def main() -> None:
-        said: list[str] = []
-        worker = supervisor(token, said)
+        announced: list[str] = []
+        worker = supervisor(token, announced)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
+        url = (await eventually(lambda: announced))[0].removeprefix("listening on ")
         for number in (1, 2):
-            caller = await call(url, token)
+            pool = await call(url, token)
             with pytest.raises(WorkerBusy, match="pid"):
                 await call(url, token)
-            caller.give(operator.neg, [number])
-            assert await caller.values() == [-number]
-            await caller.conversation.close()
-        caller = await call(url, token)
-        caller.give(time.sleep, [0.5])
-        await caller.conversation.flushed()
+            pool.give(operator.neg, [number])
+            assert await pool.values() == [-number]
+            await pool.conversation.close()
+        pool = await call(url, token)
+        pool.give(time.sleep, [0.5])
+        await pool.conversation.flushed()
         worker.terminate("a test")
-        assert await caller.values() == [None]
+        assert await pool.values() == [None]
         assert await done == OK
-        await caller.conversation.close()
-        assert len(said) == 1
+        await pool.conversation.close()
+        assert len(announced) == 1
 
     run(main)
 
@@ -411,22 +413,22 @@ def test_dialling_in_this_process(token: Secret) -> None:
     """A dialling worker registers, comes back after a loss, leaves when told, and gives up on a wrong token."""
 
     async def main() -> None:
-        said: list[str] = []
+        announced: list[str] = []
         door = Door()
         listening = await door.open(token)
-        worker = supervisor(token, said)
+        worker = supervisor(token, announced)
         done = asyncio.create_task(worker.dial(parse_url(listening.url)))
-        (await door.caller()).conversation.abort()
-        caller = await door.caller(2)
-        caller.give(time.sleep, [60.0])
-        await caller.conversation.flushed()
+        (await door.pool()).conversation.abort()
+        pool = await door.pool(2)
+        pool.give(time.sleep, [60.0])
+        await pool.conversation.flushed()
         worker.terminate("a test")
-        await caller.says(Draining)
+        await pool.says(Draining)
         worker.terminate("a test")
         assert await done == CUT_SHORT
-        assert said == [f"registered with {listening.url}"]
-        await caller.conversation.close()
-        assert await supervisor(Secret.generate(), said).dial(parse_url(listening.url)) == FATAL
+        assert announced == [f"registered with {listening.url}"]
+        await pool.conversation.close()
+        assert await supervisor(Secret.generate(), announced).dial(parse_url(listening.url)) == FATAL
         await listening.close()
 
     run(main)
@@ -452,15 +454,15 @@ def test_orphan_in_this_process(token: Secret, caplog: pytest.LogCaptureFixture)
     """The time without a pool counts from when the last one went."""
 
     async def main() -> None:
-        said: list[str] = []
-        worker = supervisor(token, said, orphan_exit=1.0)
+        announced: list[str] = []
+        worker = supervisor(token, announced, orphan_exit=1.0)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
-        caller = await call(url, token)
-        caller.give(time.sleep, [1.2])
-        assert await caller.values() == [None]
+        url = (await eventually(lambda: announced))[0].removeprefix("listening on ")
+        pool = await call(url, token)
+        pool.give(time.sleep, [1.2])
+        assert await pool.values() == [None]
         assert not done.done()
-        await caller.conversation.close()
+        await pool.conversation.close()
         assert await done == OK
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
@@ -472,15 +474,15 @@ def test_silent_pool_is_given_up(token: Secret, caplog: pytest.LogCaptureFixture
     """A pool that is silent too long is suspected, then gone, and the worker is free."""
 
     async def main() -> None:
-        said: list[str] = []
-        worker = supervisor(token, said)
+        announced: list[str] = []
+        worker = supervisor(token, announced)
         done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
-        url = (await eventually(lambda: said))[0].removeprefix("listening on ")
+        url = (await eventually(lambda: announced))[0].removeprefix("listening on ")
         # A connection whose owner never says a word.
         mute = await dial(parse_url(url), token=token, role="pool", info=pool_info())
         await eventually(lambda: "gone" in caplog.text)
-        caller = await call(url, token)
-        await caller.conversation.close()
+        pool = await call(url, token)
+        await pool.conversation.close()
         worker.terminate("a test")
         assert await done == OK
         mute.channel.abort()
