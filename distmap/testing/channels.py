@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable
 
 from distmap.transport.channel import Channel, ChannelClosed
@@ -74,18 +75,11 @@ async def a_cancelled_recv_loses_nothing(left: Channel, right: Channel) -> None:
 
 async def send_waits_for_a_reader(left: Channel, right: Channel) -> None:
     """A sender is held back when nobody reads, and goes on when somebody does; nothing is lost."""
-    sent = 0
-
-    async def flood() -> None:
-        nonlocal sent
-        for _ in range(256):
-            await left.send([bytes(FRAME)])
-            sent += 1
-
-    sender = asyncio.create_task(flood())
+    sent: list[int] = []
+    sender = asyncio.create_task(_send_frames(left, sent, 256))
     # Kernel buffers take a few MB; 64 MB would fit nowhere.
-    await _until_still(lambda: sent)
-    assert sent < 256
+    await _until_still(lambda: len(sent))
+    assert len(sent) < 256
     async with asyncio.timeout(DEADLINE):
         for _ in range(256):
             assert len(await right.recv()) == FRAME
@@ -136,16 +130,9 @@ async def abort_ends_both_sides(left: Channel, right: Channel) -> None:
 
 async def abort_frees_a_sender_that_waits(left: Channel, right: Channel) -> None:
     """A sender that is held back learns of the end."""
-    sent = 0
-
-    async def flood() -> None:
-        nonlocal sent
-        while True:
-            await left.send([bytes(FRAME)])
-            sent += 1
-
-    sender = asyncio.create_task(_closed(flood()))
-    await _until_still(lambda: sent)
+    sent: list[int] = []
+    sender = asyncio.create_task(_closed(_send_frames(left, sent)))
+    await _until_still(lambda: len(sent))
     right.abort()
     async with asyncio.timeout(DEADLINE):
         await sender
@@ -153,16 +140,9 @@ async def abort_frees_a_sender_that_waits(left: Channel, right: Channel) -> None
 
 async def close_does_not_wait_for_a_mute_side(left: Channel, right: Channel) -> None:
     """Closing takes a bounded time, also when the other side reads nothing and the buffers are full."""
-    sent = 0
-
-    async def flood() -> None:
-        nonlocal sent
-        while True:
-            await left.send([bytes(FRAME)])
-            sent += 1
-
-    sender = asyncio.create_task(_closed(flood()))
-    await _until_still(lambda: sent)
+    sent: list[int] = []
+    sender = asyncio.create_task(_closed(_send_frames(left, sent)))
+    await _until_still(lambda: len(sent))
     async with asyncio.timeout(DEADLINE):
         await left.close()
         await sender
@@ -196,6 +176,13 @@ CHECKS: tuple[Check, ...] = (
 
 async def _recv(channel: Channel) -> bytes:
     return bytes(await channel.recv())
+
+
+async def _send_frames(channel: Channel, sent: list[int], most: int = sys.maxsize) -> None:
+    """Send large frames, at most so many; `sent` has the numbers of those that were taken."""
+    for number in range(most):
+        await channel.send([bytes(FRAME)])
+        sent.append(number)
 
 
 async def _closed(work: Awaitable[object]) -> ChannelClosed:
