@@ -19,7 +19,7 @@ from _thread import get_ident
 from _weakref import ref
 from types import FrameType
 
-from distmap.slots.control import LANES, LOADING, lanes, seek_log, through_with
+from distmap.slots.control import BLOCKS, LOADING, blocks, finished_marker, seek_log
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
@@ -58,12 +58,12 @@ def _child(argv: list[str], spare: int) -> Child:
         # See spawn.py: nothing can be passed but by way of standard input and a name.
         import socket
 
-        return Child(socket.fromshare(sys.stdin.buffer.read()), lanes(argv[1]), spare, [])
+        return Child(socket.fromshare(sys.stdin.buffer.read()), blocks(argv[1]), spare, [])
     sock = _socket.socket(fileno=_out_of_the_way(int(argv[0])))
     log = _out_of_the_way(int(argv[1]))
     seek_log(log)
     faulthandler.enable(log, all_threads=False)
-    return Child(sock, lanes(log), spare, [_copy(fd) for fd in (1, 2)])
+    return Child(sock, blocks(log), spare, [_copy(fd) for fd in (1, 2)])
 
 
 def die_with(parent: int) -> None:
@@ -110,7 +110,7 @@ class Child:
     def __init__(self, sock: _socket.socket, cells: list[memoryview], spare: int, streams: list[int]) -> None:
         self._inbox = Inbox(sock)
         self._outbox = Outbox(sock)
-        self._lanes = cells
+        self._blocks = cells
         self._tasks = 0
         self._pid = os.getpid()
         #: Copies of standard output and error.
@@ -183,7 +183,7 @@ class Child:
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def _task(self, task: Task, parts: list[bytearray | SegmentRef]) -> None:
-        cells = self._lanes[self._tasks % LANES]
+        cells = self._blocks[self._tasks % BLOCKS]
         self._tasks += 1
         # Claim first, look second: see control.py.
         cells[CELL_AT] = LOADING
@@ -203,7 +203,7 @@ class Child:
             with self._capture.lock:
                 self._capture.end()
                 self._send(Report(task.slot, task.attempt, self._reported, self._reported, 0.0, True, ()))
-        cells[CELL_ATTEMPT] = through_with(task.attempt)
+        cells[CELL_ATTEMPT] = finished_marker(task.attempt)
         self._tidy()
 
     def _run(self, task: Task, parts: list[bytearray | SegmentRef], cells: memoryview) -> None:

@@ -1,14 +1,15 @@
 """The shared memory cells of one task process, and its crash log behind them.
 
-Owns the layout. The file (no name, passed by descriptor) begins with one page of cells: `LANES` lanes of eight 64-bit
-cells. A task process takes lane n % LANES for the n-th task that it was sent, so parent and child never disagree, and
+Owns the layout. The file (no name, passed by descriptor) begins with one page of cells: `BLOCKS` blocks of eight 64-bit
+cells. A task process takes block n % BLOCKS for the n-th task that it was sent, so parent and child never disagree, and
 what is said about one attempt cannot overwrite what is said about the next. After the page comes what faulthandler
 wrote when the process crashed.
 
-A lane is handed to `Runner.run` as its `cells`. Before a task begins the child claims its lane (CELL_ATTEMPT) and then
-looks at CELL_STOP_ATTEMPT; the parent writes the stop and then looks at CELL_ATTEMPT. So at least one of the two sees
-the other, and a task that was not claimed can be taken back at once, however long the child is busy with another.
-Afterwards the child leaves `through_with(attempt)` there, until the lane's next task.
+A block is handed to `Runner.run` as its `cells`. Two processes write it without a lock, so the order counts: before a
+task begins the child claims its block (CELL_ATTEMPT) and then reads CELL_STOP_ATTEMPT; the parent writes the stop and
+then reads CELL_ATTEMPT. At least one of the two sees what the other wrote, so a task that was not claimed can be taken
+back at once, however long the child is busy with another.
+Afterwards the child leaves `finished_marker(attempt)` there, until the block's next task.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ NOBODY = -1
 #: The attempt's code and input are being loaded: no item runs yet.
 LOADING = -1
 
-LANES = 32
-_LANE = 8
+BLOCKS = 32
+_BLOCK = 8
 _PAGE = 4096
 _LOG = 4000
 
@@ -39,8 +40,8 @@ def anonymous_cells() -> int:
     return fd
 
 
-def lanes(file: int | str) -> list[memoryview]:
-    """The lanes of the file, each as eight signed 64-bit cells. Its descriptor may be closed afterwards.
+def blocks(file: int | str) -> list[memoryview]:
+    """The blocks of the file, each as eight signed 64-bit cells. Its descriptor may be closed afterwards.
 
     On Windows `file` is a name: descriptors do not pass there.
     """
@@ -48,16 +49,16 @@ def lanes(file: int | str) -> list[memoryview]:
         view = memoryview(mmap.mmap(-1, _PAGE, tagname=str(file))).cast("q")
     else:
         view = memoryview(mmap.mmap(int(file), _PAGE)).cast("q")
-    return [view[n * _LANE : (n + 1) * _LANE] for n in range(LANES)]
+    return [view[n * _BLOCK : (n + 1) * _BLOCK] for n in range(BLOCKS)]
 
 
 def clear(cells: memoryview) -> None:
-    """Nobody's lane: no attempt runs in it, none is to be stopped or interrupted."""
+    """Nobody's block: no attempt runs in it, none is to be stopped or interrupted."""
     cells[CELL_ATTEMPT] = cells[CELL_AT] = cells[CELL_STOP_ATTEMPT] = cells[CELL_INTERRUPT] = NOBODY
     cells[CELL_STOP] = cells[CELL_FLUSH] = 0
 
 
-def through_with(attempt: int) -> int:
+def finished_marker(attempt: int) -> int:
     """What CELL_ATTEMPT holds after the attempt: it no longer runs, but nobody may think that it has not begun."""
     return -2 - attempt
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from distmap.slots.control import LANES, crash_log
+from distmap.slots.control import BLOCKS, crash_log
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.slots.spawn import start
 from distmap.tasks._typing import Buffer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Returns:
+class FreedSegments:
     """Which segments of results nothing refers to any more: told by any thread, at any moment.
 
     Results live as long as their user likes. What they keep alive is this, not the slots nor who listens to them.
@@ -63,13 +63,13 @@ class Process:
     """A running task process and this side of everything that connects us to it."""
 
     def __init__(self, env: Mapping[str, str], path: Sequence[str], spare: int, numbers: Iterator[int]) -> None:
-        self.popen, self.sock, self.lanes, self._cells, self.pidfd = start(env, path, spare)
+        self.popen, self.sock, self.blocks, self._cells, self.pidfd = start(env, path, spare)
         self.pid = self.popen.pid
         self.inbox = Inbox(self.sock)
         self.outbox = Outbox(self.sock)
         #: Never used again, as a process id may be.
         self.serial = next(numbers)
-        #: Tasks sent and not answered, and tasks sent since the start: together they say which lane is next.
+        #: Tasks sent and not answered, and tasks sent since the start: together they say which block is next.
         self.unanswered = 0
         self.sent = 0
         #: What it keeps: digests of blobs, numbers of their segments.
@@ -82,12 +82,12 @@ class Process:
 
     # --- out -----------------------------------------------------------------------------------------------------
 
-    def next_lane(self) -> memoryview:
+    def next_block(self) -> memoryview:
         """The cells of the task that is sent next."""
-        lane = self.lanes[self.sent % LANES]
+        block = self.blocks[self.sent % BLOCKS]
         self.sent += 1
         self.unanswered += 1
-        return lane
+        return block
 
     def send(self, message: Message, parts: Sequence[Buffer | SegmentRef] = ()) -> None:
         """Send a message, large parts by shared memory. Does nothing if the process is gone: its end is announced."""
@@ -144,10 +144,10 @@ class Process:
 
     # --- in ------------------------------------------------------------------------------------------------------
 
-    def receive(self, returns: Returns) -> list[tuple[Message, list[Buffer]]] | None:
+    def receive(self, freed: FreedSegments) -> list[tuple[Message, list[Buffer]]] | None:
         """Receive once: the messages that became complete; None at the end. Raises BlockingIOError if nothing is here.
 
-        `returns` is told when nothing refers to a result's segment any more.
+        `freed` is told when nothing refers to a result's segment any more.
         """
         try:
             if self.inbox.fill() == 0:
@@ -163,7 +163,7 @@ class Process:
                 for number in self._arena.free(message.segment):
                     self.send(msg.Segment(number, 0))
             else:
-                messages.append((message, [self._resolve(part, returns) for part in frame[1]]))
+                messages.append((message, [self._resolve(part, freed) for part in frame[1]]))
         return messages
 
     def _segment(self, message: msg.Segment) -> None:
@@ -176,12 +176,12 @@ class Process:
         finally:
             os.close(fd)
 
-    def _resolve(self, part: bytearray | SegmentRef, returns: Returns) -> Buffer:
+    def _resolve(self, part: bytearray | SegmentRef, freed: FreedSegments) -> Buffer:
         if not isinstance(part, SegmentRef):
             return part
         # Not `self`: a result may be kept for ever, and would keep everything that this object knows.
         serial, number = self.serial, part.segment
-        return self._mapped[number].lend(part.length, lambda: returns.add(serial, number))
+        return self._mapped[number].lend(part.length, lambda: freed.add(serial, number))
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Process:
                 self.kill()
         return self.popen.poll() is not None
 
-    def how(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended, for people."""
         code = self.popen.returncode
         if code is None:
@@ -245,7 +245,7 @@ class Process:
             if fd >= 0:
                 os.close(fd)
         self._cells = self.pidfd = -1
-        self.lanes.clear()
+        self.blocks.clear()
         self._arena.close()
         self._mapped.clear()
 

@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 
-from distmap.slots.control import LANES, through_with
+from distmap.slots.control import BLOCKS, finished_marker
 from distmap.slots.frames import SegmentRef
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.tasks._typing import Buffer
@@ -62,7 +62,7 @@ class SharedBlob:
                 part.close()
 
 
-class Held:
+class SlotAttempt:
     """An attempt that a slot has and has not ended."""
 
     __slots__ = ("cells", "parts", "reported", "stop", "task")
@@ -71,7 +71,7 @@ class Held:
         self.task = task
         #: Kept until it is sent.
         self.parts: Sequence[Buffer] = parts
-        #: Its lane, once it is sent.
+        #: Its block, once it is sent.
         self.cells: memoryview | None = None
         self.stop: int | None = None
         self.reported = task.lo
@@ -94,18 +94,18 @@ class Slot:
         self.retiring = False
         self.process: Process | None = None
         #: By attempt, in the order given.
-        self.held: dict[int, Held] = {}
-        #: Deaths in a row without a word.
-        self.barren = 0
+        self.attempts: dict[int, SlotAttempt] = {}
+        #: Deaths in a row without a report between them.
+        self.deaths_in_a_row = 0
         #: Why its process was ended by us.
         self.ending: DeathReason | None = None
         #: What ran when its socket ended.
         self.at_end: tuple[int, int] | None = None
         #: It closed its socket and lived on.
-        self.deaf = False
+        self.socket_closed = False
         self._blobs = blobs
         # Not sent yet: the process has a full set of tasks, or is being replaced.
-        self._backlog: deque[Held] = deque()
+        self._backlog: deque[SlotAttempt] = deque()
         # The item that ran at the last look, and when it was first seen; the one whose time was up.
         self._seen = (-1, -1)
         self._since = 0.0
@@ -114,28 +114,28 @@ class Slot:
     # --- feeding -------------------------------------------------------------------------------------------------
 
     def give(self, task: Task, parts: Sequence[Buffer]) -> None:
-        held = self.held[task.attempt] = Held(task, parts)
-        self._backlog.append(held)
+        entry = self.attempts[task.attempt] = SlotAttempt(task, parts)
+        self._backlog.append(entry)
         self.feed()
 
     def feed(self) -> None:
         """Send what waits, as far as the process may have it."""
         process = self.process
-        # One lane stays free: the lane of a task is in use until after its answer was sent.
-        while self._backlog and process is not None and self.ending is None and process.unanswered < LANES - 1:
+        # One block stays free: the block of a task is in use until after its answer was sent.
+        while self._backlog and process is not None and self.ending is None and process.unanswered < BLOCKS - 1:
             if process.sent >= self._most:
                 return
-            held = self._backlog.popleft()
-            for digest in (*held.task.needs, held.task.code):
+            entry = self._backlog.popleft()
+            for digest in (*entry.task.needs, entry.task.code):
                 # One that was never put: the process refuses the task with a text that names it.
                 if digest not in process.known and (blob := self._blobs.get(digest)) is not None:
                     process.known.add(digest)
                     blob.send(process, digest)
-            held.cells = process.next_lane()
-            if held.stop is not None:
-                held.write_stop(held.stop)
-            parts, held.parts = held.parts, ()
-            process.send(held.task, parts)
+            entry.cells = process.next_block()
+            if entry.stop is not None:
+                entry.write_stop(entry.stop)
+            parts, entry.parts = entry.parts, ()
+            process.send(entry.task, parts)
 
     def drop(self, digest: bytes, blob: SharedBlob) -> None:
         """Let the process forget a blob, if it has it."""
@@ -153,7 +153,7 @@ class Slot:
         process.hang_up()
         return True
 
-    def renew(self) -> None:
+    def recycle(self) -> None:
         """The process that retired has left. What waits here was never given to it."""
         assert self.process is not None
         self.process.close()
@@ -163,47 +163,47 @@ class Slot:
     def take(self, message: Report | Refused) -> bool:
         """The process said something about an attempt. False: nobody waits for it, it was answered for already."""
         assert self.process is not None
-        self.barren = 0
+        self.deaths_in_a_row = 0
         ended = isinstance(message, Refused) or message.ended
         if ended:
             self.process.unanswered -= 1
-        held = self.held.get(message.attempt)
-        if held is not None:
+        entry = self.attempts.get(message.attempt)
+        if entry is not None:
             if isinstance(message, Report):
-                held.reported = message.hi
+                entry.reported = message.hi
             if ended:
-                del self.held[message.attempt]
+                del self.attempts[message.attempt]
         self.feed()
-        return held is not None
+        return entry is not None
 
     # --- steering ------------------------------------------------------------------------------------------------
 
     def revoke(self, attempt: int, stop: int) -> Report | None:
         """Run no item of the attempt at or beyond `stop`. Gives the report of one that had not begun."""
-        held = self.held.get(attempt)
-        if held is None:
+        entry = self.attempts.get(attempt)
+        if entry is None:
             return None  # it has ended; its report is on the way or was taken
-        held.stop = stop if held.stop is None else min(stop, held.stop)
+        entry.stop = stop if entry.stop is None else min(stop, entry.stop)
         begun = False
-        if held.cells is not None:
-            held.write_stop(held.stop)
+        if entry.cells is not None:
+            entry.write_stop(entry.stop)
             # Not claimed yet: it sees the stop when it claims (control.py). The process may be busy for long.
-            begun = held.cells[CELL_ATTEMPT] in (attempt, through_with(attempt))
-        task = held.task
-        if begun or held.stop > task.lo:
+            begun = entry.cells[CELL_ATTEMPT] in (attempt, finished_marker(attempt))
+        task = entry.task
+        if begun or entry.stop > task.lo:
             return None
-        del self.held[attempt]
-        if held.cells is None:
-            self._backlog.remove(held)
+        del self.attempts[attempt]
+        if entry.cells is None:
+            self._backlog.remove(entry)
         return Report(task.slot, attempt, task.lo, task.lo, 0.0, True, ())
 
     def interrupt(self, attempt: int) -> Report | None:
         """KeyboardInterrupt in the item that the attempt runs. Gives the report of one that had not begun."""
-        held = self.held.get(attempt)
-        if held is not None and held.cells is not None:
-            held.cells[CELL_INTERRUPT] = attempt
+        entry = self.attempts.get(attempt)
+        if entry is not None and entry.cells is not None:
+            entry.cells[CELL_INTERRUPT] = attempt
         report = self.revoke(attempt, 0)
-        if attempt in self.held and self.process is not None:
+        if attempt in self.attempts and self.process is not None:
             self.process.interrupt()
         return report
 
@@ -211,9 +211,9 @@ class Slot:
 
     def running(self) -> tuple[int, int]:
         """Attempt and offset of the item that runs; (-1, -1) if none does."""
-        for attempt, held in self.held.items():
-            if held.cells is not None and held.cells[CELL_ATTEMPT] == attempt:
-                return attempt, held.cells[CELL_AT]
+        for attempt, entry in self.attempts.items():
+            if entry.cells is not None and entry.cells[CELL_ATTEMPT] == attempt:
+                return attempt, entry.cells[CELL_AT]
         return -1, -1
 
     def look(self, now: float) -> tuple[int, int, float]:
@@ -226,10 +226,10 @@ class Slot:
     def check(self, now: float) -> float:
         """Gives the time limit of the running attempt's items, 0 if there is none; `overdue` says if one is up."""
         attempt, at, seconds = self.look(now)
-        held = self.held.get(attempt)
-        if held is None:
+        entry = self.attempts.get(attempt)
+        if entry is None:
             return 0.0
-        limit = held.task.timeout
+        limit = entry.task.timeout
         # First seen later than it began, so it never has less time than it was given. Loading is no item.
         if 0 < limit < seconds and at >= 0:
             self._overdue = attempt, at
@@ -242,29 +242,29 @@ class Slot:
 
     # --- the end of its process ----------------------------------------------------------------------------------
 
-    def bury(self) -> Died:
+    def reap(self) -> Died:
         """Its process has ended: let go of it and of all that it held. Gives how it ended."""
         process = self.process
         assert process is not None
         attempt, at = running = self.at_end or self.running()
         reason, text = self._verdict(process, running)
-        held = self.held.get(attempt)
-        if held is not None:
+        entry = self.attempts.get(attempt)
+        if entry is not None:
             # Between two items, or while the code loads: the first item that was not reported is charged.
-            at = min(max(at, held.reported), held.task.hi - 1)
+            at = min(max(at, entry.reported), entry.task.hi - 1)
         else:
             attempt = at = -1
         process.close()
         self.process = None
         self.forget()
         self.ending = self._overdue = self.at_end = None
-        self.deaf = self.retiring = False
-        self.barren += 1
+        self.socket_closed = self.retiring = False
+        self.deaths_in_a_row += 1
         return Died(self.index, attempt, at, reason, text)
 
     def forget(self) -> None:
-        """All that it held is void."""
-        self.held.clear()
+        """All that it entry is void."""
+        self.attempts.clear()
         self._backlog.clear()
         self._seen = (-1, -1)
 
@@ -275,6 +275,6 @@ class Slot:
             return "killed", "was ended for an item that finished just then"  # so nobody is charged
         if self.ending is not None:
             return self.ending, "was ended by distmap"
-        if self.deaf:
+        if self.socket_closed:
             return "died", "closed the descriptors of its process, distmap's connection among them"
-        return ("idle" if running[0] < 0 else "died"), process.how()
+        return ("idle" if running[0] < 0 else "died"), process.exit_reason()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
 from distmap.slots.listener import SlotListener
-from distmap.slots.process import Process, Returns
+from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import SharedBlob, Slot
 from distmap.slots.spawn import environment
 from distmap.tasks._typing import Buffer
@@ -84,7 +84,7 @@ class Slots:
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
         self._closing = False
-        self._returns = Returns(self._free)
+        self._freed = FreedSegments(self._free)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -92,7 +92,7 @@ class Slots:
     @property
     def busy(self) -> bool:
         """Whether any slot holds an attempt."""
-        return any(slot.held for slot in self._slots)
+        return any(slot.attempts for slot in self._slots)
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Slots:
             OSError: a process could not be started; none is left behind.
         """
         self.spawn()
-        self._loop = self._returns.loop = loop
+        self._loop = self._freed.loop = loop
         for slot in self._slots:
             assert slot.process is not None
             self._watch(slot, slot.process)
@@ -172,12 +172,12 @@ class Slots:
     def interrupt(self, slot: int, attempt: int) -> None:
         """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
         self._answer(self._slots[slot].interrupt(attempt))
-        if attempt in self._slots[slot].held and self._loop is not None and not self._closing:
+        if attempt in self._slots[slot].attempts and self._loop is not None and not self._closing:
             # It is not raised while an item is opened or results are written, and the item behind that may be long.
             self._loop.call_later(_INSIST, self._insist, slot, attempt)
 
     def _insist(self, slot: int, attempt: int) -> None:
-        if attempt in self._slots[slot].held:
+        if attempt in self._slots[slot].attempts:
             self.interrupt(slot, attempt)
 
     def _answer(self, report: Report | None) -> None:
@@ -225,7 +225,7 @@ class Slots:
             process = slot.process
             if process is not None and process.pidfd < 0 and process.ended():
                 self._collect(slot, process)
-            if not slot.held:
+            if not slot.attempts:
                 continue
             limits.append(slot.check(now))
             if slot.overdue and slot.ending is None:
@@ -252,7 +252,7 @@ class Slots:
     def _receive(self, slot: Slot, process: Process) -> bool:
         """Receive once and tell; False at the end of the stream. Raises BlockingIOError if nothing is here."""
         try:
-            messages = process.receive(self._returns)
+            messages = process.receive(self._freed)
         except BlockingIOError:
             raise
         except (ProtocolError, OSError, KeyError):
@@ -266,7 +266,7 @@ class Slots:
             elif isinstance(message, Refused):
                 if slot.take(message):
                     self.listener.refused(message, parts)
-            elif isinstance(message, Output) and message.attempt in slot.held:
+            elif isinstance(message, Output) and message.attempt in slot.attempts:
                 self.listener.printed(message, parts)
         return messages is not None and not slot.retire()
 
@@ -279,7 +279,7 @@ class Slots:
 
     def _linger(self, slot: Slot, process: Process) -> None:
         if slot.process is process and not process.ended():
-            slot.deaf = slot.ending is None
+            slot.socket_closed = slot.ending is None
             process.kill()
 
     def _collect(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN, waited: float = 0.0) -> None:
@@ -298,10 +298,10 @@ class Slots:
                     pass
         self._unwatch(process)
         if slot.retiring and not self._closing:
-            slot.renew()
+            slot.recycle()
             self._revive(slot, silently=True)
             return
-        died = slot.bury()
+        died = slot.reap()
         if self._closing:
             return
         self.listener.died(died)
@@ -309,11 +309,11 @@ class Slots:
 
     def _replace(self, slot: Slot) -> None:
         """A fresh process, at once unless one after the other has died without a word."""
-        if slot.barren <= _FREE_DEATHS:
+        if slot.deaths_in_a_row <= _FREE_DEATHS:
             self._revive(slot)
             return
         assert self._loop is not None
-        rest = min(_FIRST_REST * 2 ** (slot.barren - _FREE_DEATHS - 1), _LONGEST_REST)
+        rest = min(_FIRST_REST * 2 ** (slot.deaths_in_a_row - _FREE_DEATHS - 1), _LONGEST_REST)
         self._rests[slot.index] = self._loop.call_later(rest, self._revive, slot)
 
     def _revive(self, slot: Slot, *, silently: bool = False) -> None:
@@ -323,7 +323,7 @@ class Slots:
         try:
             slot.process = self._start()
         except OSError:  # no process, memory or descriptor to be had now
-            slot.barren = max(slot.barren, _FREE_DEATHS) + 1
+            slot.deaths_in_a_row = max(slot.deaths_in_a_row, _FREE_DEATHS) + 1
             if silently:  # now it must be known
                 slot.forget()
                 self.listener.died(Died(slot.index, -1, -1, "idle", "retired, and no process could be started"))
@@ -378,7 +378,7 @@ class Slots:
             process = slot.process
             if process is not None:
                 self._unwatch(process)
-                if slot.held:
+                if slot.attempts:
                     process.kill()
                 # The end of its socket is what an idle process leaves on.
                 process.hang_up()
@@ -387,5 +387,5 @@ class Slots:
         """Let go of the processes that have ended; whether any is left. `anyway`: of those that have not, too."""
         for slot in self._slots:
             if slot.process is not None and (slot.process.ended() or anyway):
-                slot.bury()
+                slot.reap()
         return any(slot.process is not None for slot in self._slots)

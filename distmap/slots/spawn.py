@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
-from distmap.slots.control import anonymous_cells, clear, lanes
+from distmap.slots.control import anonymous_cells, blocks, clear
 from distmap.tasks.nesting import cores, nesting_environment
 
 #: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.
@@ -61,7 +61,7 @@ class Started(NamedTuple):
 
     popen: subprocess.Popen[bytes]
     sock: socket.socket
-    lanes: list[memoryview]
+    blocks: list[memoryview]
     #: Its cells and crash log; -1 where there is no such descriptor.
     cells: int
     #: Readable once the process has ended; -1 where there is no such descriptor.
@@ -97,7 +97,7 @@ _Parts = tuple[subprocess.Popen[bytes], list[memoryview], int, int]
 def _start_posix(theirs: socket.socket, words: list[str], env: Mapping[str, str]) -> _Parts:
     cells = anonymous_cells()
     try:
-        cleared = _cleared(lanes(cells))
+        cleared = _cleared(blocks(cells))
         popen = subprocess.Popen(
             [*_command(), str(theirs.fileno()), str(cells), *words],
             env=env,
@@ -122,7 +122,7 @@ def _start_windows(theirs: socket.socket, words: list[str], env: Mapping[str, st
     import secrets
 
     name = f"distmap-{secrets.token_hex(16)}"
-    cleared = _cleared(lanes(name))
+    cleared = _cleared(blocks(name))
     popen = subprocess.Popen([*_command(), "stdin", name, *words], env=env, stdin=subprocess.PIPE)
     assert popen.stdin is not None
     with popen.stdin as pipe:
@@ -131,6 +131,6 @@ def _start_windows(theirs: socket.socket, words: list[str], env: Mapping[str, st
 
 
 def _cleared(made: list[memoryview]) -> list[memoryview]:
-    for lane in made:
-        clear(lane)
+    for block in made:
+        clear(block)
     return made

@@ -20,14 +20,14 @@ def fd() -> Iterator[int]:
 
 
 def test_two_mappings_see_the_same_cells_and_lanes_are_apart(fd: int) -> None:
-    """What one side writes the other reads, in this lane and no other."""
-    ours, theirs = control.lanes(fd), control.lanes(fd)
-    assert len(ours) == control.LANES
-    for lane in ours:
-        control.clear(lane)
+    """What one side writes the other reads, in this block and no other."""
+    ours, theirs = control.blocks(fd), control.blocks(fd)
+    assert len(ours) == control.BLOCKS
+    for block in ours:
+        control.clear(block)
     ours[3][cells.CELL_STOP] = 1 << 40
     assert theirs[3][cells.CELL_STOP] == 1 << 40
-    assert all(theirs[n][cells.CELL_STOP] == 0 for n in range(control.LANES) if n != 3)
+    assert all(theirs[n][cells.CELL_STOP] == 0 for n in range(control.BLOCKS) if n != 3)
     assert theirs[0][cells.CELL_ATTEMPT] == theirs[0][cells.CELL_STOP_ATTEMPT] == theirs[0][cells.CELL_INTERRUPT] == -1
 
 
@@ -43,6 +43,6 @@ def test_the_crash_log_lies_behind_the_cells(fd: int) -> None:
 
 def test_an_attempt_that_is_over_is_neither_running_nor_new() -> None:
     """The mark of a finished attempt is that attempt's alone."""
-    marks = [control.through_with(attempt) for attempt in range(5)]
+    marks = [control.finished_marker(attempt) for attempt in range(5)]
     assert len(set(marks)) == 5
     assert all(mark < control.NOBODY for mark in marks)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from distmap.slots.control import LANES
+from distmap.slots.control import BLOCKS
 from distmap.wire.messages import Refused, Report, Task
 
 Bench = Callable[..., Any]
@@ -76,7 +76,7 @@ def test_a_task_that_waits_is_taken_back_at_once(bench: Bench) -> None:
         async with bench(1) as b:
             running = b.send(nap, [30.0])
             await b.started(running)
-            for _ in range(3 * LANES):
+            for _ in range(3 * BLOCKS):
                 waiting = b.send(nap, [30.0])
                 b.slots.revoke(0, waiting, 0)
                 report, parts = await b.hear(Report)
@@ -189,13 +189,13 @@ def test_interrupting_a_waiting_attempt_leaves_the_running_one_alone(bench: Benc
 
 
 def test_more_tasks_than_lanes_wait_here(bench: Bench) -> None:
-    """A process is never sent more than it has lanes for; what waits can be taken back or cut short all the same."""
+    """A process is never sent more than it has blocks for; what waits can be taken back or cut short all the same."""
 
     async def main() -> None:
         async with bench(1) as b:
             running = b.send(nap, [0.3])
             await b.started(running)
-            waiting = [b.send(nap, [0.005] * 3) for _ in range(LANES + 3)]
+            waiting = [b.send(nap, [0.005] * 3) for _ in range(BLOCKS + 3)]
             b.slots.revoke(0, waiting[-1], 0)
             report, _ = await b.hear(Report)
             assert (report.attempt, report.hi, report.ended) == (waiting[-1], 0, True)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from support.waiting import eventually
 
-from distmap.slots.control import LANES
+from distmap.slots.control import BLOCKS
 from distmap.slots.process import Process
 from distmap.slots.slots import Slots
 from distmap.tasks.items import load_results
@@ -68,12 +68,12 @@ def test_every_slot_has_a_process_of_its_own(bench: Bench) -> None:
 
 
 def test_a_slot_runs_its_tasks_in_order(bench: Bench) -> None:
-    """Two tasks of one slot answer one after the other, over many rounds of lanes."""
+    """Two tasks of one slot answer one after the other, over many rounds of blocks."""
 
     async def main() -> None:
         async with bench(1) as b:
             waiting = [b.send(square, [n]) for n in range(2)]
-            for n in range(3 * LANES):
+            for n in range(3 * BLOCKS):
                 assert await b.values(waiting.pop(0)) == [n * n]
                 waiting.append(b.send(square, [n + 2]))
             await b.values(waiting[0])
@@ -477,8 +477,8 @@ def test_what_receiving_sends_goes_when_the_socket_takes_it(bench: Bench, monkey
     """A message that receiving gives rise to, and that does not fit just then, waits for nothing but the socket."""
     real = Process.receive
 
-    def receive(self: Process, returns: Any) -> Any:
-        found = real(self, returns)
+    def receive(self: Process, freed: Any) -> Any:
+        found = real(self, freed)
         if not self.outbox and found:
             with monkeypatch.context() as full:
                 full.setattr(self.outbox, "flush", lambda: False)

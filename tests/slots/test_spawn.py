@@ -47,7 +47,7 @@ def test_a_process_is_connected_and_alone(capfd: pytest.CaptureFixture[str]) -> 
     started = start(dict(os.environ), sys.path, 1 << 20)
     try:
         assert started.popen.poll() is None
-        assert len(started.lanes) > 2
+        assert len(started.blocks) > 2
         if os.name == "posix":
             assert os.getpgid(started.popen.pid) == started.popen.pid
     finally:
