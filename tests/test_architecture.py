@@ -128,7 +128,6 @@ LARGE = {
     "pool.Pool._job": "not divided yet",
     "slots.slots": "not divided yet",
     "slots.slots.Slots": "not divided yet",
-    "tasks.capture": "not divided yet",
     "tasks.pickling": "not divided yet",
     "tasks.pickling._make_cloud_type": "not divided yet",
     "wire.session.Session": "not divided yet",

@@ -15,10 +15,11 @@ from time import perf_counter
 from typing import NamedTuple
 
 from distmap.tasks._typing import Buffer
-from distmap.tasks.capture import OutputCapture, RedirectedStream, install
+from distmap.tasks.capture import OutputCapture
 from distmap.tasks.library import Library
 from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
+from distmap.tasks.streams import RedirectedStream, install
 from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 
 #: A foreign process is never told that a job is over: it keeps the payloads of this many digests, beside those in use.

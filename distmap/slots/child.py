@@ -23,13 +23,14 @@ from distmap.slots.control import BLOCKS, LOADING, blocks, finished_marker, seek
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
-from distmap.tasks.capture import OutputCapture, install
+from distmap.tasks.capture import OutputCapture
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import warm_up
 from distmap.tasks.run import interruptible
 from distmap.tasks.runner import Runner
+from distmap.tasks.streams import install
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, SegmentMapping, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
@@ -243,11 +244,11 @@ class Child:
                 self._interrupted = True
                 raise KeyboardInterrupt
             # It may be in the middle of a print, as a task that prints much nearly always is.
-            self._capture.again = self._interrupt_again
+            self._capture.after_write = self._interrupt_again
 
     def _interrupt_again(self, frame: FrameType) -> None:
         if get_ident() == self._main:
-            self._capture.again = None
+            self._capture.after_write = None
             self._interrupt(_signal.SIGINT, frame)
 
     def _print(self, output: Output, text: bytes, wait: bool) -> bool:

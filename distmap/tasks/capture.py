@@ -1,8 +1,8 @@
-"""What tasks print: streams in the place of standard output and error, and the capture that they write to.
+"""Gathers what tasks print, and passes it on as Outputs.
 
-Owns `RedirectedStream` (what `sys.stdout` and `sys.stderr` are where tasks run) and `OutputCapture` (gathers lines and
-passes them on as Outputs, bounded in number and size). Knows no socket: it is given a function that passes an Output
-on. Imported by task processes, so it needs `io`, which Python itself has loaded, and little else.
+Owns `OutputCapture`, and the bounds of prints at their source: a number of Outputs and of characters at once and per
+second. (The other bound is the notebook's, in `driver/output.py`.) Knows no socket: it is given a function that passes
+an Output on. `streams.py` writes to it. Imported by task processes.
 
 The thread that printed a line passes it on before `print` returns: the line survives a crash in the next statement.
 While too many lines come they are gathered, and a thread that ends with the surplus passes them on.
@@ -12,15 +12,12 @@ finalizer may print): so it never waits, and each step that adds something is on
 
 from __future__ import annotations
 
-import io
-import sys
 from _thread import RLock, start_new_thread
 from collections import deque
 from collections.abc import Callable, MutableSequence
 from time import monotonic, sleep
 from types import FrameType
 
-from distmap.tasks._typing import Any
 from distmap.tasks.cells import CELL_AT
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
@@ -88,8 +85,8 @@ class OutputCapture:
     def __init__(self, emit: Emit, *, live: bool = True) -> None:
         #: Held while something is passed on. Who sends reports the same way as Outputs holds it for that.
         self.lock = RLock()
-        #: Set by whoever wants to be called, with the frame that printed, when a `write` is over.
-        self.again: Callable[[FrameType], None] | None = None
+        #: Called, if set, with the frame that printed, when its `write` is over.
+        self.after_write: Callable[[FrameType], None] | None = None
         self._emit = emit
         self._live = live
         self._task: Task | None = None
@@ -128,7 +125,7 @@ class OutputCapture:
                 self._cut += sum(text.count("\n") for _, _, text in self._queue if text is not None)
                 self._queue.clear()
                 self._queued, self._used = 0, False
-        self.again = None
+        self.after_write = None
         self._cells, self._task = cells, task
 
     def flush(self) -> None:
@@ -294,127 +291,3 @@ class OutputCapture:
         self._told += dropped
         self._outputs = max(0.0, self._outputs - 1.0)
         return 0.0
-
-
-class RedirectedStream(io.TextIOBase):
-    """Stands in for `sys.stdout` (number 0) or `sys.stderr` (1).
-
-    What is written while `current` gives a capture goes there, all else to the original. Closing it does nothing: it
-    serves all tasks of its process.
-    """
-
-    encoding = "utf-8"
-    errors = "replace"
-    newlines = None
-    line_buffering = True
-    write_through = False
-    mode = "w"
-
-    def __init__(self, number: int, original: Any, current: Callable[[], OutputCapture | None]) -> None:
-        self.name = ("<stdout>", "<stderr>")[number]
-        self._number = number
-        self._original = original
-        self._current = current
-        self._buffer: _Bytes | None = None
-
-    def write(self, text: str) -> int:
-        capture = self._current()
-        if capture is None:
-            return len(text) if self._original is None else self._original.write(text)
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        # Exactly a string: a thread of ours must not run methods of the task's.
-        capture.write(self._number, text if type(text) is str else str.__str__(text))
-        if capture.again is not None:
-            capture.again(sys._getframe(1))
-        return len(text)
-
-    def flush(self) -> None:
-        capture = self._current()
-        if capture is not None:
-            capture.write(self._number, None)
-        elif self._original is not None:
-            self._original.flush()
-
-    @property
-    def buffer(self) -> _Bytes:
-        """For bytes, which are taken as UTF-8."""
-        if self._buffer is None:
-            self._buffer = _Bytes(self, self._original)
-        return self._buffer
-
-    def detach(self) -> Any:
-        return self.buffer
-
-    def close(self) -> None:
-        pass  # not even a flush: the collector closes too
-
-    def fileno(self) -> int:
-        """The real one: what a process that the task starts writes there does not come by here."""
-        if self._original is None:
-            raise io.UnsupportedOperation("fileno")
-        return int(self._original.fileno())
-
-    def isatty(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def reconfigure(self, **_: Any) -> None:
-        """Accepted, and without effect."""
-
-    def __reduce__(self) -> Any:
-        return _standard, (self.name[1:-1],)
-
-
-class _Bytes(io.BufferedIOBase):
-    """The `buffer` of a RedirectedStream."""
-
-    mode = "wb"
-
-    def __init__(self, stream: RedirectedStream, original: Any) -> None:
-        import codecs
-
-        self.name = stream.name
-        self._stream = stream
-        self._original = getattr(original, "buffer", None)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def write(self, data: Any) -> int:
-        if self._stream._current() is None:
-            return len(data) if self._original is None else int(self._original.write(data))
-        view = memoryview(data)
-        self._stream.write(self._decoder.decode(view.tobytes()))
-        return view.nbytes
-
-    def flush(self) -> None:
-        if self._stream._current() is None and self._original is not None:
-            self._original.flush()
-        else:
-            self._stream.flush()
-
-    def detach(self) -> Any:
-        return self
-
-    raw = property(detach)
-
-    def close(self) -> None:
-        pass
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def writable(self) -> bool:
-        return True
-
-
-def _standard(name: str) -> Any:
-    return getattr(sys, name)
-
-
-def install(current: Callable[[], OutputCapture | None]) -> tuple[RedirectedStream, RedirectedStream]:
-    """Put streams in the places of standard output and error."""
-    out = sys.stdout = RedirectedStream(0, sys.stdout, current)
-    err = sys.stderr = RedirectedStream(1, sys.stderr, current)
-    return out, err
