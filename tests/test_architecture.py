@@ -82,7 +82,7 @@ IMPURE = {
 #: Third-party package -> the only modules that may import it.
 IMPORTERS = {
     "IPython": {"views.cell_card"},
-    "cloudpickle": {"tasks.pickling"},
+    "cloudpickle": {"tasks.cloud"},
     "cryptography": {"transport.tls"},
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load"},
@@ -128,8 +128,6 @@ LARGE = {
     "pool.Pool._job": "not divided yet",
     "slots.slots": "not divided yet",
     "slots.slots.Slots": "not divided yet",
-    "tasks.pickling": "not divided yet",
-    "tasks.pickling._make_cloud_type": "not divided yet",
     "wire.session.Session": "not divided yet",
 }
 

@@ -20,7 +20,8 @@ from distmap.tasks.failures import short_repr
 from distmap.tasks.modules import imported_again
 from distmap.tasks.object_paths import parts_of, path_to_generator, pickling_error
 from distmap.tasks.payload import Blob, Payload, digest_of, size
-from distmap.tasks.pickling import by_reference, dump_value, underlying
+from distmap.tasks.picklers import by_reference, underlying
+from distmap.tasks.pickling import dump_value
 from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
 
 #: How an item x is given to the function: fn(x), fn(*x), fn(*x[0], **x[1]); the last one also for a set-up.

@@ -19,7 +19,7 @@ from distmap.tasks.caller import warn
 from distmap.tasks.code import HASHED, Code, Setup, Style, anchor_for, build, name_of
 from distmap.tasks.modules import place
 from distmap.tasks.object_paths import cells_of, names_of
-from distmap.tasks.pickling import by_reference
+from distmap.tasks.picklers import by_reference
 from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
 
 #: `submit` does hash them, at each call. After so many seconds of that the user is told of the quicker way, once.

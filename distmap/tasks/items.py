@@ -19,7 +19,8 @@ from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr
 from distmap.tasks.modules import loaded
 from distmap.tasks.payload import Blob, Payload
-from distmap.tasks.pickling import UNPICKLABLE, Definitions, Writer, dump_small, dump_value, loading
+from distmap.tasks.picklers import UNPICKLABLE, Definitions, loading
+from distmap.tasks.pickling import Writer, dump_small, dump_value
 
 #: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
 SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})

@@ -17,7 +17,8 @@ from distmap.tasks.broadcast import Broadcast, Dependencies, given_value
 from distmap.tasks.failures import BROKEN, failed_to_travel, promise_in, short_repr
 from distmap.tasks.kinds import Kinds, is_generator
 from distmap.tasks.modules import place
-from distmap.tasks.pickling import UNPICKLABLE, by_reference, cloud_pickler
+from distmap.tasks.picklers import UNPICKLABLE, PickleContext, by_reference
+from distmap.tasks.pickling import dump_value
 
 #: A search for random generators looks so deep, at so many objects, and at so many elements of each.
 _DEPTH, _OBJECTS, _ELEMENTS = 6, 2_000, 100
@@ -189,9 +190,12 @@ def path_to_failure(value: object) -> tuple[list[object], BaseException]:
     """The objects from the value to the innermost one that does not pickle, and what that raised."""
     import pickle
 
+    from distmap.tasks.cloud import Cloud
+
     way: list[object] = []
     looked = 0
-    cloud = cloud_pickler(io.BytesIO(), lambda _: False, Dependencies(), Kinds(), None)
+    context = PickleContext(Dependencies(), Kinds(), dump_value)
+    cloud: Any = Cloud(io.BytesIO(), lambda _: False, context)
 
     slow: Any = pickle._Pickler
 

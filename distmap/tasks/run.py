@@ -20,7 +20,8 @@ from distmap.tasks.failures import Failure, describe, failed_to_travel, short_re
 from distmap.tasks.items import Items, encode, fold, load_results, show_call
 from distmap.tasks.library import Library
 from distmap.tasks.payload import Payload, load_value
-from distmap.tasks.pickling import UNPICKLABLE, dump_small
+from distmap.tasks.picklers import UNPICKLABLE
+from distmap.tasks.pickling import dump_small
 from distmap.wire.messages import Output, Refused, Report, Task
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from distmap.tasks.items import Items, encode
 from distmap.tasks.library import Library
 from distmap.tasks.nesting import runners
 from distmap.tasks.payload import Payload
-from distmap.tasks.pickling import dump_small, underlying
+from distmap.tasks.picklers import underlying
+from distmap.tasks.pickling import dump_small
 from distmap.tasks.run import AttemptRun, Cells, Emit, LoadedCode, current
 from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Task
 
