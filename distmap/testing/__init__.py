@@ -1,1 +1,5 @@
-"""See the head of each module in this folder."""
+"""For tests of your own: what every channel must do (`channels`), and workers as child processes (`workers`).
+
+Nothing of distmap imports this folder; it may import everything but `pool`. Begin with `workers.py` to test code that
+uses remote workers. The simulator that judges the scheduler is in `tests/simulation/`.
+"""

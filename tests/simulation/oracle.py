@@ -1,36 +1,37 @@
-"""What a scheduler may and may not say.
+"""The oracle: checks that the commands of a scheduler keep its promises.
 
-The Oracle hears every event and every command, keeps its own count (`books.py`) and never looks inside the scheduler.
-It owns the promises: each item accepted exactly once or lost for a named reason, order kept, windows respected,
-nothing sent where nothing may go, charges only by the rules, Finish once and last. Anything else raises Broken.
+It is given every event and every command, keeps its own state (`ledger.py`), and must not read the scheduler's. Owns
+the promises: each item is accepted exactly once or lost for a named cause; order and windows are kept; nothing is
+sent to a slot that cannot take it; items are charged by the rules only; Finish comes once and last. It raises Broken
+otherwise.
 """
 
 from __future__ import annotations
 
-from simulation.books import AttemptBook, Books, Broken, JobBook, SlotBook
+from simulation.ledger import AttemptAccount, Broken, JobAccount, Ledger, SlotAccount
 
 from distmap.core import events as ev
 
 __all__ = ["Broken", "Oracle"]
 
 
-class Oracle(Books):
-    """Hears all, checks all."""
+class Oracle(Ledger):
+    """Takes all events and commands, and checks the commands."""
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def check(self, command: ev.Command) -> None:
-        """A command that the scheduler gave."""
+    def check_command(self, command: ev.Command) -> None:
+        """Check a command of the scheduler."""
         job = getattr(command, "job", None)
         if job is not None:
             self.require(self.jobs[job].finish is None, f"{command} after Finish")
         getattr(self, f"_do_{type(command).__name__}")(command)
 
-    def _settling(self, job: JobBook) -> bool:
+    def _settling(self, job: JobAccount) -> bool:
         return job.cancelled or job.final_failure or job.refused
 
-    def _takes(self, slot: SlotBook) -> bool:
-        if slot.state == "resting" and (slot.rest_until <= self.now or slot.roused):
+    def _takes(self, slot: SlotAccount) -> bool:
+        if slot.state == "resting" and (slot.rest_until <= self.now or slot.wakes_early):
             slot.state = "ready"
         return slot.state == "ready"
 
@@ -54,7 +55,7 @@ class Oracle(Books):
         self.require(job.spec.pushed, f"{command}: its items are to be read")
         self.require(job.read + command.count <= job.added, f"{command}: more than was added")
         self._may_grow(job, command)
-        # Nobody says how many bytes each item has: they count as all alike.
+        # The bytes of each item are unknown: all count the same.
         nbytes = job.added_bytes * command.count // (job.added - job.read)
         job.added_bytes -= nbytes
         self.enter(job, command.chunk, command.count, nbytes)
@@ -75,8 +76,8 @@ class Oracle(Books):
         job.places[job.read] = (command.worker, command.slot)
         self.enter(job, command.chunk, 1, 0)
 
-    def _may_run(self, command: ev.Assign, job: JobBook) -> None:
-        """A call of a set-up runs in its own place; anything else only where all set-ups succeeded that came before."""
+    def _may_run(self, command: ev.Assign, job: JobAccount) -> None:
+        """A call of a set-up runs in its own slot; anything else only on a worker whose earlier set-ups succeeded."""
         if job.spec.each:
             place = job.places[job.chunks[command.chunk][0]]
             return self.require(place == (command.worker, command.slot), f"{command}: this call is for {place}")
@@ -84,8 +85,8 @@ class Oracle(Books):
             over = not self.goes_on(self.jobs[number])
             self.require(over or not slots, f"{command}: set-up {number} has not succeeded in slots {slots} there")
 
-    def _may_grow(self, job: JobBook, command: ev.Read | ev.Take) -> None:
-        """Another chunk of the job may come now."""
+    def _may_grow(self, job: JobAccount, command: ev.Read | ev.Take) -> None:
+        """Check that another chunk of the job may come now."""
         limits = self.limits
         self.require(not job.ended and not job.paused and not self._settling(job), f"{command}: nothing is wanted")
         self.require(command.chunk > self.last_chunk and command.count >= 1, f"{command}: no new chunk")
@@ -124,11 +125,11 @@ class Oracle(Books):
             self.require(item not in job.items, f"{command}: item {item} is {job.items.get(item)}")
             job.items[item] = "running"
         slot.held.append(command.attempt)
-        self.attempts[command.attempt] = AttemptBook(
+        self.attempts[command.attempt] = AttemptAccount(
             command.job, command.chunk, command.lo, command.hi, (command.worker, command.slot), command.lo
         )
 
-    def _on_slot(self, command: ev.Revoke | ev.Interrupt) -> AttemptBook:
+    def _on_slot(self, command: ev.Revoke | ev.Interrupt) -> AttemptAccount:
         attempt = self.attempts[command.attempt]
         self.require(attempt.slot == (command.worker, command.slot), f"{command}: it is on {attempt.slot}")
         self.require(attempt.live, f"{command}: it is no longer on record")
@@ -159,7 +160,7 @@ class Oracle(Books):
         )
         slot.state = "killing"
 
-    def _settle(self, job: JobBook, item: int, what: str) -> None:
+    def _settle(self, job: JobAccount, item: int, what: str) -> None:
         self.require(job.items.get(item) != "done", f"{what}: item {item} is accepted a second time")
         job.items[item] = "done"
         job.delivered += 1
@@ -167,8 +168,8 @@ class Oracle(Books):
             self.require(item == job.next or job.final_failure, f"{what}: item {item} out of order, {job.next} is due")
             job.next = item + 1
 
-    def _take(self, attempt: AttemptBook, at: int, command: ev.Command, *, counted: bool) -> tuple[bool, int]:
-        """One result of the attempt goes where the command says."""
+    def _take(self, attempt: AttemptAccount, at: int, command: ev.Command, *, counted: bool) -> tuple[bool, int]:
+        """Take one result of the attempt, to be delivered (`counted`) or discarded."""
         pending = attempt.pending.get(at, [])
         self.require(pending, f"{command}: offset {at} was not reported, or settled before")
         result = max(pending) if counted else min(pending)
@@ -259,7 +260,7 @@ class Oracle(Books):
                 attempt.live = False
 
     def _all_were_called(self, number: int) -> None:
-        """A set-up had a call in every slot, or one on every worker, that was there before it ended."""
+        """Check that a set-up had a call in every slot, or on every worker, that was there before it ended."""
         job = self.jobs[number]
         for worker, slots in job.owed.items():
             right = len(self.workers[worker].slots) if job.spec.each == "slot" else 1
@@ -267,7 +268,7 @@ class Oracle(Books):
             self.require(fits, f"set-up {number} had calls in slots {slots} of worker {worker}")
 
     def done(self) -> None:
-        """The world has come to rest: all jobs are over, every result went somewhere."""
+        """At the end of a world: check that all jobs are over, and every result was delivered or discarded."""
         for number, job in self.jobs.items():
             self.require(job.finish is not None, f"job {number} never ended")
         for number, attempt in self.attempts.items():

@@ -1,8 +1,9 @@
-"""A seeded world around the scheduler: workers, slots, consumers and faults, on a virtual clock.
+"""Simulates the scheduler with workers, slots, consumers and faults, on a virtual clock.
 
-`run(seed)` plays one world to its end and raises oracle.Broken when the scheduler breaks a promise. Each seed
-switches on a random subset of faults (swarm testing); after a while the world heals, and then every job must end.
-The same seed gives the same log, byte for byte. `python -m simulation.simulate --seeds 10000` plays many.
+`run(seed)` plays one world to its end, and raises Broken if the scheduler breaks a promise (`oracle.py`). Each seed
+has a random part of the faults (swarm testing). After a while no new faults happen, and then every job must end. The
+same seed gives the same log, byte for byte. From the folder `tests/`, `python -m simulation.simulate --seeds 10000`
+plays many worlds.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import heapq
 import sys
 import time
 
-from simulation.floor import HEAL, ITEM, RESULT, STEPS, Floor, Log, Machine, Work
 from simulation.oracle import Broken
+from simulation.sim_world import HEAL_AT, ITEM_BYTES, MAX_EVENTS, RESULT_BYTES, Log, SimJob, SimWorker, SimWorld
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ROWS
 
 
-class World(Floor):
-    """One seed: the floor, jobs on it, and mishaps."""
+class World(SimWorld):
+    """The world of one seed, with jobs and faults."""
 
     def perform(self, command: ev.Command) -> None:
         match command:
@@ -36,7 +37,7 @@ class World(Floor):
                 work.chunks[chunk] = work.handed
                 work.handed += 1
             case ev.Deliver(job=job, lo=lo, hi=hi):
-                self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT)
+                self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT_BYTES)
             case ev.DeliverLoss(job=job):
                 self.consume(self.jobs[job], 1, 0)
             case ev.Finish(job=job):
@@ -44,47 +45,47 @@ class World(Floor):
                 if command.outcome == "done" and self.jobs[job].left:
                     raise Broken(f"{command} with {self.jobs[job].left} items left to read")
             case ev.Assign() | ev.Revoke() | ev.Interrupt() | ev.Kill():
-                machine = self.machines[command.worker]
-                process = machine.slots[command.slot]
-                self.after_in_order(process, self.delay(machine), lambda: self.arrive(machine, process, command))
+                worker = self.workers[command.worker]
+                slot = worker.slots[command.slot]
+                self.after_in_order(slot, self.delay(worker), lambda: self.arrive(worker, slot, command))
             case _:
                 pass
 
-    def mishap(self) -> None:
-        """Something happens to a worker or a job."""
-        if self.now >= HEAL:
+    def cause_fault(self) -> None:
+        """Cause a fault of a worker or a job, and plan the next one."""
+        if self.now >= HEAL_AT:
             return
         rng = self.rng
         kind = rng.choice(("joins", "losses", "silences", "drains", "pressure", "cancels", "pauses", "crashloop"))
         live = self.live()
-        if self.on(kind) and kind == "joins":
+        if self.has_fault(kind) and kind == "joins":
             self.join()
-        elif self.on(kind) and kind in ("cancels", "pauses"):
+        elif self.has_fault(kind) and kind in ("cancels", "pauses"):
             job = rng.choice(list(self.jobs))
             if kind == "cancels":
                 self.post(ev.CancelRequested(job))
             elif not self.jobs[job].spec.each:  # nobody can pause a set-up
                 self.post(ev.PauseRequested(job))
                 self.after(rng.uniform(0.0, 1.0), lambda: self.post(ev.ResumeRequested(job)))
-        elif self.on(kind) and live:
-            self.strike(kind, rng.choice(live))
-        self.after(rng.expovariate(6.0), self.mishap)
+        elif self.has_fault(kind) and live:
+            self.hit_worker(kind, rng.choice(live))
+        self.after(rng.expovariate(6.0), self.cause_fault)
 
-    def strike(self, kind: str, machine: Machine) -> None:
+    def hit_worker(self, kind: str, worker: SimWorker) -> None:
         if kind == "losses" and self.loss_budget:
-            self.lose(machine, charged=True)
+            self.lose(worker, charged=True)
         elif kind == "silences":
-            self.post(ev.WorkerSuspected(machine.id))
-            self.after(self.rng.uniform(0.1, 1.0), lambda: self.post(ev.WorkerTrusted(machine.id)))
+            self.post(ev.WorkerSuspected(worker.id))
+            self.after(self.rng.uniform(0.1, 1.0), lambda: self.post(ev.WorkerTrusted(worker.id)))
         elif kind == "drains" and self.loss_budget:
-            self.post(ev.WorkerDraining(machine.id))
-            self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(machine, charged=False))
+            self.post(ev.WorkerDraining(worker.id))
+            self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(worker, charged=False))
         elif kind == "pressure":
             memory = self.rng.choice((0.2, 0.95))
-            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.5, memory))
+            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.5, memory))
         elif kind == "crashloop":
-            for process in machine.slots:
-                self.die(machine, process, "died")
+            for slot in worker.slots:
+                self.die(worker, slot, "died")
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -98,9 +99,9 @@ class World(Floor):
         for kind in ("raises", "flaky", "fragile", "poison", "hangs", "hostile"):
             if ("raises" if kind == "flaky" else kind) in self.faults:
                 kinds.update((rng.randrange(max(1, total)), kind) for _ in range(rng.randint(0, 2)))
-        said = max(1, total + rng.choice((0, 0, -3, 5))) if total else 0
+        announced = max(1, total + rng.choice((0, 0, -3, 5))) if total else 0
         spec = ev.JobSpec(
-            size=None if pushed or rng.random() < 0.4 else said,
+            size=None if pushed or rng.random() < 0.4 else announced,
             gather=gather,  # type: ignore[arg-type]
             chunksize=rng.choice((None, None, None, 1, 7)),
             retries=rng.choice((0, 0, 1, 2)),
@@ -111,13 +112,13 @@ class World(Floor):
             tags=frozenset({"gpu"}) if rng.random() < 0.2 else frozenset(),
         )
         seconds = rng.choice((0.00001, 0.001, 0.005, 0.02))
-        work = Work(number, spec, total, seconds, kinds, left=0 if pushed else total)
+        work = SimJob(number, spec, total, seconds, kinds, left=0 if pushed else total)
         self.jobs[number] = work
         self.post(self.with_first_chunk(work))
         if pushed:
             self.push(work, total)
 
-    def with_first_chunk(self, work: Work) -> ev.JobSubmitted:
+    def with_first_chunk(self, work: SimJob) -> ev.JobSubmitted:
         """The first items come with some of the jobs, in about half of the worlds."""
         rng, spec = self.first_chunks, work.spec
         if spec.pushed or rng is None or rng.random() < 0.3:
@@ -125,10 +126,10 @@ class World(Floor):
         count = min(work.total, spec.chunksize or rng.choice((1, 1, 3)), spec.buffer or work.total)
         work.left -= count
         last = not work.left and rng.random() < 0.5
-        return ev.JobSubmitted(work.id, spec, count, count * ITEM, last)
+        return ev.JobSubmitted(work.id, spec, count, count * ITEM_BYTES, last)
 
     def set_up(self) -> None:
-        """A set-up: some of its calls go wrong. Somebody keeps it for a while; one that may fail not for ever."""
+        """Submit a set-up, some of whose calls fail, and cancel it later."""
         rng = self.rng
         number = len(self.jobs) + 1
         kinds = {}
@@ -138,28 +139,28 @@ class World(Floor):
         tags = frozenset({"gpu"}) if rng.random() < 0.3 else frozenset[str]()
         each = rng.choice(("slot", "slot", "worker"))
         spec = ev.JobSpec(pushed=True, stop_on_failure=rng.random() < 0.2, tags=tags, each=each)  # type: ignore[arg-type]
-        self.jobs[number] = Work(number, spec, 0, rng.choice((0.0, 0.005, 0.2)), kinds, left=0)
+        self.jobs[number] = SimJob(number, spec, 0, rng.choice((0.0, 0.005, 0.2)), kinds, left=0)
         self.post(ev.JobSubmitted(number, spec))
-        end = HEAL + 0.1 if bad or "refusals" in self.faults else 100.0
+        end = HEAL_AT + 0.1 if bad or "refusals" in self.faults else 100.0
         self.after(min(rng.choice((0.1, 1.0, end)), end), lambda: self.post(ev.CancelRequested(number)))
 
-    def push(self, work: Work, rest: int) -> None:
+    def push(self, work: SimJob, rest: int) -> None:
         if work.over:
             return
         if not rest:
             return self.post(ev.InputClosed(work.id))
         some = self.rng.randint(1, rest)
-        self.post(ev.ItemsAdded(work.id, some, some * ITEM))
+        self.post(ev.ItemsAdded(work.id, some, some * ITEM_BYTES))
         self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
 
     def read(self, command: ev.Read) -> None:
-        slow = self.rng.expovariate(10.0) if self.on("slow_input") and self.rng.random() < 0.2 else 0.0
+        slow = self.rng.expovariate(10.0) if self.has_fault("slow_input") and self.rng.random() < 0.2 else 0.0
         self.after(slow + self.rng.choice((0.0, 0.0001)), lambda: self.answer(self.jobs[command.job], command))
 
-    def answer(self, work: Work, command: ev.Read) -> None:
-        if self.on("input_fails") and self.rng.random() < 0.02:
+    def answer(self, work: SimJob, command: ev.Read) -> None:
+        if self.has_fault("input_fails") and self.rng.random() < 0.02:
             return self.post(ev.InputFailed(work.id, command.chunk))
-        if self.on("short_input") and self.rng.random() < 0.02:
+        if self.has_fault("short_input") and self.rng.random() < 0.02:
             work.left = 0
         items = min(command.count, work.left)
         if items > 1 and self.rng.random() < 0.05:
@@ -167,31 +168,31 @@ class World(Floor):
         work.left -= items
         work.chunks[command.chunk] = work.handed
         work.handed += items
-        if items and self.on("grows") and self.rng.random() < 0.3:
-            grown = ev.InputGrew(work.id, command.chunk, self.rng.choice((0, ITEM, 50 * ITEM)))
+        if items and self.has_fault("grows") and self.rng.random() < 0.3:
+            grown = ev.InputGrew(work.id, command.chunk, self.rng.choice((0, ITEM_BYTES, 50 * ITEM_BYTES)))
             self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.post(grown))
         last = not items or (not work.left and self.rng.random() < 0.5)
-        self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM, last))
+        self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM_BYTES, last))
 
-    def consume(self, work: Work, items: int, nbytes: int) -> None:
+    def consume(self, work: SimJob, items: int, nbytes: int) -> None:
         if work.spec.gather == "list":
             return
-        slow = self.rng.expovariate(5.0) if self.on("slow_consumer") and self.rng.random() < 0.3 else 0.0
+        slow = self.rng.expovariate(5.0) if self.has_fault("slow_consumer") and self.rng.random() < 0.3 else 0.0
         self.after(slow + 0.0001, lambda: None if work.over else self.post(ev.Consumed(work.id, items, nbytes)))
 
     # --- the play -----------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """No new mishap from here on: every job must come to its end."""
-        for machine in self.live():
-            self.post(ev.WorkerTrusted(machine.id))
-            self.post(ev.WorkerMeasured(machine.id, machine.latency, 0.1, 0.1))
+        """End all faults that go on; from now on every job must come to its end."""
+        for worker in self.live():
+            self.post(ev.WorkerTrusted(worker.id))
+            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.1, 0.1))
         for job in self.jobs:
             self.post(ev.ResumeRequested(job))
         self.join(good=True)
 
     def play(self) -> Log:
-        """From the first worker to the last Finish."""
+        """Play from the first worker to the last Finish."""
         for _ in range(self.rng.randint(1, 3)):
             self.join()
         self.submit()
@@ -200,21 +201,21 @@ class World(Floor):
         if "setups" in self.faults:
             for _ in range(self.rng.randint(1, 3)):
                 self.after(self.rng.uniform(0.0, 1.0), self.set_up)
-        self.after(0.01, self.mishap)
-        self.after(HEAL, self.heal)
+        self.after(0.01, self.cause_fault)
+        self.after(HEAL_AT, self.heal)
         while self.heap:
             self.now, _, action = heapq.heappop(self.heap)
             action()
-            if self.log.events > STEPS:
-                raise Broken(f"not at rest after {STEPS} events")
+            if self.log.events > MAX_EVENTS:
+                raise Broken(f"not at rest after {MAX_EVENTS} events")
             if self.log.events % 16 == 0:
-                self.look()
+                self.check_snapshots()
         self.oracle.done()
         self.log.ended = self.now
         return self.log
 
-    def look(self) -> None:
-        """Progress never goes back, and timelines are short and lie within the job's time."""
+    def check_snapshots(self) -> None:
+        """Check that progress never goes back, and that timelines are short and within the job's time."""
         for job, work in self.jobs.items():
             if work.over and self.shown.get(job, -1) < 0:
                 continue

@@ -11,18 +11,18 @@ from distmap.core import events as ev
 from distmap.core.limits import LIMITS
 
 
-def oracle_of(*said: Any, **spec: Any) -> Oracle:
+def oracle_of(*steps: Any, **spec: Any) -> Oracle:
     """One worker of one slot, one job, one chunk of three items; then what is given."""
     oracle = Oracle(LIMITS)
-    oracle.hear(ev.WorkerJoined(1, 1), 0.0)
-    oracle.hear(ev.JobSubmitted(1, ev.JobSpec(**spec)), 0.0)
-    oracle.check(ev.Read(1, 0, 3))
-    oracle.hear(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
-    for one in said:
+    oracle.take_event(ev.WorkerJoined(1, 1), 0.0)
+    oracle.take_event(ev.JobSubmitted(1, ev.JobSpec(**spec)), 0.0)
+    oracle.check_command(ev.Read(1, 0, 3))
+    oracle.take_event(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
+    for one in steps:
         if type(one).__name__ in ("Assign", "Deliver", "Discard", "Release", "Finish", "Revoke", "Interrupt"):
-            oracle.check(one)
+            oracle.check_command(one)
         else:
-            oracle.hear(one, 0.0)
+            oracle.take_event(one, 0.0)
     return oracle
 
 
@@ -57,16 +57,16 @@ def test_a_good_life() -> None:
     ],
 )
 def test_a_breach(before: tuple[Any, ...], command: Any, text: str) -> None:
-    """Each is told in a sentence that names the command."""
+    """Broken names the command and the broken promise."""
     with pytest.raises(Broken, match=text):
-        oracle_of(*before).check(command)
+        oracle_of(*before).check_command(command)
 
 
 JOIN = ev.WorkerJoined(2, 2)
 
 
 @pytest.mark.parametrize(
-    ("each", "said", "command", "text"),
+    ("each", "steps", "command", "text"),
     [
         ("slot", (), ev.SetUp(2, 1, 2, 2), "no such call"),
         ("slot", (ev.SetUp(2, 1, 2, 0),), ev.SetUp(2, 2, 2, 0), "no such call"),
@@ -80,33 +80,33 @@ JOIN = ev.WorkerJoined(2, 2)
         ("slot", (ev.SetUp(2, 1, 2, 0),), ev.DeliverLoss(2, 1, 0, "refused"), "was not charged so"),
     ],
 )
-def test_a_breach_of_a_set_up(each: Any, said: tuple[Any, ...], command: Any, text: str) -> None:
+def test_a_breach_of_a_set_up(each: Any, steps: tuple[Any, ...], command: Any, text: str) -> None:
     """Its calls are where they should be, and nothing runs on a worker that came later before they succeeded."""
     oracle = Oracle(LIMITS)
-    oracle.hear(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
-    oracle.hear(ev.JobSubmitted(2, ev.JobSpec(pushed=True, each=each)), 0.0)
-    for one in (JOIN, *said):
+    oracle.take_event(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
+    oracle.take_event(ev.JobSubmitted(2, ev.JobSpec(pushed=True, each=each)), 0.0)
+    for one in (JOIN, *steps):
         if isinstance(one, ev.SetUp):
-            oracle.check(one)
+            oracle.check_command(one)
         else:
-            oracle.hear(one, 0.0)
+            oracle.take_event(one, 0.0)
     oracle.jobs[1].chunks[0] = (0, 3, 24)
     with pytest.raises(Broken, match=text):
-        oracle.check(command)
+        oracle.check_command(command)
 
 
 def test_order() -> None:
     """An ordered job's results come in input order."""
     oracle = oracle_of(ASSIGN, DONE, gather="ordered")
     with pytest.raises(Broken, match="out of order, 0 is due"):
-        oracle.check(ev.Deliver(1, 0, 1, 2, 0))
+        oracle.check_command(ev.Deliver(1, 0, 1, 2, 0))
 
 
 def test_a_failure_with_retries_left() -> None:
     """It must be run again, not delivered."""
     oracle = oracle_of(ASSIGN, ev.AttemptReported(0, 0, 3, (1,), 0.1, 24, True), retries=1)
     with pytest.raises(Broken, match="to be run again"):
-        oracle.check(ev.Deliver(1, 0, 0, 3, 0))
+        oracle.check_command(ev.Deliver(1, 0, 0, 3, 0))
 
 
 def test_what_never_ended() -> None:
@@ -120,16 +120,16 @@ def test_a_resting_slot_may_go_on_early_where_nothing_else_can() -> None:
     for workers, seconds, may in ((1, 4.0, False), (1, 6.0, True), (2, 6.0, False), (2, 61.0, True)):
         oracle = Oracle(LIMITS)
         for worker in range(1, workers + 1):
-            oracle.hear(ev.WorkerJoined(worker, 1), 0.0)
-        oracle.hear(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
-        oracle.check(ev.Read(1, 0, 3))
-        oracle.hear(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
+            oracle.take_event(ev.WorkerJoined(worker, 1), 0.0)
+        oracle.take_event(ev.JobSubmitted(1, ev.JobSpec()), 0.0)
+        oracle.check_command(ev.Read(1, 0, 3))
+        oracle.take_event(ev.ChunkRead(1, 0, 3, 24, True), 0.0)
         for _ in range(5):
-            oracle.hear(ev.SlotDied(1, 0, None, None, "idle"), 0.0)
-            oracle.hear(ev.SlotReady(1, 0), 0.0)
-        oracle.hear(ev.Ticked(), seconds)
+            oracle.take_event(ev.SlotDied(1, 0, None, None, "idle"), 0.0)
+            oracle.take_event(ev.SlotReady(1, 0), 0.0)
+        oracle.take_event(ev.Ticked(), seconds)
         if may:
-            oracle.check(ASSIGN)
+            oracle.check_command(ASSIGN)
         else:
             with pytest.raises(Broken, match="the slot is resting"):
-                oracle.check(ASSIGN)
+                oracle.check_command(ASSIGN)

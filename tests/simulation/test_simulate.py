@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from simulation import floor, simulate
+from simulation import sim_world, simulate
 from simulation.oracle import Broken
 
 from distmap.errors import InvalidTransition
@@ -29,7 +29,7 @@ def test_the_command_names_the_seed_that_failed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason, its faults, and how to see it."""
-    monkeypatch.setattr(simulate, "STEPS", 0)
+    monkeypatch.setattr(simulate, "MAX_EVENTS", 0)
     assert simulate.main(["--seeds", "3"]) == 1
     text = capsys.readouterr().err
     assert "seed 0 failed: Broken: not at rest" in text
@@ -38,12 +38,12 @@ def test_the_command_names_the_seed_that_failed(
 
 def misbehave(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let every scheduler change what it says."""
-    honest = floor.Scheduler.handle
+    honest = sim_world.Scheduler.handle
 
     def handle(self: Any, event: Any, now: float) -> list[Any]:
         return [changed for command in honest(self, event, now) for changed in change(command)]
 
-    monkeypatch.setattr(floor.Scheduler, "handle", handle)
+    monkeypatch.setattr(sim_world.Scheduler, "handle", handle)
 
 
 def play(seeds: int) -> None:

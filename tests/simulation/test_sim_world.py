@@ -1,4 +1,4 @@
-"""The floor of the simulated world: mail and slots."""
+"""The simulated world: messages and slots."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_without_shuffling_all_mail_keeps_its_order() -> None:
 def test_a_worker_that_is_lost_is_lost_once() -> None:
     """The budget of losses and the news of them are not spent twice."""
     world = World(1)
-    machine = world.join()
+    worker = world.join()
     before = world.loss_budget
-    world.lose(machine, charged=True)
-    world.lose(machine, charged=True)
+    world.lose(worker, charged=True)
+    world.lose(worker, charged=True)
     assert world.loss_budget == before - 1

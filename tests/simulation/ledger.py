@@ -1,7 +1,7 @@
-"""The books of the oracle: what was said to a scheduler, written down independently of it.
+"""The ledger of the oracle: what a scheduler was given, recorded independently of it.
 
-Owns the state that follows from events alone: who lives, what runs where, what was read, reported and charged.
-`oracle.py` writes down the commands too, and judges them.
+Owns the state that follows from events alone: which workers and slots are there, what runs where, and what was read,
+reported and charged. `oracle.py` adds the commands, and judges them. Must not read the scheduler's state.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ class Broken(AssertionError):
 
 
 @dataclass
-class AttemptBook:
+class AttemptAccount:
     job: int
     chunk: int
     lo: int
     hi: int
     slot: tuple[int, int]
     next: int
-    #: Still counts: its reports may be accepted.
+    #: Its reports may still be accepted.
     live: bool = True
     revoked: bool = False
     interrupted: float | None = None
-    #: Offsets that were reported and not yet delivered or discarded: did it count then, and bytes of the result.
-    #: A report that came twice stands twice; those that do not count are the ones to be discarded.
+    #: Offset of a result not yet delivered or discarded -> whether the attempt was live then, and bytes of the result.
+    #: A report that came twice is here twice; results of an attempt that was not live have to be discarded.
     pending: dict[int, list[tuple[bool, int]]] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
 
 
 @dataclass
-class SlotBook:
+class SlotAccount:
     state: str = "ready"
     held: list[int] = field(default_factory=list)
     deaths: list[float] = field(default_factory=list)
     rest_until: float = 0.0
-    #: It may go on before: once in this rest there was a job, or a call of a set-up, that had no other slot.
-    roused: bool = False
+    #: The rest may end early: during it, a job or a call of a set-up had no other slot.
+    wakes_early: bool = False
 
 
 @dataclass
-class WorkerBook:
-    slots: list[SlotBook]
+class WorkerAccount:
+    slots: list[SlotAccount]
     tags: frozenset[str]
     state: str = "trusted"
-    #: Set-ups that were there before it -> its slots where they must still succeed before it runs anything else.
+    #: Set-up that was submitted before the worker joined -> slots in which it has to succeed before anything else runs.
     required: dict[int, set[int]] = field(default_factory=dict)
 
 
 @dataclass
-class JobBook:
+class JobAccount:
     spec: ev.JobSpec
     #: chunk -> (start, count, nbytes)
     chunks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     reading: tuple[int, int] | None = None
-    #: Items that came with it, and their bytes; (0, 0) once they were taken.
+    #: Items that came with JobSubmitted, and their bytes; (0, 0) after Take.
     first: tuple[int, int] = (0, 0)
     read: int = 0
     ended: bool = False
@@ -85,8 +85,8 @@ class JobBook:
     refused: bool = False
     input_failed: bool = False
     final_failure: bool = False
-    #: Of a set-up: workers that were there or came before it ended, and the slots where it was to run; those of them
-    #: that came when too many deaths may have ended it; (worker, slot) of each call; calls that were refused.
+    #: Of a set-up: worker that joined before its end -> slots that got a call; workers that joined when too many deaths
+    #: may have ended the job; item -> (worker, slot) of the call; calls that were refused.
     owed: dict[int, list[int]] = field(default_factory=dict)
     doubtful: set[int] = field(default_factory=set)
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -94,15 +94,15 @@ class JobBook:
     finish: ev.Finish | None = None
 
 
-class Books:
-    """Keeps count of everything that was said to the scheduler."""
+class Ledger:
+    """Records every event that the scheduler is given."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.now = 0.0
-        self.workers: dict[int, WorkerBook] = {}
-        self.attempts: dict[int, AttemptBook] = {}
-        self.jobs: dict[int, JobBook] = {}
+        self.workers: dict[int, WorkerAccount] = {}
+        self.attempts: dict[int, AttemptAccount] = {}
+        self.jobs: dict[int, JobAccount] = {}
         self.last_attempt = -1
         self.last_chunk = -1
 
@@ -113,15 +113,15 @@ class Books:
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    def hear(self, event: ev.Event, now: float) -> None:
-        """An event that the scheduler is about to get."""
+    def take_event(self, event: ev.Event, now: float) -> None:
+        """Record an event that the scheduler is about to get."""
         self.now = now
         handler = getattr(self, f"_on_{type(event).__name__}", None)
         if handler is not None:
             handler(event)
-        self._rouse()
+        self._wake_early()
 
-    def slots_for(self, job: JobBook) -> list[SlotBook]:
+    def slots_for(self, job: JobAccount) -> list[SlotAccount]:
         """Slots of trusted workers with the job's tags."""
         return [
             slot
@@ -130,7 +130,7 @@ class Books:
             for slot in worker.slots
         ]
 
-    def _rouse(self) -> None:
+    def _wake_early(self) -> None:
         early = self.now - self.limits.slot_rest_alone + self.limits.slot_rest
         tired = [slot for worker in self.workers.values() for slot in worker.slots if slot.rest_until > self.now]
         if not any(slot.rest_until <= early for slot in tired):
@@ -140,14 +140,14 @@ class Books:
                 for item, (worker, index) in job.places.items():
                     slot = self.workers[worker].slots[index]
                     # A call of a set-up that is for this slot has no other.
-                    slot.roused = slot.roused or (item not in job.items and slot.rest_until <= early)
+                    slot.wakes_early = slot.wakes_early or (item not in job.items and slot.rest_until <= early)
             slots = self.slots_for(job)
             if job.finish is None and all(slot.state in ("resting", "dead") and slot in tired for slot in slots):
                 for slot in slots:
-                    slot.roused = slot.roused or slot.rest_until <= early
+                    slot.wakes_early = slot.wakes_early or slot.rest_until <= early
 
     def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
-        worker = WorkerBook([SlotBook() for _ in range(event.slots)], event.tags)
+        worker = WorkerAccount([SlotAccount() for _ in range(event.slots)], event.tags)
         self.workers[event.worker] = worker
         for number, job in self.jobs.items():
             if job.spec.each and self.goes_on(job) and job.spec.tags <= worker.tags:
@@ -180,9 +180,9 @@ class Books:
         self._turn(event.worker, "draining", ("trusted", "suspect"))
 
     def _turn(self, worker: int, state: str, only_from: tuple[str, ...]) -> None:
-        book = self.workers[worker]
-        if book.state in only_from:
-            book.state = state
+        account = self.workers[worker]
+        if account.state in only_from:
+            account.state = state
 
     def _on_SlotDied(self, event: ev.SlotDied) -> None:
         worker = self.workers[event.worker]
@@ -195,7 +195,7 @@ class Books:
             slot.deaths = [time for time in slot.deaths if self.now - time <= self.limits.slot_deaths_window]
             slot.deaths.append(self.now)
             if len(slot.deaths) >= self.limits.slot_deaths:
-                slot.deaths, slot.rest_until, slot.roused = [], self.now + self.limits.slot_rest, False
+                slot.deaths, slot.rest_until, slot.wakes_early = [], self.now + self.limits.slot_rest, False
             if head is not None and head.live:
                 self.jobs[head.job].dry += 1
         if event.attempt in slot.held and event.at is not None:
@@ -215,17 +215,19 @@ class Books:
         worker = self.workers[event.worker]
         if worker.state != "lost":
             slot = worker.slots[event.slot]
-            slot.state = "resting" if slot.rest_until > self.now and not slot.roused else "ready"
+            slot.state = "resting" if slot.rest_until > self.now and not slot.wakes_early else "ready"
 
     def _on_JobSubmitted(self, event: ev.JobSubmitted) -> None:
-        job = self.jobs[event.job] = JobBook(event.spec, ended=event.spec.size == 0 or event.last)
+        job = self.jobs[event.job] = JobAccount(event.spec, ended=event.spec.size == 0 or event.last)
         job.first = (event.count, event.nbytes)
         if event.spec.each:
-            there = {number: book for number, book in self.workers.items() if book.state in ("trusted", "suspect")}
-            job.owed = {number: [] for number, book in there.items() if event.spec.tags <= book.tags}
+            there = {
+                number: account for number, account in self.workers.items() if account.state in ("trusted", "suspect")
+            }
+            job.owed = {number: [] for number, account in there.items() if event.spec.tags <= account.tags}
 
-    def goes_on(self, job: JobBook) -> bool:
-        """Nothing ends it so far; too many deaths may have."""
+    def goes_on(self, job: JobAccount) -> bool:
+        """Whether nothing recorded has ended the job; too many deaths may have."""
         return job.finish is None and not (job.cancelled or job.final_failure or job.refused)
 
     def _on_ItemsAdded(self, event: ev.ItemsAdded) -> None:
@@ -244,8 +246,8 @@ class Books:
         self.enter(job, event.chunk, event.count, event.nbytes)
         job.ended = event.last
 
-    def enter(self, job: JobBook, chunk: int, count: int, nbytes: int) -> None:
-        """A chunk is there."""
+    def enter(self, job: JobAccount, chunk: int, count: int, nbytes: int) -> None:
+        """Record a new chunk."""
         job.chunks[chunk] = (job.read, count, nbytes)
         if count and not (job.cancelled or job.final_failure or job.refused):
             job.open_chunks.append([count])
@@ -339,8 +341,8 @@ class Books:
         if number in held:
             held.remove(number)
 
-    def _void(self, attempt: AttemptBook) -> None:
-        """Given up with its slot: what it did not report may be assigned again."""
+    def _void(self, attempt: AttemptAccount) -> None:
+        """Record that the attempt is given up with its slot: what it did not report may be assigned again."""
         if attempt.live:
             attempt.live = False
             job = self.jobs[attempt.job]
