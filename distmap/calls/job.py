@@ -193,6 +193,7 @@ class Job(JobHandle):
 
         Args:
             timeout: seconds to wait; None (default) waits as long as it takes.
+
         Raises:
             multiprocessing.TimeoutError: it was not over in time; it goes on.
             JobCancelled: it was cancelled.
