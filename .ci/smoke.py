@@ -15,6 +15,10 @@ def main() -> None:
     assert source not in Path(distmap.__file__).resolve().parents, "this is the source tree, not what is installed"
     assert importlib.metadata.version("distmap") == distmap.__version__
     assert resources.files("distmap").joinpath("py.typed").is_file()
+    text = str(importlib.metadata.metadata("distmap").get_payload())
+    assert "Pool" in text, "the description is not in the metadata"
+    assert "<img" not in text, "a picture of the repository is shown by no package index"
+    assert "](docs" not in text, "a link into the repository leads nowhere from a package index"
     files = importlib.metadata.files("distmap") or []
     assert any(file.name == "LICENSE" for file in files)
 

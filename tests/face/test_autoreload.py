@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 
 pytestmark = pytest.mark.timeout(90)
@@ -68,6 +67,8 @@ CELLS = [
 
 def execute(folder: Path, sources: list[str]) -> list[Any]:
     """Run the cells in a kernel of their own that works in the folder; gives them with their outputs."""
+    import nbformat  # more than a second, as it reads grammars
+
     path = folder / "book.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
     command = [sys.executable, "-m", "jupyter", "execute", "--inplace", "--kernel_name=python3", str(path)]

@@ -11,9 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from support.kernels import Kernel
 
 # The channels of a kernel keep sockets and threads.
@@ -208,6 +206,9 @@ def test_background_jobs_stay_in_their_cell(kernel: Kernel) -> None:
 
 def test_a_notebook_that_is_run_and_saved_keeps_the_summary() -> None:
     """A thousand quick calls add less than 50 kB to the file, and what is there is the end of it all."""
+    import nbformat  # more than a second, as it reads grammars
+    from nbclient import NotebookClient
+
     cells = ["import distmap; pool = distmap.Pool(2)", "for _ in range(1000): pool.map(abs, [1, 2])"]
     cells += ["job = pool.map_async(abs, [1])", "job.result(); pool.terminate()"]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

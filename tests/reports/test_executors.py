@@ -81,6 +81,7 @@ def test_real_executors_give_what_plain_python_gives(real: Executor) -> None:
 
 
 @THEIRS
+@pytest.mark.timeout(90)  # it starts the processes of loky four times; on a busy machine each time takes seconds
 @pytest.mark.parametrize("real", ["loky"], indirect=True)
 def test_a_poison_item_is_named_and_costs_no_other(real: Executor) -> None:
     """Where the executor goes on, or can be made anew, the item that ends its worker is found; all others complete."""

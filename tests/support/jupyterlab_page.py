@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 import psutil
 from support.waiting import until
 
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 #: How long anything may take to appear: the machine of a CI run is busy.
 DEADLINE = 20.0
+
+#: Milliseconds between two looks at a page that is loading. The default, at every frame, makes it draw all the time.
+POLL = 50
 
 #: Nothing is fetched, no first-run page comes up; a container's small /dev/shm and missing user namespaces do no harm.
 FLAGS = (
@@ -263,7 +265,7 @@ class Lab:
         self._wait_ready()
 
     def _wait_ready(self) -> None:
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(READY, polling=POLL)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -323,7 +325,7 @@ class Lab:
 
         What is sent while a cell is on its way to an error is dropped by the kernel (`stop_on_error`).
         """
-        self.page.wait_for_function(IDLE)
+        self.page.wait_for_function(IDLE, polling=POLL)
         self.page.evaluate(RUN, index)
 
     def run_through(self, *indexes: int) -> None:
@@ -383,6 +385,8 @@ class Lab:
 
 def write_book(path: Path, cells: Sequence[str]) -> None:
     """A notebook file of code cells, none of them run."""
+    import nbformat  # more than a second, as it reads grammars
+
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     sources = [nbformat.v4.new_code_cell(textwrap.dedent(cell).strip()) for cell in cells]
     nbformat.write(nbformat.v4.new_notebook(cells=sources, metadata={"kernelspec": spec}), path)

@@ -12,10 +12,12 @@ from typing import Any
 def until(happened: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> Any:
     """Wait until `happened()` gives something true, and return that; fail after so many seconds."""
     end = time.monotonic() + seconds
+    pause = 0.005
     while not (found := happened()):
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
-        threading.Event().wait(0.005)
+        threading.Event().wait(pause)
+        pause = min(1.5 * pause, 0.05)  # what takes long is not sooner there for being asked often
     return found
 
 

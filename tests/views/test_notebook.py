@@ -6,9 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 # nbclient keeps the sockets and threads of its kernel's channels.
 pytestmark = [pytest.mark.own_leaks("threads", "descriptors"), pytest.mark.timeout(90)]
@@ -83,6 +81,9 @@ notebook.importlib.util.find_spec = found
 
 
 def execute(*cells: str) -> list[list[dict[str, Any]]]:
+    import nbformat  # more than a second, as it reads grammars
+    from nbclient import NotebookClient
+
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     client = NotebookClient(book, timeout=60, kernel_name="python3")
     asyncio.run(client.async_execute())
