@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
     at_once: int | None = None
 
 
-def name_of(fn: Callable[..., Any]) -> str:
+def label_of(fn: Callable[..., Any]) -> str:
     fn = getattr(fn, "func", fn)  # functools.partial
     return getattr(fn, "__name__", None) or type(fn).__name__
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from distmap.calls.arguments import name_of
+from distmap.calls.arguments import label_of
 from distmap.calls.inputs import Input, Pulled, failing
 from distmap.calls.job import Job, hand_over, serving_of, weakly
 from distmap.calls.options import MapOptions
@@ -84,7 +84,7 @@ class Jobs:
         """Make a stream."""
         results = Stream(call.options.on_error)
         entry, progress = self._entry(call, gather, buffer=buffer, stop=False)
-        serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=name_of(call.fn))
+        serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=label_of(call.fn))
         stream = StreamJob(serving, results, call.pool)
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._remember(stream, weakref.ref(stream))
@@ -97,7 +97,7 @@ class Jobs:
         entry, progress = self._entry(call, gather)
         serving = MapServing(
             self._context, entry, call.source, results,
-            call=call.name, function=name_of(call.fn), callbacks=callbacks,
+            call=call.name, function=label_of(call.fn), callbacks=callbacks,
         )  # fmt: skip
         job = Job(serving, on_given=partial(_given, weakref.ref(self)))
         serving.keep = (job, call.pool)
@@ -117,7 +117,7 @@ class Jobs:
             stop_on_failure=stop and options.on_error == "raise",
             buffer=buffer,
             tags=frozenset(options.tags),
-            name=options.desc or name_of(call.fn),
+            name=options.desc or label_of(call.fn),
         )
         progress = resolve_progress(options.progress, self._progress)
         entry = JobEntry(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
 
-from distmap.calls.arguments import name_of as label
+from distmap.calls.arguments import label_of
 from distmap.calls.options import MapOptions
 from distmap.calls.outcome import refusal_of
 from distmap.calls.reader import JobContext, JobReader, Mailbox
@@ -61,7 +61,7 @@ class SetUp(Mapping[str, Any]):
         self._on_error = options.on_error
         self._context = context
         self._lock = threading.RLock()
-        spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label(fn))
+        spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label_of(fn))
         router = OutputRouter(item=options.output == "item") if options.output else None
         self._record = JobEntry(spec, code, timeout=options.timeout or 0.0, router=router, id=context.driver.new_id())
         self._calls = calls = _Calls(name_of(fn), each, router)

@@ -7,7 +7,7 @@ import functools
 
 import pytest
 
-from distmap.calls.arguments import Wanted, mp_positional, name_of, positional_chunksize, sort_out
+from distmap.calls.arguments import Wanted, label_of, mp_positional, positional_chunksize, sort_out
 from distmap.tasks.nesting import cores
 
 
@@ -60,6 +60,6 @@ def test_names_of_functions():
         def __call__(self):
             """Nothing."""
 
-    assert name_of(len) == "len"
-    assert name_of(functools.partial(len)) == "len"
-    assert name_of(Model()) == "Model"
+    assert label_of(len) == "len"
+    assert label_of(functools.partial(len)) == "len"
+    assert label_of(Model()) == "Model"
