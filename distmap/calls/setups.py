@@ -30,7 +30,7 @@ from distmap.tasks.failures import throw
 from distmap.tasks.items import load_results
 
 #: Worker and slot.
-Place = tuple[str, int]
+SlotKey = tuple[str, int]
 
 
 class SetUp(Mapping[str, Any]):
@@ -121,7 +121,7 @@ class SetUp(Mapping[str, Any]):
         return self._calls.closed
 
     @property
-    def failures(self) -> dict[Place, BaseException]:
+    def failures(self) -> dict[SlotKey, BaseException]:
         """What it raised, by worker and slot."""
         self._catch_up()
         return dict(self._calls.failures)
@@ -179,14 +179,14 @@ class _Calls(JobReader):
         self.closed = False
         self.error: BaseException | None = None
         #: What each call is for, by its index, and what it gave; an error where it failed.
-        self.places: dict[int, Place] = {}
-        self.results: dict[Place, Any] = {}
-        self.failures: dict[Place, BaseException] = {}
+        self.places: dict[int, SlotKey] = {}
+        self.results: dict[SlotKey, Any] = {}
+        self.failures: dict[SlotKey, BaseException] = {}
         #: Workers that left meanwhile, and why.
         self.left: dict[str, None] = {}
 
     @property
-    def pending(self) -> list[Place]:
+    def pending(self) -> list[SlotKey]:
         """Places whose call is not over."""
         return [place for place in self.places.values() if place not in self.results]
 
@@ -224,12 +224,12 @@ class _Calls(JobReader):
         """The pool ended it."""
         self.closed, self.error = True, message.error
 
-    def _fail(self, place: Place, error: BaseException, attempt: int | None = None) -> None:
+    def _fail(self, place: SlotKey, error: BaseException, attempt: int | None = None) -> None:
         if attempt is not None:  # the last note names an item
             error.__notes__ = [*error.__notes__[:-1], f"raised by {self._named(place)}, attempt {attempt}"]
         self.failures[place] = self.results[place] = error
 
-    def _named(self, place: Place) -> str:
+    def _named(self, place: SlotKey) -> str:
         slot = f"in slot {place[1]} " if self._each == "slot" else ""
         return f"{self.name} {slot}on worker {place[0]}"
 

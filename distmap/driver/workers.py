@@ -17,7 +17,7 @@ from distmap.driver.attempts import Attempts
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Printed, ReportData
 from distmap.driver.output import OutputRouter
-from distmap.engine.base import Engine, Place, WorkerInfo
+from distmap.engine.base import Engine, Location, WorkerInfo
 from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
 from distmap.tasks.payload import size
@@ -34,7 +34,7 @@ class WorkerStatus(NamedTuple):
     """A worker at one moment, for any thread."""
 
     info: WorkerInfo
-    place: Place
+    place: Location
     #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect" or "draining".
     state: str
     rtt: float

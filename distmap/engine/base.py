@@ -70,13 +70,13 @@ class Sink(Protocol):
 
 #: Where an engine's task processes are: "here", started by this process; "there", a worker's; "foreign": somebody
 #: else's, who did not ask for our arguments, filters and variables.
-Place = Literal["here", "there", "foreign"]
+Location = Literal["here", "there", "foreign"]
 
 
 class Engine(Protocol):
     """Runs chunks. `start` is called once, on the loop; workers are announced by `sink.joined`."""
 
-    place: Place
+    place: Location
 
     async def start(self, sink: Sink) -> None: ...
 

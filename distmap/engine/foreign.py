@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.attempt import Answer, BlobParts, portable, run_attempt
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
+from distmap.engine.base import Location, Parts, Sink, WorkerInfo, WorkerListener
 from distmap.engine.traits import (
     fenced,
     is_candid,
@@ -85,7 +85,7 @@ class ExecutorEngine:
         ValueError: it does not say how many calls it runs at once, and `slots` does not either.
     """
 
-    place: Place = "foreign"
+    place: Location = "foreign"
 
     def __init__(
         self, executor: Executor, *, slots: int | None = None, name: str | None = None, limits: Limits = LIMITS

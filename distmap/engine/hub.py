@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
+from distmap.engine.base import Location, Parts, Sink, WorkerInfo, WorkerListener
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.tasks._typing import Buffer
 from distmap.transport.channel import Connection
@@ -69,7 +69,7 @@ class HubEngine:
         limits: Times of liveness, dialling and closing.
     """
 
-    place: Place = "there"
+    place: Location = "there"
 
     def __init__(
         self,

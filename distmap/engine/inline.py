@@ -10,7 +10,7 @@ import socket
 import sys
 from collections import deque
 
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo, WorkerListener
+from distmap.engine.base import Location, Parts, Sink, WorkerInfo, WorkerListener
 from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
 from distmap.wire.messages import BlobKind, Died, Output, Ready, Refused, Report, Task
@@ -21,7 +21,7 @@ NAME = "inline"
 class InlineEngine:
     """Runs chunks in this process."""
 
-    place: Place = "foreign"
+    place: Location = "foreign"
 
     def __init__(self) -> None:
         self._runner = Runner()

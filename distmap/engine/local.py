@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from distmap.engine.base import Parts, Place, Sink, WorkerInfo
+from distmap.engine.base import Location, Parts, Sink, WorkerInfo
 from distmap.slots.slots import Slots
 from distmap.wire.messages import BlobKind, Task
 
@@ -33,7 +33,7 @@ class LocalEngine:
         env: the environment of the processes; ours if not given.
     """
 
-    place: Place = "here"
+    place: Location = "here"
 
     def __init__(
         self,

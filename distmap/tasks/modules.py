@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: "reference": importable on the other side; "local": its source travels; "value": it has no source, or none any more,
 #: so what lives in it is pickled by value (as `__main__` is).
-Place = Literal["reference", "local", "value"]
+TravelsAs = Literal["reference", "local", "value"]
 
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -35,7 +35,7 @@ recorded: set[str] = set()
 references: set[str] = {"builtins", "sys"}
 
 
-def place(name: str) -> Place:
+def place(name: str) -> TravelsAs:
     """How what lives in the module of that name travels."""
     if name in references:
         return "reference"
@@ -68,7 +68,7 @@ def imported_again(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _place(name: str, module: ModuleType) -> Place:
+def _place(name: str, module: ModuleType) -> TravelsAs:
     top = name.partition(".")[0]
     if top == DISTMAP or name in sys.builtin_module_names:
         return "reference"
