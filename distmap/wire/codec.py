@@ -124,7 +124,7 @@ def _text(text: str) -> bytes:
 
 
 def _encode_put(m: msg.Put) -> bytes:
-    name = _text(m.name[: msg.NAME])
+    name = _text(m.name[: msg.MAX_NAME])
     return _put.pack(_PUT, _digest(m.digest), _KINDS.index(m.kind), len(name)) + name
 
 
@@ -132,8 +132,8 @@ def _decode_put(data: bytes) -> msg.Put:
     _, digest, kind, size = _put.unpack_from(data)
     _exact(data, _put.size + size)
     name = str(data[_put.size :], "utf-8")
-    if len(name) > msg.NAME:
-        raise ValueError(f"a name of {len(name)} characters where {msg.NAME} are the most")
+    if len(name) > msg.MAX_NAME:
+        raise ValueError(f"a name of {len(name)} characters where {msg.MAX_NAME} are the most")
     return msg.Put(digest, _KINDS[kind], name)
 
 

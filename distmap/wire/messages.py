@@ -29,7 +29,7 @@ class Put(NamedTuple):
 
 
 #: Most characters of a name. Part of the format: a receiver refuses more.
-NAME = 80
+MAX_NAME = 80
 
 
 class Drop(NamedTuple):

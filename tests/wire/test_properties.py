@@ -27,7 +27,7 @@ kinds = st.sampled_from(["code", "value", "modules", "extras", "surroundings", "
 reasons = st.sampled_from(["died", "timeout", "killed", "idle"])
 
 MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
-    msg.Put: st.builds(msg.Put, digests, kinds, st.text(max_size=msg.NAME)),
+    msg.Put: st.builds(msg.Put, digests, kinds, st.text(max_size=msg.MAX_NAME)),
     msg.Drop: st.builds(msg.Drop, digests),
     msg.Task: st.builds(
         msg.Task, u32, u64, digests, st.lists(digests, max_size=4).map(tuple), u32, u32, u64, seconds, st.booleans()
