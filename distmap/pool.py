@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distmap.calls.arguments import (
     Workers,
+    label_of,
     mp_arguments,
     mp_keywords,
     mp_options,
     mp_positional,
-    name_of,
     positional_chunksize,
     sort_out,
     tell_of_columns,
@@ -836,7 +836,7 @@ class Pool:
         if self._closed or os.getpid() != self._pid:
             self._check_open()
         function("the first argument", fn)
-        return self._codes.get(fn, "call", self._setups(), self._watch.look()), name_of(fn)
+        return self._codes.get(fn, "call", self._setups(), self._watch.look()), label_of(fn)
 
     def _setups(self) -> tuple[Setup, ...]:
         """What has to run in every slot before its first item, as it is now: the initializer, and what `run` keeps."""
