@@ -32,7 +32,7 @@ OUTSIDE = (
 )
 PICTURE = re.compile(r'<picture>.*?srcset="([^"]+)".*?alt="([^"]*)" src="([^"]+)".*?</picture>', re.DOTALL)
 #: A limit in the source: comment lines, name, value.
-LIMIT = re.compile(r"((?:^    #: .*\n)*)^    (\w+): \w+ = (.+)$", re.MULTILINE)
+LIMIT = re.compile(r"((?:^    #: .*\n)*)^    (\w+): [^=]+ = (.+)$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#]+)")
 
 
