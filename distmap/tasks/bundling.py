@@ -53,7 +53,7 @@ class _Record(NamedTuple):
 
 
 def _autoreloaded(name: str, filename: str | None) -> bool:
-    """Whether IPython's autoreload has taken up the file as it is now; for a changed constant nothing else tells."""
+    """Whether IPython's autoreload has taken up the file as it is now; nothing else shows a changed constant."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     magics = getattr(getattr(shell, "magics_manager", None), "registry", {}).get("AutoreloadMagics")
     reloader = getattr(magics, "_reloader", None)
@@ -127,7 +127,7 @@ _Checks = list[tuple[dict[str, Any], str, object]]
 #: Bytes of bundles and extras above which what was packed is forgotten, to be packed again.
 _KEPT = 64 << 20
 _packed: dict[tuple[frozenset[str], bool], tuple[_Checks, Stamps, Packed]] = {}
-#: Of what the log has told.
+#: Digests of the bundles and extras that were logged.
 _logged: set[tuple[bytes, bytes | None]] = set()
 
 

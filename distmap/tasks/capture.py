@@ -21,12 +21,14 @@ from types import FrameType
 from distmap.tasks.cells import CELL_AT
 from distmap.wire.messages import OUTPUT_BYTES, OUTPUT_PIECES, Output, Task
 
-#: Outputs at once, and Outputs a second from then on; reports take theirs along beyond these.
-_MANY, _MANY_MORE = 20.0, 20.0
-#: Characters at once (in UTF-8 none has more than four bytes), and characters a second from then on: the kernel shows
-#: no more of a whole job.
-_MUCH, _MUCH_MORE = OUTPUT_BYTES // 4, 200_000.0
-#: Seconds between two showings of a line that is not complete: each one is a line that stays.
+# These bounds are here, not in core/limits.py: a task process does not import that, which would cost its start.
+
+#: Outputs in one burst, and Outputs per second after it. An Output that goes with a report is not counted.
+_OUTPUTS_BURST, _OUTPUTS_PER_SECOND = 20.0, 20.0
+#: Characters in one burst (in UTF-8 a character has at most four bytes), and characters per second after it: the
+#: notebook shows no more of a whole job.
+_CHARACTERS_BURST, _CHARACTERS_PER_SECOND = OUTPUT_BYTES // 4, 200_000.0
+#: Seconds between two partial showings of a line that is not complete: each one stays on the screen as a line.
 _PARTIAL = 10.0
 
 #: Passes an Output on with its text. The last argument: whether it may wait; False is given back if it would have to.
@@ -105,8 +107,8 @@ class OutputCapture:
         self._size = 0
         self._cut = 0
         self._told = 0
-        self._outputs = _MANY
-        self._room = float(_MUCH)
+        self._outputs = _OUTPUTS_BURST
+        self._room = float(_CHARACTERS_BURST)
         self._refilled = monotonic()
         #: A thread is there that passes on what is gathered.
         self._flushing = False
@@ -121,7 +123,7 @@ class OutputCapture:
             self.lock.release()
         if self._used:
             with self.lock:
-                # Of a finalizer or a thread, while the last report was sent: it is nobody's.
+                # Printed by a finalizer or a thread while the last report was sent: it belongs to no attempt.
                 self._cut += sum(text.count("\n") for _, _, text in self._queue if text is not None)
                 self._queue.clear()
                 self._queued, self._used = 0, False
@@ -155,8 +157,8 @@ class OutputCapture:
         if task is None or not task.output or text == "":
             return
         self._used = True
-        if self._queued > _MUCH:
-            if self._queue:  # whoever passes it on is far behind
+        if self._queued > _CHARACTERS_BURST:
+            if self._queue:  # the thread that passes it on is far behind
                 # `print` writes a line and its end one after the other: what was taken of a line ends here.
                 self._refused += 0 if text is None else text.count("\n")
                 if not self._torn:
@@ -205,7 +207,7 @@ class OutputCapture:
                     return
                 self._flushing = True
         except OSError:
-            pass  # nobody is there any more
+            pass  # the other end of the socket is gone
 
     # --- with the lock held --------------------------------------------------------------------------------------
 
@@ -237,7 +239,7 @@ class OutputCapture:
                 self._keep(stream, at, whole + "\n")
             if rest:
                 line.add(rest)
-                if line.size >= _MUCH:
+                if line.size >= _CHARACTERS_BURST:
                     self._finish(stream)
         self._queued = 0
 
@@ -248,10 +250,10 @@ class OutputCapture:
 
     def _keep(self, stream: int, at: int, text: str) -> None:
         """Have lines passed on, as far as they are not too much."""
-        room = int(min(self._room, _MUCH - self._size))
+        room = int(min(self._room, _CHARACTERS_BURST - self._size))
         if len(text) > room:
             end = text.rfind("\n", 0, room) + 1
-            if not end and room > _MUCH // 2:
+            if not end and room > _CHARACTERS_BURST // 2:
                 end = room  # one line that is larger than anything: its beginning
             self._cut += _lines(text[end:])
             text = text[:end]
@@ -269,8 +271,8 @@ class OutputCapture:
     def _refill(self) -> None:
         now = monotonic()
         passed, self._refilled = now - self._refilled, now
-        self._outputs = min(_MANY, self._outputs + passed * _MANY_MORE)
-        self._room = min(_MUCH, self._room + passed * _MUCH_MORE)
+        self._outputs = min(_OUTPUTS_BURST, self._outputs + passed * _OUTPUTS_PER_SECOND)
+        self._room = min(_CHARACTERS_BURST, self._room + passed * _CHARACTERS_PER_SECOND)
 
     def _push(self, *, wait: bool, forced: bool = False) -> float:
         """Pass on what is gathered, if one more may go now; gives the seconds until then."""
@@ -278,7 +280,7 @@ class OutputCapture:
         if task is None or not (self._pieces or dropped):
             return 0.0
         if self._outputs < 1.0 and not forced:
-            return max(0.001, (1.0 - self._outputs) / _MANY_MORE)
+            return max(0.001, (1.0 - self._outputs) / _OUTPUTS_PER_SECOND)
         pieces, texts = [], []
         for at, stream, some in self._pieces:
             text = "".join(some).encode("utf-8", "replace")

@@ -29,7 +29,7 @@ Style = Literal["one", "star", "call", "setup"]
 
 #: Code with more captured bytes than this gets a digest of its own for each job: hashing costs more than it saves.
 HASHED = 1 << 20
-#: So much in the pickle itself (arrays are not) is copied into every slot; the user is told once per name.
+#: Bytes in the pickle itself (arrays are not) above which the user is warned, once per name: each slot gets a copy.
 _LARGE = 100 << 20
 
 

@@ -22,7 +22,7 @@ from distmap.tasks.object_paths import cells_of, names_of
 from distmap.tasks.picklers import by_reference
 from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
 
-#: `submit` does hash them, at each call. After so many seconds of that the user is told of the quicker way, once.
+#: Seconds of hashing large captures (`submit` does it at each call) after which the user is shown a quicker way, once.
 _LONG = 2.0
 _MISSING = object()
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented), range, Broadcast)

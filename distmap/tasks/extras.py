@@ -181,7 +181,7 @@ class _Installed:
 
     def __init__(self, path: Stamps) -> None:
         self.path = path
-        #: Of each top-level module that was asked for: distribution and version; None: it has none.
+        #: Top-level module -> its distribution and version; None: it has none.
         self._known: dict[str, tuple[str, str] | None] = {}
         self._all: Mapping[str, list[str]] | None = None
 

@@ -1,4 +1,4 @@
-"""What is told of an item that failed, and how the kernel raises it again.
+"""Errors of items: how they are described where they happen, and raised again in the kernel.
 
 Owns `Failure` (plain text and a pickled exception that travel instead of a result), `revive` and `short_repr`.
 Must not know tasks, chunks or workers other than by the numbers it is given. Imported by task processes, so
@@ -272,7 +272,7 @@ def _cell(file: str) -> str | None:
         return None
 
 
-#: So many frames of the other side are shown as if they had been called here.
+#: The largest number of remote frames that are shown as if they had been called here.
 _MOST_FRAMES = 30
 
 
@@ -295,7 +295,7 @@ def throw(error: BaseException, frames: TracebackType | None = None) -> NoReturn
         except Exception:  # the text comes from elsewhere
             pass
         else:
-            # Of a chain or a group only the last traceback is shown here: the text tells more.
+            # Of a chain or a group only the last traceback is shown here; the text has all of them.
             remote._shown = remote is not error and remote._text.count("Traceback (most recent call last):") < 2
     raise error.with_traceback(frames)
 

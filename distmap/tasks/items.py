@@ -26,8 +26,8 @@ from distmap.tasks.pickling import Writer, dump_small, dump_value
 SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
-#: So many of the values of a chunk that do not pickle are searched for what is at fault.
-_TOLD = 8
+#: The largest number of values of a chunk that are searched for the part that does not pickle.
+_MOST_SEARCHED = 8
 #: Kinds of dtypes that a stack keeps as they are: numbers, text, times. Structured and foreign ones go by themselves.
 _STACKABLE = "?biufcSUmM"
 _C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
@@ -188,7 +188,9 @@ def _encode_singly(
             said = f"{what} cannot be pickled"
             from distmap.tasks.object_paths import pickling_error
 
-            error = pickling_error(said, value, exc) if len(failed) < _TOLD else failed_to_travel(said, exc, value)
+            error = (
+                pickling_error(said, value, exc) if len(failed) < _MOST_SEARCHED else failed_to_travel(said, exc, value)
+            )
             shown = short_repr(value) if item is None else item(at)
             writer.write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
@@ -271,7 +273,7 @@ class DumpedItem(NamedTuple):
 
     pickled: bytes
     buffers: tuple[bytearray, ...] = ()
-    #: Made by whoever pushes it: to find local modules takes a while, and happens in no loop.
+    #: Made in the thread that pushes the item: to find local modules takes too long for the loop.
     blobs: tuple[Blob, ...] = ()
 
     @property

@@ -44,7 +44,7 @@ def is_generator(kind: type) -> bool:
     return not names.isdisjoint(_GENERATORS) and ("random", "SystemRandom") not in names
 
 
-#: A class of exceptions that has none of these leaves it to the builtins how it is made, and how it pickles.
+#: A class of exceptions that defines none of these is made, and pickled, as builtin exceptions are.
 _MAKERS = {"__new__", "__init__", "__slots__", "__getattribute__", "__setattr__"}
 _MAKERS |= {"__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__", "__getstate__", "__setstate__"}
 
@@ -80,12 +80,12 @@ def is_shared(kind: type) -> bool:
     )
 
 
-#: What is done with the types that every function brings along.
+#: The treatment of the types that every function brings along.
 _usual: dict[int, int] = {}
 
 
 class Kinds:
-    """What is done with the objects of which type: looked at once for each of what one Writer meets."""
+    """The treatment of each type that one Writer meets, decided once per type."""
 
     def __init__(self) -> None:
         #: By the `id` of the type, as a metaclass may forbid to hash it. The types are kept, so that no id is reused.
@@ -124,7 +124,7 @@ class Kinds:
         return how
 
     def gave_no_name(self, kind: type) -> None:
-        """Objects of this type are asked no more, if what speaks for them is written in C: it knows no exceptions."""
+        """Objects of this type gave no name. If their reducers are written in C, no other one will."""
         says = (kind.__reduce_ex__, kind.__reduce__, copyreg.dispatch_table.get(kind))
         in_c = kind is not BuiltinFunctionType and not any(isinstance(method, FunctionType) for method in says)
         self.found[id(kind)] = PLAIN if in_c else ASKED

@@ -28,7 +28,7 @@ class Library:
         self.edition = 0
         self.finder = SourceFinder(folder)
         self.surroundings = SurroundingsSwitch()
-        #: What was said of the versions in extras, by their digests.
+        #: Digest of extras -> a line for each distribution that has another version here.
         self.differences: dict[bytes, list[str]] = {}
         self._installed: set[bytes] = set()
         self._lock = allocate_lock()

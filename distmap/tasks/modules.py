@@ -58,7 +58,7 @@ _outside: dict[str, ModuleSpec] = {}
 
 
 def imported_again(names: Iterable[str]) -> list[str]:
-    """Those of these modules that go by reference, and that were imported anew since this was last asked."""
+    """Those of these modules that go by reference, and that were imported anew since the last call of this."""
     found = []
     for name in names:
         known = _outside.get(name)
@@ -227,7 +227,7 @@ def any_registered() -> bool:
 
 
 def _registry() -> set[str]:
-    # Nobody can have registered anything while it is being imported.
+    # While cloudpickle is being imported, nothing can have been registered with it.
     cloudpickle = loaded("cloudpickle")
     return cloudpickle.list_registry_pickle_by_value() if cloudpickle is not None else set()
 

@@ -36,7 +36,7 @@ def cores() -> int:
 
 
 def nesting_environment(slots: int) -> dict[str, str]:
-    """What the environment of the task processes of a pool with so many slots says about these things."""
+    """The environment variables that give depth and share to the task processes of a pool with this number of slots."""
     return {_DEPTH: str(depth + 1), _SHARE: str(max(1, cores() // slots))}
 
 

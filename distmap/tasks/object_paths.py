@@ -1,7 +1,7 @@
-"""From a value to what is in it, in words: to what does not pickle, what is large, what gives every slot the same.
+"""Paths from a value to a part of it, in words: to what does not pickle, what is large, what is a random generator.
 
-Owns what the parts of an object are called. Must not know jobs or workers. Looked at when something is wrong, and where
-a random generator was pickled.
+Owns what the parts of an object are called. Must not know jobs or workers. Imported when something is wrong, and when a
+random generator was pickled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distmap.tasks.modules import place
 from distmap.tasks.picklers import UNPICKLABLE, PickleContext, by_reference
 from distmap.tasks.pickling import dump_value
 
-#: A search for random generators looks so deep, at so many objects, and at so many elements of each.
+#: Bounds of the search for random generators: steps from the function, objects in all, elements of each object.
 _DEPTH, _OBJECTS, _ELEMENTS = 6, 2_000, 100
 
 
@@ -110,7 +110,7 @@ def _parts_of_instance(obj: object) -> Iterator[Part]:
 
 
 def pickling_error(what: str, value: object, exc: BaseException, names: Sequence[str] = ()) -> PayloadError:
-    """The error of a value that does not pickle: with the way to the object at fault, as far as it can be told.
+    """The error of a value that does not pickle: with the path to the object at fault, as far as that can be found.
 
     Args:
         what: Begins the message.
@@ -155,7 +155,7 @@ def _in_words(way: list[object], names: Sequence[str] = ()) -> str:
 def path_to_generator(fn: object) -> tuple[str, object] | None:
     """A random generator that a function, or an object of the user's, brings along, and the words that lead to it.
 
-    What objects of installed packages keep inside is their affair: a fitted estimator has generators to no effect.
+    Objects of installed packages are not searched: a fitted estimator, say, keeps generators that it does not use.
     """
     seen: set[int] = set()
     queue: list[tuple[object, tuple[str, ...]]] = [(fn, ())]
@@ -182,7 +182,7 @@ def _is_elsewhere(obj: object) -> bool:
 
 # --- the search for what does not pickle ------------------------------------------------------------------------------
 
-#: The search for what does not pickle gives up after so many objects: it is done in Python.
+#: Objects after which the search for what does not pickle gives up: it runs in Python.
 _MOST_LOOKED = 500_000
 
 
@@ -229,6 +229,6 @@ class _Lost(Exception):
 
 
 class _Nowhere:
-    """A file that nobody reads."""
+    """A file that drops what is written."""
 
     def write(self, data: object) -> None: ...

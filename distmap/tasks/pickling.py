@@ -69,7 +69,7 @@ class Writer:
         self._out_of_band = OutOfBand(out_of_band)
         self._context = PickleContext(needs, Kinds(), dump_value)
         self._fast = FastPickler(self.file, self._out_of_band, self._context)
-        # What the user told cloudpickle to send by value, only cloudpickle knows.
+        # If the user registered modules with cloudpickle, only cloudpickle knows what goes by value.
         self._cloudy = any_registered()
 
     @property

@@ -198,7 +198,7 @@ def make_generic_alias(name: str, module: str, value: Any, parameters: tuple[Any
 
 
 def _ufunc(obj: Any) -> Reduced | None:
-    """What `numpy.frompyfunc` made (and `vectorize` keeps): only the garbage collector tells of which function."""
+    """What `numpy.frompyfunc` made (and `vectorize` keeps): only the garbage collector knows its function."""
     import gc
 
     fn = next((part for part in gc.get_referents(obj) if callable(part)), None)
@@ -253,7 +253,7 @@ def make_ref(obj: Any) -> Any:
 
 
 class _Gone:
-    """Nobody keeps it."""
+    """An object without other references, for a weak reference that is dead."""
 
 
 def reduce_weak_mapping(obj: Any) -> Reduced:
@@ -272,7 +272,7 @@ def restore_cached_property(obj: Any, state: dict[str, Any]) -> None:
 
 
 def reduce_local(obj: Any) -> Reduced:
-    """In another thread it is empty, and whoever gets it runs in another thread."""
+    """A `threading.local` is empty in another thread, and it always arrives in another thread."""
     return type(obj), ()
 
 
@@ -302,7 +302,7 @@ def make_number(base: Any, kind: type, value: object, attributes: dict[str, Any]
 
 # --- IPython ----------------------------------------------------------------------------------------------------------
 
-#: Said wherever a function asks for the shell on a worker.
+#: The error of a function that asks for the IPython shell on a worker.
 NO_SHELL = (
     "there is no IPython where the function runs: `!command` and `%magic` do not work in a function that a pool runs; "
     "use subprocess.run() for a command, and plain Python in place of a magic"

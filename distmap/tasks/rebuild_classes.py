@@ -60,7 +60,7 @@ _registrations: tuple[object, dict[int, list[Any]]] = None, {}
 
 
 def _registered_with(cls: type) -> list[Any]:
-    """The abstract classes that exist on the other side too, where nobody has registered this one with them."""
+    """The abstract classes that exist on the other side too, where this class is not registered with them."""
     global _registrations
     import abc
 
@@ -130,7 +130,7 @@ def _slots_of(cls: type) -> tuple[str, ...]:
 
 
 def make_class(kind: Any, name: str, bases: tuple[Any, ...], space: dict[str, Any]) -> Any:
-    """An empty class. The keywords of the class statement are known no more: whoever asks for them is not asked."""
+    """An empty class. The keywords of its class statement are unknown: hooks that require one are passed over."""
     import types
 
     try:

@@ -18,10 +18,10 @@ Reduced = tuple[Any, ...]
 
 _MISSING = object()
 
-#: So many exceptions of a chain of causes, contexts and group members are pickled side by side, each further hundred
+#: Exceptions of a chain of causes, contexts and group members that are pickled side by side, each further hundred
 #: one level deeper: by itself each would be a level, and a retry loop makes thousands.
 _SIDE_BY_SIDE = 100
-#: Of what is left behind so many characters are kept.
+#: Characters that are kept of the text of a part that is left behind.
 _TEXT = 2_000
 _LINKS = ("__cause__", "__context__", "__suppress_context__")
 

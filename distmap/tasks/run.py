@@ -27,11 +27,11 @@ from distmap.wire.messages import Output, Refused, Report, Task
 if TYPE_CHECKING:
     import numpy
 
-#: Results wait at most so long for their report while further items run: what is reported survives a crash.
+#: Seconds that a result may wait for its report while further items run: what was reported survives a crash.
 _FLUSH = 0.050
-#: The other cells are read so often.
+#: Seconds between two looks at the cells that the parent process writes.
 _LOOK = 0.001
-#: While items take less than so many seconds, the clock is read only once for so many.
+#: If items take less than _TINY seconds, the clock is read once for _STRETCH items.
 _TINY, _STRETCH = 1e-6, 8
 Cells = MutableSequence[int] | memoryview
 Emit = Callable[[Report | Refused | Output, Payload], None]
@@ -45,7 +45,7 @@ class _Carried(Exception):
 
 
 class LoadedCode:
-    """Loaded code."""
+    """A function of a job, unpickled, with the constants of the job."""
 
     def __init__(self, payload: Payload) -> None:
         self.fn, self.style, self.combine, self.seed, self.anchors = load_value(payload)
@@ -79,7 +79,7 @@ class AttemptRun:
         look, stretch = lo, 0
         try:
             for i, x in enumerate(source, lo):
-                cells[1] = i
+                cells[1] = i  # CELL_AT; a constant is quicker than a global, and this runs for each item
                 if i >= look:
                     now = clock()
                     if now >= due:

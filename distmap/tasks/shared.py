@@ -18,7 +18,7 @@ from distmap.tasks._typing import Any
 from distmap.tasks.received import received
 from distmap.wire.messages import BlobKind
 
-#: Told what slots of this machine must be sent: a digest, what it is, its bytes, and what must live as long.
+#: Called with what slots of this machine must be sent: digest, kind, bytes, and an object that must live as long.
 Note = Callable[[bytes, BlobKind, bytes, object], object]
 
 _MADE_BY_FORK = "in a fork context"
@@ -146,7 +146,7 @@ def _key(digest: bytes) -> Any:
 
 
 class ReceivedDescriptor:
-    """A descriptor that was passed; whoever is made of it gets a copy of its own."""
+    """A descriptor that was passed; each object that is made of it gets a copy of its own."""
 
     def __init__(self, digest: bytes, name: str) -> None:
         self._digest, self._name = digest, name

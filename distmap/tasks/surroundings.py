@@ -1,8 +1,8 @@
 """What surrounds a call in the process that makes it: arguments, warning filters, path, working directory, environment.
 
 Owns the record of it, how it is taken at each call, and how a task process switches to it before an item of that call
-runs. Slots of this machine are told all of it, workers elsewhere the arguments, the filters and what the pool's `env=`
-adds. Must not know jobs, tasks or connections. Imported by task processes, so it stays light.
+runs. Slots of this machine get all of it, workers elsewhere the arguments, the filters and what the pool's `env=` adds.
+Must not know jobs, tasks or connections. Imported by task processes, so it stays light.
 
 A filter travels as plain values. Its category goes by its name: it need not be importable on the other side, and must
 not be imported there only because a filter mentions it.
@@ -29,7 +29,7 @@ _Filter = tuple[str, _Text, tuple[str, str], _Text, int]
 
 
 class Surroundings(NamedTuple):
-    """What a task process is told; None: that stays as it is there."""
+    """The surroundings that a task process takes over; None: that part stays as it is there."""
 
     argv: tuple[str, ...]
     filters: tuple[_Filter, ...]
@@ -37,7 +37,7 @@ class Surroundings(NamedTuple):
     cwd: str | None = None
     #: Variables that differ from those that the task processes were started with; None: taken out.
     env: Mapping[str, str | None] = {}
-    #: The descriptor of whoever tracks shared memory.
+    #: Digest of the descriptor of the process that tracks shared memory.
     tracker: bytes | None = None
 
 
@@ -57,7 +57,7 @@ class CallSurroundings(NamedTuple):
         return tuple([blob for blob in wanted if blob is not None])
 
 
-#: None are told.
+#: No surroundings are sent.
 NO_SURROUNDINGS = CallSurroundings()
 
 
@@ -70,7 +70,7 @@ class Watch:
     Args:
         base: the environment that the pool's task processes of this machine start with.
         added: what is added to the environment of every task process, wherever it is.
-        changed: told of new ones.
+        changed: before of new ones.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Watch:
             cwd = os.getcwd()
         except OSError:  # it was deleted
             cwd = None
-        # Whoever has not imported this has no shared memory of that kind, and need not start what tracks it.
+        # A process that has not imported this has no shared memory of that kind, and needs no tracker for it.
         shares = loaded("multiprocessing.shared_memory") is not None
         last = self._last
         if last is not None:
@@ -116,7 +116,7 @@ class Watch:
 
 def _tracker(digest: bytes) -> Blob | None:
     if os.name != "posix":
-        return None  # there nobody tracks it
+        return None  # shared memory needs no tracker there
     from multiprocessing import resource_tracker
 
     # It lasts as long as this process.
@@ -124,7 +124,7 @@ def _tracker(digest: bytes) -> Blob | None:
 
 
 def _strings(values: Iterable[object]) -> tuple[str, ...]:
-    """Anything may have been put there; what is not text nobody can use."""
+    """The texts among the values: a program may have put anything there."""
     return tuple([value for value in values if isinstance(value, str)])
 
 
@@ -188,13 +188,13 @@ def _filter_by(filters: Iterable[_Filter]) -> None:
 class SurroundingsSwitch:
     """Switches this process to the surroundings of the call whose items come next.
 
-    What differs from what it was told before is set; everything else stays, so that what a task changes by itself
+    What differs from the surroundings before is set; everything else stays, so that what a task changes by itself
     lasts until the calling process changes the same thing.
     """
 
     def __init__(self) -> None:
         self._digest = b""
-        self._told: Surroundings | None = None
+        self._before: Surroundings | None = None
         self._env: dict[str, str] = {}
 
     def switch_to(self, digest: bytes, payload: Payload) -> None:
@@ -202,28 +202,28 @@ class SurroundingsSwitch:
         if digest == self._digest:
             return
         wanted = Surroundings(*_pickle.loads(payload.head))
-        told = self._told
-        if told is None:  # no task has run yet
+        before = self._before
+        if before is None:  # no task has run yet
             self._env = dict(os.environ)
-            told = Surroundings(tuple(sys.argv), _plain(_filters()), tuple(sys.path), None)
-        if wanted.tracker is not None and told.tracker is None:
+            before = Surroundings(tuple(sys.argv), _plain(_filters()), tuple(sys.path), None)
+        if wanted.tracker is not None and before.tracker is None:
             from distmap.tasks.shared import adopt_tracker
 
             adopt_tracker(wanted.tracker)
-        if wanted.argv != told.argv:
+        if wanted.argv != before.argv:
             sys.argv = [*wanted.argv]
-        if wanted.filters != told.filters:
+        if wanted.filters != before.filters:
             _filter_by(wanted.filters)
-        if wanted.path is not None and wanted.path != told.path:
-            own = [entry for entry in sys.path if entry not in (told.path or ()) and entry not in wanted.path]
+        if wanted.path is not None and wanted.path != before.path:
+            own = [entry for entry in sys.path if entry not in (before.path or ()) and entry not in wanted.path]
             sys.path[:] = [*own, *wanted.path]
-        for name in told.env.keys() | wanted.env.keys():
-            before, value = (told_or.get(name, self._env.get(name)) for told_or in (told.env, wanted.env))
-            if value != before:
+        for name in before.env.keys() | wanted.env.keys():
+            old, value = (of.get(name, self._env.get(name)) for of in (before.env, wanted.env))
+            if value != old:
                 _set(name, value)
-        if wanted.cwd is not None and wanted.cwd != told.cwd:
+        if wanted.cwd is not None and wanted.cwd != before.cwd:
             _enter(wanted.cwd)
-        self._digest, self._told = digest, wanted._replace(cwd=wanted.cwd or told.cwd)
+        self._digest, self._before = digest, wanted._replace(cwd=wanted.cwd or before.cwd)
 
 
 def _set(name: str, value: str | None) -> None:
