@@ -10,6 +10,7 @@ import pytest
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS, Limits
 from distmap.core.scheduler import Scheduler
+from distmap.core.state import SchedulerState
 
 C = TypeVar("C")
 
@@ -23,6 +24,11 @@ class Desk:
         self.said: list[ev.Command] = []
         #: Items that the input of a job still holds; not of one without a size, which goes on and on.
         self.left: dict[int, int] = {}
+
+    @property
+    def state(self) -> SchedulerState:
+        """What the scheduler remembers, for what no command and no snapshot shows."""
+        return self.scheduler._state
 
     def tell(self, *events: ev.Event, after: float = 0.0) -> list[Any]:
         """Tell events; give all commands they led to."""

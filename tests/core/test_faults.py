@@ -209,7 +209,7 @@ def test_a_job_that_only_kills_is_stopped(desk: Any, pick: Any) -> None:
     todo = desk.job(size=9, chunksize=1, **GENTLE)
     for count in range(10):
         todo = [assign for assign in todo if assign.slot == count % 3] or todo
-        assign = next(a for a in desk.scheduler._state.attempts.values() if a.slot.queue[0] is a)
+        assign = next(a for a in desk.state.attempts.values() if a.slot.queue[0] is a)
         out = desk.tell(ev.SlotDied(1, assign.slot.index, None, None, "idle"), ev.SlotReady(1, assign.slot.index))
     assert pick(out, ev.Interrupt)
     out = desk.tell(ev.Ticked(), after=1.0)
@@ -223,7 +223,7 @@ def test_a_lost_worker_charges_what_ran(desk: Any, pick: Any) -> None:
     seen = []
     worker = 1
     while pick(desk.said, ev.Finish) == []:
-        head = next(a for a in desk.scheduler._state.attempts.values() if a.slot.queue[0] is a)
+        head = next(a for a in desk.state.attempts.values() if a.slot.queue[0] is a)
         seen.append(head.hi - head.next)
         if head.lo <= 3 < head.hi:
             desk.tell(ev.WorkerLost(worker))
@@ -343,4 +343,4 @@ def test_an_abandoned_attempt_goes_with_its_slot(desk: Any, pick: Any) -> None:
     desk.tell(ev.CancelRequested(1))
     desk.tell(ev.Ticked(), after=1.0)
     assert desk.tell(ev.SlotDied(1, 0, first.attempt, 0, "killed")) == []
-    assert not desk.scheduler._state.attempts
+    assert not desk.state.attempts

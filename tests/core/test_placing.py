@@ -71,7 +71,7 @@ def test_a_newcomer_starts_where_the_others_are(desk: Any) -> None:
     for _ in range(200):
         todo += desk.feed(desk.report(todo.pop(0), seconds=1.0))
     desk.tell(ev.JobSubmitted(2, ev.JobSpec()), ev.ItemsAdded(3, 1))
-    jobs = desk.scheduler._state.jobs
+    jobs = desk.state.jobs
     assert jobs[2].served > 150
     assert jobs[3].served > 150
 
@@ -147,7 +147,7 @@ def alone(desk: Any, rtt: float = 0.0) -> Any:
     """One long chunk of items of 1 ms runs on worker 1, and nothing else is left of the job."""
     desk.tell(ev.WorkerJoined(1, 1, rtt=rtt))
     measured(desk)
-    running, *rest = desk.scheduler._state.attempts.values()
+    running, *rest = desk.state.attempts.values()
     for attempt in rest:
         desk.tell(
             ev.AttemptReported(attempt.id, attempt.lo, attempt.hi, (), 0.001 * (attempt.hi - attempt.lo), 8, True)

@@ -123,7 +123,7 @@ def test_speed_is_learnt_by_worker(desk: Any) -> None:
         assign = todo.pop(0)
         each = 0.001 if assign.worker == 1 else 0.004
         todo += desk.feed(desk.report(assign, seconds=each * (assign.hi - assign.lo)))
-    state = desk.scheduler._state
+    state = desk.state
     workers, job = state.worker_index.workers, state.jobs[1]
     assert job.worker_stats[1].item_time.seconds == pytest.approx(0.001)
     assert job.worker_stats[2].item_time.seconds == pytest.approx(0.004)

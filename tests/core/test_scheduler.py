@@ -188,7 +188,7 @@ def test_jobs_that_are_over_leave_nothing_behind(desk: Any) -> None:
     """However many there were, what is remembered is bounded; late news even of the first is still legal."""
     for job in range(400):
         desk.tell(ev.JobSubmitted(job, ev.JobSpec(size=0)))
-    state = desk.scheduler._state
+    state = desk.state
     sizes = {name: len(value) for name, value in vars(state).items() if hasattr(value, "__len__")}
     assert max(sizes.values()) == sizes["last_snapshots"] == 256
     assert desk.tell(ev.CancelRequested(0), ev.Consumed(3, 1, 8)) == []
@@ -283,7 +283,7 @@ def test_an_illegal_event_raises_and_changes_nothing(desk: Any, event: Any) -> N
     desk.tell(ev.ChunkRead(1, 1, 1, 8, False))
     desk.tell(ev.JobSubmitted(2, ev.JobSpec(pushed=True)), ev.JobSubmitted(3, ev.JobSpec(pushed=True)))
     desk.tell(ev.ItemsAdded(3, 5), ev.InputClosed(3), ev.WorkerJoined(2, 1))
-    state = desk.scheduler._state
+    state = desk.state
     before = frozen(state, {})
     with pytest.raises(InvalidTransition):
         desk.tell(copy.copy(event), after=1.0)

@@ -60,7 +60,7 @@ def test_a_wrong_count_of_consumed_bytes_does_not_add_up(desk: Any) -> None:
     first, _second = desk.job(gather="unordered")
     desk.report(first, nbytes=100)
     desk.tell(ev.Consumed(1, 1, 40))
-    assert desk.scheduler._state.jobs[1].result_bytes == 0
+    assert desk.state.jobs[1].result_bytes == 0
 
 
 def test_waiters_and_victims_stay_few(desk: Any) -> None:
@@ -69,7 +69,7 @@ def test_waiters_and_victims_stay_few(desk: Any) -> None:
     todo = desk.job()
     for _ in range(2000):
         todo += desk.feed(desk.report(todo.pop(0), seconds=0.001))
-    job = desk.scheduler._state.jobs[1]
+    job = desk.state.jobs[1]
     assert len(job.waiting_heap) <= 65
     assert len(job.group.victims) <= 65
 
@@ -89,7 +89,7 @@ def test_a_group_lasts_as_long_as_one_of_its_jobs(desk: Any, pick: Any) -> None:
     desk.tell(ev.WorkerJoined(1, 1))
     desk.job(1)
     desk.tell(ev.JobSubmitted(2, ev.JobSpec(size=0)))
-    assert len(desk.scheduler._state.worker_index.groups) == 1
+    assert len(desk.state.worker_index.groups) == 1
     desk.tell(ev.CancelRequested(1))
     assert desk.tell(ev.Ticked(), after=1.0)[-1] == ev.Finish(1, "cancelled")
-    assert not desk.scheduler._state.worker_index.groups
+    assert not desk.state.worker_index.groups
