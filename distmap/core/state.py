@@ -10,20 +10,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from distmap.core.events import (
-    Assign,
-    Command,
-    Deliver,
-    DeliverLoss,
-    Discard,
-    Finish,
-    Interrupt,
-    JobSpec,
-    Kill,
-    Outcome,
-    Release,
-    Revoke,
-)
+from distmap.core import events as ev
 from distmap.core.gather import Accepted, InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
@@ -39,7 +26,7 @@ class SchedulerState:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.now = 0.0
-        self.commands: list[Command] = []
+        self.commands: list[ev.Command] = []
         self.worker_index = WorkerIndex(limits)
         self.jobs: dict[int, JobRecord] = {}
         #: The highest id of a job so far. A lower id that is not in `jobs` belongs to a job that is over.
@@ -69,7 +56,7 @@ class SchedulerState:
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def open_job(self, job_id: int, spec: JobSpec) -> JobRecord:
+    def open_job(self, job_id: int, spec: ev.JobSpec) -> JobRecord:
         """Add a new job."""
         group = self.worker_index.tag_group(spec.tags)
         gather = InOrder() if spec.gather in ("ordered", "fold") else Unordered()
@@ -80,7 +67,7 @@ class SchedulerState:
         self.last_job = max(self.last_job, job_id)
         return job
 
-    def stop_job(self, job: JobRecord, outcome: Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
+    def stop_job(self, job: JobRecord, outcome: ev.Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
         """End a job early: take back what waits, interrupt what runs. Slots that do not answer are killed later."""
         job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
@@ -94,7 +81,7 @@ class SchedulerState:
         for attempt in sorted(job.attempts.values(), key=lambda attempt: attempt.slot.queue[0] is attempt):
             if attempt.slot.queue[0] is attempt:
                 attempt.state = next_state(ATTEMPT, attempt.state, "interrupted", attempt)
-                self.commands.append(Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
+                self.commands.append(ev.Interrupt(attempt.slot.worker.id, attempt.slot.index, attempt.id))
             elif attempt.state == "waiting":
                 self.revoke(attempt, attempt.lo)
         heapq.heappush(self.kill_timers, (self.now + self.limits.interrupt_grace, next(self.serial), job))
@@ -107,7 +94,7 @@ class SchedulerState:
             attempt.state = next_state(ATTEMPT, attempt.state, "voided", attempt)
             if slot.queue[0] is attempt and slot.state == "ready":
                 slot.state = next_state(SLOT, slot.state, "killed", slot)
-                self.commands.append(Kill(slot.worker.id, slot.index))
+                self.commands.append(ev.Kill(slot.worker.id, slot.index))
                 self.worker_index.update_slot(slot)
 
     def finish_if_done(self, job: JobRecord) -> None:
@@ -126,9 +113,9 @@ class SchedulerState:
         assert not job.attempts, "a job finishes with an attempt on record"
         for run in job.gather.drain():
             if run.cause is None:
-                self.commands.append(Discard(run.attempt, run.lo, run.hi))
+                self.commands.append(ev.Discard(run.attempt, run.lo, run.hi))
         for chunk in job.chunks:
-            self.commands.append(Release(job.id, chunk))
+            self.commands.append(ev.Release(job.id, chunk))
         job.state = next_state(JOB, job.state, "finished", job)
         job.stamp += 1
         job.group.jobs -= 1
@@ -144,7 +131,7 @@ class SchedulerState:
         self._remember(job)
         if not job.group.jobs:
             self.worker_index.remove_group(job.group)
-        self.commands.append(Finish(job.id, job.outcome, job.crashed))
+        self.commands.append(ev.Finish(job.id, job.outcome, job.crashed))
 
     def _remember(self, job: JobRecord) -> None:
         self.last_snapshots[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
@@ -189,7 +176,7 @@ class SchedulerState:
             self._count_waiting(attempt, starts)
         self.expect_end(attempt, ends)
         self.worker_index.update_slot(slot)
-        self.commands.append(Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
+        self.commands.append(ev.Assign(worker.id, slot.index, attempt.id, job.id, chunk.id, lo, hi))
 
     def expect_end(self, attempt: Attempt, end: float) -> None:
         """Set when the attempt is expected to end, so that idle slots find the one that ends last."""
@@ -212,7 +199,7 @@ class SchedulerState:
         if attempt.state == "waiting":
             self._uncount_waiting(attempt)
         attempt.state = next_state(ATTEMPT, attempt.state, "revoked", attempt)
-        self.commands.append(Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
+        self.commands.append(ev.Revoke(attempt.slot.worker.id, attempt.slot.index, attempt.id, stop))
 
     def take_back(self, attempts: list[Attempt]) -> None:
         """Revoke those of the attempts that did not begin."""
@@ -307,9 +294,9 @@ class SchedulerState:
         for run in ready:
             job.delivered += run.hi - run.lo
             if run.cause is None:
-                self.commands.append(Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
+                self.commands.append(ev.Deliver(job.id, run.chunk, run.lo, run.hi, run.attempt))
             else:
-                self.commands.append(DeliverLoss(job.id, run.chunk, run.lo, run.cause))
+                self.commands.append(ev.DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Not before it is delivered: the text of the error shows the item, which needs the input.
                 self._close(job, job.chunks[run.chunk], 1)
         self._release(job, chunk.id)
@@ -326,7 +313,7 @@ class SchedulerState:
         if chunk is not None and chunk.open_items == 0:
             job.input_bytes -= chunk.nbytes
             del job.chunks[chunk_id]
-            self.commands.append(Release(job.id, chunk_id))
+            self.commands.append(ev.Release(job.id, chunk_id))
 
     def stats(self, job: JobRecord, worker: WorkerRecord) -> WorkerStats:
         """The figures of what the worker did for the job, to be added to."""

@@ -16,15 +16,15 @@ from distmap.core import events as ev
 from distmap.core.limits import Limits
 from distmap.core.progress import ROWS, Block, BlockKind, Snapshot
 
-#: A NamedTuple made without its checks, at a third of the cost.
+#: Makes a NamedTuple at a third of the cost of calling its class.
 _new = tuple.__new__
 
 
 def join_blocks(blocks: Iterable[Block], grain: float) -> list[Block]:
     """Join neighbours of one row and kind that lie within `grain` seconds.
 
-    What is joined begins where the first began and lasts as long as both did; the gap moves behind it. So a drawing
-    gets coarser and keeps its shares: no colour vanishes, none spreads, and half a row that was idle still is.
+    The joined block begins with the first one and lasts as long as both did; the gap moves behind it. So the drawing
+    gets coarser, but each kind keeps its share of the row: a row that was idle half of the time still shows that.
     """
     out: list[Block] = []
     last: dict[tuple[int, BlockKind], tuple[int, Block]] = {}
@@ -48,18 +48,18 @@ class Track:
 
     row: int
     most: int
-    #: All blocks but the last, which is spread out here: it may still grow.
+    #: All blocks but the last one, whose fields follow here: it may still grow.
     blocks: list[Block] = field(default_factory=list)
     attempt: int = -1
     begin: float = 0.0
     end: float = 0.0
     kind: BlockKind | None = None
-    #: Seconds: neighbours within so much are joined at once.
+    #: Neighbours that begin and end within this many seconds are joined at once.
     grain: float = 0.0
 
     def add(self, attempt: int, begin: float, end: float, kind: BlockKind) -> None:
-        """Enter what an attempt did from `begin` to `end`; what is in the row already is not covered again."""
-        # This runs for every report: hence no `max`, and no Block before it is sure to stay.
+        """Enter what an attempt did from `begin` to `end`; it begins after the last block of the row."""
+        # This runs for every report: so no call of `max`, and no Block before it is certain to stay.
         if begin < self.end:
             begin = self.end
         if kind == self.kind:
@@ -85,7 +85,7 @@ class Track:
             out.append(_new(Block, (self.row, self.begin, self.end, self.kind)))
 
     def _thin(self, elapsed: float) -> None:
-        """To half of what is allowed, so that the next time is far off."""
+        """Join blocks until half of the allowed number is left, so that this happens rarely."""
         while len(self.blocks) > self.most // 2:
             self.grain = max(2 * self.grain, elapsed / self.most)
             self.blocks = join_blocks(self.blocks, self.grain)
@@ -99,7 +99,7 @@ def tracks(slots: int, blocks: int) -> list[Track]:
 
 @dataclass(slots=True)
 class _Run:
-    """An attempt on its slot."""
+    """An attempt on a slot."""
 
     attempt: int
     job: int
@@ -155,6 +155,7 @@ class Timelines:
             case ev.WorkerLost(worker):
                 for slot in range(self._slots.get(worker, 0)):
                     self._clear(worker, slot, now, "lost")
+                self._slots.pop(worker, None)
             case ev.WorkerJoined(worker, slots):
                 self._slots[worker] = slots
             case ev.JobSubmitted(job, spec) if not spec.pushed:
@@ -200,7 +201,7 @@ class Timelines:
                 kind = self._kind_of_failure(run, event, commands)
             self._add(run, event.seconds, now, kind)
         elif run.interrupted:
-            # It leaves time and no result: broken off.
+            # Interrupted in its first item: it took time and has no result.
             self._add(run, event.seconds, now, "running")
 
     def _kind_of_failure(self, run: _Run, event: ev.AttemptReported, commands: Sequence[ev.Command]) -> BlockKind:
@@ -232,7 +233,7 @@ class Timelines:
             del self._runs[run.attempt]
 
     def _add(self, run: _Run, seconds: float, now: float, kind: BlockKind) -> None:
-        """Draw that the last so many seconds, at most since it was drawn last, went to the attempt."""
+        """Add a block for the attempt: the last `seconds`, but not before it was drawn last."""
         job = self._jobs.get(run.job)
         if job is None:
             return

@@ -230,6 +230,14 @@ def test_old_timelines_are_forgotten(desk: Any) -> None:
     assert desk.snapshot(0).done == 1
 
 
+def test_lost_workers_leave_nothing_behind(desk: Any) -> None:
+    """However many workers come and go, the timelines keep no record of them."""
+    for worker in range(50):
+        desk.tell(ev.WorkerJoined(worker, 1), ev.WorkerLost(worker), ev.WorkerLost(worker))
+    sizes = [len(value) for value in vars(desk.scheduler._timelines).values() if isinstance(value, dict)]
+    assert sizes == [0] * len(sizes)
+
+
 def test_the_total_of_a_job_that_ended_early(desk: Any) -> None:
     """What was read when the job was ending already belongs to the input all the same."""
     desk.tell(ev.WorkerJoined(1, 1))
