@@ -61,10 +61,6 @@ if TYPE_CHECKING:
     from distmap.transport.token import Secret
 
 
-#: Seconds that `Pool()` waits, at most, for the workers that it dials.
-FIRST_LOOK = 2.0
-
-
 class Pool:
     """A parallel `map` on this machine and on any worker you can reach.
 
@@ -229,6 +225,7 @@ class Pool:
         from distmap.calls.factory import Jobs
         from distmap.calls.reader import JobContext
         from distmap.calls.submissions import Submissions
+        from distmap.core.limits import LIMITS
         from distmap.driver.driver import Driver
         from distmap.tasks.codecache import CodeCache
         from distmap.tasks.extras import remote_workers
@@ -290,7 +287,7 @@ class Pool:
         if self._hub is not None:
             # So that `pool.workers` and the repr show who is there; who is not goes on being dialled.
             with contextlib.suppress(TimeoutError):
-                self._portal.run(self._hub.dialled()).result(min(FIRST_LOOK, self._connect_timeout))
+                self._portal.run(self._hub.dialled()).result(min(LIMITS.dial_wait, self._connect_timeout))
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 

@@ -10,23 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from distmap.calls.traces import clean
+from distmap.core.limits import LIMITS
 from distmap.tasks.failures import HIDDEN, throw
 from distmap.views.kernel import in_kernel
 
-#: Seconds between two wake-ups of a cell that awaits: without them the kernel's interrupt would not reach it
-#: (ipykernel#881).
-AWAIT_EVERY = 0.2
-
 
 async def await_interruptible(waited: asyncio.Future[Any], stop: Callable[[bool], object]) -> Any:
-    """Await a future and wake up every AWAIT_EVERY seconds, so that a notebook's interrupt gets through.
+    """Await a future and wake up every LIMITS.await_every seconds, so that a notebook's interrupt gets through.
 
     A cancellation calls `stop(interrupted)`: True if the user interrupted the cell.
     """
     __tracebackhide__ = HIDDEN
     try:
         while not waited.done():
-            await asyncio.wait([waited], timeout=AWAIT_EVERY)
+            await asyncio.wait([waited], timeout=LIMITS.await_every)
         if (error := waited.exception()) is not None:
             throw(error)
         return waited.result()

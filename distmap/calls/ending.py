@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from distmap.core.limits import LIMITS
 from distmap.errors import PoolClosed
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from distmap.driver.portal import Portal
     from distmap.engine.base import Engine
 
-#: Seconds that `end` waits. Engines take less, unless an item runs inline; then the loop ends behind it.
-ENDING = 10.0
 #: What is said of a pool that was not ended by a call.
 FORGOTTEN = "forgotten: nothing refers to it any more, or Python ends"
 
@@ -71,13 +70,13 @@ class Ending:
         self._portal.call(self._driver.when_idle, self._start)
 
     def end(self, why: str = FORGOTTEN) -> None:
-        """Begin, and wait at most ENDING seconds.
+        """Begin, and wait at most LIMITS.end_wait seconds.
 
         Raises:
             Exception: what the first engine that could not be closed raised.
         """
         self.begin(why)
-        self.wait(ENDING)
+        self.wait(LIMITS.end_wait)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for its end, and for the callbacks of results that are there."""

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
+from distmap.core.limits import LIMITS
 from distmap.tasks.items import SCALARS, is_fixed
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
 Take = Callable[[Any], Any]
-
-#: A read of an iterator ends after so many seconds, with at least one item.
-PATIENCE = 0.020
 
 
 class Input(Protocol):
@@ -64,7 +62,7 @@ class Pulled:
         self._ended = False
 
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LIMITS.read_seconds
         items: list[Any] = []
         # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
         while True:

@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 from distmap.calls.factory import Jobs
 from distmap.calls.job import Job
 from distmap.calls.reader import JobContext
-from distmap.calls.serving import GLANCE, Serving
+from distmap.calls.serving import Serving
 from distmap.calls.stream import StreamJob
+from distmap.core.limits import LIMITS
 from distmap.driver.workers import WorkerStatus
 from distmap.views.cards import PoolFacts, WorkerRow, pool_html
 from distmap.views.words import counted, number
@@ -67,11 +68,11 @@ CLOSED = Look("closed")
 
 
 def look_at(context: JobContext | None, jobs: Jobs, submitted: int, url: str | None, closing: bool) -> Look:
-    """A pool now, by any thread; waits at most GLANCE seconds. In a forked child there is no context to ask."""
+    """A pool now, by any thread; waits at most LIMITS.look_wait seconds. A forked child has no context to ask."""
     workers = None
     if context is not None:
         with contextlib.suppress(TimeoutError):
-            workers = context.portal.ask(context.driver.worker_statuses, timeout=GLANCE)
+            workers = context.portal.ask(context.driver.worker_statuses, timeout=LIMITS.look_wait)
     return Look("closing" if closing else "open", workers, jobs.servings, submitted, url)
 
 

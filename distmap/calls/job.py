@@ -18,8 +18,9 @@ from distmap.calls.checks import WAIT, checked
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.outcome import Completion
 from distmap.calls.results import ResultSink, TakenResults
-from distmap.calls.serving import INTERRUPT_WAIT, MapServing, Serving
+from distmap.calls.serving import MapServing, Serving
 from distmap.calls.traces import clean, gate
+from distmap.core.limits import LIMITS
 from distmap.core.progress import Snapshot
 from distmap.tasks.failures import HIDDEN, throw
 from distmap.views.kernel import in_kernel
@@ -205,7 +206,7 @@ class Job(JobHandle):
             over = self._wait_or_stop(timeout)
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):  # a second one: no waiting
-                self._completion.over.wait(INTERRUPT_WAIT)
+                self._completion.over.wait(LIMITS.interrupt_wait)
             raise KeyboardInterrupt from None
         if not over:
             from multiprocessing import TimeoutError as Late

@@ -23,6 +23,7 @@ from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, JobReader, Mailbox
 from distmap.calls.results import ResultSink, decode, failure_of
 from distmap.core.events import Consumed, PauseRequested, ResumeRequested
+from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import FirstChunk, JobEntry
 from distmap.driver.messages import Finished, Incident, Landed, Lost, Printed, ReadRequest, empty_snapshot
@@ -35,13 +36,6 @@ from distmap.views.callbacks import call_showing_errors
 from distmap.views.display import JobDisplay
 
 log = logging.getLogger("distmap")
-
-#: Seconds that an interrupted call waits for the remote work to stop before it gives the prompt back.
-INTERRUPT_WAIT = 2.0
-#: Seconds between two snapshots for a user's `progress=` function.
-LOOK_EVERY = 0.1
-#: Seconds that whoever must not wait gives the loop for an answer.
-GLANCE = 0.5
 
 
 class Callbacks(NamedTuple):
@@ -116,7 +110,7 @@ class Serving(JobReader):
     def glance(self) -> Snapshot | None:
         """As `progress`, for whoever must not wait: None if the loop does not answer at once."""
         try:
-            return self.progress(GLANCE)
+            return self.progress(LIMITS.look_wait)
         except TimeoutError:
             return None
 
@@ -244,7 +238,7 @@ class MapServing(Serving):
     def run_here(self, progress: ProgressOption, first: FirstChunk | None) -> None:
         """Serve the job in the calling thread until it is over.
 
-        KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most INTERRUPT_WAIT
+        KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most LIMITS.interrupt_wait
         seconds; a second interrupt returns at once.
         """
         with self._interrupts:  # a second one waits for nobody, and cuts nothing short
@@ -272,10 +266,10 @@ class MapServing(Serving):
         reports = display.has_callbacks
         while self._finished is None:
             try:
-                message = box.first(LOOK_EVERY if reports else None)
+                message = box.first(LIMITS.progress_every if reports else None)
             except queue.Empty:
                 message = None
-            if reports and (now := time.monotonic()) - looked >= LOOK_EVERY:
+            if reports and (now := time.monotonic()) - looked >= LIMITS.progress_every:
                 looked = now
                 display.call_callbacks()
             if message is not None:
@@ -371,7 +365,7 @@ class MapServing(Serving):
 
     def _last_snapshot(self) -> Snapshot | None:
         """Keep what lands until the job is over; None if that takes too long, or a second interrupt comes."""
-        deadline = time.monotonic() + INTERRUPT_WAIT
+        deadline = time.monotonic() + LIMITS.interrupt_wait
         while not self._interrupts.came and (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self._box.wait(left)

@@ -24,9 +24,10 @@ from distmap.calls.job import JobHandle
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, Mailbox
 from distmap.calls.results import SKIP, Stream, decode
-from distmap.calls.serving import LOOK_EVERY, Serving
+from distmap.calls.serving import Serving
 from distmap.calls.traces import clean
 from distmap.core.events import Consumed
+from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import JobEntry, ignore
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost
@@ -134,7 +135,7 @@ class StreamServing(Serving):
         message: JobMessage | None = None
         while not isinstance(message, Finished):
             try:
-                message = self._reads.get(timeout=LOOK_EVERY) if reports else self._reads.get()
+                message = self._reads.get(timeout=LIMITS.progress_every) if reports else self._reads.get()
             except queue.Empty:
                 message = None
             try:

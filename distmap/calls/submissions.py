@@ -21,6 +21,7 @@ from distmap.calls.outcome import end_of
 from distmap.calls.reader import JobContext, JobReader
 from distmap.calls.results import exception_of
 from distmap.core.events import InputClosed, ItemsAdded, JobSpec
+from distmap.core.limits import LIMITS
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, ReadRequest
 from distmap.driver.output import OutputRouter
@@ -30,9 +31,6 @@ from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import Failure
 from distmap.tasks.items import DumpedItem, dump_item, join_items
 from distmap.views.callbacks import call_showing_errors
-
-#: Seconds after which the workers forget a function that nobody submits any more.
-LINGER = 2.0
 
 #: Stands for an item that was cancelled before it was sent: a Failure is not run, only reported back.
 _NOTHING = DumpedItem(pickle.dumps(Failure("CancelledError", "", "", None, "")))
@@ -247,10 +245,10 @@ class _PushedJob(JobReader):
     # --- on the loop ------------------------------------------------------------------------------------------------
 
     def handle(self, message: JobMessage) -> None:
-        """The job's sink. With nothing left to do the job rests after LINGER seconds."""
+        """The job's sink. With nothing left to do the job rests after LIMITS.submit_linger seconds."""
         super().handle(message)
         if self.outstanding == 0 and self._linger is None and not self.closed:
-            self._linger = self._context.portal.loop.call_later(LINGER, self.rest)
+            self._linger = self._context.portal.loop.call_later(LIMITS.submit_linger, self.rest)
 
     def read(self, message: ReadRequest) -> None:
         """Make the chunk of what was submitted first, and tell the driver before this returns."""

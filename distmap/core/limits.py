@@ -90,6 +90,26 @@ class Limits(NamedTuple):
     #: Seconds from the interrupt of an item until its process is killed.
     interrupt_grace: float = 0.5
 
+    #: Seconds that an interrupted call waits for the remote work to stop before it gives the prompt back.
+    interrupt_wait: float = 2.0
+
+    # calls
+    #: Seconds after which a read of an iterator ends with the items that it has, at least one.
+    read_seconds: float = 0.020
+    #: Seconds between two calls of a function given as `progress=`.
+    progress_every: float = 0.1
+    #: Seconds between two wake-ups of a cell that awaits: without them the kernel's interrupt would not reach it
+    #: (ipykernel#881).
+    await_every: float = 0.2
+    #: Seconds that a repr or a card waits for the loop.
+    look_wait: float = 0.5
+    #: Seconds after which workers forget a function that is not submitted any more.
+    submit_linger: float = 2.0
+    #: Seconds that `Pool()` waits for the workers that it dials.
+    dial_wait: float = 2.0
+    #: Seconds that `terminate()` waits. Engines take less, unless an item runs inline; then the loop ends after it.
+    end_wait: float = 10.0
+
     # the wire
     #: Bytes of the largest frame. 256 KB give full throughput, and keep the loop busy for milliseconds only.
     frame_bytes: int = 256 << 10

@@ -75,7 +75,7 @@ def test_a_closed_pool_refuses_and_says_where_it_was_closed(closed: distmap.Pool
 
 def test_a_closed_pool_answers_from_what_is_kept(closed: distmap.Pool) -> None:
     """Looking is free of waiting: trace, workers, jobs, last and its figures; steering does nothing."""
-    assert len(closed.trace()) > 3
+    assert len(closed.trace()) >= 3
     assert closed.workers == closed.jobs == []
     assert repr(closed) == "<Pool: closed>"
     assert closed.last is not None
