@@ -1,5 +1,7 @@
 """The one loop of a pool: events to the scheduler, its commands to the engines.
 
-Here live the loop in its own thread, the bytes of jobs, and where the output of tasks goes. Ring 6: it may import the
-engines' ports, views, tasks, core and wire, and knows no user code. Begin with `driver.py`.
+Begin with `driver.py`, whose head has the picture. `commands.py` carries commands out; `jobs.py`, `attempts.py`,
+`workers.py`, `blobs.py` and `snapshots.py` each hold one kind of record; `messages.py` has what a call is sent;
+`output.py` shows what tasks print; `portal.py` is the loop in its own thread. Ring 6: it may import engines, views,
+tasks, core and wire, and knows no user code. All of it runs on the loop's thread, but for what says otherwise.
 """

@@ -26,7 +26,7 @@ from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 KEPT = 16
 
 
-Said = list[tuple[Report | Output | Refused, list[Buffer]]]
+Messages = list[tuple[Report | Output | Refused, list[Buffer]]]
 
 
 class BlobParts(NamedTuple):
@@ -40,7 +40,7 @@ class BlobParts(NamedTuple):
 class Answer(NamedTuple):
     """What an attempt said there, in order; or the digests that it lacks, and then nothing was run."""
 
-    said: Said
+    messages: Messages
     missing: tuple[bytes, ...] = ()
     #: Seconds from its beginning to its end there.
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     first: bool = False
 
 
-class _Store:
+class _PayloadStore:
     """The payloads of this process. What a thread works with stays, of the rest the last ones used."""
 
     def __init__(self) -> None:
@@ -87,10 +87,10 @@ class _Store:
             self._users += Counter()  # a Counter keeps zeros
 
 
-_store = _Store()
+_store = _PayloadStore()
 
 
-class _Place(threading.local):
+class _ThreadState(threading.local):
     """What one thread keeps between attempts."""
 
     def __init__(self) -> None:
@@ -98,10 +98,10 @@ class _Place(threading.local):
         self.first = True
 
 
-_place = _Place()
+_thread_state = _ThreadState()
 
 
-class _Prints:
+class _Output:
     """Takes what the attempts of this process print, each in its thread. The streams are its owner's otherwise."""
 
     def __init__(self) -> None:
@@ -134,50 +134,50 @@ class _Prints:
                 self._installed = None
 
 
-_prints = _Prints()
+_output = _Output()
 
 
 def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer], cells: list[int] | None) -> Answer:
     """Run one attempt; in a worker of the executor. `cells` are shared with the engine where memory is."""
-    begun, place = perf_counter(), _place
+    begun, place = perf_counter(), _thread_state
     needed = (*task.needs, task.code)
     if missing := _store.take(needed, blobs):
         return Answer([], missing)
     first, place.first = place.first, False
     try:
         place.runner.forget_dropped()
-        said = _run(place.runner, task, Payload(parts[0], tuple(parts[1:])), cells)
-        if any(isinstance(message, Refused) for message, _ in said):
+        messages = _run(place.runner, task, Payload(parts[0], tuple(parts[1:])), cells)
+        if any(isinstance(message, Refused) for message, _ in messages):
             # It may load in the next call: what it lacked has perhaps been installed by then.
             place.runner.forget(task.code)
     finally:
         _store.give_back(needed)
-    return Answer(said, (), perf_counter() - begun, first)
+    return Answer(messages, (), perf_counter() - begun, first)
 
 
-def _run(runner: Runner, task: Task, payload: Payload, cells: list[int] | None) -> Said:
-    said: Said = []
+def _run(runner: Runner, task: Task, payload: Payload, cells: list[int] | None) -> Messages:
+    messages: Messages = []
     if cells is not None:
-        runner.run(task, payload, cells, lambda message, result: said.append((message, result.parts)))
-        return said
+        runner.run(task, payload, cells, lambda message, result: messages.append((message, result.parts)))
+        return messages
 
     def emit(message: Report | Refused | Output, result: Payload) -> None:
         with capture.lock:
             capture.flush()
-        said.append((message, portable(result.parts)))
+        messages.append((message, portable(result.parts)))
 
     def take(output: Output, text: bytes, wait: bool) -> bool:
-        said.append((output, [text] if text else []))
+        messages.append((output, [text] if text else []))
         return True
 
     own, capture = [-1] * 8, OutputCapture(take, live=False)
     capture.begin(task, own)
-    _prints.begin(capture)
+    _output.begin(capture)
     try:
         runner.run(task, payload, own, emit)
     finally:
-        _prints.end()
-    return said
+        _output.end()
+    return messages
 
 
 def portable(parts: Sequence[Buffer]) -> list[Buffer]:

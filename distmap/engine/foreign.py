@@ -1,14 +1,18 @@
 """Any `concurrent.futures.Executor` as one worker: what runs there is the same Runner on the same bytes.
 
-Owns the join between an executor and the driver. What an attempt prints in another process comes with its answer;
-threads of this process print where everybody does. The executor stays its owner's: it is not shut down. It has no way
-to stop or kill what runs, to limit its time or to look into it, so a Kill only gives up waiting for the answer.
+Owns the calls from the driver to an executor, and its answers back. What an attempt prints in another process comes
+with its answer; threads of this process print directly. The executor belongs to the user: it is not shut down. An
+executor cannot stop or kill what runs, limit its time or look into it, so a Kill only stops waiting for the answer.
 
-Whatever is called here is foreign and may raise, lie or keep silent: see `traits.py` for what is known of whom. An
-attempt is taken back only where it is sure that it has not begun. Where an executor goes on without the process that
-ran an attempt, the attempt is lost and the scheduler tries its items apart. Where one death breaks the whole executor
-(loky), all that it had is under suspicion: it is run again on a fresh executor, half of it at a time, until one attempt
-that was there alone breaks it; so nobody is charged for his neighbour.
+Everything that is called here is foreign code, which may raise, give wrong answers or never answer: `traits.py` has
+what is known of which executor. An attempt is taken back only if it has certainly not begun. If an executor goes on
+without the process that ran an attempt, the attempt is lost and the scheduler runs its items apart. If one death breaks
+the whole executor (loky), every attempt that it had may have caused it: they run again on a fresh executor, half of
+them at a time, until one that is there alone breaks it. So no item is charged for another one.
+
+Threads: an executor calls back in any thread; `_call_on_loop` moves that to the loop's thread, where all else runs.
+
+Longer than 400 lines because every answer of an executor (done, lost, broken, silent) changes the same few records.
 """
 
 from __future__ import annotations
@@ -26,12 +30,12 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.engine.attempt import Answer, BlobParts, portable, run_attempt
 from distmap.engine.base import Location, Parts, Sink, WorkerInfo, WorkerListener
 from distmap.engine.traits import (
-    fenced,
-    is_candid,
+    call_or_default,
+    has_reliable_cancel,
+    is_broken,
     is_death,
     is_deserted,
-    is_end,
-    renewal_of,
+    replacement_of,
     shares_memory,
     slots_of,
     unknown_slots,
@@ -51,15 +55,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("distmap")
 
 #: Code and values up to this many bytes travel with every attempt; larger ones only when a worker says it lacks them.
-ALWAYS = 64 << 10
-#: So many answers in a row may be worth nothing (cancelled by somebody else, an executor that breaks before it has
-#: anything to run): then the executor is given up.
-IN_VAIN = 50
-#: Round trips that are remembered. The shortest counts: others may have waited for what else runs there.
+INLINE_BYTES = 64 << 10
+#: The executor is given up after more calls in a row that came to nothing: cancelled by somebody else, or given to an
+#: executor that broke before it had anything to run.
+FAILURES_IN_A_ROW = 50
+#: Number of last round trips that are kept. The shortest counts: others may have waited for other calls there.
 ROUND_TRIPS = 8
 
 
-class _Given:
+class ForeignAttempt:
     """An attempt that was given to this engine and has not ended."""
 
     def __init__(self, task: Task, parts: Parts) -> None:
@@ -70,7 +74,7 @@ class _Given:
         self.future: Future[Answer] | None = None
         self.executor: Executor | None = None
         #: When the executor got it, and seconds of work that had been answered by then.
-        self.since = self.worked = 0.0
+        self.since = self.work_seconds = 0.0
 
 
 class ExecutorEngine:
@@ -98,31 +102,31 @@ class ExecutorEngine:
         self._name = name or type(executor).__name__
         self._limits = limits
         self._threads = shares_memory(executor)
-        self._candid = is_candid(executor)
-        self._renew = renewal_of(executor)
-        #: The executor is one that `_renew` made, so that it is ours to shut down.
-        self._own = False
+        self._reliable_cancel = has_reliable_cancel(executor)
+        self._replace = replacement_of(executor)
+        #: The executor is one that `_replace` made, so that it is ours to shut down.
+        self._replaced = False
         #: Why it takes nothing any more, in one sentence; None while it does.
         self.broken: str | None = None
         self._blobs: dict[bytes, BlobParts] = {}
-        self._given: dict[int, _Given] = {}
-        #: Of these, those that wait here; `_room`: how many may be in the executor, None: all.
-        self._waiting: deque[_Given] = deque()
-        self._room: int | None = None
+        self._attempts: dict[int, ForeignAttempt] = {}
+        #: Of these, those that wait here; `_most_in_flight`: how many may be in the executor, None: all.
+        self._waiting: deque[ForeignAttempt] = deque()
+        self._most_in_flight: int | None = None
         self._suspects: set[int] = set()
         #: Items that broke an executor when they ran there alone, by code: they run alone from now on.
-        self._guilty: dict[bytes, set[int]] = {}
+        self._deadly_items: dict[bytes, set[int]] = {}
         #: Something that nobody listens to any more may run there.
-        self._strays = False
-        self._in_vain = 0
+        self._abandoned = False
+        self._failures = 0
         #: None before `start`, after `close`, and once the executor is given up.
         self._listener: WorkerListener | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
+        self._last_answer = 0.0
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._rtt = 0.0
         #: Seconds of work of all answers so far.
-        self._worked = 0.0
+        self._work_seconds = 0.0
 
     async def start(self, sink: Sink) -> None:
         import asyncio
@@ -137,94 +141,96 @@ class ExecutorEngine:
 
     def drop(self, worker: int, digest: bytes) -> None:
         self._blobs.pop(digest, None)
-        self._guilty.pop(digest, None)
+        self._deadly_items.pop(digest, None)
 
     # --- to the executor ---------------------------------------------------------------------------------------------
 
     def assign(self, worker: int, task: Task, parts: Parts) -> None:
-        given = self._given[task.attempt] = _Given(task, parts if self._threads else portable(parts))
-        if task.start + task.lo in self._guilty.get(task.code, ()):
+        entry = self._attempts[task.attempt] = ForeignAttempt(task, parts if self._threads else portable(parts))
+        if task.start + task.lo in self._deadly_items.get(task.code, ()):
             self._suspects.add(task.attempt)
-            self._room = 1
-            self._waiting.appendleft(given)
+            self._most_in_flight = 1
+            self._waiting.appendleft(entry)
         else:
-            self._waiting.append(given)
-        self._pump()
+            self._waiting.append(entry)
+        self._submit_waiting()
 
-    def _pump(self) -> None:
+    def _submit_waiting(self) -> None:
         """Give the executor what waits here, as far as it may have it."""
         while self._waiting and self._listener is not None:
-            if self._room is not None and len(self._given) - len(self._waiting) >= self._room:
+            if self._most_in_flight is not None and len(self._attempts) - len(self._waiting) >= self._most_in_flight:
                 return
-            given = self._waiting.popleft()
-            task = given.task
+            entry = self._waiting.popleft()
+            task = entry.task
             needed = [self._blobs[digest] for digest in (*task.needs, task.code) if digest in self._blobs]
-            if not self._submit(given, [blob for blob in needed if sum(map(size, blob.parts)) <= ALWAYS]):
+            if not self._submit(entry, [blob for blob in needed if sum(map(size, blob.parts)) <= INLINE_BYTES]):
                 return
 
-    def _submit(self, given: _Given, blobs: list[BlobParts]) -> bool:
+    def _submit(self, entry: ForeignAttempt, blobs: list[BlobParts]) -> bool:
         """False: the executor takes nothing now, or any more."""
-        loop, cells = self._loop, given.cells if self._threads else None
-        given.since, given.worked = loop.time(), self._worked
+        loop, cells = self._loop, entry.cells if self._threads else None
+        entry.since, entry.work_seconds = loop.time(), self._work_seconds
         if self._timer is None:
-            self._heard = given.since
-            self._timer = loop.call_later(self._limits.suspect_after, self._look)
+            self._last_answer = entry.since
+            self._timer = loop.call_later(self._limits.suspect_after, self._check_silence)
         try:
-            given.executor = self._executor
-            given.future = self._executor.submit(run_attempt, given.task, blobs, given.parts, cells)
-            given.future.add_done_callback(lambda done: _tell_loop(loop, partial(self._done, given, done, loop.time())))
+            entry.executor = self._executor
+            entry.future = self._executor.submit(run_attempt, entry.task, blobs, entry.parts, cells)
+            entry.future.add_done_callback(
+                lambda done: _call_on_loop(loop, partial(self._done, entry, done, loop.time()))
+            )
         except RuntimeError as error:  # shut down, or broken
-            given.future = None
-            self._waiting.appendleft(given)
+            entry.future = None
+            self._waiting.appendleft(entry)
             # Soon, not now: the caller is in the middle of its own commands.
             loop.call_soon(self._break, self._executor, error)
             return False
         except Exception as error:
-            given.future = None
-            loop.call_soon(self._refuse, given, error)
+            entry.future = None
+            loop.call_soon(self._refuse, entry, error)
         return True
 
     # --- from the executor -------------------------------------------------------------------------------------------
 
-    def _done(self, given: _Given, future: Future[Answer], when: float) -> None:
-        task = given.task
-        if self._given.get(task.attempt) is not given or given.future is not future or self._listener is None:
+    def _done(self, entry: ForeignAttempt, future: Future[Answer], when: float) -> None:
+        task = entry.task
+        if self._attempts.get(task.attempt) is not entry or entry.future is not future or self._listener is None:
             return  # taken back, killed, run elsewhere, told before; or the pool is closed
-        self._heard = when
+        self._last_answer = when
         try:
             answer = future.result()
         except CancelledError as error:  # by somebody else
-            if self._vainly(error):
-                self._end(given)
+            if self._count_failure(error):
+                self._end(entry)
             return
         except BaseException as error:
-            if is_end(error) and given.executor is self._executor:
+            if is_broken(error) and entry.executor is self._executor:
                 self._break(self._executor, error)
-            elif is_end(error):  # one that was shut down, and replaced, before
-                self._end(given)
+            elif is_broken(error):  # one that was shut down, and replaced, before
+                self._end(entry)
             elif is_death(error):
-                self._lose(given, error)
+                self._lose(entry, error)
             else:
-                self._refuse(given, error)
+                self._refuse(entry, error)
             return
         if not isinstance(answer, Answer):
             what = f"{self._name} answered with {type(answer).__name__}, no result of the call"
-            self._refuse(given, TypeError(what))
+            self._refuse(entry, TypeError(what))
             return
-        self._in_vain = 0
+        self._failures = 0
         if answer.missing and all(digest in self._blobs for digest in answer.missing):
-            if not self._submit(given, [self._blobs[d] for d in (*task.needs, task.code) if d in self._blobs]):
+            if not self._submit(entry, [self._blobs[d] for d in (*task.needs, task.code) if d in self._blobs]):
                 return
         elif answer.missing:  # dropped meanwhile: nobody waits for it any more
-            self._end(given)
+            self._end(entry)
         else:
-            others, self._worked = self._worked - given.worked, self._worked + answer.seconds
+            others, self._work_seconds = self._work_seconds - entry.work_seconds, self._work_seconds + answer.seconds
             if not answer.first:
-                self._measure(when - given.since - answer.seconds, others)
-            self._forget(given)
-            for message, parts in answer.said:
-                self._tell(message, parts)
-        self._pump()
+                self._measure(when - entry.since - answer.seconds, others)
+            self._forget(entry)
+            for message, parts in answer.messages:
+                self._report(message, parts)
+        self._submit_waiting()
 
     def _measure(self, rtt: float, others: float) -> None:
         """Tell the round trip if it is another than the sink knows: the size of chunks hangs on it.
@@ -242,7 +248,7 @@ class ExecutorEngine:
             self._rtt = rtt
             self._listener.measured(rtt, 0.0, 0.0)
 
-    def _tell(self, message: Report | Output | Refused, parts: list[Buffer]) -> None:
+    def _report(self, message: Report | Output | Refused, parts: list[Buffer]) -> None:
         if self._listener is None:
             return
         match message:
@@ -253,51 +259,51 @@ class ExecutorEngine:
             case Refused():
                 self._listener.refused(message, parts)
 
-    def _forget(self, given: _Given) -> bool:
+    def _forget(self, entry: ForeignAttempt) -> bool:
         """The attempt has ended here; False: it had already."""
-        if self._given.get(given.task.attempt) is not given:
+        if self._attempts.get(entry.task.attempt) is not entry:
             return False
-        del self._given[given.task.attempt]
-        given.future = None  # whose callback holds this: a cluster would keep the result until a garbage collection
-        if given in self._waiting:
-            self._waiting.remove(given)
-        self._suspects.discard(given.task.attempt)
+        del self._attempts[entry.task.attempt]
+        entry.future = None  # whose callback holds this: a cluster would keep the result until a garbage collection
+        if entry in self._waiting:
+            self._waiting.remove(entry)
+        self._suspects.discard(entry.task.attempt)
         if not self._suspects:
-            self._room = None
+            self._most_in_flight = None
         return True
 
-    def _end(self, given: _Given) -> None:
+    def _end(self, entry: ForeignAttempt) -> None:
         """Nothing of it was run; it goes back."""
-        if self._forget(given):
-            self._hand_back(given.task)
+        if self._forget(entry):
+            self._hand_back(entry.task)
 
     def _hand_back(self, task: Task) -> None:
-        self._tell(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), [])
-        self._pump()
+        self._report(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), [])
+        self._submit_waiting()
 
-    def _refuse(self, given: _Given, error: BaseException) -> None:
+    def _refuse(self, entry: ForeignAttempt, error: BaseException) -> None:
         """It cannot be run at all; the error says why."""
-        if self._forget(given) and self._listener is not None:
+        if self._forget(entry) and self._listener is not None:
             failure = describe(error, "", dump_small, sent=False)
-            refused = Refused(given.task.slot, given.task.attempt)
+            refused = Refused(entry.task.slot, entry.task.attempt)
             self._listener.refused(refused, encode([failure], Dependencies(), what="")[0].parts)
-            self._pump()
+            self._submit_waiting()
 
-    def _lose(self, given: _Given, error: BaseException) -> None:
+    def _lose(self, entry: ForeignAttempt, error: BaseException) -> None:
         """What ran it has ended, and nothing else with it."""
-        if self._forget(given) and self._listener is not None:
-            task = given.task
+        if self._forget(entry) and self._listener is not None:
+            task = entry.task
             at = task.lo if task.hi - task.lo == 1 else None
-            self._listener.broke(task.attempt, at, _how(error))
-            self._pump()
+            self._listener.broke(task.attempt, at, _exit_text(error))
+            self._submit_waiting()
 
     # --- executors that end ------------------------------------------------------------------------------------------
 
-    def _vainly(self, error: BaseException) -> bool:
+    def _count_failure(self, error: BaseException) -> bool:
         """Again nothing came of it; False: too often, the executor is given up."""
-        self._in_vain += 1
-        if self._in_vain > IN_VAIN:
-            self._give_up(f"nothing came of {self._in_vain} calls in a row ({_how(error)})")
+        self._failures += 1
+        if self._failures > FAILURES_IN_A_ROW:
+            self._give_up(f"nothing came of {self._failures} calls in a row ({_exit_text(error)})")
             return False
         return True
 
@@ -308,34 +314,34 @@ class ExecutorEngine:
         """
         if self._listener is None or executor is not self._executor:
             return  # that one was replaced already
-        flying = [given for given in self._given.values() if given.future is not None]
-        charged = is_end(error)
-        if self._renew is None:
-            return self._give_up(_obituary(self._name, error), charged=charged)
-        if not flying and not self._vainly(error):
+        in_flight = [entry for entry in self._attempts.values() if entry.future is not None]
+        charged = is_broken(error)
+        if self._replace is None:
+            return self._give_up(_ended_because(self._name, error), charged=charged)
+        if not in_flight and not self._count_failure(error):
             return
         try:
-            self._executor = self._renew()
+            self._executor = self._replace()
         except Exception as problem:
-            return self._give_up(f"{_obituary(self._name, error)} ({problem!r})", charged=charged)
-        self._own = True
+            return self._give_up(f"{_ended_because(self._name, error)} ({problem!r})", charged=charged)
+        self._replaced = True
         if not charged:
-            return self._pump()
-        alone = len(flying) == 1 and not self._strays
-        self._strays = False
+            return self._submit_waiting()
+        alone = len(in_flight) == 1 and not self._abandoned
+        self._abandoned = False
         if alone:
             self._suspects.clear()
-            task = flying[0].task
+            task = in_flight[0].task
             if task.hi - task.lo == 1:
-                self._guilty.setdefault(task.code, set()).add(task.start + task.lo)
-            return self._lose(flying[0], error)
-        for given in reversed(flying):
-            given.future = None
-            self._waiting.appendleft(given)
-        if flying:
-            self._suspects.update(given.task.attempt for given in flying)
-            self._room = max(1, len(flying) // 2)
-        self._pump()
+                self._deadly_items.setdefault(task.code, set()).add(task.start + task.lo)
+            return self._lose(in_flight[0], error)
+        for entry in reversed(in_flight):
+            entry.future = None
+            self._waiting.appendleft(entry)
+        if in_flight:
+            self._suspects.update(entry.task.attempt for entry in in_flight)
+            self._most_in_flight = max(1, len(in_flight) // 2)
+        self._submit_waiting()
 
     def _give_up(self, why: str, *, charged: bool = False) -> None:
         """For the driver, the worker is gone."""
@@ -345,106 +351,110 @@ class ExecutorEngine:
             self._clear()
             listener.lost(charged, why)
 
-    def _clear(self) -> list[_Given]:
-        given = list(self._given.values())
-        self._given.clear()
+    def _clear(self) -> list[ForeignAttempt]:
+        entries = list(self._attempts.values())
+        self._attempts.clear()
         self._waiting.clear()
         self._suspects.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return given
+        return entries
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Silent for long: an item may take its time, but an executor that takes nothing new answers nothing either."""
         self._timer = None
-        if not self._given or self._listener is None:
+        if not self._attempts or self._listener is None:
             return
-        silent = self._loop.time() - self._heard
-        runs = self._candid and any(
-            fenced(given.future.running, False) for given in self._given.values() if given.future is not None
+        silent = self._loop.time() - self._last_answer
+        runs = self._reliable_cancel and any(
+            call_or_default(entry.future.running, False)
+            for entry in self._attempts.values()
+            if entry.future is not None
         )
         if silent >= self._limits.suspect_after and not runs:
-            why = self._knock()
+            why = self._probe()
             if why is not None and silent >= self._limits.lost_after:
                 return self._give_up(f"{why}, and it has answered nothing for {silent:.0f} s")
-        self._timer = self._loop.call_later(self._limits.suspect_after / 2, self._look)
+        self._timer = self._loop.call_later(self._limits.suspect_after / 2, self._check_silence)
 
-    def _knock(self) -> str | None:
+    def _probe(self) -> str | None:
         """Why nothing is run there any more; None if it takes new calls, which one of no consequence finds out."""
         if is_deserted(self._executor):
             return f"{self._name} has no worker left"
         try:
             self._executor.submit(int)
         except Exception as error:
-            return _obituary(self._name, error)
+            return _ended_because(self._name, error)
         return None
 
     # --- steering ----------------------------------------------------------------------------------------------------
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
-        given = self._given.get(attempt)
-        if given is None:
+        entry = self._attempts.get(attempt)
+        if entry is None:
             return
         # Threads see these; other workers cannot, and finish what they run.
-        given.cells[CELL_STOP] = max(0, stop)
-        given.cells[CELL_STOP_ATTEMPT] = attempt
-        if stop <= given.task.lo and (given.future is None or (self._candid and fenced(given.future.cancel, False))):
-            self._forget(given)  # before the executor tells of its end
-            self._loop.call_soon(self._hand_back, given.task)
+        entry.cells[CELL_STOP] = max(0, stop)
+        entry.cells[CELL_STOP_ATTEMPT] = attempt
+        if stop <= entry.task.lo and (
+            entry.future is None or (self._reliable_cancel and call_or_default(entry.future.cancel, False))
+        ):
+            self._forget(entry)  # first: the executor reports the cancelled future too
+            self._loop.call_soon(self._hand_back, entry.task)
 
     def interrupt(self, worker: int, slot: int, attempt: int) -> None:
-        if (given := self._given.get(attempt)) is not None:
-            given.cells[CELL_INTERRUPT] = attempt
+        if (entry := self._attempts.get(attempt)) is not None:
+            entry.cells[CELL_INTERRUPT] = attempt
         self.revoke(worker, slot, attempt, 0)
 
     def kill(self, worker: int, slot: int) -> None:
         """Give up what the slot has. It runs on in the executor, and its answer will not be heard."""
-        for given in [given for given in self._given.values() if given.task.slot == slot]:
-            future = given.future
-            self._forget(given)
+        for entry in [entry for entry in self._attempts.values() if entry.task.slot == slot]:
+            future = entry.future
+            self._forget(entry)
             if future is not None:
-                self._strays = True
-                fenced(future.cancel, False)
+                self._abandoned = True
+                call_or_default(future.cancel, False)
         self._loop.call_soon(self._killed, slot)
 
     def _killed(self, slot: int) -> None:
         if self._listener is not None:
             self._listener.died(Died(slot, -1, -1, "killed", "the executor was left to finish it unheard"))
             self._listener.ready(Ready(slot))
-            self._pump()
+            self._submit_waiting()
 
     async def close(self, *, now: bool) -> None:
         self._listener = None
-        for given in self._clear():
-            given.cells[CELL_STOP] = 0
-            given.cells[CELL_STOP_ATTEMPT] = given.task.attempt
-            if given.future is not None:
-                fenced(given.future.cancel, False)
+        for entry in self._clear():
+            entry.cells[CELL_STOP] = 0
+            entry.cells[CELL_STOP_ATTEMPT] = entry.task.attempt
+            if entry.future is not None:
+                call_or_default(entry.future.cancel, False)
         self._blobs.clear()
-        if self._own:
+        if self._replaced:
             shut: Callable[[], Any] = partial(self._executor.shutdown, wait=True, kill_workers=True)  # type: ignore[call-arg]
-            await self._loop.run_in_executor(None, fenced, shut, None)
+            await self._loop.run_in_executor(None, call_or_default, shut, None)
 
 
-def _how(error: BaseException) -> str:
+def _exit_text(error: BaseException) -> str:
     """How a process ended, in a line: that of the exit codes if there is one."""
     lines = str(error).splitlines()
     line = next((line for line in lines if "exit code" in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {line[:200]}".strip(": ")
 
 
-def _obituary(name: str, error: BaseException) -> str:
+def _ended_because(name: str, error: BaseException) -> str:
     """In one sentence: it is no more, and what to do."""
-    if is_end(error):
+    if is_broken(error):
         return (
-            f"{name} is broken: one of its processes ended ({_how(error)}). "
+            f"{name} is broken: one of its processes ended ({_exit_text(error)}). "
             "It cannot be mended: make a new one, and a new Pool with it"
         )
-    return f"{name} takes nothing any more ({_how(error)})"
+    return f"{name} takes nothing any more ({_exit_text(error)})"
 
 
-def _tell_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+def _call_on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     """From whatever thread the executor calls back in."""
     try:
         loop.call_soon_threadsafe(call)

@@ -23,7 +23,7 @@ _COUNTS = ("_max_workers", "max_workers", "num_workers")
 
 #: `submit` of these begins no call whose `cancel()` said True. Elsewhere (Dask, ipyparallel) a future is never
 #: "running", so that its `cancel()` is always True, however long the call runs already.
-_CANDID = (
+_RELIABLE_CANCEL = (
     "concurrent.futures.thread",
     "concurrent.futures.process",
     "concurrent.futures.interpreter",
@@ -35,10 +35,10 @@ _CANDID = (
 #: Errors of a future that mean: what ran the call ended, and the executor goes on. Dask, ipyparallel, Parsl, Ray.
 _DEATHS = frozenset({"KilledWorker", "EngineError", "WorkerLost", "ManagerLost", "WorkerCrashedError"})
 #: ... and the executor ended with it. The standard library, loky; executorlib.
-_ENDS = frozenset({"BrokenExecutor", "ExecutorlibSocketError"})
+_BROKEN = frozenset({"BrokenExecutor", "ExecutorlibSocketError"})
 
 
-def fenced(call: Callable[[], T], otherwise: T) -> T:
+def call_or_default(call: Callable[[], T], otherwise: T) -> T:
     """What a foreign call gives; `otherwise` if it raises."""
     try:
         return call()
@@ -50,10 +50,10 @@ def fenced(call: Callable[[], T], otherwise: T) -> T:
 def slots_of(executor: Executor) -> int | None:
     """How many calls it runs at once; None if it does not say."""
     for name in _COUNTS:
-        count = fenced(lambda name=name: getattr(executor, name, None), None)  # type: ignore[misc]
+        count = call_or_default(lambda name=name: getattr(executor, name, None), None)  # type: ignore[misc]
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
-    threads = fenced(lambda: _dask_threads(executor), 0)
+    threads = call_or_default(lambda: _dask_threads(executor), 0)
     return threads or None
 
 
@@ -68,7 +68,7 @@ def is_deserted(executor: Executor) -> bool:
     """Whether it is known to have nobody left who could run a call: a Dask cluster without workers."""
     # What the client knows already: to ask its scheduler may take as long as to find out that there is none.
     known: Any = getattr(getattr(executor, "_client", None), "_scheduler_identity", None)
-    return known is not None and fenced(lambda: not known["workers"], False)
+    return known is not None and call_or_default(lambda: not known["workers"], False)
 
 
 def unknown_slots(executor: Executor) -> str:
@@ -91,9 +91,9 @@ def shares_memory(executor: Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def is_candid(executor: Executor) -> bool:
+def has_reliable_cancel(executor: Executor) -> bool:
     """Whether a call whose future's `cancel()` says True has not begun and never will."""
-    return str(getattr(type(executor).submit, "__module__", "")).startswith(_CANDID)
+    return str(getattr(type(executor).submit, "__module__", "")).startswith(_RELIABLE_CANCEL)
 
 
 def is_death(error: BaseException) -> bool:
@@ -101,9 +101,9 @@ def is_death(error: BaseException) -> bool:
     return not _names(error).isdisjoint(_DEATHS)
 
 
-def is_end(error: BaseException) -> bool:
+def is_broken(error: BaseException) -> bool:
     """Whether it means that the executor takes nothing any more because a process of its own ended."""
-    return not _names(error).isdisjoint(_ENDS)
+    return not _names(error).isdisjoint(_BROKEN)
 
 
 def _names(error: BaseException) -> set[str]:
@@ -111,7 +111,7 @@ def _names(error: BaseException) -> set[str]:
     return {getattr(error, "ename", ""), *(kind.__name__ for kind in type(error).__mro__)}
 
 
-def renewal_of(executor: Executor) -> Callable[[], Executor] | None:
+def replacement_of(executor: Executor) -> Callable[[], Executor] | None:
     """What makes a fresh executor in the place of a broken one, with the same settings; None: nothing does.
 
     loky's reusable executor only: to be made anew is its contract. How others are made, only their owner knows.

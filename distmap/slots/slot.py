@@ -113,7 +113,7 @@ class Slot:
 
     # --- feeding -------------------------------------------------------------------------------------------------
 
-    def give(self, task: Task, parts: Sequence[Buffer]) -> None:
+    def assign(self, task: Task, parts: Sequence[Buffer]) -> None:
         entry = self.attempts[task.attempt] = SlotAttempt(task, parts)
         self._backlog.append(entry)
         self.feed()
@@ -160,7 +160,7 @@ class Slot:
         self.process = self.ending = self.at_end = None
         self.retiring = False
 
-    def take(self, message: Report | Refused) -> bool:
+    def receive(self, message: Report | Refused) -> bool:
         """The process said something about an attempt. False: nobody waits for it, it was answered for already."""
         assert self.process is not None
         self.deaths_in_a_row = 0
@@ -216,16 +216,16 @@ class Slot:
                 return attempt, entry.cells[CELL_AT]
         return -1, -1
 
-    def look(self, now: float) -> tuple[int, int, float]:
+    def item_time(self, now: float) -> tuple[int, int, float]:
         """What runs, and for how long it has been seen running."""
         running = self.running()
         if running != self._seen:
             self._seen, self._since = running, now
         return (*running, now - self._since if running[0] >= 0 else 0.0)
 
-    def check(self, now: float) -> float:
+    def check_timeout(self, now: float) -> float:
         """Gives the time limit of the running attempt's items, 0 if there is none; `overdue` says if one is up."""
-        attempt, at, seconds = self.look(now)
+        attempt, at, seconds = self.item_time(now)
         entry = self.attempts.get(attempt)
         if entry is None:
             return 0.0

@@ -1,8 +1,11 @@
 """The task processes of one host: N slots, each with a process that is fed, watched, ended and replaced.
 
-Owns the blobs kept for them, the timer that looks at time limits, what follows a death, and the end of it all. Tells a
-Listener; decides nothing about what runs where. All of it happens on one thread, that of the loop. Must not know
-sockets (`process.py`), pickles, or who is at the other end. Used by the local engine and by a worker's supervisor.
+Owns the blobs kept for them, the timer of time limits, what follows a death, and the end of all processes. Reports to a
+`SlotListener`; decides nothing about what runs where. Must not know sockets (`process.py`), pickles, or who listens.
+Used by the local engine and by a worker's `PoolSession`.
+
+Threads: all of it runs on the loop's thread, so there is no lock. `spawn` runs there too, before the loop does: on
+Linux a task process ends with the thread that started it. `FreedSegments` alone is called by any thread.
 """
 
 from __future__ import annotations
@@ -26,23 +29,23 @@ from distmap.wire.messages import BlobKind, DeathReason, Died, Free, Output, Rea
 if TYPE_CHECKING:
     import asyncio
 
-#: While something runs: how often it is looked at, so that `progress` can say how long an item has been running.
+#: Seconds between two looks at what runs, so that `progress` can say how long an item has been running.
 TICK = 0.5
-#: Where items have a time limit: a quarter of it, within these bounds.
+#: Seconds between two looks if items have a time limit: a quarter of it, within these bounds.
 _SHORTEST_TICK, _LONGEST_TICK = 0.010, 0.5
-#: A process whose socket ended but which lives on has so long until it is killed.
-_LINGER = 0.050
-#: A killed process that has not gone by then (an uninterruptible wait in the kernel) is replaced all the same.
+#: Seconds until a process is killed that lives on after its socket ended.
+_KILL_AFTER = 0.050
+#: Seconds until a killed process is replaced even if it has not ended (an uninterruptible wait in the kernel).
 _GIVE_UP = 5.0
-#: Where the system does not announce the end of a process: how often to look, at first and at most.
+#: Seconds between two looks for the end of a process, at first and at most, where the system does not announce it.
 _LOOK_AGAIN, _LOOK_SELDOM = 0.002, 0.1
-#: Deaths in a row without a report before the next start is put off, and by how much at first and at most.
+#: Deaths in a row that are replaced at once; seconds until a later replacement, at first and at most.
 _FREE_DEATHS, _FIRST_REST, _LONGEST_REST = 2, 0.1, 5.0
-#: What was interrupted and has not ended is interrupted again so often.
-_INSIST = 0.1
-#: What still runs may go on so long, where it may; and so long the kernel may take to end what was killed.
+#: Seconds between two interrupts of an attempt that does not end.
+_INTERRUPT_AGAIN = 0.1
+#: Seconds that `close` lets items go on, and that the kernel may take to end killed processes.
 _CLOSING = 1.0
-#: Shared memory kept warm for the next parts: so much in all, and at least so much per slot and direction.
+#: Bytes of shared memory that are kept for the next parts: of all slots, and at least for each slot and direction.
 _SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
 
 
@@ -131,9 +134,9 @@ class Slots:
     def _watch(self, slot: Slot, process: Process) -> None:
         assert self._loop is not None
         process.loop = self._loop
-        self._loop.add_reader(process.sock, self._readable, slot, process)
+        self._loop.add_reader(process.sock, self._on_readable, slot, process)
         if process.pidfd >= 0:
-            self._loop.add_reader(process.pidfd, self._collect, slot, process)
+            self._loop.add_reader(process.pidfd, self._on_exit, slot, process)
 
     def _unwatch(self, process: Process) -> None:
         if self._loop is None or self._loop.is_closed():
@@ -160,27 +163,27 @@ class Slots:
 
     def assign(self, task: Task, parts: Sequence[Buffer]) -> None:
         """Give the slot `task.slot` a task. It runs after what the slot already has."""
-        self._slots[task.slot].give(task, parts)
+        self._slots[task.slot].assign(task, parts)
         self._ensure_timer(task.timeout)
 
     # --- steering ------------------------------------------------------------------------------------------------
 
     def revoke(self, slot: int, attempt: int, stop: int) -> None:
         """Run no item of the attempt at or beyond `stop`. One that has not begun is answered for at once."""
-        self._answer(self._slots[slot].revoke(attempt, stop))
+        self._report_soon(self._slots[slot].revoke(attempt, stop))
 
     def interrupt(self, slot: int, attempt: int) -> None:
         """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
-        self._answer(self._slots[slot].interrupt(attempt))
+        self._report_soon(self._slots[slot].interrupt(attempt))
         if attempt in self._slots[slot].attempts and self._loop is not None and not self._closing:
             # It is not raised while an item is opened or results are written, and the item behind that may be long.
-            self._loop.call_later(_INSIST, self._insist, slot, attempt)
+            self._loop.call_later(_INTERRUPT_AGAIN, self._interrupt_again, slot, attempt)
 
-    def _insist(self, slot: int, attempt: int) -> None:
+    def _interrupt_again(self, slot: int, attempt: int) -> None:
         if attempt in self._slots[slot].attempts:
             self.interrupt(slot, attempt)
 
-    def _answer(self, report: Report | None) -> None:
+    def _report_soon(self, report: Report | None) -> None:
         if report is not None and self._loop is not None:
             # Soon, not now: the caller is in the middle of its own commands.
             self._loop.call_soon(self.listener.reported, report, [])
@@ -197,12 +200,12 @@ class Slots:
             slot.ending, slot.retiring = reason, False
         process.kill()
         if process.pidfd < 0:
-            self._collect(slot, process)
+            self._on_exit(slot, process)
 
     def progress(self) -> list[tuple[int, int, float]]:
         """Per slot: the attempt that runs or -1, its offset, seconds in that item (since it was first seen)."""
         now = time.monotonic()
-        return [slot.look(now) for slot in self._slots]
+        return [slot.item_time(now) for slot in self._slots]
 
     # --- watching ------------------------------------------------------------------------------------------------
 
@@ -214,9 +217,9 @@ class Slots:
             if self._timer.when() <= self._loop.time() + tick:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_later(tick, self._tick)
+        self._timer = self._loop.call_later(tick, self._check_running)
 
-    def _tick(self) -> None:
+    def _check_running(self) -> None:
         """See what runs, and end what runs longer than it may. Only while something does."""
         self._timer = None
         now = time.monotonic()
@@ -224,16 +227,16 @@ class Slots:
         for slot in self._slots:
             process = slot.process
             if process is not None and process.pidfd < 0 and process.ended():
-                self._collect(slot, process)
+                self._on_exit(slot, process)
             if not slot.attempts:
                 continue
-            limits.append(slot.check(now))
+            limits.append(slot.check_timeout(now))
             if slot.overdue and slot.ending is None:
                 self._end(slot, "timeout")
         if self.busy:
             self._ensure_timer(min((limit for limit in limits if limit > 0), default=0.0))
 
-    def _readable(self, slot: Slot, process: Process) -> None:
+    def _on_readable(self, slot: Slot, process: Process) -> None:
         """Receive once: a slot that has much to say must not keep the others waiting."""
         try:
             if self._receive(slot, process) or slot.process is not process:
@@ -245,9 +248,11 @@ class Slots:
         # What runs now is what ended the socket; a process that lives on may run other items meanwhile.
         slot.at_end = slot.running()
         # One that retires has its exit functions to run.
-        self._loop.call_later(LIMITS.leave_seconds if slot.retiring else _LINGER, self._linger, slot, process)
+        self._loop.call_later(
+            LIMITS.leave_seconds if slot.retiring else _KILL_AFTER, self._kill_if_alive, slot, process
+        )
         if process.pidfd < 0:
-            self._collect(slot, process)
+            self._on_exit(slot, process)
 
     def _receive(self, slot: Slot, process: Process) -> bool:
         """Receive once and tell; False at the end of the stream. Raises BlockingIOError if nothing is here."""
@@ -261,10 +266,10 @@ class Slots:
             return False
         for message, parts in messages or ():
             if isinstance(message, Report):
-                if slot.take(message):
+                if slot.receive(message):
                     self.listener.reported(message, parts)
             elif isinstance(message, Refused):
-                if slot.take(message):
+                if slot.receive(message):
                     self.listener.refused(message, parts)
             elif isinstance(message, Output) and message.attempt in slot.attempts:
                 self.listener.printed(message, parts)
@@ -277,19 +282,19 @@ class Slots:
 
     # --- dying ---------------------------------------------------------------------------------------------------
 
-    def _linger(self, slot: Slot, process: Process) -> None:
+    def _kill_if_alive(self, slot: Slot, process: Process) -> None:
         if slot.process is process and not process.ended():
             slot.socket_closed = slot.ending is None
             process.kill()
 
-    def _collect(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN, waited: float = 0.0) -> None:
+    def _on_exit(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN, waited: float = 0.0) -> None:
         """See to what follows if the process has ended; where its end is not announced, look again until it has."""
         if slot.process is not process:
             return
         if not process.ended() and waited < _GIVE_UP:
             if process.pidfd < 0:
                 assert self._loop is not None
-                self._loop.call_later(again, self._collect, slot, process, min(2 * again, _LOOK_SELDOM), waited + again)
+                self._loop.call_later(again, self._on_exit, slot, process, min(2 * again, _LOOK_SELDOM), waited + again)
             return
         # What it said before it died counts. A process that it forked may hold the other end, so no end may come.
         if slot.at_end is None:
@@ -299,7 +304,7 @@ class Slots:
         self._unwatch(process)
         if slot.retiring and not self._closing:
             slot.recycle()
-            self._revive(slot, silently=True)
+            self._restart(slot, silently=True)
             return
         died = slot.reap()
         if self._closing:
@@ -310,13 +315,13 @@ class Slots:
     def _replace(self, slot: Slot) -> None:
         """A fresh process, at once unless one after the other has died without a word."""
         if slot.deaths_in_a_row <= _FREE_DEATHS:
-            self._revive(slot)
+            self._restart(slot)
             return
         assert self._loop is not None
         rest = min(_FIRST_REST * 2 ** (slot.deaths_in_a_row - _FREE_DEATHS - 1), _LONGEST_REST)
-        self._rests[slot.index] = self._loop.call_later(rest, self._revive, slot)
+        self._rests[slot.index] = self._loop.call_later(rest, self._restart, slot)
 
-    def _revive(self, slot: Slot, *, silently: bool = False) -> None:
+    def _restart(self, slot: Slot, *, silently: bool = False) -> None:
         self._rests.pop(slot.index, None)
         if self._closing:
             return
@@ -350,7 +355,7 @@ class Slots:
             await asyncio.sleep(0.005)
         self._shut()
         deadline = time.monotonic() + LIMITS.leave_seconds
-        while self._left() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._any_left() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         self.stop()
 
@@ -361,7 +366,7 @@ class Slots:
             if slot.process is not None:
                 slot.process.kill()
         deadline = time.monotonic() + _CLOSING
-        while self._left(anyway=time.monotonic() > deadline):
+        while self._any_left(anyway=time.monotonic() > deadline):
             time.sleep(0.001)
 
     def _shut(self) -> None:
@@ -383,7 +388,7 @@ class Slots:
                 # The end of its socket is what an idle process leaves on.
                 process.hang_up()
 
-    def _left(self, *, anyway: bool = False) -> bool:
+    def _any_left(self, *, anyway: bool = False) -> bool:
         """Let go of the processes that have ended; whether any is left. `anyway`: of those that have not, too."""
         for slot in self._slots:
             if slot.process is not None and (slot.process.ended() or anyway):

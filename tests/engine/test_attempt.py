@@ -18,8 +18,8 @@ from distmap.wire.messages import Output, Report, Task
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was sent nothing before."""
-    monkeypatch.setattr(module, "_store", module._Store())
-    monkeypatch.setattr(module, "_place", module._Place())
+    monkeypatch.setattr(module, "_store", module._PayloadStore())
+    monkeypatch.setattr(module, "_thread_state", module._ThreadState())
 
 
 def test_a_worker_keeps_a_bounded_number_of_payloads() -> None:
@@ -34,7 +34,7 @@ def test_a_worker_keeps_a_bounded_number_of_payloads() -> None:
 
     codes = [dump_code(lambda x, n=n: x + n) for n in range(30)]
     first = attempt(codes[0], with_code=True)
-    assert load_results(first.said[0][1], 0, 1, ()) == [3]
+    assert load_results(first.messages[0][1], 0, 1, ()) == [3]
     assert not attempt(codes[0], with_code=False).missing
     for code in codes:
         attempt(code, with_code=True)
@@ -70,7 +70,7 @@ def test_what_a_thread_works_with_stays(monkeypatch: pytest.MonkeyPatch) -> None
     assert code.digest in module._store.library.payloads
     gate.wait(10)
     thread.join(10)
-    assert load_results(answers[0].said[-1][1], 0, 1, ()) == [3]
+    assert load_results(answers[0].messages[-1][1], 0, 1, ()) == [3]
     run(dump_code(lambda x: -x))
     assert code.digest not in module._store.library.payloads
     assert len(module._store.library.payloads) <= module.KEPT
@@ -120,7 +120,7 @@ def test_attempts_of_several_threads_print_apart(monkeypatch: pytest.MonkeyPatch
         thread.join(10)
     assert sys.stdout is before
     for name, answer in answers.items():
-        (output, (text,)), (report, _) = answer.said
+        (output, (text,)), (report, _) = answer.messages
         assert isinstance(output, Output)
         assert isinstance(report, Report)
         assert text == f"in {name}\n".encode()

@@ -416,7 +416,7 @@ async def turn() -> None:
 def test_who_broke_an_executor_is_found_without_blame_for_others(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that it had runs again on a fresh one, half of it at a time; only what broke it alone is to blame, and runs
     alone from then on."""
-    monkeypatch.setattr("distmap.engine.foreign.renewal_of", lambda executor: Reborn)
+    monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: Reborn)
     monkeypatch.setattr(Reborn, "made", [])
 
     async def main() -> None:
@@ -458,7 +458,7 @@ def test_an_executor_that_was_shut_down_and_made_anew_keeps_what_it_runs(
 ) -> None:
     """Nobody is blamed and nothing runs twice: what it has is waited for, what comes goes to the fresh one. Should the
     old one break after all, what it had goes back."""
-    monkeypatch.setattr("distmap.engine.foreign.renewal_of", lambda executor: Reborn)
+    monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: Reborn)
     monkeypatch.setattr(Reborn, "made", [])
 
     class Ended(Mute, Reborn):
@@ -496,7 +496,7 @@ def test_an_executor_that_is_born_broken_is_given_up(ear: Ears, monkeypatch: pyt
         raise OSError("no more processes")
 
     async def main(renew: Callable[[], Executor], says: str) -> None:
-        monkeypatch.setattr("distmap.engine.foreign.renewal_of", lambda executor: renew)
+        monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: renew)
         engine, listener = ExecutorEngine(Stillborn(), slots=1), ear()
         await engine.start(listener)
         listener.send(square, [1])

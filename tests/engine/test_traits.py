@@ -34,7 +34,7 @@ class Wrapped(ThreadPoolExecutor):
 )
 def test_whose_cancel_is_believed(kind: type[Executor], candid: bool) -> None:
     """By whose `submit` made the future: what wraps another may say what it likes."""
-    assert traits.is_candid(object.__new__(kind)) == candid
+    assert traits.has_reliable_cancel(object.__new__(kind)) == candid
 
 
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor, Other])
@@ -76,13 +76,13 @@ class ExecutorlibSocketError(RuntimeError):
 )
 def test_which_errors_are_deaths(error: BaseException, death: bool, end: bool) -> None:
     """Some end what ran the call, some the executor with it, others are errors."""
-    assert (traits.is_death(error), traits.is_end(error)) == (death, end)
+    assert (traits.is_death(error), traits.is_broken(error)) == (death, end)
 
 
 def test_what_raises_is_not_known() -> None:
     """A foreign call that raises gives what was to be given then."""
-    assert traits.fenced(lambda: 1 // 0, 7) == 7
-    assert traits.fenced(lambda: 1, 7) == 1
+    assert traits.call_or_default(lambda: 1 // 0, 7) == 7
+    assert traits.call_or_default(lambda: 1, 7) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_only_a_reusable_executor_is_made_anew(monkeypatch: pytest.MonkeyPatch) 
 
     _ReusablePoolExecutor.__module__ = "made_up"
     monkeypatch.setitem(sys.modules, "made_up", module)
-    assert traits.renewal_of(_ReusablePoolExecutor()) is None
+    assert traits.replacement_of(_ReusablePoolExecutor()) is None
     module.get_reusable_executor = lambda **kwargs: asked.append(kwargs)  # type: ignore[attr-defined]
-    renew = traits.renewal_of(_ReusablePoolExecutor())
+    renew = traits.replacement_of(_ReusablePoolExecutor())
     assert renew is not None
     renew()
     assert asked == [{"kill_workers": True, "max_workers": 3, "timeout": 10, "initializer": abs}]
-    assert traits.renewal_of(Other()) is None
+    assert traits.replacement_of(Other()) is None
