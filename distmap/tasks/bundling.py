@@ -29,6 +29,7 @@ from distmap.tasks.modules import (
     references,
     spec_of,
 )
+from distmap.tasks.payload import digest_of
 
 
 class _Record(NamedTuple):
@@ -168,10 +169,8 @@ def pack_versions(names: Iterable[str]) -> tuple[bytes, bytes] | None:
 
 
 def _pickled(value: object) -> tuple[bytes, bytes]:
-    from hashlib import blake2b
-
     pickled = _pickle.dumps(value, 5)
-    digest = blake2b(pickled, digest_size=16).digest()
+    digest = digest_of(pickled)
     packed_here.add(digest)
     return digest, pickled
 

@@ -15,6 +15,7 @@ from types import ModuleType
 
 from distmap.tasks._typing import TYPE_CHECKING, Any, Literal
 from distmap.tasks.extras import Source, stamp
+from distmap.tasks.payload import digest_of
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -212,6 +213,13 @@ def loaded(name: str) -> Any:
     return None if getattr(getattr(module, "__spec__", None), "_initializing", False) else module
 
 
+def lookup(found: Any, dotted: str) -> Any:
+    """What a dotted name leads to from an object; None if it leads nowhere."""
+    for name in dotted.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
 def registered(name: str) -> bool:
     """True if the user told cloudpickle to send this module, or a package that it is in, by value."""
     names = _registry()
@@ -242,7 +250,6 @@ def is_own(digest: bytes) -> bool:
 
 
 def read_source(name: str, spec: ModuleSpec) -> Source | None:
-    import hashlib
     from importlib.machinery import SourceFileLoader
 
     path = tuple(spec.submodule_search_locations or ())
@@ -257,7 +264,7 @@ def read_source(name: str, spec: ModuleSpec) -> Source | None:
         return None
     if text is None:
         return None
-    digest = hashlib.blake2b(f"{spec.origin}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    digest = digest_of(f"{spec.origin}\0{text}".encode("utf-8", "surrogatepass"))
     return Source(package, spec.origin, text, digest, path)
 
 

@@ -32,7 +32,7 @@ from distmap.tasks.kinds import (
     SPECIAL,
     Kinds,
 )
-from distmap.tasks.modules import place, registered
+from distmap.tasks.modules import lookup, place, registered
 from distmap.tasks.payload import Payload
 
 #: What a `__reduce__` may raise to say that its object does not travel.
@@ -164,10 +164,7 @@ def by_reference(obj: Any) -> bool:
     module = obj.__module__
     if type(module) is not str or "<locals>" in obj.__qualname__ or place(module) == "value":
         return False
-    found: Any = sys.modules[module]
-    for name in obj.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is obj
+    return lookup(sys.modules[module], obj.__qualname__) is obj
 
 
 def underlying(fn: object) -> FunctionType | None:
@@ -186,10 +183,7 @@ def replaced(obj: Any) -> str | None:
         return None
     if not named:
         return home if module is obj else None
-    found: Any = module
-    for name in obj.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return home if found is obj else None
+    return home if lookup(module, obj.__qualname__) is obj else None
 
 
 def by_value(obj: Any) -> bool:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from distmap.tasks._typing import Any, NamedTuple, cast
-from distmap.tasks.modules import loaded
+from distmap.tasks.modules import loaded, lookup
 from distmap.tasks.payload import Blob, Payload, digest_of
 
 #: Never part of what travels.
@@ -70,7 +70,7 @@ class Watch:
     Args:
         base: the environment that the pool's task processes of this machine start with.
         added: what is added to the environment of every task process, wherever it is.
-        changed: before of new ones.
+        changed: called with new ones.
     """
 
     def __init__(
@@ -164,9 +164,7 @@ class _ByName(type):
 
 
 def _category(module: str, name: str) -> type:
-    found: Any = loaded(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    found = lookup(loaded(module), name)
     if isinstance(found, type):
         return found
     return _ByName(name.rpartition(".")[2], (Warning,), {"__module__": module, "__qualname__": name})
