@@ -54,6 +54,7 @@ class Broadcast:
 
     @property
     def value(self) -> Any:
+        """The value. On a worker it is loaded on first use, once for each slot."""
         if self._value is not _MISSING:
             return self._value
         found = _loaded.get(self.digest, _MISSING)
