@@ -1,4 +1,4 @@
-"""A desk at which the scheduler is told things by hand."""
+"""A harness that sends events to a scheduler by hand."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from distmap.core.state import SchedulerState
 C = TypeVar("C")
 
 
-class Desk:
-    """Tells a scheduler what happened, and remembers what it answered and what it was given."""
+class Harness:
+    """Sends events to a scheduler, and keeps the commands and the items that the inputs still have."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.scheduler = Scheduler(limits)
         self.now = 0.0
-        self.said: list[ev.Command] = []
+        self.commands: list[ev.Command] = []
         #: Items that the input of a job still holds; not of one without a size, which goes on and on.
         self.left: dict[int, int] = {}
 
@@ -30,24 +30,24 @@ class Desk:
         """What the scheduler remembers, for what no command and no snapshot shows."""
         return self.scheduler._state
 
-    def tell(self, *events: ev.Event, after: float = 0.0) -> list[Any]:
-        """Tell events; give all commands they led to."""
+    def send(self, *events: ev.Event, after: float = 0.0) -> list[Any]:
+        """Send events; return all commands that follow."""
         self.now += after
         out: list[ev.Command] = []
         for event in events:
             out += self.scheduler.handle(event, self.now)
-        self.said += out
+        self.commands += out
         return out
 
     def job(self, job: int = 1, feed: bool = True, **spec: Any) -> list[ev.Assign]:
-        """Submit a job and answer its Reads; give the assignments."""
+        """Submit a job and answer its Reads; return the assignments."""
         if spec.get("size") is not None:
             self.left[job] = spec["size"]
-        out = self.tell(ev.JobSubmitted(job, ev.JobSpec(**spec)))
+        out = self.send(ev.JobSubmitted(job, ev.JobSpec(**spec)))
         return self.feed(out) if feed else pick(out, ev.Assign)
 
     def feed(self, commands: list[Any], nbytes: int = 8) -> list[ev.Assign]:
-        """Answer every Read with just what it asks for, as long as there is so much; give the assignments."""
+        """Answer every Read with just what it asks for, as long as there is so much; return the assignments."""
         assigns = []
         todo = list(commands)
         while todo:
@@ -57,7 +57,7 @@ class Desk:
                 count = command.count if left is None else min(command.count, left)
                 if left is not None:
                     self.left[command.job] = left - count
-                todo += self.tell(ev.ChunkRead(command.job, command.chunk, count, nbytes * count, count == left))
+                todo += self.send(ev.ChunkRead(command.job, command.chunk, count, nbytes * count, count == left))
             elif isinstance(command, ev.Assign):
                 assigns.append(command)
         return assigns
@@ -75,7 +75,7 @@ class Desk:
         """Report an assignment, the whole of it by default."""
         lo = assign.lo if lo is None else lo
         hi = assign.hi if hi is None else hi
-        return self.tell(ev.AttemptReported(assign.attempt, lo, hi, failed, seconds, nbytes, ended))
+        return self.send(ev.AttemptReported(assign.attempt, lo, hi, failed, seconds, nbytes, ended))
 
     def finish(self, assigns: list[ev.Assign], job: int | None = None) -> None:
         """Report everything that is assigned and feed everything that is read, to the end."""
@@ -94,15 +94,15 @@ def pick(commands: list[Any], kind: type[C]) -> list[C]:
 
 
 @pytest.fixture
-def desk() -> Desk:
+def harness() -> Harness:
     """A scheduler with the usual limits, no worker and no job."""
-    return Desk()
+    return Harness()
 
 
 @pytest.fixture
-def make_desk() -> type[Desk]:
+def make_harness() -> type[Harness]:
     """For other limits."""
-    return Desk
+    return Harness
 
 
 @pytest.fixture(name="pick")

@@ -110,7 +110,7 @@ def test_heaps_stay_small() -> None:
     assert state.worker_index.best_slot(job.group) is slot
 
 
-def test_a_lost_worker_is_no_place(desk: Any) -> None:
+def test_a_lost_worker_is_no_place(harness: Any) -> None:
     """Its slots go out of every heap."""
     worker_index = fleet_of(0.0)
     group = worker_index.tag_group(ANY)
