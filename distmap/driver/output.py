@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("distmap")
 
-#: Bytes a second of one job, and at once. A notebook's server drops output beyond 1 MB/s in three seconds.
+#: Bytes of one job a second, and at once. A notebook's server drops output beyond 1 MB/s in three seconds.
 RATE = 200_000
 BURST = 3 * RATE
-#: Written at once at most: entries and, about, characters.
+#: Most entries, and about how many characters, that one write has.
 _MANY, _BATCH = 1000, 64 << 10
 
 _STREAMS = ("stdout", "stderr")
@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
     stream: int
     tag: str
     data: bytes
-    #: About how many bytes it is when it is written.
+    #: About how many bytes it has when it is written.
     cost: int
 
 
@@ -61,9 +61,9 @@ class OutputRouter:
         self._context_of = context
         self._write: Callable[[str, str], None] = write_text
         self._entries: deque[_Entry] = deque()
-        #: Entries come on one thread and go on others.
+        #: Held while entries are added (loop) or taken (any thread); never while something is written.
         self._lock = threading.Lock()
-        #: One writes at a time; the same one may come again, if what is written to makes it.
+        #: Held while a thread writes. Reentrant: a stream of the user may come back here.
         self._writing = threading.RLock()
         self._held = 0
         self._credit = float(BURST)
@@ -88,7 +88,7 @@ class OutputRouter:
         dropped: int,
         pieces: Iterable[tuple[int, int, bytes]],
     ) -> bool:
-        """Take what a worker sent of a chunk; True if somebody has to be told to `show`.
+        """Take what a worker sent of a chunk; True if somebody must be asked to call `show`.
 
         Args:
             now: seconds of a monotonic clock.
@@ -130,11 +130,11 @@ class OutputRouter:
 
     @property
     def has_unreported(self) -> bool:
-        """Lines were dropped and nothing says so yet."""
+        """Lines were dropped, and no line reports that yet."""
         return self._dropped > 0
 
     def report_dropped(self) -> bool:
-        """Have said how many lines were dropped; True if somebody has to be told to `show`."""
+        """Add a line with the number of dropped lines; True if somebody must be asked to call `show`."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
             if not dropped:
@@ -153,10 +153,10 @@ class OutputRouter:
         return bool(self._entries)
 
     def show(self, *, last: bool = False) -> None:
-        """Write what is there. `last`: nothing comes any more. What the streams raise is logged, once."""
+        """Write what is there. `last`: nothing follows. The first exception of a stream is logged."""
         if last:
             self.report_dropped()
-        self._notified = False  # clear first, then empty: nothing is left lying
+        self._notified = False  # clear first, then empty, so that no entry is left behind
         with self._writing:
             while (count := self._batch()) is not None:
                 with self._lock:
