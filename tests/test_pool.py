@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 
 import distmap
+from distmap.core.limits import LIMITS
 
 
 def cores():
@@ -309,7 +310,7 @@ def test_join_waits_for_an_item_that_runs_inline(inline_gate):
 
 def test_terminate_does_not_wait_for_ever_for_an_item_that_runs_inline(monkeypatch, inline_gate):
     """Nothing can stop it: the loop ends behind it."""
-    monkeypatch.setattr("distmap.calls.ending.ENDING", 0.05)
+    monkeypatch.setattr("distmap.calls.ending.LIMITS", LIMITS._replace(end_wait=0.05))
     pool = distmap.Pool("inline")
     try:
         job = pool.map_async(inline_gate, [1])
