@@ -17,12 +17,14 @@ from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.payload import Blob, Payload, load_value
 from distmap.wire.messages import BlobKind
 
+# A task process fills these from its main thread; a function may read a value from any thread.
+
 #: What this process was sent, and what it loaded of that.
 _sent: dict[bytes, Payload] = {}
 _loaded: dict[bytes, Any] = {}
 #: One thread loads a value, others that want it wait for it.
 _locks: dict[bytes, Any] = {}
-#: What each thread is just loading.
+#: `loading`: the digests that this thread is loading, the innermost last.
 _here = _local()
 #: Gives a shared buffer as one that this process may write to.
 _private: Callable[[Buffer], Buffer] = bytearray

@@ -13,7 +13,7 @@ from distmap.tasks import received
 from distmap.tasks.broadcast import forget_value, keep_value, reload_values
 from distmap.tasks.extras import differences
 from distmap.tasks.finder import SourceFinder
-from distmap.tasks.modules import is_own
+from distmap.tasks.modules import packed_here
 from distmap.tasks.payload import Payload, load_value
 from distmap.tasks.surroundings import SurroundingsSwitch
 from distmap.wire.messages import BlobKind, Task
@@ -31,6 +31,7 @@ class Library:
         #: Digest of extras -> a line for each distribution that has another version here.
         self.differences: dict[bytes, list[str]] = {}
         self._installed: set[bytes] = set()
+        #: The runners of foreign executors run in threads of their own; one installs at a time.
         self._lock = allocate_lock()
 
     def put(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
@@ -56,8 +57,8 @@ class Library:
 
     def install(self, digest: bytes, kind: BlobKind, payload: Payload) -> None:
         """Serve modules and files that were sent, unless they are served already."""
-        if digest in self._installed or is_own(digest):
-            return
+        if digest in self._installed or digest in packed_here:
+            return  # what this process packed must not be installed over its own modules
         with self._lock:
             sent = load_value(payload)
             if kind == "extras":

@@ -244,11 +244,6 @@ def _registry() -> set[str]:
 packed_here: set[bytes] = set()
 
 
-def is_own(digest: bytes) -> bool:
-    """True if this process packed the bundle, so that it must not be installed over its own modules."""
-    return digest in packed_here
-
-
 def read_source(name: str, spec: ModuleSpec) -> Source | None:
     from importlib.machinery import SourceFileLoader
 

@@ -104,7 +104,9 @@ class Writer:
                 return
             except UNPICKLABLE:
                 self._reset(start)
-        cloud = self._cloud()
+        from distmap.tasks.cloud import Cloud
+
+        cloud: Any = Cloud(self.file, self._out_of_band, self._context, self.definitions)
         try:
             if careful:
                 cloud.travels = _comes_back
@@ -119,11 +121,6 @@ class Writer:
                 raise exc from None
         # The next item is most likely of the same kind.
         self._cloudy = True
-
-    def _cloud(self) -> Any:
-        from distmap.tasks.cloud import Cloud
-
-        return Cloud(self.file, self._out_of_band, self._context, self.definitions)
 
     def _reset(self, start: int) -> None:
         self.file.seek(start)
