@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from distmap._version import __version__
+from distmap.tasks.nesting import cores
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.dial import dial
 from distmap.transport.identity import pool_info
 from distmap.transport.tls import client_context
 from distmap.transport.token import Secret, load_token
 from distmap.transport.url import parse_url
-from distmap.worker.cli import build_parser, cores, main
+from distmap.worker.cli import build_parser, main
 
 
 @pytest.fixture(autouse=True)
