@@ -28,14 +28,17 @@ def slow(x):
     if x < 4:
         return x
     began = time.monotonic()
+    stopped = pathlib.Path(folder, f"stopped-{x}")
     try:
         with open(f"{folder}/began-{x}", "w"):  # in here: the interrupt comes as soon as it is there
             pass
         while time.monotonic() - began < 60:
             %(body)s
     finally:
-        with open(f"{folder}/stopped-{x}", "w"):
-            pass
+        try:
+            stopped.touch()
+        except KeyboardInterrupt:  # on a busy machine the item is interrupted again before it is out
+            stopped.touch()
 
 sent = []
 def interrupt():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -91,8 +93,9 @@ def execute(*cells: str) -> list[list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def outputs() -> list[list[dict[str, Any]]]:
+def outputs(needs: Callable[[bool, str], None]) -> list[list[dict[str, Any]]]:
     """One kernel for all: its start is nearly all the time."""
+    needs(find_spec("nbclient") is not None, "nbclient")
     return execute(SET_UP, RUN, CLOSED, BACKGROUND_1, BACKGROUND_2, NO_WIDGETS, SHORT, BROKEN)
 
 
