@@ -50,7 +50,7 @@ _SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
 
 
 class Slots:
-    """N task processes, numbered from 0.
+    """N task processes, numbered from 0. Before `attach` only `spawn`, `close` and `stop` may be called.
 
     Args:
         count: how many.
@@ -83,7 +83,6 @@ class Slots:
         self._numbers = itertools.count(1)
         self._blobs: dict[bytes, SharedBlob] = {}
         self._slots = [Slot(index, self._blobs, tasks) for index in range(count)]
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
         self._closing = False
@@ -132,19 +131,18 @@ class Slots:
         return Process(self._env, self._path, self._spare, self._numbers)
 
     def _watch(self, slot: Slot, process: Process) -> None:
-        assert self._loop is not None
         process.loop = self._loop
         self._loop.add_reader(process.sock, self._on_readable, slot, process)
         if process.pidfd >= 0:
             self._loop.add_reader(process.pidfd, self._on_exit, slot, process)
 
     def _unwatch(self, process: Process) -> None:
-        if self._loop is None or self._loop.is_closed():
+        if (loop := process.loop) is None or loop.is_closed():
             return
-        self._loop.remove_reader(process.sock)
-        self._loop.remove_writer(process.sock)
+        loop.remove_reader(process.sock)
+        loop.remove_writer(process.sock)
         if process.pidfd >= 0:
-            self._loop.remove_reader(process.pidfd)
+            loop.remove_reader(process.pidfd)
 
     # --- feeding -------------------------------------------------------------------------------------------------
 
@@ -175,7 +173,7 @@ class Slots:
     def interrupt(self, slot: int, attempt: int) -> None:
         """Raise KeyboardInterrupt in the item that the attempt runs, and end the attempt."""
         self._report_soon(self._slots[slot].interrupt(attempt))
-        if attempt in self._slots[slot].attempts and self._loop is not None and not self._closing:
+        if attempt in self._slots[slot].attempts and not self._closing:
             # It is not raised while an item is opened or results are written, and the item behind that may be long.
             self._loop.call_later(_INTERRUPT_AGAIN, self._interrupt_again, slot, attempt)
 
@@ -184,7 +182,7 @@ class Slots:
             self.interrupt(slot, attempt)
 
     def _report_soon(self, report: Report | None) -> None:
-        if report is not None and self._loop is not None:
+        if report is not None:
             # Soon, not now: the caller is in the middle of its own commands.
             self._loop.call_soon(self.listener.reported, report, [])
 
@@ -210,7 +208,7 @@ class Slots:
     # --- watching ------------------------------------------------------------------------------------------------
 
     def _ensure_timer(self, timeout: float = 0.0) -> None:
-        if self._loop is None or self._closing:
+        if self._closing:
             return
         tick = TICK if timeout <= 0 else max(_SHORTEST_TICK, min(timeout / 4, _LONGEST_TICK))
         if self._timer is not None:
@@ -243,7 +241,6 @@ class Slots:
                 return
         except BlockingIOError:
             return
-        assert self._loop is not None
         self._loop.remove_reader(process.sock)
         # What runs now is what ended the socket; a process that lives on may run other items meanwhile.
         slot.at_end = slot.running()
@@ -293,7 +290,6 @@ class Slots:
             return
         if not process.ended() and waited < _GIVE_UP:
             if process.pidfd < 0:
-                assert self._loop is not None
                 self._loop.call_later(again, self._on_exit, slot, process, min(2 * again, _LOOK_SELDOM), waited + again)
             return
         # What it said before it died counts. A process that it forked may hold the other end, so no end may come.
@@ -317,7 +313,6 @@ class Slots:
         if slot.deaths_in_a_row <= _FREE_DEATHS:
             self._restart(slot)
             return
-        assert self._loop is not None
         rest = min(_FIRST_REST * 2 ** (slot.deaths_in_a_row - _FREE_DEATHS - 1), _LONGEST_REST)
         self._rests[slot.index] = self._loop.call_later(rest, self._restart, slot)
 
