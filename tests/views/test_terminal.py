@@ -40,6 +40,13 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, tqdm takes the width from here; some versions have a default that cuts the line."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("LINES", "50")
+
+
 def shown(file: io.StringIO) -> list[str]:
     return [line.strip() for line in file.getvalue().replace("\r", "\n").split("\n") if line.strip()]
 
