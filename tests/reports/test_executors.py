@@ -432,9 +432,9 @@ def test_large_payloads_are_kept_once_a_process(monkeypatch: pytest.MonkeyPatch)
     """Two threads of a foreign process share what was sent, and forget it together."""
     from distmap.engine import attempt
 
-    store = attempt._Store()
+    store = attempt._PayloadStore()
     monkeypatch.setattr(attempt, "_store", store)
-    monkeypatch.setattr(attempt, "_place", attempt._Place())
+    monkeypatch.setattr(attempt, "_thread_state", attempt._ThreadState())
     table = list(range(50_000))
     gate = threading.Barrier(2)
     monkeypatch.setattr(attempt, "gate", gate, raising=False)
