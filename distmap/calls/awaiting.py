@@ -1,6 +1,6 @@
 """Awaiting results in a notebook's own event loop.
 
-Owns `await_interruptible`: the interrupt of a cell must reach a coroutine that only waits for another thread.
+Owns `await_interruptible`: an interrupt of a cell must stop a coroutine that waits for another thread.
 """
 
 from __future__ import annotations

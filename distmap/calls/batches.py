@@ -1,7 +1,8 @@
-"""What `map_batches` cuts into slices of rows, and how what comes back is joined.
+"""Cuts data into slices of rows for `map_batches`, and joins the results.
 
 Owns the list of what has rows, and the joining by each library's own means. A joined value has exactly the types that
-its parts have; parts that do not fit together stay a list. Libraries are recognised by what they are, never imported.
+its parts have; parts that do not fit together stay a list. No library is imported: objects are recognised by their
+types.
 """
 
 from __future__ import annotations

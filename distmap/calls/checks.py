@@ -1,4 +1,4 @@
-"""Checks of what a call is given: taken in the one form that the house uses, or refused by an error that names it.
+"""Checks of arguments: each is converted to the type that distmap uses, or refused by an error that names it.
 
 Owns the rule for every option and its words: what was expected, what was got. Knows nothing else of distmap. Whole
 numbers are taken by `operator.index`, so those of NumPy too.

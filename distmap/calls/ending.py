@@ -1,7 +1,7 @@
 """The end of a pool: begun once, from any thread, and carried through by the loop itself.
 
-Owns the order in which driver, engines, callbacks and loop end. Whoever waits for it only waits: an interrupted
-`terminate()` ends everything all the same. It is the pool's finalizer too, so it must not refer to the pool.
+Owns the order in which driver, engines, callbacks and loop end. If a waiting `terminate()` is interrupted, the pool
+still ends completely. It is the pool's finalizer too, so it must not refer to the pool.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A pool as a `concurrent.futures.Executor`.
 
-Owns that face and nothing else: it is written against a pool's public calls.
+Owns this interface only: it uses public methods of the pool.
 """
 
 from __future__ import annotations

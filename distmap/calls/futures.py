@@ -1,7 +1,7 @@
 """The future of one submitted item.
 
-Owns `TaskFuture`, and the results that stand undecoded in it: they are unpickled by whoever asks for them, never on the
-loop. Must not know how items become chunks; `submissions.py` does that.
+Owns `TaskFuture`, which keeps its result pickled: the thread that asks for the result unpickles it, never the loop.
+Must not know how items become chunks; `submissions.py` does that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How the items of a job are taken from what the user passed, a few at a time.
 
-Owns slicing, where that gives what iteration gives, and pulling from iterators. What has a length gives that as a hint
-only: the items are those that it iterates over. Knows nothing of the scheduler, and of pickling when it has to be done.
-NumPy is recognised by what it is, never imported.
+Slices an input if its slices give the same items as iteration; otherwise takes items from its iterator. `len()` is only
+a hint: iteration decides which items there are. Must not know the scheduler; of pickling it knows only when it is due.
+NumPy is not imported: arrays are recognised by their type.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When the user's interrupt is raised: once, and not again in the middle of what it has begun.
 
-Owns `Interrupts`. Python raises KeyboardInterrupt in the main thread wherever that is; a second one, microseconds
-behind the first, would cut short what that one has begun: stopping the work, counting what is there, drawing the card.
+Owns `Interrupts`. Python raises KeyboardInterrupt at any line of the main thread. A second one, microseconds after the
+first, would stop the clean-up that the first one began: stopping the work, counting results, drawing the card.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What `pool.run` returns: a function that runs in every slot or on every worker, and what it gave there.
 
-Owns the results by worker and slot, and the life of the set-up: it lasts as long as somebody keeps this. Which slots it
-runs in, and when, is the scheduler's business (`core/`); that it runs before anything else in a process is
-`runner.py`'s.
+Owns the results by worker and slot, and the life of the set-up: it lasts as long as somebody holds a reference to the
+returned object. Which slots it runs in, and when, is the scheduler's business (`core/`); that it runs before anything
+else in a process is `runner.py`'s.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Lazy maps: an iterator that reads its input only as far as it is consumed.
 
-Owns `StreamJob`, and `StreamServing` with its reader thread. Two queues keep reading and decoding apart: a slow
-consumer never stops the reading of what the window allows, and a blocking input never stops results. The mailbox of
-results is read by whoever iterates, several threads in turn, and by nobody else: who wants the job to end without a
-consumer (`join`, `shutdown`) lets the loop pay for what lands. Knows the driver and nothing below it.
+Owns `StreamJob`, and `StreamServing` with its reader thread. Two queues keep reading and decoding apart: reading goes
+on up to the window, even if the consumer is slow, and an input that blocks never stops results. Only the iterating
+threads read the mailbox of results, one at a time. `join` and `shutdown` have no consumer: the loop then counts results
+as consumed when they arrive. Knows the driver and nothing below it.
 """
 
 from __future__ import annotations

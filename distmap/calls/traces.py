@@ -1,7 +1,7 @@
 """Tracebacks that show the user's code and nothing of distmap's.
 
-Owns `gate`, which every public call goes through, and what is shown of an error that nobody caught.
-`DISTMAP_DEBUG=1` shows everything, for whoever works on distmap. How an item's frames come here is `failures.py`'s.
+Owns `gate`, which every public call goes through, and what is shown of an error that nobody caught. `DISTMAP_DEBUG=1`
+shows everything, for whoever works on distmap. `failures.py` brings the frames of an item here.
 """
 
 from __future__ import annotations

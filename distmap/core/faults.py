@@ -3,8 +3,8 @@
 Owns these rules:
 - Only the item that ran is charged with a death.
 - If it is unknown which item ran, those that may have run are queued again in parts, until one item is left. After the
-  loss of a worker: in halves, from the second loss on. After the loss of an attempt, which only its own items can have
-  ended: in eighths, at once.
+  loss of a worker: in halves, from the second loss on. If only an attempt was lost, one of its items is the cause:
+  in eighths, at once.
 - Slots that die too often rest.
 - A job whose processes die again and again, without a result in between, is stopped.
 """

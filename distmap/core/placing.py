@@ -2,11 +2,11 @@
 
 Owns the three rules that run after every event:
 - `_next_assignment`: a free place goes to the job with the smallest scheduling key.
-- `_claim_place`: a job without a place gets that of another job's waiting chunk.
+- `_claim_place`: a job without a place takes the place of a waiting chunk of another job.
 - `_steal`: an idle slot gets items from the attempt that would end last.
 
-A place is room for one more chunk on a slot. Each rule looks at the tops of heaps only, so an event costs log n in
-slots and jobs.
+A place is room for one more chunk on a slot. Each rule looks at the tops of heaps only, so an event takes O(log n) time
+for n slots and jobs.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Owns the checks of AttemptReported, AttemptProgressed, AttemptLost and AttemptRe
 teaches about speed, what goes back, which results are accepted, which failures are final. `state.py` makes the moves,
 `faults.py` says who is charged. Called by `Scheduler.handle` only.
 
-Events of an attempt that is no longer on record are legal: they crossed its end on their way. Their results are
-discarded.
+Events of an attempt that is no longer on record are legal: they were sent before the sender knew that it had ended.
+Their results are discarded.
 """
 
 from __future__ import annotations

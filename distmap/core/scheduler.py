@@ -8,8 +8,8 @@ raises InvalidTransition and changes nothing. Owns the rules for events of jobs;
 Must not know clocks, threads, sockets, random numbers or bytes: the driver has those.
 
 Events of a job that is over, of a worker that was lost or of an attempt that is no longer on record are legal: they
-crossed its end on their way. Their results are discarded, the rest is ignored. After Finish no command names the job;
-only a Discard may name one of its attempts.
+were sent before the sender knew that it had ended. Their results are discarded, the rest is ignored. After Finish no
+command names the job; only a Discard may name one of its attempts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes the Snapshot of a job for views, from the scheduler's records.
 
-Changes nothing, except `JobRecord.peak_done`: the largest number of items ever shown as done, so that a bar never goes
-back when items have to be run again.
+Changes nothing, except `JobRecord.peak_done`: the largest number of items ever shown as done, a bar never moves back,
+even if items run again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns the checks of these events, and which of a worker's slots get work. Who is charged for what was lost is decided in
 `faults.py`. Called by `Scheduler.handle` only.
 
-Events of a worker that was given up are legal: they crossed WorkerLost on their way, and are ignored.
+Events of a worker that was given up are legal: they were sent before WorkerLost was known, and are ignored.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Owns workers, slots and the tag groups that index them. There is one group for each set of required tags. It keeps one
 heap of slots for each level of load: empty slots, then slots with one chunk; slots of workers short of memory come
-last. An entry whose stamp is old is dropped when it comes to the top, and a heap of mostly old entries is rebuilt.
-So every change costs log n in the number of slots.
+last. An entry whose stamp is old is dropped when it comes to the top, and a heap of mostly old entries is rebuilt. So
+each change takes O(log n) time for n slots.
 """
 
 from __future__ import annotations

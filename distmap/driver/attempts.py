@@ -1,4 +1,4 @@
-"""What is assigned now, and what was reported of it and is not delivered yet.
+"""Attempts that run now, and their reports that are not delivered yet.
 
 Owns one entry for each attempt that has not ended, and the reports of each attempt until the last of their results is
 delivered or discarded. Must not know engines or the scheduler. On the loop's thread.

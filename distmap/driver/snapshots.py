@@ -1,4 +1,4 @@
-"""Snapshots of jobs: for whoever asks, and regularly for jobs that somebody looks at.
+"""Snapshots of jobs: on request, and regularly while a view shows the job.
 
 Owns the timer. Must not know who looks: a view reads `JobEntry.latest`, in its own thread. On the loop's thread.
 """

@@ -1,8 +1,8 @@
 """What task processes use in place of `typing`, whose import would be a quarter of their start.
 
 Owns stand-ins for the few names that matter when code runs; type checkers see the real ones. Only modules that task
-processes import need them; `Buffer` is for all. Like them these import the C halves `_pickle` and `_signal`: `pickle`
-brings `re`, `signal` brings `enum`.
+processes import need them; `Buffer` is for all. Task processes also import `_pickle` and `_signal`, because `pickle`
+imports `re` and `signal` imports `enum`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Broadcast handles, and the collection of what a pickle depends on.
 
 Owns `Broadcast` (the handle), the values that this process was sent, and `Dependencies` (modules, values and versions
-that must be on a worker before a pickle is loaded there). Must not know picklers: whoever mentions a handle brings the
-function that pickles its value. Imported by task processes.
+that must be on a worker before a pickle is loaded there). Must not know picklers: callers pass in the function that
+pickles the value of a handle. Imported by task processes.
 """
 
 from __future__ import annotations

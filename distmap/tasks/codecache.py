@@ -1,7 +1,7 @@
 """The cache of pickled functions that repeated calls go through.
 
-Owns `CodeCache` and the checks that say whether anything that a function reaches by name has changed. Must not know
-items, tasks or workers. For the kernel: task processes do not import this.
+Owns `CodeCache` and the checks that say whether a global that a function uses has changed. Must not know items, tasks
+or workers. For the kernel: task processes do not import this.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Owns the layout of a chunk. One pair, `encode` and `Items`, serves items and results alike. Must not know tasks, slots
 or connections. Imported by task processes, so it stays light.
 
-A chunk is a *whole* (one pickle of a list, range or array) or *single* (a pickle per item, so that an item that does
-not pickle or unpickle costs itself only). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins.
-A folded result: b"f", then a head of one value, then its failures.
+A chunk is a *whole* (one pickle of a list, range or array) or *single* (a pickle per item, so that one bad item does
+not lose the others). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins. A folded result:
+b"f", then a head of one value, then its failures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Objects that pickle does not take, or would send as a name that means nothing elsewhere: taken apart, built again.
 
-Owns a pair of functions for each kind: one that says what an object is made of, one that makes it again; pickles name
-the second, so that to rename one changes what travels. Exceptions and classes have files of their own. Must not know
-picklers, jobs or cloudpickle. Imported when the first such object is met.
+Owns a pair of functions for each kind: one that says what an object is made of, one that makes it again; pickles
+contain the name of the second, so a new name is a change of what travels. Exceptions and classes have files of their
+own. Must not know picklers, jobs or cloudpickle. Imported when the first such object is met.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a task process received from the process that owns it: secrets and descriptors of what the two share.
 
-Owns the table, and closes a descriptor that is no longer needed. What is made of them is `shared.py`'s, which imports
-much of multiprocessing: here they only arrive.
+Owns the table, and closes a descriptor that is no longer needed. This module only stores them. `shared.py` uses them;
+it imports much of multiprocessing.
 """
 
 from __future__ import annotations

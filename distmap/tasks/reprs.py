@@ -1,10 +1,9 @@
 """A short text for any object, in bounded time and memory as far as that can be had.
 
 Owns what an item looks like in notes and messages. Builtin containers are shown by their first elements, long numbers
-and texts by their beginning. A class with a `__repr__` of its own may do anything in it: it is not asked if a great
-deal hangs on the object, and where a timer can interrupt it (in the main thread, not on Windows) not for long. One
-that computes for minutes in C, or makes a giant text of nothing, nobody can stop. Imported when a text is wanted, not
-at the start of a task process.
+and texts by their beginning. A `__repr__` of the user may do anything: it is not called for an object that holds much,
+and a timer stops it after a short time where a timer can (in the main thread, not on Windows). One that computes for
+long in C, or makes a giant text, cannot be stopped. Imported when a text is wanted, not at the start of a task process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What processes of one machine share: locks, queues, pipes, sockets, shared memory and proxies of multiprocessing.
 
 Owns how they travel to slots of this machine, as multiprocessing passes them to the processes that it spawns: names and
-keys as secrets, descriptors as such. Workers elsewhere and executors are never sent either, so that loading says there
-why it cannot be. Must not know picklers, slots or connections. Imported when the first such object is met.
+keys as secrets, descriptors as such. They are not sent to other machines and executors: loading there raises an error
+that says why. Must not know picklers, slots or connections. Imported when the first such object is met.
 """
 
 from __future__ import annotations

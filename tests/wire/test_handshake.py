@@ -10,7 +10,7 @@ import pytest
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import Dialer, Listener, Role, sanitized
+from distmap.wire.handshake import PROTOCOL, Dialer, Listener, Role, sanitized
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -197,14 +197,17 @@ def test_equal_roles_are_refused() -> None:
         left.receive(reply(TOKEN, left.hello(), role="worker"))
 
 
-@pytest.mark.parametrize("versions", [[5, 6], [3, 3]])
+OLDEST, NEWEST = PROTOCOL
+
+
+@pytest.mark.parametrize("versions", [[NEWEST + 1, NEWEST + 2], [OLDEST - 1, OLDEST - 1]])
 def test_versions_that_do_not_overlap(versions: list[int]) -> None:
     """Both sides refuse with both ranges named."""
     hello = forge(listener().hello(), v=versions)
-    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 4 to 4"):
+    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* {OLDEST} to {NEWEST}"):
         dialer().receive_hello(hello)
     left = listener()
-    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* 4 to 4"):
+    with pytest.raises(VersionMismatch, match=rf"{versions[0]} to {versions[1]} .* {OLDEST} to {NEWEST}"):
         left.receive(reply(TOKEN, left.hello(), v=versions))
     assert not left.proved
 
