@@ -73,6 +73,14 @@ def test_samples_cover_every_message() -> None:
     assert {type(sample) for sample in SAMPLES} == set(get_args(Message))
 
 
+def test_samples_differ_from_every_default() -> None:
+    """A field that is forgotten on the wire would come back as its default, so some sample has another value."""
+    for kind in get_args(Message):
+        for name, default in kind._field_defaults.items():
+            values = [getattr(sample, name) for sample in SAMPLES if type(sample) is kind]
+            assert any(value != default for value in values), f"{kind.__name__}.{name}"
+
+
 @pytest.mark.parametrize("message", SAMPLES, ids=repr)
 def test_round_trip(message: Message) -> None:
     """A message comes back equal, of the same type, from any kind of buffer."""
