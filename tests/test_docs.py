@@ -83,7 +83,7 @@ def test_every_example_of_a_docstring_runs() -> None:
 
 def test_sections_of_docstrings_are_found() -> None:
     """Each section of a docstring begins after an empty line and has a name that the reference knows."""
-    for path in (ROOT / "distmap").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert re.findall(r"\S\n +(?:Args|Raises|Returns|Attributes|Examples):\n", text) == [], path
         assert re.findall(r"^ +(?:Example|Raise|Return|Arguments|Parameters):$", text, re.M) == [], path
@@ -163,7 +163,7 @@ def test_every_option_of_the_worker_is_in_the_reference() -> None:
 
 def test_every_limit_has_a_description() -> None:
     """Each limit has a comment of its own, from which the site makes its table."""
-    source = (ROOT / "distmap" / "core" / "limits.py").read_text(encoding="utf-8")
+    source = (PACKAGE / "core" / "limits.py").read_text(encoding="utf-8")
     described = re.findall(r"^    #: [A-Z].*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
     described += re.findall(r"^    #: `.*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
     assert set(described) == set(LIMITS._fields)
@@ -243,7 +243,7 @@ def test_the_files_and_functions_named_there_exist(page: Path) -> None:
     wrong = []
     for row in named:
         files, names = code(row["file"]), set(code(row.get("name", "")))
-        paths = [path for file in files for path in (ROOT / "distmap" / file, ROOT / file) if path.exists()]
+        paths = [path for file in files for path in (PACKAGE / file, ROOT / file) if path.exists()]
         names -= {found for path in paths for found in defined(path)}
         if names or len(paths) < len(files):
             wrong.append((*files, *names))
@@ -254,7 +254,7 @@ def test_the_files_and_functions_named_there_exist(page: Path) -> None:
 def test_the_paths_named_in_the_text_exist(page: Path) -> None:
     """Every path of a module or folder of the project that a page names in code is there."""
     for path in re.findall(r"`((?:\w+/)*(?:\w+\.py|\w+/))`", page.read_text(encoding="utf-8")):
-        assert any((folder / path).exists() for folder in (ROOT / "distmap", ROOT)), path
+        assert any((folder / path).exists() for folder in (PACKAGE, PACKAGE.parent, ROOT)), path
 
 
 def test_the_way_of_a_map_is_short() -> None:
