@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.modules import write
 
 from distmap.tasks.bundling import bundle, imported, pack
 from distmap.tasks.modules import packed_here
-
-TESTS = Path(__file__).resolve().parent
-
-
-ROOT = TESTS.parent
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path, like that of a notebook; what is imported from it is forgotten afterwards."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) is None or str(tmp_path) in str(sys.modules[name].__file__):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Callable[..., str]:
-    def run(source: str) -> str:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])}
-        command = [sys.executable, "-W", "error", "-B", "-c", textwrap.dedent(source)]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=18, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    return run
-
-
-def write(folder: Path, **files: str) -> None:
-    importlib.invalidate_caches()
-    for name, text in files.items():
-        path = folder / (name.replace("__", "/") + ".py" if not name.endswith("_init") else name[:-5] + "/__init__.py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
 
 
 def test_a_bundle_holds_everything_that_is_imported(folder: Path) -> None:
