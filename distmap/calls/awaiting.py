@@ -28,7 +28,8 @@ async def await_interruptible(waited: asyncio.Future[Any], stop: Callable[[bool]
             throw(error)
         return waited.result()
     except BaseException as raised:
-        if isinstance(raised, asyncio.CancelledError) and not waited.done():
+        # A cancellation may come after the result, before this coroutine runs again: then too the job must stop.
+        if isinstance(raised, asyncio.CancelledError) and not waited.cancelled():
             stop(_cell_was_cancelled())
             waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else looks at it
         raise clean(raised)  # noqa: B904  (it is the one that was caught)

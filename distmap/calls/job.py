@@ -245,11 +245,7 @@ class Job(JobHandle):
             while True:
                 with news:
                     while (run := results.run_at(index)) is None and not self.ready():
-                        try:
-                            news.wait()
-                        except KeyboardInterrupt:
-                            self._serving.interrupt()
-                            raise KeyboardInterrupt from None
+                        news.wait()
                 if run is None:
                     self._completion.raise_error()
                     self._tell_given()
@@ -264,6 +260,8 @@ class Job(JobHandle):
                 yield from values
                 index += count
         except (Exception, KeyboardInterrupt) as error:  # not the end of a generator
+            if isinstance(error, KeyboardInterrupt):  # raised here, not in the user's loop
+                self._serving.interrupt()
             raise clean(error)  # noqa: B904  (it is the one that was caught)
 
     async def __aiter__(self) -> AsyncIterator[Any]:

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from distmap.calls.awaiting import await_interruptible
+
 #: The shared pool lives longer than a test.
 pytestmark = pytest.mark.own_leaks
 
@@ -77,3 +79,36 @@ def test_cancelling_the_await_cancels_the_job(pool2, gate):
     job.wait(10)
     assert job.state == "cancelled"
     assert pool2.map(abs, [-1]) == [1]
+
+
+def test_a_cancellation_that_comes_with_a_result_stops_too():
+    """Whoever is cancelled when the next result is there already, but not taken yet, stops the job as well."""
+
+    async def main():
+        waited = asyncio.get_running_loop().create_future()
+        stops = []
+        task = asyncio.create_task(await_interruptible(waited, stops.append))
+        for _ in range(3):  # steps of the loop: it waits now
+            await asyncio.sleep(0)
+        waited.set_result(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return stops
+
+    assert asyncio.run(main()) == [False]
+
+
+def test_what_was_cancelled_itself_is_not_stopped_again():
+    """A future that somebody cancelled ends the waiting; there is nothing to stop."""
+
+    async def main():
+        waited = asyncio.get_running_loop().create_future()
+        stops = []
+        task = asyncio.create_task(await_interruptible(waited, stops.append))
+        waited.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return stops
+
+    assert asyncio.run(main()) == []

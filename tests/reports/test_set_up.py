@@ -64,7 +64,15 @@ def test_slots_and_workers_that_come_are_set_up_first():
     """What joins while a map runs computes nothing before it was set up; its results are added."""
     with WorkerProcess("--port", "0", "--slots", "2", "--name", "late") as late, distmap.Pool(1) as pool:
         both, once = pool.run(setup), pool.run(lambda: os.getpid(), each="worker")
-        job = pool.map_async(look, range(60), chunksize=1)
+
+        def feed():
+            # There is work until the new worker has been set up, however long that takes on a busy machine.
+            end = time.monotonic() + 12
+            while len(both.get("late", ())) < 2 and time.monotonic() < end:
+                yield 0
+            yield from range(60)
+
+        job = pool.map_async(look, feed(), chunksize=1)
         pool.add(late.url)
         found = job.result(15)
         assert {ran for _, ran in found} == {"1"}
