@@ -59,6 +59,8 @@ class Portal:
         self._ready = threading.Event()
         #: `join` waits for this: an interrupted Thread.join takes a thread that runs for one that ended (3.11, 3.12).
         self._ended = threading.Event()
+        #: Tasks of `run` whose answer is not given yet; the loop's thread only.
+        self._unanswered: set[asyncio.Task[Any]] = set()
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -152,12 +154,16 @@ class Portal:
 
         def begin() -> None:
             try:
-                self.loop.create_task(coroutine).add_done_callback(end)
+                task = self.loop.create_task(coroutine)
             except RuntimeError:
                 coroutine.close()
                 answer.set_exception(closed)
+            else:
+                self._unanswered.add(task)
+                task.add_done_callback(end)
 
         def end(task: asyncio.Task[T]) -> None:
+            self._unanswered.discard(task)
             error = closed if task.cancelled() else task.exception()
             if error is None:
                 answer.set_result(task.result())
@@ -210,7 +216,8 @@ class Portal:
             loop.run_forever()
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
-            while tasks := asyncio.all_tasks(loop):  # a call that comes just now may begin one
+            # A call that comes just now may begin one; one that is done may not have given its answer yet.
+            while tasks := asyncio.all_tasks(loop) | self._unanswered:
                 for task in tasks:
                     task.cancel()
                 loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -126,6 +126,35 @@ def test_a_coroutine_that_comes_as_the_loop_ends_ends_too():
             answer.result(5)
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_a_coroutine_that_is_done_as_the_loop_ends_gives_its_answer(turns):
+    """Whichever turn of the ending loop is its last, whoever waits for it gets an answer."""
+    portal, late = Portal(), []
+
+    async def short():
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return "done"
+
+    async def holding():
+        try:
+            yield 1
+        finally:
+            late.append(portal.run(short()))
+
+    async def begin():
+        generator = holding()
+        await anext(generator)
+        portal.loop.generator = generator  # kept, so that the loop itself closes it
+
+    portal.run(begin()).result(5)
+    portal.close()
+    try:
+        assert late[0].result(5) == "done"
+    except PoolClosed as error:
+        assert "closed meanwhile" in str(error)
+
+
 def test_what_was_posted_as_the_loop_stopped_runs_too():
     """Calls that the loop had not begun when it stopped run in its thread after it."""
     portal = Portal()
