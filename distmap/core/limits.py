@@ -174,8 +174,8 @@ class Limits(NamedTuple):
     beat_every: float = 5.0
     #: Seconds of silence after which a worker gets no new work.
     suspect_after: float = 10.0
-    #: Seconds of silence after which a worker is lost.
-    lost_after: float = 30.0
+    #: Seconds of silence after which a worker is lost: so long its connection may be gone, and come back at no cost.
+    reconnect_grace: float = 30.0
     #: Seconds without a pool after which a worker ends (`--exit-if-orphaned`).
     orphan_after: float = 120.0
 

@@ -160,7 +160,7 @@ def _seconds_gained(state: SchedulerState, attempt: Attempt) -> float:
     if attempt.state == "waiting":
         ahead = attempt.slot.queue[0]
         # If overdue, it runs an item that takes longer than any before: the end is unknown.
-        return ahead.end - state.now if ahead.end > state.now else state.limits.lost_after
+        return ahead.end - state.now if ahead.end > state.now else state.limits.reconnect_grace
     job = attempt.job
     behind = attempt.hi - max(attempt.at, attempt.next) - 1
     # A chunk of fixed size is not cut while it runs; it waited when it was entered here.

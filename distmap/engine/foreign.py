@@ -374,7 +374,7 @@ class ExecutorEngine:
         )
         if silent >= self._limits.suspect_after and not runs:
             why = self._probe()
-            if why is not None and silent >= self._limits.lost_after:
+            if why is not None and silent >= self._limits.reconnect_grace:
                 return self._give_up(f"{why}, and it has answered nothing for {silent:.0f} s")
         self._timer = self._loop.call_later(self._limits.suspect_after / 2, self._check_silence)
 

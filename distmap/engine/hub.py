@@ -359,7 +359,7 @@ class HubEngine:
         elif state == "fine":
             worker.listener.trusted()
         else:
-            self._on_lost(worker, f"silent for {self._limits.lost_after:.0f} s", charged=True)
+            self._on_lost(worker, f"silent for {self._limits.reconnect_grace:.0f} s", charged=True)
 
     def _on_lost(self, worker: WorkerConnection, reason: str, *, charged: bool) -> None:
         if worker.gone.is_set():

@@ -34,7 +34,7 @@ class Conversation:
         connection: A proved connection of `dial` or `listen`.
         on_message: Called with each complete message and its parts, which it may keep and write to. Must not block.
         on_liveness: Called when the liveness of the other side changes: "suspect" after `suspect_after` of silence,
-            "fine" when something comes in again, "lost" after `lost_after`, which ends the conversation.
+            "fine" when something comes in again, "lost" after `reconnect_grace`, which ends the conversation.
         on_closed: Called once, with one sentence, when the conversation ends in any other way than by our own `close`
             or `abort`.
         beat: Called every `beat_every`; returns a heartbeat, or None to send only a ping.
@@ -200,7 +200,7 @@ class Conversation:
                 self._liveness = liveness
                 self._on_liveness(liveness)
             if liveness == "lost":
-                self._ended(f"{self._channel.peer} was silent for {limits.lost_after:g} s")
+                self._ended(f"{self._channel.peer} was silent for {limits.reconnect_grace:g} s")
                 self._channel.abort()
                 return
             if session.peer.beat_due(now):

@@ -108,7 +108,7 @@ def _channel_closed(error: ConnectionClosed) -> ChannelClosed:
 def _tune(transport: asyncio.BaseTransport) -> None:
     # asyncio sets TCP_NODELAY itself.
     sock = transport.get_extra_info("socket")
-    options = (("TCP_NOTSENT_LOWAT", LIMITS.unsent_bytes), ("TCP_USER_TIMEOUT", round(1000 * LIMITS.lost_after)))
+    options = (("TCP_NOTSENT_LOWAT", LIMITS.unsent_bytes), ("TCP_USER_TIMEOUT", round(1000 * LIMITS.reconnect_grace)))
     for name, value in options:
         option = getattr(socket, name, None)
         if option is not None and sock is not None:

@@ -40,7 +40,7 @@ class PeerClock:
             self.heard(now)
         self._looked = now
         silence = now - self._heard
-        if silence >= limits.lost_after:
+        if silence >= limits.reconnect_grace:
             return "lost"
         return "suspect" if silence >= limits.suspect_after else "fine"
 

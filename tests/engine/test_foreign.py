@@ -271,7 +271,8 @@ def test_an_executor_that_is_silent_and_takes_nothing_new_is_lost(ear: Ears) -> 
 
     async def main() -> None:
         executor = Mute()
-        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.04, lost_after=0.08)), ear()
+        limits = Limits(suspect_after=0.04, reconnect_grace=0.08)
+        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
         await engine.start(listener)
         attempt = listener.send(square, [3])
         async with asyncio.timeout(10):
@@ -295,7 +296,8 @@ def test_an_executor_without_workers_is_lost(ear: Ears) -> None:
     async def main() -> None:
         executor = Mute()
         executor._client = SimpleNamespace(_scheduler_identity={"workers": {"one": {}}})  # type: ignore[attr-defined]
-        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.04, lost_after=0.08)), ear()
+        limits = Limits(suspect_after=0.04, reconnect_grace=0.08)
+        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
         await engine.start(listener)
         listener.send(square, [3])
         async with asyncio.timeout(10):
@@ -346,7 +348,8 @@ def test_what_surely_runs_is_waited_for(ear: Ears) -> None:
 
     async def main() -> None:
         executor = Candid()
-        engine, listener = ExecutorEngine(executor, slots=1, limits=Limits(suspect_after=0.02, lost_after=0.04)), ear()
+        limits = Limits(suspect_after=0.02, reconnect_grace=0.04)
+        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
         await engine.start(listener)
         attempt = listener.send(square, [3])
         future, fn, args = executor.tasks.pop()

@@ -406,7 +406,7 @@ def test_silent_worker_is_suspected_trusted_and_given_up(token: Secret) -> None:
     """A stopped supervisor is suspected, trusted again when it goes on, and lost when it stays silent."""
 
     async def main() -> None:
-        limits = Limits(beat_every=0.1, suspect_after=0.5, lost_after=3.0)
+        limits = Limits(beat_every=0.1, suspect_after=0.5, reconnect_grace=3.0)
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
             engine, sink = hub(worker.url, token=token, limits=limits), RecordingSink()
             await engine.start(sink)

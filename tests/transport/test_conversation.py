@@ -25,7 +25,7 @@ from distmap.transport.url import WorkerURL, parse_url
 from distmap.wire.messages import Beat, Bye, Draining, Message, Put, Report, Task
 
 A, B = b"a" * 16, b"b" * 16
-FAST = Limits(beat_every=0.04, suspect_after=0.15, lost_after=0.4)
+FAST = Limits(beat_every=0.04, suspect_after=0.15, reconnect_grace=0.4)
 TASK = Task(0, 1, B, (), 0, 1, 0, 0.0)
 
 
@@ -290,7 +290,7 @@ def test_the_first_round_trip_is_the_handshakes() -> None:
 def test_silence_is_suspect_then_lost() -> None:
     """Each is reported once; then the conversation has ended, on this side with the reason."""
     # A ticker that is later than `beat_every` counts the silence afresh; a loaded machine may well delay it by 0.04 s.
-    limits = FAST._replace(beat_every=0.4, suspect_after=0.6, lost_after=1.2)
+    limits = FAST._replace(beat_every=0.4, suspect_after=0.6, reconnect_grace=1.2)
 
     async def main() -> None:
         pool, worker, pool_end, _ = sides(limits)
@@ -330,7 +330,7 @@ def test_a_starved_loop_blames_nobody() -> None:
     async def main() -> None:
         pool, worker, *_ = sides(FAST)
         await asyncio.sleep(0.1)
-        time.sleep(2 * FAST.lost_after)
+        time.sleep(2 * FAST.reconnect_grace)
         await asyncio.sleep(0.1)
         assert pool.states.empty()
         assert pool.closed.empty()
@@ -346,7 +346,7 @@ def test_any_byte_is_life() -> None:
     async def main() -> None:
         pool, worker, pool_end, _ = sides(FAST)
         pool_end.stall()
-        end = asyncio.get_running_loop().time() + 2 * FAST.lost_after
+        end = asyncio.get_running_loop().time() + 2 * FAST.reconnect_grace
         while (now := asyncio.get_running_loop().time()) < end:
             # What a WebSocket does when a part of a frame comes in.
             pool_end.last_heard = now

@@ -378,7 +378,7 @@ def test_orphaned_worker_leaves_if_asked_to() -> None:
 def supervisor(token: Secret, announced: list[str], **more: Any) -> Supervisor:
     settings = Settings(name="here", slots=1, token=token, **more)
     return Supervisor(
-        settings, announce=announced.append, limits=Limits(beat_every=0.1, suspect_after=0.3, lost_after=1.0)
+        settings, announce=announced.append, limits=Limits(beat_every=0.1, suspect_after=0.3, reconnect_grace=1.0)
     )
 
 
