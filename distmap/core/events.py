@@ -98,6 +98,8 @@ class WorkerMeasured(NamedTuple):
     rtt: float
     cpu: float
     memory: float
+    #: Seconds of work that each of its slots should hold beyond what runs: what its connection may be out of reach for.
+    ahead: float = 0.0
 
 
 class SlotDied(NamedTuple):

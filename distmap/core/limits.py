@@ -31,6 +31,16 @@ class Limits(NamedTuple):
     #: Seconds that a slot is reserved for a job that reads its input; then other jobs may take the slot.
     reservation_seconds: float = 0.050
 
+    # work that is sent ahead, so that a slot goes on while its connection does not
+    #: Seconds of work that a slot may hold beyond what runs, where a connection drops or its round trip varies.
+    ahead_seconds: float = 15.0
+    #: Attempts of such a slot that may wait. Chunks are made larger rather than more: each costs a message.
+    ahead_chunks: int = 16
+    #: Bytes of input of these attempts.
+    ahead_bytes: int = 32 << 20
+    #: Seconds for which an outage of a connection is remembered.
+    outage_memory: float = 300.0
+
     # memory
     #: Bytes of input and results of a job that were read and not consumed.
     job_bytes: int = 256 << 20

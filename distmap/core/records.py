@@ -49,6 +49,8 @@ class WorkerRecord:
     joined: float
     state: str = "trusted"
     memory: float = 0.0
+    #: Seconds of work that each slot should hold beyond what runs.
+    ahead: float = 0.0
     #: Its time per item relative to the average of all workers, learnt from every job.
     slowness: float = 1.0
     slots: list[SlotRecord] = field(default_factory=list)

@@ -55,7 +55,7 @@ def worker_measured(state: SchedulerState, event: ev.WorkerMeasured) -> None:
     """The figures of a worker's heartbeat."""
     worker = _worker(state, event.worker)
     if worker is not None:
-        worker.rtt, worker.memory = event.rtt, event.memory
+        worker.rtt, worker.memory, worker.ahead = event.rtt, event.memory, event.ahead
         state.worker_index.update_slots(worker)
 
 

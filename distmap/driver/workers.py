@@ -143,10 +143,10 @@ class WorkerEntry:
         """The attempt is at this item."""
         self._post(ev.AttemptProgressed(attempt, at))
 
-    def measured(self, rtt: float, cpu: float, memory: float) -> None:
-        """Round trip and load as of now."""
+    def measured(self, rtt: float, cpu: float, memory: float, ahead: float = 0.0) -> None:
+        """Round trip and load as of now, and how much work to send ahead."""
         self.rtt, self.cpu, self.memory = rtt, cpu, memory
-        self._post(ev.WorkerMeasured(self.id, rtt, cpu, memory))
+        self._post(ev.WorkerMeasured(self.id, rtt, cpu, memory, ahead))
 
     def suspected(self) -> None:
         """It has been silent for a while."""

@@ -45,8 +45,11 @@ class WorkerListener(SlotListener, Protocol):
     def broke(self, attempt: int, at: int | None, text: str) -> None:
         """What ran an attempt ended, and nothing else on its slot. `at`: the item that did it, if it is known."""
 
-    def measured(self, rtt: float, cpu: float, memory: float) -> None:
-        """Seconds of a round trip; load of the processor and memory in use, 0 to 1."""
+    def measured(self, rtt: float, cpu: float, memory: float, ahead: float = 0.0) -> None:
+        """Seconds of a round trip; load of the processor and memory in use, 0 to 1.
+
+        ahead: seconds of work that each slot should hold beyond what runs (`wire.outages.send_ahead`).
+        """
 
     def suspected(self) -> None:
         """The worker has been silent for a while."""
