@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 #: "interrupted" is set by the calling thread only: the job was cancelled because the user pressed Interrupt.
 JobState = Literal["running", "paused", "done", "failed", "cancelled", "interrupted"]
-WorkerState = Literal["idle", "busy", "resting", "suspect", "draining", "lost"]
+WorkerState = Literal["idle", "busy", "resting", "suspect", "reconnecting", "draining", "lost"]
 #: What a slot did in a period: its items are done; run now (in a job that is over: were interrupted); some raised and
 #: are run again; some failed; or all were lost with their process or worker.
 BlockKind = Literal["done", "running", "retried", "failed", "lost"]
@@ -50,6 +50,8 @@ class Lane(NamedTuple):
     blocks: tuple[Block, ...] = ()
     #: Its id: unique in a pool, as names are not.
     worker: int = 0
+    #: Seconds since it was last heard, while it is reconnecting.
+    silent: float = 0.0
 
 
 class Snapshot(NamedTuple):
@@ -75,6 +77,8 @@ class Snapshot(NamedTuple):
     rate: float
     eta: float | None
     lanes: tuple[Lane, ...]
+    #: Connections to workers that broke and were resumed while the job ran; nothing was run again because of them.
+    resumes: int = 0
 
 
 #: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.

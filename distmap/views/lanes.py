@@ -12,7 +12,7 @@ from math import frexp
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
 from distmap.core.timeline import join_blocks
 from distmap.views.html import NO_NUMBER, text_html
-from distmap.views.words import counted, elapsed, is_live, number
+from distmap.views.words import counted, elapsed, is_live, number, out_of_reach
 
 #: Workers with a row of their own; further ones share a row.
 MAX_LANES = 8
@@ -24,6 +24,7 @@ _WORKER_WORDS: dict[WorkerState, str] = {
     "busy": "busy",
     "resting": "resting after crashes",
     "suspect": "silent",
+    "reconnecting": "reconnecting",
     "draining": "leaving",
     "lost": "lost",
 }
@@ -75,7 +76,9 @@ def _lane_html(lane: Lane, snapshot: Snapshot) -> str:
     lost = lane.state == "lost"
     dim = ' class="dm-lost"' if lost else ""
     busy = f"{lane.busy:.0%}" if not lost else NO_NUMBER if live else state
-    flight = state if lane.state not in ("idle", "busy") else number(lane.in_flight) if lane.in_flight else NO_NUMBER
+    flight = number(lane.in_flight) if lane.in_flight else NO_NUMBER
+    if lane.state not in ("idle", "busy", "reconnecting"):
+        flight = state
     return (
         f'<tr{dim}><td title="{name}, {counted(lane.slots, "slot")}, {state}">'
         f'<span class="dm-dot dm-dot-{lane.state}"></span>{name}<span class="dm-hidden"> ({state})</span></td>'
@@ -103,7 +106,7 @@ def _chosen_lanes(lanes: Sequence[Lane]) -> tuple[list[Lane], list[Lane]]:
 
 def _rank(lane: Lane) -> tuple[bool, bool, int]:
     """Smaller ranks are shown first."""
-    return lane.state == "lost", lane.state not in ("suspect", "draining"), -lane.items.bit_length()
+    return lane.state == "lost", lane.state not in ("suspect", "reconnecting", "draining"), -lane.items.bit_length()
 
 
 def _others_html(lanes: Sequence[Lane], live: bool) -> str:
@@ -155,5 +158,11 @@ def lanes_html(snapshot: Snapshot) -> str:
     flight = "<th>In flight</th>" if live else ""
     return (
         f'<table class="dm-lanes"><thead><tr><th>Worker</th><th><span class="dm-hidden">Items</span>{axis}</th>'
-        f"<th>Busy</th><th>Chunks</th>{flight}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<th>Busy</th><th>Chunks</th>{flight}</tr></thead><tbody>{rows}</tbody></table>{_waiting_html(snapshot)}"
     )
+
+
+def _waiting_html(snapshot: Snapshot) -> str:
+    """Which workers are out of reach, in a line below the table."""
+    words = " \N{MIDDLE DOT} ".join(out_of_reach(snapshot))
+    return f'<div class="dm-foot">{text_html(words)}</div>' if words else ""

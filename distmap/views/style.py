@@ -96,7 +96,7 @@ background:var(--dm-shade)}
 .dm-dot{display:inline-block;box-sizing:border-box;width:7px;height:7px;margin-right:7px;border-radius:50%;
 border:2px solid var(--dm-muted);vertical-align:1px}
 .dm-dot-busy,.dm-dot-running{border-color:var(--dm-brand);background:var(--dm-brand)}
-.dm-dot-suspect,.dm-dot-draining,.dm-dot-resting,.dm-dot-paused,.dm-dot-cancelled,.dm-dot-interrupted{border-color:var(--dm-warning)}
+.dm-dot-suspect,.dm-dot-reconnecting,.dm-dot-draining,.dm-dot-resting,.dm-dot-paused,.dm-dot-cancelled,.dm-dot-interrupted{border-color:var(--dm-warning)}
 .dm-dot-done{border-color:var(--dm-success);background:var(--dm-success)}
 .dm-dot-lost,.dm-dot-failed{border-color:var(--dm-error);background:var(--dm-error)}
 .dm-card .jupyter-widget-Collapse,.dm-card .jupyter-widget-Collapse-contents{border:0;background:none;padding:0}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
 from distmap.views.base import QUICK, Issue, TextSink, write_text
-from distmap.views.words import as_ended, counted, live_workers, printable, problems, rate_of, rate_words
+from distmap.views.words import as_ended, counted, live_workers, out_of_reach, printable, problems, rate_of, rate_words
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
@@ -52,7 +52,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
             **super().format_dict,
             "took": self.format_interval(s.elapsed),
             "left": "?" if left is None else self.format_interval(left),
-            "facts": "".join(f", {fact}" for fact in facts(s)),
+            "facts": printable("".join(f", {fact}" for fact in facts(s))),
             "bar_format": _UNKNOWN if s.total is None else _KNOWN,
         }
 
@@ -74,6 +74,7 @@ def _size_options(file: TextIO) -> dict[str, Any]:
 def facts(snapshot: Snapshot) -> list[str]:
     """What follows the times: rate, workers, and what went wrong."""
     words = [rate_words(rate_of(snapshot)), counted(live_workers(snapshot), "worker"), *problems(snapshot)]
+    words += out_of_reach(snapshot)
     if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
     return [word for word in words if word]

@@ -90,9 +90,28 @@ def problems(snapshot: Snapshot) -> list[str]:
         (s.requeued, f"{number(s.requeued)} requeued"),
         (s.deaths, counted(s.deaths, "process died", "processes died")),
         (s.losses, counted(s.losses, "worker lost", "workers lost")),
+        (s.resumes, counted(s.resumes, "connection resumed", "connections resumed")),
         (s.duplicates, counted(s.duplicates, "late result refused", "late results refused")),
     ]
     return [words for n, words in parts if n]
+
+
+#: Workers that are out of reach and named one by one; further ones are counted.
+MAX_NAMED = 3
+
+
+def out_of_reach(snapshot: Snapshot) -> list[str]:
+    """The workers that a live job waits for, each as a few words: "gpu1: reconnecting for 4 s, 7 items are there"."""
+    if not is_live(snapshot):
+        return []
+    lanes = [lane for lane in snapshot.lanes if lane.state == "reconnecting"]
+    words = []
+    for lane in lanes[:MAX_NAMED]:
+        there = f", {counted(lane.in_flight, 'item')} {'is' if lane.in_flight == 1 else 'are'} there"
+        words.append(f"{lane.name}: reconnecting for {lane.silent:.0f} s{there if lane.in_flight else ''}")
+    if len(lanes) > MAX_NAMED:
+        words.append(f"{counted(len(lanes) - MAX_NAMED, 'more worker')} reconnecting")
+    return words
 
 
 def live_workers(snapshot: Snapshot) -> int:

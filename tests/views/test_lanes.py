@@ -44,6 +44,15 @@ def test_a_lane_in_words() -> None:
     assert "In flight" not in lanes_html(snapshot(lane(), state="failed"))
 
 
+def test_a_worker_out_of_reach_is_told_below_the_table() -> None:
+    """Its row shows what it has in flight, and a line below says for how long it has been silent."""
+    html = lanes_html(snapshot(lane(state="reconnecting")._replace(silent=12.0)))
+    table, below = html.split("</table>")
+    assert cells(table) == ["w (reconnecting)", "5", "50%", "3", "2"]
+    assert re.sub("<[^>]*>", "", below) == "w: reconnecting for 12 s, 2 items are there"
+    assert lanes_html(snapshot(lane(state="reconnecting"), state="failed")).endswith("</table>")
+
+
 def test_no_worker_yet_is_said() -> None:
     """A job without workers says what it waits for, and says nothing when it is over."""
     assert "Waiting for a worker" in lanes_html(snapshot())

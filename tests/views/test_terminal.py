@@ -65,6 +65,16 @@ def test_the_numbers_are_the_snapshots() -> None:
     assert file.getvalue().endswith("\n")
 
 
+def test_a_worker_out_of_reach_is_named() -> None:
+    """The bar says which worker it waits for, without the control characters of its name."""
+    file = io.StringIO()
+    view = TerminalView("score", file=file, every=0.0)
+    away = Lane("gpu\x1b", 2, "reconnecting", 0, 0, 4, 0.9, silent=3.0)
+    view.update(START._replace(lanes=(away,)))
+    assert shown(file)[-1].endswith("1 worker, gpu\\x1b: reconnecting for 3 s, 4 items are there]")
+    view.close(START._replace(state="done"))
+
+
 def test_unknown_length_has_no_percentage() -> None:
     """Without a length the bar counts; when the length becomes known it turns into a bar."""
     file = io.StringIO()

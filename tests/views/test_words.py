@@ -55,6 +55,20 @@ def test_the_line_of_text_tells_everything() -> None:
     assert words.job_line("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
 
 
+def test_workers_out_of_reach_are_named() -> None:
+    """A live job names those that it waits for, for how long, and what is there; many are counted."""
+    away = LANES[0]._replace(name="gpu1", state="reconnecting", silent=4.2, in_flight=7)
+    waiting = RUNNING._replace(lanes=(LANES[0], away, away._replace(name="gpu2", in_flight=1)))
+    assert words.out_of_reach(waiting) == [
+        "gpu1: reconnecting for 4 s, 7 items are there",
+        "gpu2: reconnecting for 4 s, 1 item is there",
+    ]
+    many = RUNNING._replace(lanes=(away._replace(in_flight=0),) * 5)
+    assert words.out_of_reach(many) == ["gpu1: reconnecting for 4 s"] * 3 + ["2 more workers reconnecting"]
+    assert words.out_of_reach(waiting._replace(state="done")) == words.out_of_reach(RUNNING) == []
+    assert words.problems(RUNNING._replace(resumes=2))[-1] == "2 connections resumed"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0021, "2.1 ms"), (0.031, "31 ms"), (0.352, "0.35 s"), (4.21, "4.2 s"), (9.96, "0:10")]
 )
