@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from distmap.calls.inputs import Input
 from distmap.calls.interrupts import Interrupts
+from distmap.calls.notices import warn_of
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, JobReader, Mailbox
 from distmap.calls.results import ResultSink, decode, failure_of
@@ -28,7 +29,6 @@ from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import FirstChunk, JobEntry
 from distmap.driver.messages import Finished, Incident, Landed, Lost, Printed, ReadRequest, empty_snapshot
 from distmap.errors import JobCancelled
-from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import headline
 from distmap.tasks.items import dump_items
 from distmap.views.base import Issue, TextSink, write_text
@@ -143,7 +143,7 @@ class Serving(JobReader):
         """At the end: tell what workers wrote to whoever made the call, in the thread that found the end."""
         self._write = write_text
         notices, self.record.notices = self.record.notices, {}
-        warn_of_versions(notices)
+        warn_of(notices)
 
     # --- in the thread that serves ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from distmap.calls.arguments import label_of
+from distmap.calls.notices import warn_of
 from distmap.calls.options import MapOptions
 from distmap.calls.outcome import refusal_of
 from distmap.calls.reader import JobContext, JobReader, Mailbox
@@ -25,7 +26,6 @@ from distmap.driver.output import OutputRouter
 from distmap.driver.workers import WorkerStatus
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.code import Code, name_of
-from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import throw
 from distmap.tasks.items import load_results
 
@@ -99,7 +99,7 @@ class SetUp(Mapping[str, Any]):
             calls.waiting.clear()
             calls.printed()
             notices, self._record.notices = self._record.notices, {}
-            warn_of_versions(notices)
+            warn_of(notices)
         if self._on_error != "raise":
             self.close()
         elif calls.failures:

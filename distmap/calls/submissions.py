@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distmap.calls.futures import RawResult, SharedReport, Submission, TaskFuture
+from distmap.calls.notices import warn_of
 from distmap.calls.outcome import end_of
 from distmap.calls.reader import JobContext, JobReader
 from distmap.calls.results import exception_of
@@ -27,7 +28,6 @@ from distmap.driver.messages import Finished, JobMessage, Landed, Lost, ReadRequ
 from distmap.driver.output import OutputRouter
 from distmap.errors import PoolClosed
 from distmap.tasks.code import Code
-from distmap.tasks.extras import warn_of_versions
 from distmap.tasks.failures import Failure
 from distmap.tasks.items import DumpedItem, dump_item, join_items
 from distmap.views.callbacks import call_showing_errors
@@ -332,7 +332,7 @@ class _PushedJob(JobReader):
         """Resolve what is left: the pool was closed, or the job was cancelled."""
         self._owner.forget(self)
         if self._entry.notices:
-            self._owner.aside(warn_of_versions, self._entry.notices)
+            self._owner.aside(warn_of, self._entry.notices)
         if self._router.has_unreported or self._router.waiting:
             self._owner.aside(lambda: self._router.show(last=True))
         if self._linger is not None:

@@ -92,6 +92,14 @@ class Limits(NamedTuple):
     #: Entries of a package's folder that are searched for compiled modules.
     package_files: int = 10_000
 
+    # what a task process holds
+    #: Threads by which a task process may grow after its first task, before it is replaced.
+    growth_threads: int = 256
+    #: Open files, likewise: systems allow 1024 by default.
+    growth_files: int = 512
+    #: Processes that `multiprocessing` keeps there, likewise.
+    growth_processes: int = 64
+
     # leaving
     #: Seconds that a task process has for its exit functions (atexit, threads, multiprocessing).
     leave_seconds: float = 1.0

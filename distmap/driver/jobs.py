@@ -100,8 +100,8 @@ class JobEntry:
     #: Of a set-up: the worker that each item is for; name and reason of those that were lost.
     places: list[int] = field(default_factory=list)
     lost_workers: dict[int, tuple[str, str]] = field(default_factory=dict)
-    #: Lines for whoever made the call, each with the workers that sent it.
-    notices: dict[str, list[str]] = field(default_factory=dict)
+    #: Lines for whoever made the call (NOTICE or REMARK, and the line), each with the workers that sent it.
+    notices: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
     def add_chunk(self, chunk: int, payload: Payload, needs: tuple[bytes, ...], count: int) -> None:
         """Items were read: they follow those of the chunk before."""
@@ -148,10 +148,11 @@ class JobEntry:
         if self.incidents <= MAX_INCIDENTS:
             self.sink(incident)
 
-    def notice(self, line: str, worker: str) -> None:
+    def notice(self, kind: int, line: str, worker: str) -> None:
         """Keep a line; at most MAX_INCIDENTS, as a worker may send any number."""
-        if worker not in self.notices.get(line, ()) and len(self.notices) < MAX_INCIDENTS:
-            self.notices.setdefault(line, []).append(worker)
+        key = (kind, line)
+        if worker not in self.notices.get(key, ()) and len(self.notices) < MAX_INCIDENTS:
+            self.notices.setdefault(key, []).append(worker)
 
     def finish(
         self, outcome: Outcome, snapshot: Snapshot, error: BaseException | None = None, *, crashed: bool = False

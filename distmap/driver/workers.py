@@ -22,7 +22,7 @@ from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
 from distmap.tasks.payload import size
 from distmap.views.words import counted
-from distmap.wire.messages import NOTICE, Died, Output, Ready, Refused, Report
+from distmap.wire.messages import NOTICE, REMARK, Died, Output, Ready, Refused, Report
 
 log = logging.getLogger("distmap")
 
@@ -94,8 +94,8 @@ class WorkerEntry:
         job, pieces, lo = entry.job, [], 0
         text = bytes(parts[0]) if parts else b""
         for at, stream, length in output.pieces:
-            if stream == NOTICE:
-                job.notice(text[lo : lo + length].decode(errors="replace"), self.info.name)
+            if stream in (NOTICE, REMARK):
+                job.notice(stream, text[lo : lo + length].decode(errors="replace"), self.info.name)
             else:
                 pieces.append((at, stream, text[lo : lo + length]))
             lo += length

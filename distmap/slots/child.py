@@ -17,14 +17,16 @@ import os
 import sys
 from _thread import get_ident
 from _weakref import ref
+from time import monotonic
 from types import FrameType
 
-from distmap.slots.control import BLOCKS, LOADING, blocks, finished_marker, seek_log
+from distmap.slots.control import BLOCKS, HELD, LOADING, PROCESS, blocks, finished_marker, seek_log
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
 from distmap.tasks.capture import OutputCapture
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
+from distmap.tasks.leftovers import held
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
 from distmap.tasks.pickling import warm_up
@@ -40,6 +42,8 @@ _HIGH = (900, 200)
 #: New segments in one report at most: the kernel bounds the descriptors that are in flight.
 _NEW_SEGMENTS = 64
 _PDEATHSIG = 1
+#: Seconds between two counts of what this process holds.
+_COUNT_EVERY = 1.0
 
 
 def main(argv: list[str]) -> None:
@@ -113,6 +117,8 @@ class Child:
         self._outbox = Outbox(sock)
         self._blocks = cells
         self._tasks = 0
+        #: When what it holds is to be counted again.
+        self._count_at = 0.0
         self._pid = os.getpid()
         #: Copies of standard output and error.
         self._streams = streams
@@ -265,6 +271,11 @@ class Child:
                 if stream >= 0:
                     os.dup2(stream, fd)
         _flush()
+        if (now := monotonic()) >= self._count_at:
+            self._count_at = now + _COUNT_EVERY
+            cells = self._blocks[PROCESS]
+            for cell, number in zip(HELD, held(), strict=True):
+                cells[cell] = number
 
     # --- memory --------------------------------------------------------------------------------------------------
 

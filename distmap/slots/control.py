@@ -2,8 +2,8 @@
 
 Owns the layout. The file (no name, passed by descriptor) begins with one page of cells: `BLOCKS` blocks of eight 64-bit
 cells. A task process takes block n % BLOCKS for the n-th task that it was sent, so parent and child never disagree, and
-what is said about one attempt cannot overwrite what is said about the next. After the page comes what faulthandler
-wrote when the process crashed.
+what is said about one attempt cannot overwrite what is said about the next. One more block, `PROCESS`, tells of the
+process itself. After the page comes what faulthandler wrote when the process crashed.
 
 A block is handed to `Runner.run` as its `cells`. Two processes write it without a lock, so the order counts: before a
 task begins the child claims its block (CELL_ATTEMPT) and then reads CELL_STOP_ATTEMPT; the parent writes the stop and
@@ -28,6 +28,10 @@ NOBODY = -1
 LOADING = -1
 
 BLOCKS = 32
+#: Index of the block in which the process itself, between two tasks, tells what it holds; NOBODY until it has looked.
+PROCESS = BLOCKS
+#: Its cells: threads, open files, and processes that `multiprocessing` keeps for it.
+HELD = CELL_THREADS, CELL_FILES, CELL_PROCESSES = range(3)
 _BLOCK = 8
 _PAGE = 4096
 _LOG = 4000
@@ -41,7 +45,9 @@ def anonymous_cells() -> int:
 
 
 def blocks(file: int | str) -> list[memoryview]:
-    """The blocks of the file, each as eight signed 64-bit cells. Its descriptor may be closed afterwards.
+    """The blocks of the file and that of the process, each as eight signed 64-bit cells.
+
+    The descriptor of the file may be closed afterwards.
 
     On Windows `file` is a name: descriptors do not pass there.
     """
@@ -49,7 +55,7 @@ def blocks(file: int | str) -> list[memoryview]:
         view = memoryview(mmap.mmap(-1, _PAGE, tagname=str(file))).cast("q")
     else:
         view = memoryview(mmap.mmap(int(file), _PAGE)).cast("q")
-    return [view[n * _BLOCK : (n + 1) * _BLOCK] for n in range(BLOCKS)]
+    return [view[n * _BLOCK : (n + 1) * _BLOCK] for n in range(BLOCKS + 1)]
 
 
 def clear(cells: memoryview) -> None:

@@ -74,6 +74,8 @@ class Process:
         self.sent = 0
         #: What it keeps: digests of blobs, numbers of their segments.
         self.known: set[bytes] = set()
+        #: What it held after its first task (`control.HELD`); None until that is known.
+        self.held: list[int] | None = None
         #: Set once somebody listens; what does not go at once is written when the socket takes it.
         self.loop: asyncio.AbstractEventLoop | None = None
         self._hung_up = False

@@ -11,13 +11,17 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 
-from distmap.slots.control import BLOCKS, finished_marker
+from distmap.core.limits import LIMITS
+from distmap.slots.control import BLOCKS, HELD, NOBODY, PROCESS, finished_marker
 from distmap.slots.frames import SegmentRef
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.tasks._typing import Buffer
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.transport.segments import LARGE, SUPPORTED
 from distmap.wire.messages import BlobKind, DeathReason, Died, Drop, Put, Refused, Report, Task
+
+#: The cells HELD in words.
+_WHATS = "threads", "open files", "processes"
 
 
 class SharedBlob:
@@ -90,8 +94,10 @@ class Slot:
         self.index = index
         #: A process is given so many tasks at most.
         self._most = sys.maxsize if tasks is None else tasks
-        #: Its process was told to leave because it has had them.
+        #: Its process was told to leave because it has had them, or is to be replaced.
         self.retiring = False
+        #: Its process is to be replaced once it has answered for its tasks.
+        self.outworn = False
         self.process: Process | None = None
         #: By attempt, in the order given.
         self.attempts: dict[int, SlotAttempt] = {}
@@ -123,7 +129,7 @@ class Slot:
         process = self.process
         # One block stays free: the block of a task is in use until after its answer was sent.
         while self._backlog and process is not None and self.ending is None and process.unanswered < BLOCKS - 1:
-            if process.sent >= self._most:
+            if self._had_its_last(process):
                 return
             entry = self._backlog.popleft()
             for digest in (*entry.task.needs, entry.task.code):
@@ -144,10 +150,36 @@ class Slot:
             process.known.discard(digest)
             blob.withdraw(process, digest)
 
-    def retire(self) -> bool:
-        """If the process has had all its tasks and has answered them, let it leave; True if so."""
+    def _had_its_last(self, process: Process) -> bool:
+        return self.outworn or process.sent >= self._most
+
+    def wear_out(self) -> bool:
+        """Let the process have no further task, so that it retires; False if it is on its way out already."""
+        if self.process is None or self.ending is not None or self.outworn:
+            return False
+        self.outworn = True
+        return True
+
+    def growth(self) -> str | None:
+        """What the process holds more of than it may, in words; None: nothing. Cheap: it reads cells."""
         process = self.process
-        if process is None or self.ending is not None or process.sent < self._most or process.unanswered:
+        if process is None:
+            return None
+        now = [process.blocks[PROCESS][cell] for cell in HELD]
+        if process.held is None:
+            # What the first task of a process needs (a pool of threads, say) is no growth.
+            process.held = None if now[0] == NOBODY else now
+            return None
+        most = LIMITS.growth_threads, LIMITS.growth_files, LIMITS.growth_processes
+        for what, first, count, limit in zip(_WHATS, process.held, now, most, strict=True):
+            if count - first > limit:
+                return f"held over {limit} {what} more than after its first task"
+        return None
+
+    def retire(self) -> bool:
+        """If the process has had its last task and has answered for all of them, let it leave; True if so."""
+        process = self.process
+        if process is None or self.ending is not None or not self._had_its_last(process) or process.unanswered:
             return False
         self.ending, self.retiring = "idle", True
         process.hang_up()
@@ -158,7 +190,7 @@ class Slot:
         assert self.process is not None
         self.process.close()
         self.process = self.ending = self.at_end = None
-        self.retiring = False
+        self.retiring = self.outworn = False
 
     def receive(self, message: Report | Refused) -> bool:
         """The process said something about an attempt. False: nobody waits for it, it was answered for already."""
@@ -258,7 +290,7 @@ class Slot:
         self.process = None
         self.forget()
         self.ending = self._overdue = self.at_end = None
-        self.socket_closed = self.retiring = False
+        self.socket_closed = self.retiring = self.outworn = False
         self.deaths_in_a_row += 1
         return Died(self.index, attempt, at, reason, text)
 

@@ -4,6 +4,8 @@ Owns the blobs kept for them, the timer of time limits, what follows a death, an
 `SlotListener`; decides nothing about what runs where. Must not know sockets (`process.py`), pickles, or who listens.
 Used by the local engine and by a worker's `PoolSession`.
 
+Longer than 400 lines because how a process starts, reports, dies and is replaced is one life, and one timer serves all.
+
 Threads: all of it runs on the loop's thread, so there is no lock. `spawn` runs there too, before the loop does: on
 Linux a task process ends with the thread that started it. `FreedSegments` alone is called by any thread.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +27,12 @@ from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import SharedBlob, Slot
 from distmap.slots.spawn import environment
 from distmap.tasks._typing import Buffer
-from distmap.wire.messages import BlobKind, DeathReason, Died, Free, Output, Ready, Refused, Report, Task
+from distmap.wire.messages import REMARK, BlobKind, DeathReason, Died, Free, Output, Ready, Refused, Report, Task
 
 if TYPE_CHECKING:
     import asyncio
+
+log = logging.getLogger("distmap.slots")
 
 #: Seconds between two looks at what runs, so that `progress` can say how long an item has been running.
 TICK = 0.5
@@ -76,6 +81,8 @@ class Slots:
         if listener is not None:
             self.listener = listener
         self.name = name
+        #: Processes that were replaced because they held too much (`retire`).
+        self.retired = 0
         self._env = environment(count, env)
         # What has been put on it may be anything; what is not text nobody can import from.
         self._path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
@@ -190,6 +197,32 @@ class Slots:
         """End the slot's process now; Died and Ready follow."""
         self._end(self._slots[slot], "killed")
 
+    def retire(self, slot: int, why: str) -> None:
+        """Replace the slot's process once it has answered for the tasks that it has. Nothing is charged or lost.
+
+        It is counted and logged, and the call that runs there is told, once.
+
+        Args:
+            slot: which one.
+            why: what the process did, in words that follow "it", in the past tense; the same words for the same cause.
+        """
+        self._retire(self._slots[slot], why)
+        self._slots[slot].retire()  # now, if nothing runs
+
+    def _retire(self, slot: Slot, why: str, attempt: int = -1) -> None:
+        if not slot.wear_out():
+            return
+        self.retired += 1
+        log.warning("slot %d of %s: its task process is replaced, as it %s", slot.index, self.name, why)
+        attempt = attempt if attempt >= 0 else next(iter(slot.attempts), -1)
+        if attempt >= 0:
+            self.remark(slot.index, attempt, f"a task process was replaced between two tasks, as it {why}")
+
+    def remark(self, slot: int, attempt: int, sentence: str) -> None:
+        """Tell the caller of the attempt, which must not be over, something about its call."""
+        text = sentence.encode()
+        self.listener.printed(Output(slot, attempt, 0, ((-1, REMARK, len(text)),)), [text])
+
     def _end(self, slot: Slot, reason: DeathReason) -> None:
         process = slot.process
         if process is None:
@@ -264,6 +297,8 @@ class Slots:
         for message, parts in messages or ():
             if isinstance(message, Report):
                 if slot.receive(message):
+                    if message.ended and (why := slot.growth()) is not None:
+                        self._retire(slot, why, message.attempt)
                     self.listener.reported(message, parts)
             elif isinstance(message, Refused):
                 if slot.receive(message):

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from stat import S_ISDIR, S_ISREG
 
 from distmap.tasks._typing import TYPE_CHECKING, NamedTuple
-from distmap.tasks.caller import warn
 
 if TYPE_CHECKING:
     from distmap.core.limits import Limits
@@ -228,13 +227,6 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
     if path != _installed.path:  # something was installed meanwhile
         _installed = _Installed(path)
     return dict(found for top in sorted(modules) if (found := _installed.of(top)) is not None)
-
-
-def warn_of_versions(notices: Mapping[str, list[str]]) -> None:
-    """Warn of other versions, once for a call."""
-    if notices:
-        said = "; ".join(f"{line} {', '.join(workers)}" for line, workers in notices.items())
-        warn(f"{said}: results may differ from those here, or not unpickle; install the same version on both sides")
 
 
 def differences(wanted: Mapping[str, str]) -> list[str]:

@@ -79,6 +79,8 @@ class Refused(NamedTuple):
 
 #: Stream number of a line that no item printed: a notice to the caller, such as another version of a package.
 NOTICE = 2
+#: Stream number of a sentence to the caller about how the items were run.
+REMARK = 3
 
 
 class Output(NamedTuple):
@@ -92,7 +94,7 @@ class Output(NamedTuple):
     attempt: int
     #: Lines printed since the last Output that are not in the text.
     dropped: int
-    #: Offset of the item (-1: none ran), 0 for standard output, 1 for standard error or NOTICE, bytes of text.
+    #: Offset of the item (-1: none ran), 0 for standard output, 1 for standard error, NOTICE or REMARK, bytes of text.
     pieces: tuple[tuple[int, int, int], ...]
 
     def spells(self, nbytes: int) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
 from distmap.tasks.code import dump_code
+from distmap.wire.messages import NOTICE
 
 
 def test_a_job_that_is_over_holds_no_code(harness):
@@ -29,8 +30,8 @@ def test_notices_are_bounded():
     """A line is kept once with all its workers; a worker that sends ever new lines fills no memory."""
     entry = JobEntry(JobSpec(size=1), dump_code(abs), lambda message: None)
     for worker in ("ann", "bob", "ann"):
-        entry.notice("numpy 1.0 there, 2.0 here", worker)
-    assert entry.notices == {"numpy 1.0 there, 2.0 here": ["ann", "bob"]}
+        entry.notice(NOTICE, "numpy 1.0 there, 2.0 here", worker)
+    assert entry.notices == {(NOTICE, "numpy 1.0 there, 2.0 here"): ["ann", "bob"]}
     for number in range(2 * MAX_INCIDENTS):
-        entry.notice(f"line {number}", "ann")
+        entry.notice(NOTICE, f"line {number}", "ann")
     assert len(entry.notices) == MAX_INCIDENTS

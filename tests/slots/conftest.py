@@ -13,7 +13,7 @@ import pytest
 from distmap.slots.slots import Slots
 from distmap.tasks.code import Code, dump_code
 from distmap.tasks.items import dump_items, load_results
-from distmap.wire.messages import Died, Output, Ready, Refused, Report, Task
+from distmap.wire.messages import REMARK, Died, Output, Ready, Refused, Report, Task
 
 DEADLINE = 15.0
 
@@ -27,21 +27,29 @@ class Bench:
         self._attempts = itertools.count(1)
         #: Lines that the attempt of the last `said` dropped.
         self.dropped = 0
+        #: What was remarked to the callers; deaths and fresh processes that were told of.
+        self.remarks: list[str] = []
+        self.died_or_ready = 0
 
     # the listener
     def reported(self, report: Report, parts: list[Any]) -> None:
         self.heard.put_nowait((report, parts))
 
     def printed(self, output: Output, parts: list[Any]) -> None:
+        if [stream for _, stream, _ in output.pieces] == [REMARK]:
+            self.remarks.append(bytes(parts[0]).decode())
+            return
         self.heard.put_nowait((output, parts))
 
     def refused(self, refused: Refused, parts: list[Any]) -> None:
         self.heard.put_nowait((refused, parts))
 
     def died(self, died: Died) -> None:
+        self.died_or_ready += 1
         self.heard.put_nowait((died, []))
 
     def ready(self, ready: Ready) -> None:
+        self.died_or_ready += 1
         self.heard.put_nowait((ready, []))
 
     def send(

@@ -22,6 +22,8 @@ from distmap.slots.slots import Slots
 from distmap.tasks.items import load_results
 from distmap.wire.messages import Died, Drop, Ready, Report
 
+DEADLINE = 15.0
+
 Bench = Callable[..., Any]
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -312,6 +314,53 @@ def test_a_process_that_cannot_be_replaced_when_it_retires(bench: Bench, monkeyp
             assert (died.attempt, died.reason) == (-1, "idle")
             await b.hear(Ready)
             assert await b.values(b.send(square, [5])) == [25]
+
+    run(main())
+
+
+def leak(x: int) -> int:
+    if x:
+        sys.leaked = [os.dup(0) for _ in range(x)]  # type: ignore[attr-defined]
+    return os.getpid()
+
+
+def test_a_process_that_grows_is_replaced_between_two_tasks(bench: Bench) -> None:
+    """What its first task opens is no growth; 600 files more are: it is replaced, which is told once."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (first,) = await b.values(b.send(leak, [300]))
+            found = await b.values(b.send(leak, [0]))
+            assert found == [first]
+            found = await b.values(b.send(leak, [900]))
+            async with asyncio.timeout(DEADLINE):
+                while found == [first]:
+                    found = await b.values(b.send(leak, [0]))
+            assert b.slots.retired == 1
+            assert b.remarks == ["a task process was replaced between two tasks, as it held over 512 open files more "
+                                 "than after its first task"]  # fmt: skip
+            assert b.died_or_ready == 0
+
+    run(main())
+
+
+def test_whoever_watches_a_process_can_have_it_replaced(bench: Bench) -> None:
+    """`retire` lets what a process was given end there, and what waits run in the next; an idle one goes at once."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            running = b.send(leak, [0])
+            b.slots.retire(0, "was too warm")
+            b.slots.retire(0, "was too warm")
+            waiting = b.send(leak, [0])
+            (first,), (second,) = await b.all_values([running, waiting])
+            assert first != second
+            assert b.remarks == ["a task process was replaced between two tasks, as it was too warm"]
+            b.slots.retire(0, "was too warm")
+            assert await b.values(b.send(leak, [0])) != [second]
+            assert b.slots.retired == 2
+            assert b.died_or_ready == 0
+            assert len(b.remarks) == 1  # nobody's call ran
 
     run(main())
 
