@@ -29,8 +29,8 @@ class Worker(NamedTuple):
     host: str
     slots: int
     python: str
-    #: "ready", "suspect" (silent for a while), "draining" (it wants to leave), "resting" (all its slots rest) or
-    #: "unready" (a set-up of `run` has not succeeded there).
+    #: "ready", "suspect" (silent for a while), "reconnecting" (out of reach; it goes on with what it holds), "draining"
+    #: (it wants to leave), "resting" (all its slots rest) or "unready" (a set-up of `run` has not succeeded there).
     state: str
     #: Load of its host: cpu and memory in use, 0 to 1.
     cpu: float

@@ -209,7 +209,7 @@ class Driver:
         for worker in self.workers:
             resting, rest = self._scheduler.resting(worker.id, now)
             unready = worker.state == "ready" and self._scheduler.unready(worker.id)
-            state = "unready" if unready else worker.state
+            state = "reconnecting" if worker.reconnecting else "unready" if unready else worker.state
             load = worker.rtt, worker.cpu, worker.memory
             found.append(WorkerStatus(worker.info, worker.engine.place, state, *load, worker.id in busy, resting, rest))
         return found

@@ -35,7 +35,7 @@ class WorkerStatus(NamedTuple):
 
     info: WorkerInfo
     place: Location
-    #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect" or "draining".
+    #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect", "reconnecting" or "draining".
     state: str
     rtt: float
     cpu: float
@@ -59,6 +59,11 @@ class WorkerEntry:
         self.cpu = self.memory = 0.0
         #: Why it was lost.
         self.reason = ""
+        #: Whether it is out of reach now, and since when (loop time).
+        self.reconnecting = False
+        self.since = 0.0
+        #: How often its connection broke, how often it came back, and how many results it had kept until then.
+        self.drops = self.resumes = self.kept = 0
         #: Digests of what was put there.
         self.blobs: set[bytes] = set()
         #: Names of set-ups that failed there, by job; while there is one it takes nothing.
@@ -156,6 +161,21 @@ class WorkerEntry:
         """It is heard again."""
         self._turn("ready", ev.WorkerTrusted(self.id))
 
+    def disconnected(self, sentence: str) -> None:
+        """It is out of reach, and goes on with what it holds."""
+        self.reconnecting, self.since = True, self._workers.loop.time()
+        self.drops += 1
+        log.info("%% worker %s is out of reach: %s", self.info.name, sentence)
+        self._workers.on_change()
+
+    def resumed(self, seconds: float, results: int) -> None:
+        """It is back with all that it held."""
+        self.reconnecting = False
+        self.resumes += 1
+        self.kept += results
+        log.info("= worker %s is back after %.1f s, with %s", self.info.name, seconds, counted(results, "result"))
+        self._workers.on_change()
+
     def draining(self) -> None:
         """It wants to leave."""
         self._turn("draining", ev.WorkerDraining(self.id))
@@ -168,7 +188,8 @@ class WorkerEntry:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _turn(self, state: str, event: ev.Event) -> None:
-        self.state = state
+        if self.state != "draining":  # it stays so until it is gone
+            self.state = state
         self._post(event)
         self._workers.on_change()
 

@@ -57,6 +57,12 @@ class WorkerListener(SlotListener, Protocol):
     def trusted(self) -> None:
         """A suspected worker was heard again."""
 
+    def disconnected(self, sentence: str) -> None:
+        """The worker has been out of reach since now; it goes on with what it holds. `sentence` says what broke."""
+
+    def resumed(self, seconds: float, results: int) -> None:
+        """The worker is back after so many seconds, with all that it held; it has kept so many results meanwhile."""
+
     def draining(self) -> None:
         """The worker wants to leave: it gets nothing new."""
 

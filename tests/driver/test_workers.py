@@ -199,3 +199,19 @@ def test_other_threads_see_the_state_of_workers(talk):
     assert statuses()[1][3:6] == (0.25, 0.5, 0.75)
     harness.portal.ask(ann.trusted)
     assert statuses()[0].state == before[0].state == "ready"
+
+
+def test_a_worker_out_of_reach_is_reconnecting_until_it_is_back(talk):
+    """Its state says so, its drops, returns and kept results are counted, and its leaving is not forgotten by it."""
+    harness, (ann, bob), _, _ = talk
+    states = lambda: [status.state for status in harness.portal.ask(harness.driver.worker_statuses)]  # noqa: E731
+    for worker in (ann, bob):
+        harness.portal.ask(worker.disconnected, "the connection broke")
+        harness.portal.ask(worker.suspected)
+    assert states() == ["reconnecting", "reconnecting"]
+    harness.portal.ask(bob.draining)
+    for worker in (ann, bob):
+        harness.portal.ask(worker.resumed, 1.5, 7)
+        harness.portal.ask(worker.trusted)
+    assert states() == ["ready", "draining"]
+    assert (ann.drops, ann.resumes, ann.kept, ann.reconnecting) == (1, 1, 7, False)

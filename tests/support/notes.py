@@ -47,6 +47,13 @@ class Notes:
     def trusted(self) -> None:
         self._note("event", ev.WorkerTrusted(self.id))
 
+    def disconnected(self, sentence: str) -> None:
+        assert sentence
+        self._note("disconnected", sentence)
+
+    def resumed(self, seconds: float, results: int) -> None:
+        self._note("resumed", (seconds, results))
+
     def draining(self) -> None:
         self._note("event", ev.WorkerDraining(self.id))
 
