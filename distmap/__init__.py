@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from distmap.core.progress import Lane, Snapshot
     from distmap.errors import (
         AuthenticationError,
+        CheckpointChanged,
+        CheckpointError,
+        CheckpointInUse,
         ConnectError,
         CrashLoopError,
         DistmapError,
@@ -44,6 +47,9 @@ _HOMES = {
 __all__ = [
     "AuthenticationError",
     "Broadcast",
+    "CheckpointChanged",
+    "CheckpointError",
+    "CheckpointInUse",
     "ConnectError",
     "CrashLoopError",
     "DistmapError",

@@ -63,6 +63,21 @@ class PayloadError(DistmapError):
     """A value cannot travel: it does not pickle, does not unpickle, or exceeds a limit. The message names it."""
 
 
+class CheckpointError(DistmapError):
+    """A checkpoint file cannot be used: it is damaged, is no checkpoint, or cannot be written. The message says why."""
+
+
+class CheckpointChanged(CheckpointError):
+    """The function or the data is not what the results in the checkpoint were made with.
+
+    The message names what changed; `on_change=` of the call says what to do then.
+    """
+
+
+class CheckpointInUse(CheckpointError):
+    """Another process writes to the checkpoint. The message names it: process, machine, since when."""
+
+
 class TokenError(DistmapError):
     """The token is missing, unreadable, not private, or not of the right form. The message says how to mend it."""
 

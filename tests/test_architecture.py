@@ -31,6 +31,7 @@ RINGS = {
     "wire": 1,
     "tasks": 2,
     "calls.traces": 3,  # how errors read: views show them too
+    "checkpoint": 3,
     "driver.portal": 3,  # a loop in its own thread, which a worker has too
     "transport": 3,
     "slots": 4,

@@ -128,6 +128,28 @@ class Limits(NamedTuple):
     #: Seconds that `terminate()` waits. Engines take less, unless an item runs inline; then the loop ends after it.
     end_wait: float = 10.0
 
+    # checkpoints
+    #: Bytes of a report from which it is a file beside the database: 4 MB take 11 ms as a file, 37 ms in the database.
+    checkpoint_inline_bytes: int = 256 << 10
+    #: Seconds that finished results of a call that returns a list may wait to be written together.
+    checkpoint_commit_seconds: float = 0.25
+    #: Finished items that are written together at once.
+    checkpoint_commit_items: int = 1000
+    #: Items of a chunk from which plain ones have one key together: a key for each would cost more than `fn`.
+    checkpoint_block_items: int = 256
+    #: Items of an input that are compared with the file at once.
+    checkpoint_look_items: int = 1000
+    #: Known items that a stream (`imap`) reads ahead of its consumer, if `buffer=` says nothing.
+    checkpoint_ahead_items: int = 1000
+    #: Items behind a changed one that are searched for the one that was in its place.
+    checkpoint_search_items: int = 100_000
+    #: Seconds between two heartbeats of the process that writes.
+    checkpoint_heartbeat: float = 5.0
+    #: Seconds without a heartbeat after which the owner of a checkpoint, if on another machine, is taken for gone.
+    checkpoint_owner_lost: float = 60.0
+    #: Seconds between two tries to write to a full disk.
+    checkpoint_full_retry: float = 1.0
+
     # the wire
     #: Bytes of the largest frame. 256 KB give full throughput, and keep the loop busy for milliseconds only.
     frame_bytes: int = 256 << 10
