@@ -1,4 +1,5 @@
-"""For tests of your own: what every channel must do (`channels`), and workers as child processes (`workers`).
+"""For tests of your own: workers as child processes (`workers`), a bad network before them (`relay`), and what every
+channel must do (`channels`).
 
 Nothing of distmap imports this folder; it may import everything but `pool`. Begin with `workers.py` to test code that
 uses remote workers. The simulator that judges the scheduler is in `tests/simulation/`.
