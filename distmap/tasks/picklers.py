@@ -49,7 +49,7 @@ class _ByValue(Exception):
 _MODULES_OWN = (("random", "_inst"), ("numpy.random.mtrand", "_rand"))
 
 
-def _modules_own(generator: object) -> Any:
+def modules_own(generator: object) -> Any:
     for module, name in _MODULES_OWN:
         if getattr(sys.modules.get(module), name, None) is generator:
             from distmap.tasks.rebuild import find
@@ -74,7 +74,7 @@ def reduce_special(pickler: Any, obj: Any, how: int) -> Any:
 
         return reduce_error(obj, pickler.linked, pickler.travels)
     if how == GENERATOR:
-        own = _modules_own(obj)
+        own = modules_own(obj)
         pickler.needs.generator |= own is None
         return own or NotImplemented
     if how == NUMBER:
