@@ -155,6 +155,8 @@ class Limits(NamedTuple):
     frame_bytes: int = 256 << 10
     #: Bytes of data that may be unacknowledged: 32 MB keep 2.5 Gbit/s busy over a round trip of 100 ms.
     credit_bytes: int = 32 << 20
+    #: Bytes of frames, those of control too, that may be unacknowledged: they are kept for a new connection.
+    log_bytes: int = 64 << 20
     #: Bytes received after which an acknowledgement is sent in a frame of its own, if no other frame carried it.
     ack_bytes: int = 2 << 20
     #: Frames received after which the same happens.

@@ -185,7 +185,7 @@ class Conversation:
         except ChannelClosed:
             # The reader gets the same, after the frames that still came.
             return
-        if session.state == "closed":
+        if session.said_bye:
             self._resolve(self._gone)
 
     async def _tick(self) -> None:

@@ -1,6 +1,7 @@
 """How long the other side has been silent, when our next heartbeat is due, and how long a round trip takes.
 
-Owns three clocks of a session. It must not know frames: `session.py` reports what came in. Time enters as an argument.
+Owns three clocks of a session. It must not know frames or channels: `session.py` reports what came in. Silence counts
+on while there is no channel, so that `reconnect_grace` bounds both. Time enters as an argument.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class PeerClock:
         self._heard = max(self._heard, now)
 
     def liveness(self, now: float) -> Liveness:
-        """The judgement on the present silence. Call it more often than every `beat_every`.
+        """The judgement on the present silence. Call it more often than every `beat_every`, with or without a channel.
 
-        A caller that comes late was starved itself, and what the peer sent meanwhile may still wait in the socket: the
-        silence is then counted afresh.
+        A caller that comes late was starved itself (a suspended laptop, a stopped process), and what the peer sent
+        meanwhile may still wait in the socket, or its new channel in the listener: the silence is then counted afresh.
         """
         limits = self._limits
         if now - self._looked > limits.beat_every:

@@ -1,24 +1,26 @@
-"""A conversation in frames: cutting, interleaving, credits, reassembly, acknowledgements.
+"""A conversation in frames: cutting, interleaving, credits, reassembly, acknowledgements, and resuming.
 
 Owns what both ends of a connection do alike, whichever dialled. It must not know sockets, clocks or what is in a part:
 time enters as an argument, frames go in and come out. Read by `transport/conversation.py`. What may overtake what is
-decided in `order.py`; how one message is cut and put together is in `streams.py`; silence and heartbeats are in
-`liveness.py`.
+decided in `order.py`, whose turn it is in `turns.py`; how one message is cut and put together is in `streams.py`; what
+is not acknowledged is in `frame_log.py`; the states are in `states.py`; silence and heartbeats are in `liveness.py`.
 
 Sending. A message and its parts are one *stream*, cut into frames of at most `frame_bytes`; what fits into one frame
-travels in one. Three queues, in this order:
+travels in one. Four kinds, in this order:
 
-1. signals (ping, pong) and messages without parts ("control"): before all data, not limited by credits;
-2. messages with parts ("data"), while fewer than `credit_bytes` of them are unacknowledged. Turns alternate between
-   the oldest stream and the one with the least left: a small message does not wait behind a large one, equal ones
-   follow each other (the first of four tasks starts after one task's time, not after four), and none starves;
-3. an acknowledgement in a frame of its own, when enough has come in and nothing went out that could have carried it.
+1. signals (ping, pong);
+2. frames of the log that the present channel has to be given again;
+3. messages without parts ("control"), then messages with parts ("data") while fewer than `credit_bytes` of them are
+   unacknowledged; of both none while the log holds `log_bytes` or more;
+4. an acknowledgement in a frame of its own, when enough has come in and nothing went out that could have carried it.
 
 Receiving. Sizes are announced and checked against limits before memory is taken. A message is given out when its last
 byte is there.
 
-Resuming (later) needs no other format: frames carry sequence numbers, unacknowledged ones are kept (as references to
-the sender's parts, not as copies), repeated ones are dropped.
+Resuming. A session outlives its channels. Frames carry numbers, and those that are not acknowledged are kept, as
+references to the sender's parts. When the channel has gone (`detached`), each side tells the other the number of the
+last frame that it took (`received`), over a new channel that both have proved, and `resume` gives out again what came
+later, under the old numbers; a frame that comes twice is dropped by its number. So both sides see one ordered stream.
 
 A frame: kind, stream, seq, ack, then by kind. OPEN: size of the meta block, then bytes. MORE: bytes. ACK: nothing.
 PING and PONG: the sender's own time, which the other side only echoes. The bytes of a stream are its meta block
@@ -27,59 +29,21 @@ PING and PONG: the sender's own time, which the other side only echoes. The byte
 
 from __future__ import annotations
 
-import heapq
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.wire.codec import encode
+from distmap.wire.frame_log import FrameLog
 from distmap.wire.liveness import PeerClock
 from distmap.wire.messages import Bye, Message, Output
 from distmap.wire.order import Order
+from distmap.wire.states import TABLE
 from distmap.wire.streams import COUNT, Incoming, Outgoing
-
-#: All transitions of a session: state -> what happens -> next state. What is not listed is not allowed.
-#:
-#: `open`: messages travel in both directions. `left`: the other side sent Bye, so no message of it may follow.
-#: `closing`: our Bye is queued, so no message can follow it; what comes in is acknowledged and dropped.
-#: `closed`: our Bye has been cut, or the caller ended the session; frames that are still under way are ignored.
-#: `failed`: the other side sent something malformed, so that its next frames cannot be trusted.
-TABLE: Mapping[str, Mapping[str, str]] = {
-    "open": {
-        "send": "open",
-        "send Bye": "closing",
-        "frame out": "open",
-        "frame in": "open",
-        "message in": "open",
-        "Bye in": "left",
-        "end": "closed",
-        "error": "failed",
-    },
-    "left": {
-        "send": "left",
-        "send Bye": "closing",
-        "frame out": "left",
-        "frame in": "left",
-        "end": "closed",
-        "error": "failed",
-    },
-    "closing": {
-        "frame out": "closing",
-        "Bye out": "closed",
-        "frame in": "closing",
-        "message in": "closing",
-        "Bye in": "closing",
-        "end": "closed",
-        "error": "failed",
-    },
-    "closed": {
-        "frame in": "closed",
-    },
-    "failed": {},
-}
+from distmap.wire.turns import Turns
 
 _OPEN, _MORE, _ACK, _PING, _PONG = 1, 2, 3, 4, 5
 _HEAD = struct.Struct("<B3xIQQ")
@@ -108,23 +72,26 @@ class Session:
         self.state = "open"
         #: The reason in the other side's Bye.
         self.farewell = ""
+        #: Whether there is a channel: False from `detached` to `resume`.
+        self.attached = True
+        #: Whether our Bye has been given out; it may still be under way.
+        self.said_bye = False
+        #: How often a new channel was taken, and how many frames came twice and were dropped.
+        self.resumes = self.repeated = 0
         # sending
         self._room = limits.frame_bytes - _HEAD.size - COUNT.size
         self._stream = 0
-        #: Bytes of Outputs that no frame has been cut of: a link that is slower than the tasks print shows here.
+        #: Bytes that were sent and no frame has been cut of.
+        self.queued_bytes = 0
+        #: The same of Outputs: a link that is slower than the tasks print shows here.
         self.printed = 0
-        self._order: Order[Outgoing] = Order(self._ready)
+        self._turns = Turns()
+        self._order: Order[Outgoing] = Order(self._turns.add)
         self._signals: deque[bytes] = deque()
-        self._control: deque[Outgoing] = deque()
-        #: Data, twice: by age and by what is left. An entry that the other queue finished or moved on is stale.
-        self._by_age: deque[Outgoing] = deque()
-        self._by_left: list[tuple[int, int, Outgoing]] = []
-        self._oldest_next = True
-        self._seq = 0
-        self._unacked: deque[tuple[int, int, list[Buffer]]] = deque()
-        self._in_flight = 0
+        self._log = FrameLog()
         # receiving
-        self._received = 0
+        #: Number of the last frame that was taken. Tell it to the other side for its `resume`; `detached` comes first.
+        self.received = 0
         self._owed_bytes = self._owed_frames = 0
         self._ack_now = False
         self._streams: dict[int, Incoming] = {}
@@ -133,9 +100,9 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"<Session {self.state}: {self._seq} frames out, {len(self._unacked)} of them unacknowledged, "
-            f"{self._order.unfinished} messages to write; {self._received} frames in, "
-            f"{len(self._streams)} messages incomplete>"
+            f"<Session {self.state}{'' if self.attached else ', detached'}: {self._log.sent} frames out, "
+            f"{len(self._log)} of them unacknowledged, {self._order.unfinished} messages to write; "
+            f"{self.received} frames in, {len(self._streams)} messages incomplete>"
         )
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -157,6 +124,39 @@ class Session:
         """Give out nothing any more, neither frames nor messages. Ending twice is fine."""
         self._step("end")
 
+    # --- the channel -------------------------------------------------------------------------------------------------
+
+    def detached(self) -> None:
+        """The channel has gone. What it carried unacknowledged is kept, and messages can still be sent.
+
+        Frames of the old channel that come in now are not taken: they come again over the next one.
+        """
+        self.attached = False
+        # Their times mean nothing on another channel.
+        self._signals.clear()
+        # The number that the other side is told for its `resume` acknowledges it.
+        self._owed_bytes = self._owed_frames = 0
+        self._ack_now = False
+
+    def resume(self, received: int, now: float) -> None:
+        """Go on over a new channel, on which the other side proved who it is.
+
+        Args:
+            received: Number of the last frame that the other side has taken; later ones are given out again, first.
+            now: The time; a new channel is a sign of life.
+
+        Raises ProtocolError if the session has ended, or the other side cannot have taken that many frames or that few:
+        then it is not this session's other side. Nothing is changed then.
+        """
+        if not self._step("resume"):
+            raise ProtocolError(f"the session is {self.state} and cannot be resumed")
+        self._log.rewind(received)
+        self._acknowledged(received)
+        self.detached()
+        self.attached = True
+        self.resumes += 1
+        self.peer.heard(now)
+
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
@@ -172,6 +172,7 @@ class Session:
             raise PayloadError(
                 f"a message of {entry.left} bytes is too large to be sent; {self._limits.message_bytes} are allowed"
             )
+        self.queued_bytes += entry.left
         if isinstance(message, Output):
             entry.printed = entry.left
             self.printed += entry.left
@@ -180,66 +181,53 @@ class Session:
         else:
             self._order.add(entry, message)
 
-    def _ready(self, entry: Outgoing) -> None:
-        """Everything that the entry follows has been cut."""
-        if entry.control:
-            self._control.append(entry)
-        else:
-            self._by_age.append(entry)
-            heapq.heappush(self._by_left, (entry.left, entry.stream, entry))
-
     def outgoing(self) -> Sequence[Buffer] | None:
         """The next frame to write, as buffers to concatenate; None while there is nothing or no credit."""
-        if not self._step("frame out"):
+        if not self.attached or not self._step("frame out"):
             return None
         if self._signals:
             signal = self._signals.popleft()
             return [self._head(signal[0], 0, 0) + signal[1:]]
-        if self._control:
-            return self._cut(self._control.popleft())
-        if self._in_flight < self._limits.credit_bytes and (entry := self._next_data()) is not None:
-            return self._cut(entry)
+        log, limits = self._log, self._limits
+        if log.behind and (old := log.again()) is not None:
+            kind, stream, seq, _ = _HEAD.unpack_from(old[0])
+            return [self._head(kind, stream, seq) + old[0][_HEAD.size :], *old[1:]]
+        if log.nbytes < limits.log_bytes:
+            entry = self._turns.next(data=log.in_flight < limits.credit_bytes)
+            if entry is not None:
+                return self._cut(entry)
         if self._ack_due():
             return [self._head(_ACK, 0, 0)]
         return None
-
-    def _next_data(self) -> Outgoing | None:
-        while self._by_age and not self._by_age[0].left:
-            self._by_age.popleft()
-        while self._by_left and self._by_left[0][0] != self._by_left[0][2].left:
-            heapq.heappop(self._by_left)
-        if not self._by_age:
-            return None
-        self._oldest_next = not self._oldest_next
-        return self._by_left[0][2] if self._oldest_next else self._by_age[0]
 
     def _cut(self, entry: Outgoing) -> Sequence[Buffer]:
         before, opening = entry.left, entry.opening
         entry.opening = b""
         taken = entry.cut()
-        self._seq += 1
-        head = self._head(_OPEN if opening else _MORE, entry.stream, self._seq)
-        frame: list[Buffer] = [head + opening, *taken]
-        size = 0 if entry.control else before - entry.left
-        self._unacked.append((self._seq, size, frame))
-        self._in_flight += size
+        log = self._log
+        head = self._head(_OPEN if opening else _MORE, entry.stream, log.sent + 1) + opening
+        frame: list[Buffer] = [head, *taken]
+        size = before - entry.left
+        self.queued_bytes -= size
+        log.add(frame, len(head) + size, 0 if entry.control else size)
         if not entry.left:
             self.printed -= entry.printed
             self._order.done(entry)
-            if not self._order.unfinished and self.state == "closing":
+            if self.state == "closing" and not self._order.unfinished:
                 # Bye follows everything, so it was the last.
                 self._step("Bye out")
+                self.said_bye = True
         else:
-            heapq.heappush(self._by_left, (entry.left, entry.stream, entry))
+            self._turns.put_back(entry)
         return frame
 
     def _head(self, kind: int, stream: int, seq: int) -> bytes:
         self._owed_bytes = self._owed_frames = 0
         self._ack_now = False
-        return _HEAD.pack(kind, stream, seq, self._received)
+        return _HEAD.pack(kind, stream, seq, self.received)
 
     def ping(self, now: float) -> None:
-        """Queue a ping; its answer measures the round trip."""
+        """Queue a ping; its answer measures the round trip. It is forgotten if the channel changes before."""
         self._signals.append(bytes((_PING,)) + _TIME.pack(now))
 
     def acknowledge(self) -> bool:
@@ -247,7 +235,7 @@ class Session:
 
         Called a little after something came in, so that the other side does not keep it for long.
         """
-        self._ack_now = self._owed_frames > 0
+        self._ack_now = self._ack_now or self._owed_frames > 0
         return self._ack_now
 
     @property
@@ -258,17 +246,30 @@ class Session:
     @property
     def wants_to_write(self) -> bool:
         """Whether `outgoing` has something to give; may be true for nothing, never false for something."""
+        if not self.attached:
+            return False
+        log, limits = self._log, self._limits
         return bool(
             self._signals
-            or self._control
-            or (self._by_age and self._in_flight < self._limits.credit_bytes)
+            or log.behind
+            or (log.nbytes < limits.log_bytes and self._turns.waiting(data=log.in_flight < limits.credit_bytes))
             or self._ack_due()
-        )  # fmt: skip
+        )
 
     @property
     def settled(self) -> bool:
         """Whether all that was sent has been given out, and acknowledged by the other side."""
-        return not self._unacked and not self._order.unfinished
+        return not self._log and not self._order.unfinished
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the frames that are kept because the other side has not acknowledged them."""
+        return self._log.nbytes
+
+    @property
+    def replayed(self) -> int:
+        """How many frames were given out again over a new channel."""
+        return self._log.replayed
 
     def _ack_due(self) -> bool:
         return (
@@ -284,12 +285,13 @@ class Session:
         """
         if not self._step("frame in"):
             raise ProtocolError("the session failed before; it takes no frame any more")
-        if self.state == "closed":
+        if self.state == "closed" or not self.attached:
             return []
         try:
             given = self._take(frame, now)
-            for message, _ in given:
-                self._message_in(message)
+            if given and self.state != "closed":  # it may have acknowledged our Bye
+                for message, _ in given:
+                    self._message_in(message)
         except BaseException:
             self._step("error")
             raise
@@ -307,7 +309,8 @@ class Session:
         if len(view) < _HEAD.size:
             raise ProtocolError(f"a frame of {len(view)} bytes is too short")
         kind, stream, seq, ack = _HEAD.unpack_from(view)
-        self._acknowledged(ack)
+        if ack > self._log.acked:
+            self._acknowledged(ack)
         body = view[_HEAD.size :]
         if kind in (_OPEN, _MORE):
             return self._numbered(kind, stream, seq, body)
@@ -318,12 +321,14 @@ class Session:
         return []
 
     def _numbered(self, kind: int, stream: int, seq: int, body: memoryview) -> list[tuple[Message, list[Buffer]]]:
-        if seq <= self._received:
-            # Repeated after a reconnect.
+        if seq <= self.received:
+            # It came before. Its sender learns so, and keeps it no longer.
+            self.repeated += 1
+            self._ack_now = True
             return []
-        if seq != self._received + 1:
-            raise ProtocolError(f"frame {seq} came after frame {self._received}")
-        self._received = seq
+        if seq != self.received + 1:
+            raise ProtocolError(f"frame {seq} came after frame {self.received}")
+        self.received = seq
         self._owed_frames += 1
         self._owed_bytes += len(body)
         if kind == _OPEN:
@@ -344,10 +349,9 @@ class Session:
         return [(entry.message, entry.parts)]
 
     def _acknowledged(self, ack: int) -> None:
-        if ack > self._seq:
-            raise ProtocolError(f"frame {ack} was acknowledged, but only {self._seq} were sent")
-        while self._unacked and self._unacked[0][0] <= ack:
-            self._in_flight -= self._unacked.popleft()[1]
+        self._log.acknowledge(ack)
+        if self.state == "parting" and not self._log:
+            self._step("Bye acknowledged")
 
     def _signal(self, kind: int, body: memoryview, now: float) -> None:
         if len(body) != _TIME.size:

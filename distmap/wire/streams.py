@@ -52,8 +52,11 @@ class Outgoing:
         """The bytes of the next frame, as views of the parts."""
         if self.left <= self._room and not self._at:
             self.left = 0
-            return list(self._pieces)
-        room, taken = self._room, list[Buffer]()
+            taken = list(self._pieces)
+            # Whoever still refers to this message must not keep its parts alive.
+            self._pieces.clear()
+            return taken
+        room, taken = self._room, []
         while room and self._pieces:
             piece = self._pieces[0]
             size = min(room, len(piece) - self._at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distmap.core.limits import LIMITS
 from distmap.wire.liveness import PeerClock
+from distmap.wire.session import Session
 
 
 def watch(clock: PeerClock, start: float, end: float) -> str:
@@ -54,6 +55,31 @@ def test_a_late_watcher_counts_afresh() -> None:
     assert watch(clock, 101, 109) == "fine"
     assert watch(clock, 110, 129) == "suspect"
     assert watch(clock, 130, 130) == "lost"
+
+
+def test_silence_counts_on_while_there_is_no_channel() -> None:
+    """From the last byte that came, over the cut; a new channel ends it."""
+    session = Session(0)
+    session.peer.heard(4)
+    assert watch(session.peer, 1, 8) == "fine"
+    session.detached()
+    assert watch(session.peer, 9, 13) == "fine"
+    assert watch(session.peer, 14, 33) == "suspect"
+    session.resume(0, 33.5)
+    session.detached()
+    assert watch(session.peer, 34, 43) == "fine"
+    assert watch(session.peer, 44, 63) == "suspect"
+    assert watch(session.peer, 64, 64) == "lost"
+
+
+def test_a_late_watcher_grants_a_whole_period_to_reconnect() -> None:
+    """Also when it had no channel as it was suspended: the other side may be dialling just now."""
+    session = Session(0)
+    session.detached()
+    assert watch(session.peer, 1, 29) == "suspect"
+    assert session.peer.liveness(3600) == "fine"
+    assert watch(session.peer, 3601, 3629) == "suspect"
+    assert watch(session.peer, 3630, 3630) == "lost"
 
 
 def test_beats_are_due_on_time() -> None:

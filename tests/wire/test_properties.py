@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import get_args
+from collections import deque
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -249,3 +250,134 @@ def test_two_sessions_deliver_everything_in_order(
         assert came[1] == sent[1]
         assert sides[0].settled
         assert sides[1].settled
+
+
+class Net:
+    """Two sessions and what is on its way between them, which a cut loses."""
+
+    def __init__(self) -> None:
+        limits = TINY._replace(log_bytes=400)
+        self.sides = Session(0, limits=limits), Session(0, limits=limits)
+        self.under_way: list[deque[bytes]] = [deque(), deque()]
+        self.came: list[list[tuple[msg.Message, list[Buffer]]]] = [[], []]
+
+    def write(self, source: int, count: int) -> None:
+        """Put frames of a side on their way."""
+        while count and (frame := self.sides[source].outgoing()) is not None:
+            self.under_way[source].append(b"".join(frame))
+            count -= 1
+            # Data stops at the credit, everything at the bound of the log: at most one frame is above it.
+            assert self.sides[source].log_bytes < 400 + TINY.frame_bytes
+
+    def arrive(self, source: int, count: int) -> None:
+        """Frames of a side arrive at the other."""
+        for _ in range(min(count, len(self.under_way[source]))):
+            self.came[source] += self.sides[not source].incoming(self.under_way[source].popleft(), 0)
+
+    def lose(self, source: int) -> None:
+        """A side notices that the channel has gone; the other may still write to it, in vain."""
+        self.sides[source].detached()
+
+    def connect(self, dials: int) -> None:
+        """A new channel: what was under way is lost, and each side hears what the other has taken."""
+        self.under_way = [deque(), deque()]
+        first, second = self.sides[dials], self.sides[not dials]
+        first.detached()
+        second.detached()
+        second.resume(first.received, 0)
+        first.resume(second.received, 0)
+
+    def settle(self) -> None:
+        while any(side.wants_to_write or side.acknowledge() for side in self.sides) or any(self.under_way):
+            for source in (0, 1):
+                self.write(source, 1000)
+                self.arrive(source, 1000)
+
+
+tasks = st.builds(
+    lambda slot, attempt, code: msg.Task(slot, attempt, bytes((code,)) * 16, (), 0, 1, 0, 0.0),
+    *(st.integers(0, 1), st.integers(0, 3), st.integers(0, 1)),
+)
+said = st.one_of(
+    tasks,
+    st.builds(
+        lambda slot, attempt: msg.Report(slot, attempt, 0, 1, 0.0, True, ()), st.integers(0, 1), st.integers(0, 3)
+    ),
+    st.builds(lambda code: msg.Put(bytes((code,)) * 16, "value"), st.integers(0, 1)),
+    st.builds(lambda code: msg.Drop(bytes((code,)) * 16), st.integers(0, 1)),
+    st.builds(lambda attempt: msg.Revoke(0, attempt, 0), st.integers(0, 3)),
+    st.just(msg.Draining()),
+)
+steps = st.one_of(
+    st.tuples(st.just("send"), st.integers(0, 1), said, parts_of),
+    st.tuples(st.just("write"), st.integers(0, 1), st.integers(1, 6)),
+    st.tuples(st.just("arrive"), st.integers(0, 1), st.integers(1, 6)),
+    st.tuples(st.just("lose"), st.integers(0, 1)),
+    st.tuples(st.just("connect"), st.integers(0, 1)),
+    st.tuples(st.just("acknowledge"), st.integers(0, 1)),
+)
+
+
+def must_keep(earlier: msg.Message, later: msg.Message) -> bool:
+    """Whether one means the other, so that they may not overtake each other."""
+    ordered = (msg.Task, msg.Report)
+    if isinstance(earlier, ordered) and isinstance(later, ordered):
+        return earlier.slot == later.slot
+    if isinstance(earlier, msg.Put | msg.Drop) and isinstance(later, msg.Put | msg.Drop):
+        return earlier.digest == later.digest
+    for one, other in ((earlier, later), (later, earlier)):
+        if isinstance(one, msg.Task) and isinstance(other, msg.Put | msg.Drop) and one.code == other.digest:
+            return True
+        if isinstance(one, msg.Task) and isinstance(other, msg.Revoke) and one.attempt == other.attempt:
+            return True
+    return False
+
+
+def assert_allowed(sent: list[Sent], came: list[tuple[msg.Message, list[Buffer]]]) -> None:
+    """Of each two messages that mean each other, the first came first. Equal ones cannot be told apart."""
+    places: dict[str, list[int]] = {}
+    for place, (message, parts) in enumerate(came):
+        places.setdefault(repr((message, list(map(bytes, parts)))), []).append(place)
+    placed = [(message, places[repr((message, parts))].pop(0)) for message, parts in sent]
+    for at, (later, second) in enumerate(placed):
+        for earlier, first in placed[:at]:
+            assert first < second or not must_keep(earlier, later), (earlier, later)
+
+
+@given(st.lists(steps, max_size=40), st.booleans())
+def test_cuts_lose_and_double_nothing(play: list[Any], leaves: bool) -> None:
+    """Wherever channels are cut, in both directions, every message comes once, in an order that is allowed."""
+    net = Net()
+    sent: list[list[Sent]] = [[], []]
+    for step in play:
+        match step:
+            case ("send", side, message, parts):
+                net.sides[side].send(message, parts)
+                sent[side].append((message, parts))
+            case ("write", side, count):
+                net.write(side, count)
+            case ("arrive", side, count):
+                net.arrive(side, count)
+            case ("lose", side):
+                net.lose(side)
+            case ("connect", side):
+                net.connect(side)
+            case ("acknowledge", side):
+                net.sides[side].acknowledge()
+    net.connect(0)
+    net.settle()
+    for source in (0, 1):
+        assert net.sides[source].settled
+        assert net.sides[source].log_bytes == net.sides[source].queued_bytes == 0
+        assert net.sides[source].repeated == 0
+        assert len(net.came[source]) == len(sent[source])
+        assert_allowed(sent[source], net.came[source])
+    if leaves:
+        net.sides[0].send(msg.Bye("done"))
+        for count in range(3):
+            net.write(0, count)
+            net.arrive(0, count % 2)
+            if net.sides[0].state != "closed":
+                net.connect(1)
+        net.settle()
+        assert (net.sides[0].state, net.sides[1].state) == ("closed", "left")

@@ -15,7 +15,7 @@ from distmap.errors import PayloadError, ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.wire.codec import encode
 from distmap.wire.messages import Beat, Bye, Draining, Drop, Interrupt, Message, Output, Put, Report, Task
-from distmap.wire.session import TABLE, Session
+from distmap.wire.session import Session
 
 A, B = b"a" * 16, b"b" * 16
 HEAD = struct.Struct("<B3xIQQ")
@@ -213,11 +213,6 @@ def test_equal_ones_follow_each_other() -> None:
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_state_is_reached_from_the_table() -> None:
-    """What follows in the table is a state of the table."""
-    assert {state for row in TABLE.values() for state in row.values()} == set(TABLE)
-
-
 def test_nothing_follows_bye() -> None:
     """Bye comes last, and what is sent after it is dropped."""
     left, right = Session(0), Session(0)
@@ -225,10 +220,25 @@ def test_nothing_follows_bye() -> None:
     left.send(Bye("done"))
     left.send(Draining())
     assert left.state == "closing"
+    assert not left.said_bye
     assert names(carry(left, right)) == ["Put", "Bye"]
-    assert left.state == "closed"
+    assert left.said_bye
+    assert left.state == "parting"
     assert right.state == "left"
     assert right.farewell == "done"
+    settle(left, right)
+    assert left.state == "closed"
+    assert left.said_bye
+
+
+def test_a_message_that_acknowledges_our_bye_is_dropped() -> None:
+    """It crossed the Bye on its way: nobody wants it, and nothing is wrong with it."""
+    left, right = Session(0), Session(0)
+    left.send(Bye(""))
+    right.send(Draining())
+    carry(left, right)
+    assert carry(right, left) == []
+    assert left.state == "closed"
 
 
 def test_a_message_after_bye_is_refused() -> None:
@@ -398,6 +408,253 @@ def test_repeated_frames_are_dropped() -> None:
     left.incoming(ack, 0)
     left.incoming(ack, 0)
     assert left.settled
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def reconnect(left: Session, right: Session, now: float = 0.0) -> None:
+    """The channel goes, and a new one comes, over which each side tells the other what it has taken."""
+    left.detached()
+    right.detached()
+    left.resume(right.received, now)
+    right.resume(left.received, now)
+
+
+def test_what_was_lost_on_its_way_comes_again_and_first() -> None:
+    """In the old order, under the old numbers, with what has come in since acknowledged; new messages follow."""
+    left, right = Session(0), Session(0)
+    for slot in range(4):
+        left.send(report(slot), [bytes((slot,)) * 10])
+    written = frames(left)
+    assert right.incoming(written[0], 0) == [(report(0), [bytes(10)])]
+    right.send(Draining())
+    carry(right, left)
+    left.send(report(4), [b"new"])
+    reconnect(left, right)
+    assert left.wants_to_write
+    again = frames(left)
+    assert [HEAD.unpack_from(frame)[:3] for frame in again[:3]] == [
+        HEAD.unpack_from(frame)[:3] for frame in written[1:]
+    ]
+    assert [frame[HEAD.size :] for frame in again[:3]] == [frame[HEAD.size :] for frame in written[1:]]
+    assert {HEAD.unpack_from(frame)[3] for frame in again} == {1}
+    given = [given for frame in again for given in right.incoming(frame, 0)]
+    assert [message for message, _ in given] == [report(slot) for slot in range(1, 5)]
+    assert (left.resumes, left.replayed, right.repeated) == (1, 3, 0)
+    settle(left, right)
+    assert left.settled
+    assert left.log_bytes == right.log_bytes == 0
+
+
+def test_a_message_may_come_over_two_channels() -> None:
+    """The first frames of it over one, the rest over the next: it is given out once, whole."""
+    left, right = Session(0), Session(0)
+    part = os.urandom(5 * FRAME)
+    left.send(Put(A, "value"), [part])
+    written = frames(left)
+    assert [given for frame in written[:2] for given in right.incoming(frame, 0)] == []
+    reconnect(left, right)
+    assert carry(left, right) == [(Put(A, "value"), [part])]
+
+
+def test_frames_are_sent_again_by_reference() -> None:
+    """Only the head is made anew."""
+    left, right = Session(0), Session(0)
+    part = bytearray(2 * FRAME)
+    left.send(Put(A, "value"), [part])
+    frames(left)
+    reconnect(left, right)
+    frame = left.outgoing()
+    assert frame is not None
+    assert any(isinstance(piece, memoryview) and piece.obj is part for piece in frame)
+
+
+def test_without_a_channel_nothing_goes_out_or_in() -> None:
+    """Messages can be sent meanwhile, and the old channel's last frames are left to the next one."""
+    left, right = Session(0), Session(0)
+    left.send(report(0), [b"x"])
+    [late] = frames(left)
+    right.ping(0)
+    right.send(Draining())
+    left.detached()
+    right.detached()
+    assert not right.attached
+    assert right.outgoing() is None
+    assert not right.wants_to_write
+    right.send(Drop(A))
+    assert right.incoming(late, 0) == []
+    assert (right.received, right.owes, right.acknowledge()) == (0, False, False)
+    left.resume(right.received, 0)
+    right.resume(left.received, 0)
+    assert [HEAD.unpack_from(frame)[0] for frame in frames(right)] == [OPEN, OPEN]  # no ping of the old channel
+    assert names(carry(left, right)) == ["Report"]
+
+
+def test_a_number_that_was_told_acknowledges() -> None:
+    """What the other side took is let go of at once, and no acknowledgement of it follows."""
+    left, right = Session(0), Session(0)
+    part = bytearray(10)
+    left.send(report(0), [memoryview(part)])
+    carry(left, right)
+    assert right.owes
+    reconnect(left, right)
+    assert left.settled
+    part.append(0)
+    assert not right.owes
+    assert not right.acknowledge()
+    assert right.outgoing() is None
+
+
+def test_a_new_channel_may_come_before_the_old_one_is_missed() -> None:
+    """The other side knows sooner that it is gone: no `detached` of our own is needed."""
+    left, right = Session(0), Session(0)
+    left.ping(0)
+    left.send(report(0), [b"x"])
+    left.outgoing()
+    left.outgoing()
+    left.ping(0)
+    right.detached()
+    left.resume(right.received, 0)
+    right.resume(left.received, 0)
+    assert names(carry(left, right)) == ["Report"]
+    assert not right.wants_to_write  # no pong for a ping of the old channel
+
+
+@pytest.mark.parametrize(("received", "text"), [(0, "has 0 frames now"), (3, "only 2 were sent")])
+def test_another_session_is_refused(received: int, text: str) -> None:
+    """Who claims more frames than were sent, or fewer than it acknowledged, is not the other side of this session."""
+    left, right = Session(0), Session(0)
+    left.send(report(0), [b"x"])
+    carry(left, right)
+    right.send(Draining())
+    carry(right, left)
+    left.send(report(1), [b"y"])
+    carry(left, right)
+    left.detached()
+    with pytest.raises(ProtocolError, match=text):
+        left.resume(received, 0)
+    assert not left.attached
+    assert left.resumes == 0
+    left.resume(1, 0)
+    assert len(frames(left)) == 1
+
+
+def test_a_session_that_has_ended_is_not_resumed() -> None:
+    """Nothing would come of it: neither after `end`, nor after an error, nor after an acknowledged Bye."""
+    ended, failed, parted, other = Session(0), Session(0), Session(0), Session(0)
+    ended.end()
+    with pytest.raises(ProtocolError):
+        failed.incoming(b"?", 0)
+    parted.send(Bye(""))
+    settle(parted, other)
+    for session in (ended, failed, parted):
+        with pytest.raises(ProtocolError, match="cannot be resumed"):
+            session.resume(0, 0)
+
+
+def test_a_bye_is_sent_again() -> None:
+    """One that was queued goes out over the new channel, and one that was lost on its way comes again."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(2 * FRAME)])
+    left.send(Bye("done"))
+    left.outgoing()
+    reconnect(left, right)
+    frames(left)
+    assert left.state == "parting"
+    reconnect(left, right)
+    assert left.state == "parting"
+    assert names(carry(left, right)) == ["Put", "Bye"]
+    assert right.farewell == "done"
+    reconnect(left, right)
+    assert left.state == "closed"
+
+
+def test_what_was_acknowledged_meanwhile_is_not_sent_again() -> None:
+    """The other side may acknowledge the first frames while the later ones still wait to be given out again."""
+    left, right = Session(0), Session(0)
+    for slot in range(3):
+        left.send(report(slot), [b"x"])
+    frames(left)
+    reconnect(left, right)
+    right.incoming(frames(left, 1)[0], 0)
+    right.acknowledge()
+    carry(right, left)
+    reconnect(left, right)
+    first = frames(left, 1)[0]
+    assert HEAD.unpack_from(first)[2] == 2
+    right.incoming(first, 0)
+    for frame in frames(right):
+        left.incoming(frame, 0)
+    assert names(carry(left, right)) == ["Report"]
+
+
+def test_a_repeated_frame_is_counted_and_acknowledged() -> None:
+    """Its sender does not know that it was taken, so it is told."""
+    left, right = Session(0), Session(0)
+    left.send(Draining())
+    [frame] = frames(left)
+    right.incoming(frame, 0)
+    right.acknowledge()
+    frames(right)
+    assert right.incoming(frame, 0) == []
+    assert right.repeated == 1
+    assert right.acknowledge()
+    assert carry(right, left) == []
+    assert left.settled
+
+
+def test_a_full_log_is_back_pressure() -> None:
+    """No new frame is cut, of control neither, while pings and acknowledgements still go; nothing is lost."""
+    small = LIMITS._replace(log_bytes=10 * HEAD.size)
+    left, right = Session(0, limits=small), Session(0)
+    for _ in range(100):
+        left.send(Drop(A))
+    written = frames(left)
+    assert left.log_bytes == sum(map(len, written))
+    assert 10 * HEAD.size <= left.log_bytes < 14 * HEAD.size
+    assert not left.wants_to_write
+    left.ping(0)
+    right.send(Draining())
+    carry(right, left)
+    left.acknowledge()
+    assert [HEAD.unpack_from(frame)[0] for frame in frames(left)] == [PING]
+    left.acknowledge()
+    given = [given for frame in written for given in right.incoming(frame, 0)]
+    given += settle(left, right)[1]
+    assert names(given) == ["Drop"] * 100
+    assert left.log_bytes == 0
+
+
+def test_what_no_frame_was_cut_of_is_known() -> None:
+    """In bytes, down to nothing when all was cut: so results that wait for a new channel can be bounded."""
+    left = Session(0)
+    assert left.queued_bytes == 0
+    left.detached()
+    left.send(report(0), [bytes(3 * FRAME)])
+    left.send(Draining())
+    assert 3 * FRAME < left.queued_bytes < 3 * FRAME + 200
+    left.resume(0, 0)
+    frames(left, 2)
+    assert 2 * FRAME < left.queued_bytes < 2 * FRAME + 200
+    frames(left)
+    assert left.queued_bytes == 0
+
+
+def test_parts_are_let_go_of_though_larger_ones_wait() -> None:
+    """The sender keeps nothing of a message that was acknowledged, whichever of its queues still names it."""
+    left, right = Session(0), Session(0)
+    left.send(Put(A, "value"), [bytes(3 * FRAME)])
+    kept = bytearray(100)
+    left.send(report(0), [memoryview(kept)])
+    left.send(report(1), [bytes(2 * FRAME)])
+    given = Given()
+    while ("Report", [100]) not in [(type(message).__name__, list(map(len, parts))) for message, parts in given]:
+        given += right.incoming(frames(left, 1)[0], 0)
+    right.acknowledge()
+    carry(right, left)
+    assert left.queued_bytes
+    kept.append(0)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
