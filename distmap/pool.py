@@ -355,8 +355,9 @@ class Pool:
         """A lazy iterator of results in input order. The input may be infinite; it is read ahead, in another thread.
 
         Args:
-            buffer: at most so many items are read from the input and not yet taken from the iterator; default: as many
-                as two chunks for each slot, however large the chunks have grown (and 256 MB of them at most).
+            buffer: at most so many items are read from the input and not yet taken from the iterator. Default: two
+                chunks for each slot, but no more items than are taken from the iterator in two seconds (and 256 MB of
+                them at most). Where items are slow to take, that is still two for each slot.
 
         Items of a chunk are read before any of them is run. Where the input waits for results (the next item depends
         on an earlier one), give `chunksize=1`: each item is then sent as soon as it is read.

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from distmap.calls.awaiting import await_interruptible
@@ -24,6 +24,7 @@ from distmap.calls.job import JobHandle
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, Mailbox
 from distmap.calls.results import SKIP, Stream, decode
+from distmap.calls.runs import FREE, NOTHING, BlockSize, Run
 from distmap.calls.serving import Serving
 from distmap.calls.traces import clean
 from distmap.core.events import Consumed
@@ -32,11 +33,6 @@ from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import JobEntry, ignore
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost
 from distmap.tasks.failures import HIDDEN
-
-#: No value is there yet.
-NOTHING = object()
-#: Items and bytes of nothing.
-FREE = (0, 0)
 
 
 class StreamServing(Serving):
@@ -171,7 +167,8 @@ class StreamJob(JobHandle):
         self._keep: object = keep
         #: Held while a value is taken, never while one is waited for. An unpickled value may come back here.
         self._taking = threading.RLock()
-        self._run = _Run()
+        self._run = Run()
+        self._block = BlockSize()
         self._exhausted = False
         # The iterator may be dropped anywhere; the reader thread and the driver hold no reference to it.
         self._when_dropped = weakref.finalize(self, serving.controls.cancel)
@@ -186,7 +183,7 @@ class StreamJob(JobHandle):
         """Take no more of it: the job is cancelled, as when a generator is closed."""
         self.cancel()
         with self._taking:
-            self._exhausted, self._run = True, _Run()
+            self._exhausted, self._run = True, Run()
         self._stream.box.ring()
 
     def _interrupt(self, interrupted: bool = True) -> None:
@@ -266,6 +263,10 @@ class StreamJob(JobHandle):
             if run.cost != FREE:  # it is consumed
                 cost, run.cost = run.cost, FREE
                 self._stream.consumed(*cost)
+                self._block.taken(cost[0], time.monotonic(), more=run.left > 0)
+            if run.left:
+                self._give(run.rest(self._block.begin(time.monotonic())))
+                continue
             message = box.peek()
             if message is None or self._exhausted:
                 break
@@ -290,10 +291,14 @@ class StreamJob(JobHandle):
         given = values[::-1]
         for at, error in failed.items():
             given[index - 1 - at] = _Failed(error)
-        self._run = run = _Run(message, given, (count, nbytes))
+        self._give(run := Run(message, given, (count, nbytes)).rest(self._block.begin(time.monotonic())))
         self._drop(run)
 
-    def _drop(self, run: _Run) -> None:
+    def _give(self, run: Run) -> None:
+        self._run = run
+        run.trim()  # only now: an interrupt in between loses nothing
+
+    def _drop(self, run: Run) -> None:
         self._stream.box.drop()
         run.message = None
 
@@ -329,25 +334,3 @@ class _Failed:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-class _Run:
-    """Results that are being given away, the last one first: who has taken one is the only one who has it."""
-
-    __slots__ = ("cost", "message", "values")
-
-    def __init__(
-        self, message: JobMessage | None = None, values: Sequence[Any] = (), cost: tuple[int, int] = FREE
-    ) -> None:
-        #: Where they come from, until it is off the box.
-        self.message = message
-        self.values = list(values)
-        #: Items and bytes to be paid for when all are taken.
-        self.cost = cost
-
-    def take(self) -> Any:
-        """The next value, by any thread; NOTHING if all are taken."""
-        try:
-            return self.values.pop()
-        except IndexError:
-            return NOTHING

@@ -23,7 +23,7 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
     unread = job.unread()
-    return chunks.chunk_size(
+    size = chunks.chunk_size(
         state.limits,
         item_time=state.item_time(job, worker),
         rtt=worker.rtt,
@@ -32,6 +32,7 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         slots=job.group.capacity,
         item_bytes=job.item_bytes,
     )
+    return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
 
 
 def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:

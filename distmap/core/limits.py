@@ -46,6 +46,12 @@ class Limits(NamedTuple):
     job_bytes: int = 256 << 20
     #: Chunks for each slot that a stream (`imap`) reads ahead.
     stream_chunks_per_slot: int = 2
+    #: Seconds of its consumer's work that a stream or fold reads ahead, unless `buffer=` or `chunksize=` say otherwise.
+    stream_seconds: float = 2.0
+    #: Seconds of its work by which the pace of a consumer is measured.
+    pace_seconds: float = 0.5
+    #: Seconds after which the results that a consumer took from an iterator are counted as consumed.
+    consumed_every: float = 0.05
     #: Chunks for each slot that a fold reads ahead. It consumes results at once; more chunks keep the slots busy behind
     #: a long item.
     fold_chunks_per_slot: int = 16

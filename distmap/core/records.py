@@ -13,6 +13,7 @@ from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.gather import InOrder, Unordered
 from distmap.core.limits import Limits
+from distmap.core.pace import ConsumerPace
 from distmap.core.progress import Meter
 
 #: The job with the smallest key gets the next place: (-priority, no place is owed to it, served time, id).
@@ -205,6 +206,7 @@ class JobRecord:
     consumed: int = 0
     #: Of streaming jobs: items not consumed, for each chunk in the order of reading.
     unconsumed: deque[int] = field(default_factory=deque)
+    pace: ConsumerPace = field(default_factory=ConsumerPace)
     input_bytes: int = 0
     result_bytes: int = 0
     item_bytes: float = 0.0
@@ -262,8 +264,32 @@ class JobRecord:
             return by_bytes
         if self.spec.buffer is not None:
             return min(by_bytes, self.spec.buffer - (self.read - self.consumed))
-        full = len(self.unconsumed) >= limits.window(self.spec.gather) * max(1, self.group.capacity)
-        return 0 if full else by_bytes
+        if len(self.unconsumed) >= self._window_chunks(limits):
+            return 0
+        return max(0, min(by_bytes, self._window_items(limits) - (self.read - self.consumed)))
+
+    def _window_chunks(self, limits: Limits) -> int:
+        return limits.window(self.spec.gather) * max(1, self.group.capacity)
+
+    def _window_items(self, limits: Limits) -> int:
+        """Items that a stream may have read and not consumed: what its consumer takes in `stream_seconds`.
+
+        At least one for each chunk, so that a slow consumer of slow items does not keep slots idle.
+        """
+        least = self._window_chunks(limits) * (self.spec.chunksize or 1)
+        items = self.pace.items_in(limits.stream_seconds)
+        return limits.growth * least if items is None else int(min(max(least, items), 1 << 62))
+
+    def consumer_chunk(self, limits: Limits) -> int:
+        """The largest chunk for its consumer: a share of the window, so that all slots work for it.
+
+        But a chunk that keeps the consumer busy for as long as it may keep a slot is never too large.
+        """
+        if not self.streaming or self.spec.buffer is not None:
+            return limits.chunk_items
+        share = self._window_items(limits) // self._window_chunks(limits)
+        items = self.pace.items_in(limits.chunk_seconds) or 0.0
+        return int(min(max(1, share, items), limits.chunk_items))
 
     def wants_slot(self, limits: Limits) -> bool:
         """Whether something of it waits to be run, or may be read."""

@@ -262,6 +262,7 @@ class Scheduler:
         waits = job.delivered - job.consumed
         check(0 <= event.count <= waits, "{}: {} items consumed, expected 0 to {}", job, event.count, waits)
         job.consumed += event.count
+        job.pace.took(event.count, self._state.now, self._state.limits.pace_seconds)
         left = event.count
         while left and job.unconsumed:
             taken = min(left, job.unconsumed[0])

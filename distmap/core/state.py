@@ -291,6 +291,8 @@ class SchedulerState:
             ready = [accepted]
         else:
             ready = job.gather.accept(index, accepted)
+        if ready and job.delivered == job.consumed:
+            job.pace.waits(self.now)
         for run in ready:
             job.delivered += run.hi - run.lo
             if run.cause is None:

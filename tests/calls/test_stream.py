@@ -44,6 +44,28 @@ def test_an_infinite_input_is_pulled_only_so_far(pool):
     results.cancel()
 
 
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_a_slow_consumer_of_tiny_items_is_two_seconds_ahead_at_most(pool, name):
+    """The generator is not asked for more than its consumer, which needs 5 ms an item, takes in two seconds."""
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    results = getattr(pool, name)(abs, endless())
+    work, ahead = threading.Event(), []
+    for taken in range(1, 200):
+        next(results)
+        work.wait(0.005)
+        ahead.append(read - taken)
+    results.close()
+    assert max(ahead) <= 2.0 / 0.005
+    assert max(ahead[100:]) > 20  # and yet enough is there
+
+
 def test_buffer_bounds_items(pool):
     """buffer= is counted in items."""
     pulled = []

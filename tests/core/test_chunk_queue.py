@@ -72,6 +72,47 @@ def test_the_window_without_buffer_is_two_chunks_a_slot(harness: Any, pick: Any)
     assert pick(harness.send(ev.Consumed(1, 1, 8)), ev.Read)
 
 
+def test_a_stream_reads_what_its_consumer_takes_in_two_seconds(harness: Any, pick: Any) -> None:
+    """Tiny items and a consumer of 5 ms an item: chunks hold at most its share of 400, at any moment."""
+    harness.send(ev.WorkerJoined(1, 2))
+    todo = harness.job(gather="ordered")
+    waits: list[int] = []
+    read = consumed = 0
+    chunks: list[int] = []
+    for _ in range(300):
+        while todo:
+            assign = todo.pop(0)
+            out = harness.report(assign, seconds=3e-7 * (assign.hi - assign.lo))
+            waits += [command.hi - command.lo for command in pick(out, ev.Deliver)]
+            todo += harness.feed(out)
+        reads = pick(harness.commands, ev.Read)
+        read, chunks = sum(one.count for one in reads), [one.count for one in reads]
+        assert 1 <= read - consumed <= 400
+        count = min(10, waits[0])
+        waits[0] -= count
+        if not waits[0]:
+            del waits[0]
+        consumed += count
+        todo += harness.feed(harness.send(ev.Consumed(1, count, 0), after=0.005 * count))
+    assert max(chunks) == 100
+    assert read - consumed > 300
+
+
+def test_before_anything_is_consumed_chunks_stay_small(harness: Any, pick: Any) -> None:
+    """A consumer that has not begun yet finds some results, not all that its window of chunks could hold."""
+    harness.send(ev.WorkerJoined(1, 2))
+    todo = harness.job(gather="ordered", feed=False)
+    todo = []
+    commands = list(harness.commands)
+    while commands:
+        commands = [one for one in commands if isinstance(one, ev.Read)]
+        for one in commands:
+            todo += harness.feed([one])
+        commands = [command for assign in todo for command in harness.report(assign, seconds=1e-6)]
+        todo = []
+    assert sum(one.count for one in pick(harness.commands, ev.Read)) <= 256
+
+
 def test_the_window_in_bytes(make_harness: Any, pick: Any) -> None:
     """Results that nobody consumes stop the reading; consuming lets it go on."""
     harness = make_harness(Limits(job_bytes=100))

@@ -69,16 +69,49 @@ def test_room_of_a_list_counts_bytes_only() -> None:
 
 
 def test_room_in_items_and_chunks() -> None:
-    """`buffer` counts items; without it, two chunks a slot."""
+    """`buffer` counts items; without it, two chunks a slot, of what may be read before anything was consumed."""
     job = make(gather="unordered", buffer=8)
     job.read, job.consumed = 7, 2
     assert job.room(LIMITS) == 3
     job = make(gather="unordered")
     job.read = 3
     job.unconsumed.extend((1, 1, 1))
-    assert job.room(LIMITS) == 500
+    assert job.room(LIMITS) == 4 * 64 - 3
     job.unconsumed.append(1)
     assert job.room(LIMITS) == 0
+
+
+def consumed(job: JobRecord, items: int, seconds: float) -> JobRecord:
+    """The job, some of whose results were taken in this time."""
+    job.read = job.consumed = items
+    job.pace.took(items, seconds, LIMITS.pace_seconds)
+    return job
+
+
+def test_room_follows_the_consumer() -> None:
+    """Two seconds of what the consumer takes may be read ahead, but at least an item for each chunk of the window."""
+    job = consumed(make(gather="ordered"), 20, 0.2)
+    assert (job.room(LIMITS), job.consumer_chunk(LIMITS)) == (200, 50)
+    job.read += 150
+    assert job.room(LIMITS) == 50
+    job.read += 100
+    assert job.room(LIMITS) == 0
+    slow = consumed(make(gather="ordered"), 1, 10.0)
+    assert (slow.room(LIMITS), slow.consumer_chunk(LIMITS)) == (4, 1)
+    fast = consumed(make(gather="ordered"), 1, 0.0)
+    assert (fast.room(LIMITS), fast.consumer_chunk(LIMITS)) == (500, 500)
+    fold = consumed(make(gather="fold"), 10_000, 1.0)
+    assert fold.consumer_chunk(LIMITS) == 500  # bounded by chunk_items; 20 ms of it were 200 of 20,000 / 32
+    assert consumed(make(gather="fold"), 1_000, 1.0).consumer_chunk(LIMITS) == 62
+
+
+def test_what_the_caller_fixed_is_kept() -> None:
+    """`buffer=` and `chunksize=` are not made smaller for a slow consumer; a list has no consumer."""
+    job = consumed(make(gather="ordered", buffer=300), 1, 10.0)
+    assert (job.room(LIMITS), job.consumer_chunk(LIMITS)) == (300, 500)
+    job = consumed(make(gather="ordered", chunksize=90), 1, 10.0)
+    assert job.room(LIMITS) == 360
+    assert make().consumer_chunk(LIMITS) == 500
 
 
 def test_hungry() -> None:

@@ -75,6 +75,9 @@ class JobAccount:
     next: int = 0
     bytes: int = 0
     open_chunks: list[list[int]] = field(default_factory=list)
+    #: Since when results wait for the consumer, or when it took some last; (seconds, items) of each time it took some.
+    waits_since: float = 0.0
+    taken: list[tuple[float, int]] = field(default_factory=list)
     raised: Counter[int] = field(default_factory=Counter)
     deaths: Counter[int] = field(default_factory=Counter)
     hosts: Counter[int] = field(default_factory=Counter)
@@ -269,6 +272,8 @@ class Ledger:
     def _on_Consumed(self, event: ev.Consumed) -> None:
         job = self.jobs[event.job]
         job.consumed += event.count
+        job.taken.append((self.now - job.waits_since, event.count))
+        job.waits_since = self.now
         job.bytes -= event.nbytes
         left = event.count
         while left and job.open_chunks:

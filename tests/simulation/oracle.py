@@ -104,8 +104,23 @@ class Oracle(Ledger):
         elif streaming and waiting:
             full = limits.window(job.spec.gather) * max(1, len(slots))
             self.require(len(job.open_chunks) < full, f"{command}: over the window of {full} chunks")
+            most = self._most_ahead(job, full)
+            self.require(waiting + command.count <= most, f"{command}: {waiting} wait, its consumer takes {most}")
         if waiting:
             self.require(job.bytes < limits.job_bytes, f"{command}: {job.bytes} bytes are held")
+
+    def _most_ahead(self, job: JobAccount, chunks: int) -> float:
+        """Items that a stream may have read and not consumed: what its consumer takes in `stream_seconds`."""
+        least = chunks * (job.spec.chunksize or 1)
+        if not any(items for _, items in job.taken):
+            return least * self.limits.growth
+        items, seconds, best = 0.0, 0.0, 0.0
+        for lasted, count in job.taken:
+            items, seconds = items + count, seconds + lasted
+            items *= min(1.0, self.limits.pace_seconds / max(seconds, 1e-12))
+            seconds = min(seconds, self.limits.pace_seconds)
+            best = items * self.limits.stream_seconds / seconds if seconds else float("inf")
+        return max(least, best * (1 + 1e-9))
 
     def _do_Assign(self, command: ev.Assign) -> None:
         job = self.jobs[command.job]
@@ -163,6 +178,8 @@ class Oracle(Ledger):
     def _settle(self, job: JobAccount, item: int, what: str) -> None:
         self.require(job.items.get(item) != "done", f"{what}: item {item} is accepted a second time")
         job.items[item] = "done"
+        if job.delivered == job.consumed:
+            job.waits_since = self.now
         job.delivered += 1
         if job.spec.gather in ("ordered", "fold"):
             self.require(item == job.next or job.final_failure, f"{what}: item {item} out of order, {job.next} is due")
