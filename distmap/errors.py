@@ -115,7 +115,14 @@ def _also_foreign() -> dict[str, type[DistmapError]]:
         """
 
     class ItemTimeout(DistmapError, multiprocessing.TimeoutError):
-        """An item ran longer than `timeout=`; its task process was killed, the other items went on."""
+        """An item ran longer than `timeout=`; its task process was ended, the other items went on.
+
+        Attributes:
+            stack: where the item stood when its time was up, as the lines of a traceback, innermost call last;
+                empty if its process could not say. A note of the error has it too.
+        """
+
+        stack: str = ""
 
     class JobCancelled(DistmapError, concurrent.futures.CancelledError):
         """The job was cancelled. What had been finished is in `job.partial`."""
@@ -130,7 +137,8 @@ if TYPE_CHECKING:
 
     class NoWorkers(DistmapError, multiprocessing.TimeoutError): ...
 
-    class ItemTimeout(DistmapError, multiprocessing.TimeoutError): ...
+    class ItemTimeout(DistmapError, multiprocessing.TimeoutError):
+        stack: str
 
     class JobCancelled(DistmapError, concurrent.futures.CancelledError): ...
 

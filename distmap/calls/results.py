@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.tasks.failures import Failure, headline, revive, short_repr, throw
+from distmap.tasks.failures import Failure, headline, revive, short_repr, throw, with_source
 from distmap.tasks.items import Folded, Items, is_plain, load_results
 from distmap.tasks.modules import loaded
 from distmap.tasks.payload import Payload
@@ -116,11 +116,15 @@ def exception_of(lost: Lost, name: str | None = None) -> BaseException:
     name = name or f"item {lost.item} ({_shown(lost)})"
     deaths = list(lost.deaths)
     if lost.cause == "timeout":
-        *deaths, (worker, _) = deaths or [("?", "")]
+        *deaths, (worker, text) = deaths or [("?", "")]
         before = f" (before, it ended {_processes(deaths)})" if deaths else ""
-        return ItemTimeout(
+        error = ItemTimeout(
             f"{name} ran longer than timeout={lost.timeout:g} s on worker {worker} and was stopped{before}"
         )
+        error.stack = with_source(text.partition("\n")[2])
+        if error.stack:
+            error.add_note(f"When its time was up it stood here (innermost call last):\n{error.stack}")
+        return error
     if lost.cause == "hosts":
         return PoisonItemError(f"{name} was lost with its worker too many times; it may bring the host down")
     return PoisonItemError(f"{name} ended {_processes(deaths)}")

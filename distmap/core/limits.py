@@ -106,6 +106,14 @@ class Limits(NamedTuple):
     #: Processes that `multiprocessing` keeps there, likewise.
     growth_processes: int = 64
 
+    # time limits of items
+    #: Seconds that a task process has to write where it stands, before it is ended; most need a millisecond.
+    stack_seconds: float = 1.0
+    #: Seconds from SIGTERM to a process whose item ran too long until SIGKILL.
+    terminate_seconds: float = 5.0
+    #: Seconds after which a process that was killed and has not ended is given up, and its slot gets another one.
+    give_up_seconds: float = 5.0
+
     # leaving
     #: Seconds that a task process has for its exit functions (atexit, threads, multiprocessing).
     leave_seconds: float = 1.0

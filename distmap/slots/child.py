@@ -20,7 +20,7 @@ from _weakref import ref
 from time import monotonic
 from types import FrameType
 
-from distmap.slots.control import BLOCKS, HELD, LOADING, PROCESS, blocks, finished_marker, seek_log
+from distmap.slots.control import BLOCKS, HELD, LOADING, PROCESS, STACK_SIGNAL, blocks, finished_marker, seek_log
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
@@ -68,6 +68,7 @@ def _child(argv: list[str], spare: int) -> Child:
     log = _out_of_the_way(int(argv[1]))
     seek_log(log)
     faulthandler.enable(log, all_threads=False)
+    faulthandler.register(STACK_SIGNAL, log, all_threads=True)
     return Child(sock, blocks(log), spare, [_copy(fd) for fd in (1, 2)])
 
 

@@ -14,6 +14,7 @@ Afterwards the child leaves `finished_marker(attempt)` there, until the block's 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # it is not in typeshed
 import mmap
 import os
 import sys
@@ -35,6 +36,11 @@ HELD = CELL_THREADS, CELL_FILES, CELL_PROCESSES = range(3)
 _BLOCK = 8
 _PAGE = 4096
 _LOG = 4000
+#: Most bytes of the log that are read of where all threads stand.
+_STACKS = 256 << 10
+#: On this signal a task process writes where it stands to its log, whatever it does; 0: there is none. One that no
+#: program uses: the highest ones are left to debuggers.
+STACK_SIGNAL = getattr(_signal, "SIGRTMAX", 0) - 5 if hasattr(_signal, "SIGRTMAX") else getattr(_signal, "SIGUSR2", 0)
 
 
 def anonymous_cells() -> int:
@@ -69,11 +75,19 @@ def finished_marker(attempt: int) -> int:
     return -2 - attempt
 
 
-def crash_log(fd: int) -> str:
-    """What the process wrote when it crashed, from its beginning; empty if nothing, or no descriptor (-1)."""
+def crash_log(fd: int, *, whole: bool = False) -> str:
+    """What the process wrote when it crashed, from its beginning; empty if nothing, or no descriptor (-1).
+
+    `whole`: as much as the stacks of all threads may be.
+    """
     if fd < 0:
         return ""
-    return os.pread(fd, _LOG, _PAGE).decode("utf-8", "replace").strip("\0\n ")
+    return os.pread(fd, _STACKS if whole else _LOG, _PAGE).decode("utf-8", "replace").strip("\0\n ")
+
+
+def log_size(fd: int) -> int:
+    """Bytes in the crash log."""
+    return max(0, os.fstat(fd).st_size - _PAGE) if fd >= 0 else 0
 
 
 def seek_log(fd: int) -> None:

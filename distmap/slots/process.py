@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from distmap.slots.control import BLOCKS, crash_log
+from distmap.slots.control import BLOCKS, STACK_SIGNAL, crash_log, log_size
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.slots.spawn import start
+from distmap.slots.stacks import STATES, stack_of, state_of
 from distmap.tasks._typing import Buffer
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping
 from distmap.wire import messages as msg
@@ -193,6 +194,38 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGINT)
 
+    def ask_for_stack(self) -> None:
+        """Have it write where it stands, which it does even while it holds the GIL; `stack` gives that once it has."""
+        self._signal(STACK_SIGNAL)
+
+    def continue_it(self) -> None:
+        """Let it go on, if it was stopped."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if os.name == "posix" and self.popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
+
+    @property
+    def written(self) -> int:
+        """Bytes that it wrote of where it stands."""
+        return log_size(self._cells)
+
+    def stack(self) -> str:
+        """Where it stood when it was asked; empty if it has not said."""
+        return stack_of(crash_log(self._cells, whole=True))
+
+    def state(self) -> str:
+        """See `stacks.state_of`."""
+        return state_of(self.pid)
+
+    def terminate(self) -> None:
+        """Ask it, and what it started, to end: SIGTERM, for which a program may have a handler."""
+        if os.name == "posix" and self.popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """End it now, and what it started."""
         if os.name != "posix":
@@ -218,7 +251,8 @@ class Process:
         """How it ended, for people."""
         code = self.popen.returncode
         if code is None:
-            text = "does not end, though it was killed"
+            meaning = STATES.get(self.state())
+            text = "does not end, though it was killed" + (f": it is {meaning}" if meaning else "")
         elif code < 0:
             try:
                 name = signal.Signals(-code).name

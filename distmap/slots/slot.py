@@ -15,6 +15,7 @@ from distmap.core.limits import LIMITS
 from distmap.slots.control import BLOCKS, HELD, NOBODY, PROCESS, finished_marker
 from distmap.slots.frames import SegmentRef
 from distmap.slots.process import BlobPart, DescriptorPart, Process
+from distmap.slots.stacks import STATES
 from distmap.tasks._typing import Buffer
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.transport.segments import LARGE, SUPPORTED
@@ -107,6 +108,8 @@ class Slot:
         self.ending: DeathReason | None = None
         #: What ran when its socket ended.
         self.at_end: tuple[int, int] | None = None
+        #: Where the item stood whose time was up, in words.
+        self.stack = ""
         #: It closed its socket and lived on.
         self.socket_closed = False
         self._blobs = blobs
@@ -272,6 +275,17 @@ class Slot:
         """An item's time is up."""
         return self._overdue is not None
 
+    def still_overdue(self) -> bool:
+        """Whether that item runs on; if not, it has ended in time to count."""
+        if self._overdue != self.running():
+            self._overdue = None
+        return self.overdue
+
+    def explain(self, stack: str, state: str) -> None:
+        """Keep where the item stands whose time is up, and the state of its process if that is why it does not end."""
+        held = f"Its process was {STATES[state]}." if state in STATES else ""
+        self.stack = "\n".join(filter(None, (stack, held)))
+
     # --- the end of its process ----------------------------------------------------------------------------------
 
     def reap(self) -> Died:
@@ -291,6 +305,7 @@ class Slot:
         self.forget()
         self.ending = self._overdue = self.at_end = None
         self.socket_closed = self.retiring = self.outworn = False
+        self.stack = ""
         self.deaths_in_a_row += 1
         return Died(self.index, attempt, at, reason, text)
 
@@ -301,9 +316,17 @@ class Slot:
         self._seen = (-1, -1)
 
     def _verdict(self, process: Process, running: tuple[int, int]) -> tuple[DeathReason, str]:
+        reason, text = self._reason(process, running)
+        if process.popen.returncode is None and not process.ended():  # it was given up
+            words, *rest = text.split("\n")
+            text = "\n".join((f"{words}; its process {process.pid} {process.exit_reason()}", *rest))
+        return reason, text
+
+    def _reason(self, process: Process, running: tuple[int, int]) -> tuple[DeathReason, str]:
         if self.ending == "timeout":
             if self._overdue == running:
-                return "timeout", "ran longer than its time limit and was ended"
+                said = "ran longer than its time limit and was ended"
+                return "timeout", f"{said}\n{self.stack}" if self.stack else said
             return "killed", "was ended for an item that finished just then"  # so nobody is charged
         if self.ending is not None:
             return self.ending, "was ended by distmap"

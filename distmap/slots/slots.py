@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
+from distmap.slots.control import STACK_SIGNAL
 from distmap.slots.listener import SlotListener
 from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import SharedBlob, Slot
 from distmap.slots.spawn import environment
+from distmap.slots.stacks import STATES
 from distmap.tasks._typing import Buffer
 from distmap.wire.messages import REMARK, BlobKind, DeathReason, Died, Free, Output, Ready, Refused, Report, Task
 
@@ -40,8 +42,10 @@ TICK = 0.5
 _SHORTEST_TICK, _LONGEST_TICK = 0.010, 0.5
 #: Seconds until a process is killed that lives on after its socket ended.
 _KILL_AFTER = 0.050
-#: Seconds until a killed process is replaced even if it has not ended (an uninterruptible wait in the kernel).
-_GIVE_UP = 5.0
+#: Seconds between two looks for the stack of an item whose time is up.
+_STACK_AGAIN = 0.01
+#: Seconds between two looks for the end of a process that was given up.
+_GIVEN_UP_AGAIN = 1.0
 #: Seconds between two looks for the end of a process, at first and at most, where the system does not announce it.
 _LOOK_AGAIN, _LOOK_SELDOM = 0.002, 0.1
 #: Deaths in a row that are replaced at once; seconds until a later replacement, at first and at most.
@@ -83,6 +87,8 @@ class Slots:
         self.name = name
         #: Processes that were replaced because they held too much (`retire`).
         self.retired = 0
+        #: Processes that were killed and live on: they wait in the system for something that does not come.
+        self.given_up: list[Process] = []
         self._env = environment(count, env)
         # What has been put on it may be anything; what is not text nobody can import from.
         self._path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
@@ -229,9 +235,7 @@ class Slots:
             return
         if slot.ending is None or slot.retiring:
             slot.ending, slot.retiring = reason, False
-        process.kill()
-        if process.pidfd < 0:
-            self._on_exit(slot, process)
+        self._kill(slot, process)
 
     def progress(self) -> list[tuple[int, int, float]]:
         """Per slot: the attempt that runs or -1, its offset, seconds in that item (since it was first seen)."""
@@ -259,13 +263,76 @@ class Slots:
             process = slot.process
             if process is not None and process.pidfd < 0 and process.ended():
                 self._on_exit(slot, process)
-            if not slot.attempts:
+            if not slot.attempts or slot.ending is not None:
                 continue
             limits.append(slot.check_timeout(now))
-            if slot.overdue and slot.ending is None:
-                self._end(slot, "timeout")
+            if slot.overdue:
+                self._time_out(slot)
         if self.busy:
             self._ensure_timer(min((limit for limit in limits if limit > 0), default=0.0))
+
+    # --- an item whose time is up -----------------------------------------------------------------------------------
+
+    def _time_out(self, slot: Slot) -> None:
+        """End the process of an item whose time is up: it says where it stands, is asked to end, is killed."""
+        process = slot.process
+        if process is None or not STACK_SIGNAL:
+            return self._end(slot, "timeout")
+        with contextlib.suppress(BlockingIOError):  # what it has finished counts
+            while self._receive(slot, process):
+                pass
+        if not slot.still_overdue():
+            return
+        # Nothing counts that it says from here on: the signals may cut short what the item waits for.
+        slot.ending, slot.at_end = "timeout", slot.running()
+        self._loop.remove_reader(process.sock)
+        state = process.state()
+        process.ask_for_stack()
+        self._loop.call_later(_STACK_AGAIN, self._take_stack, slot, process, state, 0, _STACK_AGAIN)
+
+    def _take_stack(self, slot: Slot, process: Process, state: str, written: int, waited: float) -> None:
+        """Wait until it has written where it stands, as far as it can; then have it end."""
+        if slot.process is not process or self._closing:
+            return
+        before, written = written, process.written
+        if waited < LIMITS.stack_seconds and (not written or written != before):
+            if state == "T" and not written:
+                process.continue_it()  # it writes before it does anything else
+            self._loop.call_later(_STACK_AGAIN, self._take_stack, slot, process, state, written, waited + _STACK_AGAIN)
+            return
+        slot.explain(process.stack(), state)
+        if state in STATES:
+            return self._kill(slot, process)
+        process.terminate()
+        self._loop.call_later(LIMITS.terminate_seconds, self._kill, slot, process)
+        if process.pidfd < 0:
+            self._on_exit(slot, process)
+
+    def _kill(self, slot: Slot, process: Process) -> None:
+        """End a process, and give it up if it does not end."""
+        if slot.process is not process or self._closing:
+            return
+        process.kill()
+        self._loop.call_later(LIMITS.give_up_seconds, self._give_up, slot, process)
+        if process.pidfd < 0:
+            self._on_exit(slot, process)
+
+    def _give_up(self, slot: Slot, process: Process) -> None:
+        """Replace a process that was killed and lives: the system does not let it go. Its end is watched for."""
+        if slot.process is not process or self._closing or process.ended():
+            return
+        log.error("slot %d of %s: task process %d %s", slot.index, self.name, process.pid, process.exit_reason())
+        self.given_up.append(process)
+        if len(self.given_up) == 1:
+            self._loop.call_later(_GIVEN_UP_AGAIN, self._watch_given_up)
+        self._bury(slot, process)
+
+    def _watch_given_up(self) -> None:
+        for process in [process for process in self.given_up if process.ended()]:
+            self.given_up.remove(process)
+            log.warning("task process %d of %s, which had been given up, has ended", process.pid, self.name)
+        if self.given_up and not self._closing:
+            self._loop.call_later(_GIVEN_UP_AGAIN, self._watch_given_up)
 
     def _on_readable(self, slot: Slot, process: Process) -> None:
         """Receive once: a slot that has much to say must not keep the others waiting."""
@@ -292,7 +359,7 @@ class Slots:
             raise
         except (ProtocolError, OSError, KeyError):
             # User code wrote to our socket, or we are out of memory or descriptors: start afresh.
-            process.kill()
+            self._kill(slot, process)
             return False
         for message, parts in messages or ():
             if isinstance(message, Report):
@@ -317,21 +384,25 @@ class Slots:
     def _kill_if_alive(self, slot: Slot, process: Process) -> None:
         if slot.process is process and not process.ended():
             slot.socket_closed = slot.ending is None
-            process.kill()
+            self._kill(slot, process)
 
-    def _on_exit(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN, waited: float = 0.0) -> None:
+    def _on_exit(self, slot: Slot, process: Process, again: float = _LOOK_AGAIN) -> None:
         """See to what follows if the process has ended; where its end is not announced, look again until it has."""
         if slot.process is not process:
             return
-        if not process.ended() and waited < _GIVE_UP:
+        if not process.ended():
             if process.pidfd < 0:
-                self._loop.call_later(again, self._on_exit, slot, process, min(2 * again, _LOOK_SELDOM), waited + again)
+                self._loop.call_later(again, self._on_exit, slot, process, min(2 * again, _LOOK_SELDOM))
             return
         # What it said before it died counts. A process that it forked may hold the other end, so no end may come.
         if slot.at_end is None:
             with contextlib.suppress(BlockingIOError):
                 while self._receive(slot, process):
                     pass
+        self._bury(slot, process)
+
+    def _bury(self, slot: Slot, process: Process) -> None:
+        """Let go of a process that has ended or was given up, tell of it, and replace it."""
         self._unwatch(process)
         if slot.retiring and not self._closing:
             slot.recycle()

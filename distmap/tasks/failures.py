@@ -193,7 +193,7 @@ def revive(failure: Failure, *, index: int, worker: str, attempt: int) -> BaseEx
     Exceptions that would steer the kernel instead of reporting an item (`SystemExit`, `KeyboardInterrupt`,
     `GeneratorExit`, `StopIteration`) also come as `RemoteError`.
     """
-    text = _with_source(failure.text)
+    text = with_source(failure.text)
     exc: BaseException | None = None
     if failure.pickled is not None:
         try:
@@ -229,7 +229,7 @@ def link(error: BaseException, context: BaseException | None, cause: BaseExcepti
     base.__cause__.__set__(error, cause)
 
 
-def _with_source(text: str) -> str:
+def with_source(text: str) -> str:
     """Add what only the kernel knows of functions defined in its cells: their source, and the number of the cell."""
     import linecache
 

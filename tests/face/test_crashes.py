@@ -217,6 +217,8 @@ def test_timeout_ends_the_item_only(pool2, outcome):
     assert isinstance(error, distmap.ItemTimeout)
     assert isinstance(error, TimeoutError | distmap.DistmapError)
     assert "5" in str(error)
+    assert f", in {outcome.__name__}\n" in error.stack
+    assert error.stack in error.__notes__[-1]
     assert time.monotonic() - began < 8
     assert pool2.map(abs, range(20)) == list(range(20))
 

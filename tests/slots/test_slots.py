@@ -16,6 +16,8 @@ import psutil
 import pytest
 from support.waiting import eventually
 
+from distmap.core.limits import LIMITS
+from distmap.slots import slots as slots_module
 from distmap.slots.control import BLOCKS
 from distmap.slots.process import Process
 from distmap.slots.slots import Slots
@@ -44,6 +46,10 @@ def nap(seconds: float) -> float:
 
 def task_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "distmap.slots.child" in " ".join(p.cmdline())]
+
+
+def stands_in(text: str, fn: Callable[..., Any]) -> bool:
+    return f'File "{__file__}", line ' in text and f", in {fn.__name__}" in text
 
 
 def run(coroutine: Any) -> Any:
@@ -378,6 +384,8 @@ def test_an_item_beyond_its_time_is_ended_and_named(bench: Bench) -> None:
             attempt = b.send(nap, [0.15] * 3 + [30.0], timeout=0.5)
             died = await b.hear(Died)
             assert (died.slot, died.attempt, died.at, died.reason) == (0, attempt, 3, "timeout")
+            assert died.text.startswith("ran longer than its time limit and was ended\n")
+            assert stands_in(died.text, nap)
             assert await b.values(free) == [1.5]
 
     run(main())
@@ -394,6 +402,8 @@ def test_a_stopped_process_is_ended_by_the_time_limit(bench: Bench) -> None:
             os.kill(process, signal.SIGSTOP)
             died = await b.hear(Died)
             assert (died.attempt, died.at, died.reason) == (attempt, 0, "timeout")
+            assert died.text.endswith("Its process was stopped by a signal (state T).")
+            assert stands_in(died.text, nap)
 
     run(main())
 
@@ -411,6 +421,57 @@ def test_a_held_interpreter_lock_does_not_stop_the_clock(bench: Bench) -> None:
             attempt = b.send(hold, [0], timeout=0.3)
             died = await b.hear(Died)
             assert (died.attempt, died.reason) == (attempt, "timeout")
+            assert stands_in(died.text, hold)
+
+    run(main())
+
+
+def test_an_item_has_time_to_end_by_itself_and_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes before SIGKILL; what its handler raises in the item does not count, nor does ignoring it help."""
+    monkeypatch.setattr(slots_module, "LIMITS", LIMITS._replace(terminate_seconds=0.2))
+
+    def leave_by_itself(_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+        time.sleep(30)
+
+    def ignore(_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(30)
+
+    async def main() -> None:
+        async with bench(1) as b:
+            for fn in (leave_by_itself, ignore):
+                attempt = b.send(fn, [0, 1], timeout=0.3)
+                died = await b.hear(Died)
+                assert (died.attempt, died.at, died.reason) == (attempt, 0, "timeout")
+                assert stands_in(died.text, fn)
+
+    run(main())
+
+
+def test_a_process_that_does_not_end_is_replaced_and_watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system does not end a killed process, the slot says so and gets another one; its late end is noticed."""
+    monkeypatch.setattr(slots_module, "LIMITS", LIMITS._replace(give_up_seconds=0.1))
+    ended, held = Process.ended, set()
+    # No test can put a process into an uninterruptible wait.
+    monkeypatch.setattr(Process, "ended", lambda process: process.pid not in held and ended(process))
+
+    async def main() -> None:
+        async with bench(1) as b:
+            held.update(await b.values(b.send(pid, [0])))
+            attempt = b.send(nap, [30.0])
+            await b.started(attempt)
+            b.slots.kill(0)
+            died = await b.hear(Died)
+            assert (died.attempt, died.reason) == (attempt, "killed")
+            (process,) = held
+            assert f"its process {process} does not end, though it was killed" in died.text
+            await b.hear(Ready)
+            assert await b.values(b.send(square, [5])) == [25]
+            assert [one.pid for one in b.slots.given_up] == [process]
+            held.clear()
+            await eventually(lambda: not b.slots.given_up)
+            assert not psutil.pid_exists(process)
 
     run(main())
 
