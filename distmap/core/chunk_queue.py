@@ -12,7 +12,7 @@ import heapq
 from distmap.core import chunks
 from distmap.core.events import Read, SetUp, Take
 from distmap.core.gather import Accepted
-from distmap.core.records import ChunkRecord, JobRecord, SlotRecord, WorkerRecord
+from distmap.core.records import ChunkRecord, JobRecord, LoneItem, SlotRecord, WorkerRecord
 from distmap.core.state import SchedulerState
 from distmap.core.transitions import INPUT, next_state
 
@@ -93,7 +93,11 @@ def requeue(state: SchedulerState, job: JobRecord, chunk: ChunkRecord, lo: int, 
     if lo == hi or job.state == "stopping":
         return
     span = (chunk.start + lo, lo, hi, losses, chunk)
-    if chunk.only_slot is None:
+    if chunk.alone is not None and lo in chunk.alone:
+        assert hi - lo == 1, "an item that runs alone has company"
+        state.lone.append(LoneItem(job, span, chunk.alone[lo]))
+        job.queued += 1
+    elif chunk.only_slot is None:
         heapq.heappush(job.queue, span)
         job.queued += hi - lo
     elif chunk.only_slot.worker.state == "lost":

@@ -105,15 +105,17 @@ class WorkerMeasured(NamedTuple):
 class SlotDied(NamedTuple):
     """A task process ended. If it ran an item, `attempt` and `at` (offset in the chunk) name the item.
 
-    reason: "died" (the item is charged), "timeout" (the item took too long and fails), "killed" (by the command Kill:
-    no item is charged), "idle" (it ran no item).
+    reason: "died" (the item is charged), "timeout" (the item took too long and fails), "memory" (the process was ended
+    for want of memory, which others may have used: the item runs again alone, and fails if that happens then), "limit"
+    (the item passed the memory limit of its slot and fails), "killed" (by the command Kill: no item is charged), "idle"
+    (it ran no item).
     """
 
     worker: int
     slot: int
     attempt: int | None
     at: int | None
-    reason: Literal["died", "timeout", "killed", "idle"]
+    reason: Literal["died", "timeout", "memory", "limit", "killed", "idle"]
 
 
 class SlotReady(NamedTuple):
@@ -367,13 +369,14 @@ class DeliverLoss(NamedTuple):
     """An item failed and has no result: pass the consumer an error in its place.
 
     cause: "poison" (it ended too many task processes), "hosts" (too many workers were lost while they ran it),
-    "timeout"; of a set-up also "gone" (its worker has left) and "refused" (it did not load there).
+    "timeout", "memory" (it needs more than there is); of a set-up also "gone" (its worker has left) and "refused" (it
+    did not load there).
     """
 
     job: int
     chunk: int
     at: int
-    cause: Literal["poison", "hosts", "timeout", "gone", "refused"]
+    cause: Literal["poison", "hosts", "timeout", "memory", "gone", "refused"]
 
 
 class Discard(NamedTuple):

@@ -2,16 +2,19 @@
 
 Owns these rules:
 - Only the item that ran is charged with a death.
+- An item that ended its process for want of memory runs again alone, before that counts. One that passed the limit of
+  its slot fails at once.
 - If it is unknown which item ran, those that may have run are queued again in parts, until one item is left. After the
-  loss of a worker: in halves, from the second loss on. If only an attempt was lost, one of its items is the cause:
-  in eighths, at once.
+  loss of a worker: in halves, from the second loss on; what is left runs alone at last. If only an attempt was lost,
+  one of its items is the cause: in eighths, at once.
+- A worker that said that it leaves charges nobody, however it goes then.
 - Slots that die too often rest.
 - A job whose processes die again and again, without a result in between, is stopped.
 """
 
 from __future__ import annotations
 
-from distmap.core import chunk_queue
+from distmap.core import alone, chunk_queue
 from distmap.core.events import SlotDied
 from distmap.core.gather import Accepted, Cause
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
@@ -20,6 +23,8 @@ from distmap.core.transitions import SLOT, next_state
 
 #: Parts into which a lost attempt is cut: each further round would cost at least one more process.
 PARTS = 8
+#: Reasons of a death that name the item which ran.
+CHARGED = ("died", "timeout", "memory", "limit")
 
 
 def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
@@ -33,21 +38,23 @@ def slot_died(state: SchedulerState, slot: SlotRecord, event: SlotDied) -> None:
     if event.reason != "killed":
         state.deaths += 1
     for attempt in held:
-        named = attempt.id == event.attempt and event.reason in ("died", "timeout")
+        named = attempt.id == event.attempt and event.reason in CHARGED
         if named and event.at is not None and attempt.next <= event.at < attempt.hi:
             _charge_item(state, attempt, event.at, event.reason)
         else:
             _requeue_free(state, attempt)
     if event.reason in ("died", "idle"):
         _count_death(state, slot)
-        if head is not None and head in held:
-            _check_crash_loop(state, head.job)
+    # A time limit and a memory limit end their item for good, so a job cannot go on like that for ever.
+    if event.reason in ("died", "idle", "memory") and head is not None and head in held:
+        _check_crash_loop(state, head.job)
     for attempt in held:
         state.finish_if_done(attempt.job)
 
 
 def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -> None:
     """A worker is lost with all it held. Only items that ran can be the cause, so only those are charged."""
+    charged = charged and worker.state != "draining"
     state.worker_index.set_state(worker, "lost")
     state.resting = [slot for slot in state.resting if slot.worker is not worker]
     state.losses += charged
@@ -111,6 +118,14 @@ def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) 
     job.requeued += attempt.hi - attempt.next - 1
     if reason == "timeout":
         return fail_item(state, attempt, at, "timeout")
+    ran_alone = chunk.alone is not None and at in chunk.alone
+    if reason == "limit" or (reason == "memory" and ran_alone):
+        return fail_item(state, attempt, at, "memory")
+    if reason == "memory" and chunk.only_slot is None:
+        alone.mark(attempt, at)
+        chunk_queue.requeue(state, job, chunk, at, at + 1, attempt.losses)
+        job.requeued += 1
+        return None
     chunk.deaths[at] = chunk.deaths.get(at, 0) + 1
     if chunk.deaths[at] >= state.limits.item_deaths:
         return fail_item(state, attempt, at, "poison")
@@ -127,7 +142,19 @@ def _charge_lost_worker(state: SchedulerState, attempt: Attempt) -> None:
     losses = attempt.losses + 1
     if hi - lo == 1 and losses >= state.limits.host_losses:
         return fail_item(state, attempt, lo, "hosts")
-    _requeue_in_parts(state, attempt, losses, 2 if losses >= 2 else 1)
+    parts = _parts(hi - lo, state.limits.host_losses - losses) if losses >= 2 else 1
+    if parts >= hi - lo and losses >= state.limits.host_losses_beside and attempt.chunk.only_slot is None:
+        for at in range(lo, hi):
+            alone.mark(attempt, at)
+    _requeue_in_parts(state, attempt, losses, parts)
+
+
+def _parts(items: int, losses_left: int) -> int:
+    """Halves; of many items smaller parts, so that one item is left while there are losses left to run it alone."""
+    rounds, parts = max(1, losses_left - 1), 2
+    while parts**rounds < items:
+        parts += 1
+    return parts
 
 
 def _requeue_in_parts(state: SchedulerState, attempt: Attempt, losses: int, parts: int) -> None:

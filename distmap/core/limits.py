@@ -65,6 +65,8 @@ class Limits(NamedTuple):
     item_deaths: int = 3
     #: Workers that may be lost while they run one item, before it fails.
     host_losses: int = 10
+    #: Workers that may be lost while they run one item, until it runs alone on its worker: the next loss is its own.
+    host_losses_beside: int = 5
     #: Deaths of a slot's process within `slot_deaths_window`, after which the slot rests.
     slot_deaths: int = 5
     #: Seconds in which `slot_deaths` are counted.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from itertools import islice
 
-from distmap.core import chunk_queue, faults
+from distmap.core import alone, chunk_queue, faults
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
@@ -28,6 +28,8 @@ def assign_work(state: SchedulerState) -> None:
     """Give all free places to jobs; then let idle slots take from busy ones."""
     groups = list(state.worker_index.groups.values())
     state.next_check = faults.wake_rested(state) if state.resting else None
+    if state.lone:
+        alone.place(state)
     for slot in list(state.slots_with_calls):
         while slot.setup_calls and state.worker_index.can_take(slot):
             chunk_queue.assign_setup_call(state, slot)

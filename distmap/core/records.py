@@ -37,6 +37,8 @@ class ChunkRecord:
     #: Offset -> times the item was run again because it raised; offset -> task processes that it ended.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
+    #: Offsets of items that have to run alone -> the worker where they ran last. Mostly absent.
+    alone: dict[int, int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,8 @@ class WorkerRecord:
     unready: dict[int, int] = field(default_factory=dict)
     #: The tag groups to which it belongs.
     groups: list[TagGroup] = field(default_factory=list)
+    #: It runs nothing else until this item has run.
+    quiet_for: LoneItem | None = None
 
     def __str__(self) -> str:
         return f"worker {self.id}"
@@ -83,6 +87,19 @@ class SlotRecord:
 
     def __str__(self) -> str:
         return f"slot {self.index} of worker {self.worker.id}"
+
+
+@dataclass(slots=True, eq=False)
+class LoneItem:
+    """An item that has to run alone (see `alone.py`): it waits, or `attempt` runs it."""
+
+    job: JobRecord
+    span: Span
+    #: The worker where it ran last: another one is preferred.
+    last: int
+    #: The worker that is kept quiet for it.
+    worker: WorkerRecord | None = None
+    attempt: int | None = None
 
 
 @dataclass(slots=True, eq=False)

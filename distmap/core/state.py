@@ -14,7 +14,7 @@ from distmap.core import events as ev
 from distmap.core.gather import Accepted, InOrder, Unordered
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, ChunkRecord, JobRecord, SlotRecord, Span, WorkerRecord, WorkerStats
+from distmap.core.records import Attempt, ChunkRecord, JobRecord, LoneItem, SlotRecord, Span, WorkerRecord, WorkerStats
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
@@ -44,6 +44,8 @@ class SchedulerState:
         self.kill_timers: list[tuple[float, int, JobRecord]] = []
         #: Slots that rest, in the order in which they began to rest.
         self.resting: list[SlotRecord] = []
+        #: Items that wait to run alone or do, the oldest first.
+        self.lone: list[LoneItem] = []
         self.last_attempt = -1
         self.last_chunk = -1
         self.serial = count()

@@ -90,7 +90,13 @@ class WorkerIndex:
 
     def can_take(self, slot: SlotRecord) -> bool:
         """Whether something can be sent to the slot now."""
-        return slot.state == "ready" and slot.worker.state == "trusted" and len(slot.queue) < self.limits.slot_depth
+        worker = slot.worker
+        return (
+            slot.state == "ready"
+            and worker.state == "trusted"
+            and worker.quiet_for is None
+            and len(slot.queue) < self.limits.slot_depth
+        )
 
     def best_slot(self, group: TagGroup) -> SlotRecord | None:
         """The best slot that can take a chunk now."""

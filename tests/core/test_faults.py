@@ -347,3 +347,41 @@ def test_an_abandoned_attempt_goes_with_its_slot(harness: Any, pick: Any) -> Non
     harness.send(ev.Ticked(), after=1.0)
     assert harness.send(ev.SlotDied(1, 0, first.attempt, 0, "killed")) == []
     assert not harness.state.attempts
+
+
+def test_a_worker_that_is_cut_off_as_it_leaves_charges_nobody(harness: Any, pick: Any) -> None:
+    """It said that it leaves: a second signal, or its host's end, is no item's fault."""
+    harness.send(ev.WorkerJoined(0, 1))
+    harness.job(size=1, **GENTLE)
+    for worker in range(15):
+        harness.send(ev.WorkerDraining(worker), ev.WorkerLost(worker, charged=True))
+        (assign,) = pick(harness.send(ev.WorkerJoined(worker + 1, 1)), ev.Assign)
+        assert (assign.lo, assign.hi) == (0, 1)
+    assert harness.snapshot().losses == 0
+
+
+def test_many_workers_that_leave_at_once_charge_nobody(harness: Any, pick: Any) -> None:
+    """Half of the workers are taken away again and again: all items complete."""
+    harness.send(*[ev.WorkerJoined(number, 2) for number in range(8)])
+    harness.job(size=64, chunksize=4, **GENTLE)
+    for turn in range(12):
+        going = range(4 * turn, 4 * turn + 4)
+        harness.send(*[ev.WorkerDraining(number) for number in going])
+        harness.send(*[ev.WorkerLost(number, charged=turn % 2 == 0) for number in going])
+        harness.send(*[ev.WorkerJoined(4 * turn + 8 + number, 2) for number in range(4)])
+    while harness.state.attempts:
+        attempt = next(a for a in harness.state.attempts.values() if a.slot.queue[0] is a)
+        harness.feed(harness.send(ev.AttemptReported(attempt.id, attempt.lo, attempt.hi, (), 0.01, 8, True)))
+    assert harness.commands[-1] == ev.Finish(1, "done")
+    assert (harness.snapshot().failed, harness.snapshot().losses) == (0, 0)
+
+
+def test_a_job_that_is_always_out_of_memory_is_stopped(harness: Any, pick: Any) -> None:
+    """Ten deaths with nothing finished in between, whether they count for an item or not."""
+    harness.send(ev.WorkerJoined(1, 1))
+    todo = harness.job(size=30, chunksize=1, **GENTLE)
+    for _ in range(10):
+        assert todo
+        head = next(a for a in harness.state.attempts.values() if a.slot.queue[0] is a)
+        todo = harness.feed(harness.send(ev.SlotDied(1, 0, head.id, head.lo, "memory"), ev.SlotReady(1, 0)))
+    assert harness.commands[-1] == ev.Finish(1, "failed", crashed=True)
