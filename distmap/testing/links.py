@@ -83,6 +83,10 @@ class Network:
         self.marks[direction] = sorted([*self.marks[direction], mark], key=lambda one: one.at)
         return mark.happened
 
+    def forget(self) -> None:
+        for direction in DIRECTIONS:
+            self.marks[direction] = []
+
     def crashed(self, error: BaseException) -> None:
         self.failure = self.failure or error
 

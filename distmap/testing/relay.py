@@ -202,6 +202,10 @@ class Relay:
         """
         return self._ask(self._network.mark, direction, n_bytes, lambda: self._network.stop(*DIRECTIONS))
 
+    def forget(self) -> None:
+        """Forget the faults at byte n that have not happened yet."""
+        self._ask(self._network.forget)
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:

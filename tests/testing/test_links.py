@@ -105,6 +105,18 @@ def test_several_faults_at_one_byte_happen_all(connect: Connect) -> None:
     assert read(connection, 6) == bytes(6)
 
 
+def test_a_fault_that_has_not_come_can_be_forgotten(connect: Connect) -> None:
+    """A mark that was not reached is taken back; its event is not set."""
+    relay, connection = connect()
+    events = [relay.cut_after(11, "to_target"), relay.flip("to_client", 10)]
+    connection.sendall(bytes(10))
+    assert read(connection, 10) == bytes(10)
+    relay.forget()
+    connection.sendall(bytes(10))
+    assert read(connection, 10) == bytes(10)
+    assert not any(event.is_set() for event in events)
+
+
 @pytest.mark.parametrize("after", [0, 1, 700])
 def test_a_cut_comes_after_exactly_so_many_bytes(after: int, connect: Connect, echo: Echo) -> None:
     """All bytes before it arrive, none behind it, and it happens once."""
