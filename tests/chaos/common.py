@@ -17,6 +17,11 @@ import uuid
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from distmap.transport.token import Secret
+from distmap.wire.messages import Drop, Message, Put
+from distmap.wire.session import Session
 
 
 def arguments(doc: str | None, *, minutes: float = 20.0) -> argparse.ArgumentParser:
@@ -40,8 +45,6 @@ class Place:
         self.mark = uuid.uuid4().hex
 
     def __enter__(self) -> Place:
-        from distmap.transport.token import Secret
-
         os.environ["DISTMAP_CHAOS"] = self.mark
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.folder)
         token = self.folder / "token"
@@ -115,6 +118,51 @@ def runs(path: str) -> Counter[str]:
         return Counter(Path(path).read_text(encoding="utf-8").split())
     except FileNotFoundError:
         return Counter()
+
+
+class Sent:
+    """Counts the blobs that sessions of this process send; a context manager.
+
+    A blob that a worker gets twice was lost before, and a worker that has a second session was lost, too.
+    """
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.blobs = self.again = 0
+        self._there: set[tuple[Session, bytes]] = set()
+        self._send = Session.send
+
+    def __enter__(self) -> Sent:
+        send, self_ = self._send, self
+
+        def counting(session: Session, message: Message, parts: Any = ()) -> None:
+            self_._count(session, message)
+            send(session, message, parts)
+
+        Session.send = counting  # type: ignore[method-assign]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Session.send = self._send  # type: ignore[method-assign]
+
+    def _count(self, session: Session, message: Message) -> None:
+        if session not in self.sessions:
+            self.sessions.append(session)
+        if isinstance(message, Put):
+            self.blobs += 1
+            self.again += (session, message.digest) in self._there
+            self._there.add((session, message.digest))
+        elif isinstance(message, Drop):
+            self._there.discard((session, message.digest))
+
+    def problems(self, workers: int) -> list[str]:
+        """What was not as it is where so many workers joined and none was lost."""
+        found = [f"{self.again} blobs were sent again"] if self.again else []
+        if len(self.sessions) != workers:
+            found.append(f"{len(self.sessions)} sessions were made for {workers} workers")
+        return found
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
