@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from distmap.driver.portal import Portal
 from distmap.testing.links import DIRECTIONS, Direction, Network
@@ -21,10 +20,6 @@ from distmap.transport.url import parse_url
 
 #: Whether two sockets may have one port (not on Windows).
 _SHARES_PORTS = hasattr(socket, "SO_REUSEPORT")
-#: Seconds that a call from another thread waits for the relay's loop.
-_ANSWER = 10.0
-
-T = TypeVar("T")
 
 
 class Relay:
@@ -80,7 +75,7 @@ class Relay:
             self._placeholder.close()
         self._portal = Portal(name="distmap-relay", crashed=self._network.crashed)
         try:
-            self._ask(self._listen)
+            self._portal.ask(self._listen)
         except BaseException:
             self.close()
             raise
@@ -149,30 +144,30 @@ class Relay:
 
     def reset(self) -> None:
         """Reset (RST) all connections on both sides, as a firewall does that restarts. New ones are taken."""
-        self._ask(self._network.reset)
+        self._portal.ask(self._network.reset)
 
     def cut(self) -> None:
         """Reset all connections, and refuse new ones until `restore()`."""
-        self._ask(self._cut)
+        self._portal.ask(self._cut)
 
     def restore(self) -> None:
         """Take new connections again, after `cut()`."""
-        self._ask(self._listen)
+        self._portal.ask(self._listen)
 
     def silence(self) -> None:
         """Pass nothing in both directions, and close nothing, until `speak()`: the network drops all packets.
 
         New connections are taken, and hear nothing. What was sent meanwhile passes afterwards, as TCP sends it again.
         """
-        self._ask(self._network.stop, *DIRECTIONS)
+        self._portal.ask(self._network.stop, *DIRECTIONS)
 
     def one_way(self, stopped: Direction) -> None:
         """Pass nothing in the direction `stopped`, until `speak()`; the other direction goes on."""
-        self._ask(self._network.stop, stopped)
+        self._portal.ask(self._network.stop, stopped)
 
     def speak(self) -> None:
         """Pass bytes again in both directions, after `silence()`, `one_way()` or `stall_after()`."""
-        self._ask(self._network.speak)
+        self._portal.ask(self._network.speak)
 
     # --- faults at byte n ---------------------------------------------------------------------------------------------
 
@@ -182,7 +177,7 @@ class Relay:
         Returns:
             An event that is set when it has happened.
         """
-        return self._ask(self._network.mark, direction, at_byte, None)
+        return self._portal.ask(self._network.mark, direction, at_byte, None)
 
     def cut_after(self, n_bytes: int, direction: Direction) -> threading.Event:
         """Reset all connections, once, as soon as `n_bytes` more bytes have passed in this direction.
@@ -192,7 +187,7 @@ class Relay:
         Returns:
             An event that is set when it has happened.
         """
-        return self._ask(self._network.mark, direction, n_bytes, self._network.reset)
+        return self._portal.ask(self._network.mark, direction, n_bytes, self._network.reset)
 
     def stall_after(self, n_bytes: int, direction: Direction) -> threading.Event:
         """Do what `silence()` does as soon as `n_bytes` more bytes have passed in this direction.
@@ -200,28 +195,25 @@ class Relay:
         Returns:
             An event that is set when it has happened.
         """
-        return self._ask(self._network.mark, direction, n_bytes, lambda: self._network.stop(*DIRECTIONS))
+        return self._portal.ask(self._network.mark, direction, n_bytes, lambda: self._network.stop(*DIRECTIONS))
 
     def forget(self) -> None:
         """Forget the faults at byte n that have not happened yet."""
-        self._ask(self._network.forget)
+        self._portal.ask(self._network.forget)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Reset all connections, end the relay, raise what went wrong in it. Closing twice is fine."""
         try:
-            self._ask(self._cut)
+            self._portal.ask(self._cut)
         finally:
-            self._portal.close(_ANSWER)
+            self._portal.close()
             self._placeholder.close()
         if self._network.failure is not None:
             raise self._network.failure
 
     # --- in the relay's loop -----------------------------------------------------------------------------------------
-
-    def _ask(self, function: Callable[..., T], *args: object) -> T:
-        return self._portal.ask(function, *args, timeout=_ANSWER)
 
     def _listen(self) -> None:
         if self._listener is None:
