@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from hashlib import sha256
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from distmap.tasks.broadcast import Broadcast, given_value
 from distmap.tasks.bytecode import digest_of_code
@@ -96,6 +96,11 @@ class Encoder:
         enum = loaded("enum")
         if enum is not None and isinstance(value, enum.Enum):
             return self._all("member", (kind, value._name_, value._value_))
+        if kind is TypeVar:  # cloudpickle gives it a random number
+            return self._all("type variable", (value.__name__, value.__bound__, value.__constraints__))
+        numpy = loaded("numpy")
+        if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
+            return self._array(numpy, kind, value)
         torch = loaded("torch")
         if torch is not None and isinstance(value, torch.Tensor):
             return self._tensor(torch, value)
@@ -138,6 +143,15 @@ class Encoder:
     def _named(self, module: str, name: str) -> bytes:
         self._by_name(module)
         return join("named", _text(module, name))
+
+    def _array(self, numpy: Any, kind: type, value: Any) -> bytes:
+        """An array or a number of NumPy: its own pickles name modules that NumPy moves about."""
+        dtype = value.dtype
+        about = self.encode((kind.__name__, dtype.descr if dtype.names else dtype.str, value.shape))
+        if dtype.hasobject:
+            return join("array", about, self.encode(value.tolist()))
+        flat = numpy.ascontiguousarray(value).reshape(-1)
+        return join("array", about, _buffer(flat.view(numpy.uint8)) if flat.nbytes else b"")
 
     def _tensor(self, torch: Any, value: Any) -> bytes:
         about = (type(value), str(value.dtype), tuple(value.shape), value.requires_grad, value.device.type)

@@ -233,7 +233,8 @@ class _Walk:
             return
         self._seen.add((id(space), name))
         self._kept.append(space)
-        words = f"the global {name}" if space is self._home else f"the global {name} of {space.get('__name__')}"
+        home = space.get("__name__")
+        words = f"the global {name}" if space is self._home or home == "__main__" else f"the global {name} of {home}"
         value = space.get(name, _MISSING)
         if value is not _MISSING:
             is_class = isinstance(value, type) and value.__qualname__ == name and self._is_new(value)

@@ -11,7 +11,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -76,6 +76,9 @@ SAME: list[tuple[Maker, Maker]] = [
     (lambda: [[1]] * 2, lambda: [[1], [1]]),
     (lambda: [{"x": {"p", "q"}}], lambda: [{"x": {"q", "p"}}]),
     (lambda: np.arange(6.0), lambda: np.array([0, 1, 2, 3, 4, 5], float)),
+    (lambda: np.zeros((3, 4)), lambda: np.asfortranarray(np.zeros((3, 4)))),
+    (lambda: np.array([{"a", "b"}, None]), lambda: np.array([{"b", "a"}, None])),
+    (lambda: TypeVar("T", bound=int), lambda: TypeVar("T", bound=int)),
     (lambda: circle(1), lambda: circle(1)),
     (lambda: Node(1), lambda: used(Node(1))),
     (lambda: Bare(1), lambda: Bare(1)),
@@ -110,6 +113,12 @@ DIFFERENT: list[tuple[Any, Any]] = [
     (np.zeros((2, 3)), np.zeros((3, 2))),
     (np.zeros(9), np.ones(9)),
     (np.float32(1), np.float64(1)),
+    (np.float64(1), np.float64(2)),
+    (np.float64(1), np.array(1.0)),
+    (np.array(["2020-01-01"], "M8[D]"), np.array(["2020-01-02"], "M8[D]")),
+    (np.zeros(2, [("a", "i4")]), np.zeros(2, [("b", "i4")])),
+    (np.zeros((0, 3)), np.zeros((0, 4))),
+    (TypeVar("T"), TypeVar("S")),
     (Colour.RED, Colour.BLUE),
     (Node(1), Node(2)),
     (Bare(1), Bare(2)),
