@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dis import Bytecode, hasconst, hasjabs, hasjrel
 from hashlib import sha256
+from itertools import pairwise
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -71,6 +72,24 @@ def globals_of(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= globals_of(constant)
     return names
+
+
+def attributes_of(code: CodeType, name: str) -> set[str] | None:
+    """The attributes that a code object takes of a global, nested ones included; None if it does anything else."""
+    found: set[str] = set()
+    steps = [step for step in Bytecode(code) if step.opname not in _NOTHING]
+    for step, after in pairwise(steps):
+        if step.opname in _READS_GLOBAL and step.argval == name:
+            if after.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                return None
+            found.add(after.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            inner = attributes_of(constant, name)
+            if inner is None:
+                return None
+            found |= inner
+    return found
 
 
 def _steps(code: CodeType, encode: Encode) -> list[_Step]:

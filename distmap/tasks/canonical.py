@@ -37,10 +37,10 @@ class Encoder:
 
     Args:
         refer: gives the bytes that stand for a function, a class or a module.
-        by_name: is told each (module, name) that stands for an object.
+        by_name: is told each module and name that stand for an object; no name: the module itself.
     """
 
-    def __init__(self, refer: Callable[[Any], bytes], by_name: Callable[[str], object]) -> None:
+    def __init__(self, refer: Callable[[Any], bytes], by_name: Callable[[str, str | None], object]) -> None:
         self._refer = refer
         self._by_name = by_name
         #: id -> the object (so that no id is used again), and its bytes; or how deep it is, while it is looked at.
@@ -66,11 +66,10 @@ class Encoder:
         self._depth += 1
         try:
             found = self._composite(kind, value)
-        except UNPICKLABLE as error:
-            if isinstance(error, RecursionError) and self._depth > 1:
+        except RecursionError:
+            if self._depth > 1:
                 raise
-            self.opaque.add(kind.__name__)
-            found = join("opaque", _text(kind.__module__, kind.__qualname__))
+            found = self._only_type(kind)
         finally:
             self._depth -= 1
         self._seen[id(value)] = value, found
@@ -141,7 +140,7 @@ class Encoder:
         return self._all("partial", (value.func, value.args, value.keywords, vars(value)))
 
     def _named(self, module: str, name: str) -> bytes:
-        self._by_name(module)
+        self._by_name(module, name or None)
         return join("named", _text(module, name))
 
     def _array(self, numpy: Any, kind: type, value: Any) -> bytes:
@@ -155,25 +154,36 @@ class Encoder:
 
     def _tensor(self, torch: Any, value: Any) -> bytes:
         about = (type(value), str(value.dtype), tuple(value.shape), value.requires_grad, value.device.type)
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        return join("tensor", self.encode(about), _buffer(flat.view(torch.uint8).numpy()))
+        try:
+            flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        except UNPICKLABLE:  # a sparse one, say
+            return self._only_type(type(value))
+        return join("tensor", self.encode(about), _buffer(flat))
 
     # --- any other object: as it pickles ------------------------------------------------------------------------------
 
     def _object(self, kind: type, value: Any) -> bytes:
         make = _makers().get(kind)
-        reduced = value.__reduce_ex__(5) if make is None else make(value)
-        if isinstance(reduced, str):
-            home = home_of(value, reduced)
-            if home is not None and home != "__main__":
-                return self._named(home, reduced)
-            reduced = reduce_named(value) or (type, (kind,))
+        try:
+            reduced = value.__reduce_ex__(5) if make is None else make(value)
+            if isinstance(reduced, str):
+                home = home_of(value, reduced)
+                if home is not None and home != "__main__":
+                    return self._named(home, reduced)
+                reduced = reduce_named(value) or (type, (kind,))
             if reduced[0] is remake:  # with a key, which another process has another one for
                 (_, make, args), (_, state) = reduced[1:3]
                 reduced = make, args, state
-        make, args, state, items, pairs = (*reduced, None, None, None)[:5]
-        parts = [make, args, _lasting(kind, state), None if items is None else list(items)]
-        return self._all("object", [*parts, None if pairs is None else [part for pair in pairs for part in pair]])
+            make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+            elements = None if items is None else list(items)
+            flat = None if pairs is None else [part for pair in pairs for part in pair]
+        except UNPICKLABLE:
+            return self._only_type(kind)
+        return self._all("object", [make, args, _lasting(kind, state), elements, flat])
+
+    def _only_type(self, kind: type) -> bytes:
+        self.opaque.add(kind.__name__)
+        return join("opaque", _text(kind.__module__, kind.__qualname__))
 
 
 def _lasting(kind: type, state: Any) -> Any:

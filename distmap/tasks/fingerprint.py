@@ -18,18 +18,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
+from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeGuard
 
 from distmap.tasks.bundling import bundle
-from distmap.tasks.bytecode import digest_of_code, globals_of
+from distmap.tasks.bytecode import attributes_of, digest_of_code, globals_of
 from distmap.tasks.canonical import Encoder, join
 from distmap.tasks.extras import versions
 from distmap.tasks.imports import imports_of_code
 from distmap.tasks.modules import DISTMAP, namespace, place, registered
 from distmap.tasks.object_paths import cells_of
 from distmap.tasks.picklers import by_value, replaced, underlying
-from distmap.tasks.sources import digest_of_source
+from distmap.tasks.sources import digests_of
 
 #: Grows when a later distmap finds other digests for the same function.
 _FORM = 1
@@ -108,7 +108,8 @@ class _Walk:
         self._names: dict[int, str] = {}
         self._queue: deque[FunctionType | type] = deque()
         self._kept: list[object] = []
-        self._local: set[str] = set()
+        #: The names that are used of each local module; None: all.
+        self._local: dict[str, set[str] | None] = {}
         #: Modules that were made at run time, while they are looked at.
         self._inside: set[str] = set()
         self._seen: set[tuple[int, str]] = set()
@@ -150,8 +151,8 @@ class _Walk:
                 self._class(found, name)
             else:
                 self._function(found, name)
-        for name, source in bundle(self._local).items():
-            self._set(f"the module {name}", digest_of_source(source))
+        for module, digest in digests_of(bundle(self._local), self._local).items():
+            self._set(f"the module {module}", digest)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -218,25 +219,34 @@ class _Walk:
             self._note(home)
         else:
             for used in sorted(globals_of(code)):
-                self._global(fn.__globals__, used)
+                self._global(fn.__globals__, used, code)
             package = fn.__globals__.get("__package__")
             for module in imports_of_code(code, package if type(package) is str else ""):
-                self._note(module)
+                while module:  # `import a.b` binds a
+                    self._note(module)
+                    module = module.rpartition(".")[0]
         for variable, _, value in sorted(cells_of(fn), key=lambda cell: cell[0]):
             self._captured(variable, value, f"the captured value {variable}{of}")
         for attribute, value in sorted(vars(fn).items()):
             if attribute != "__wrapped__" or id(value) not in self._names:
                 self._captured(attribute, value, f"the attribute {attribute} of {_plain(fn.__qualname__)}")
 
-    def _global(self, space: dict[str, Any], name: str) -> None:
+    def _global(self, space: dict[str, Any], name: str, code: CodeType) -> None:
+        value = space.get(name, _MISSING)
+        known = isinstance(value, ModuleType) and place(value.__name__) == "local"
+        if known:
+            names = attributes_of(code, name)
+            for attribute in names if names is not None else [None]:
+                self._note(value.__name__, attribute)
         if (id(space), name) in self._seen or name == "__builtins__":
             return
         self._seen.add((id(space), name))
         self._kept.append(space)
         home = space.get("__name__")
         words = f"the global {name}" if space is self._home or home == "__main__" else f"the global {name} of {home}"
-        value = space.get(name, _MISSING)
-        if value is not _MISSING:
+        if known:
+            self._set(words, join("module", value.__name__.encode()))
+        elif value is not _MISSING:
             is_class = isinstance(value, type) and value.__qualname__ == name and self._is_new(value)
             self._value(self._by_name(value) if is_class else words, value)
         elif name not in namespace(sys.modules["builtins"]):
@@ -267,7 +277,7 @@ class _Walk:
         if isinstance(obj, ModuleType):
             return self._module(obj)
         if not self._is_by_value(obj):
-            self._note(obj.__module__)
+            self._note(obj.__module__, obj.__qualname__.partition(".")[0])
             return join("named", f"{obj.__module__} {obj.__qualname__}".encode())
         name = self._names.get(id(obj))
         if name is None:
@@ -296,13 +306,17 @@ class _Walk:
         self._inside.discard(name)
         return join("module", name.encode(), encoded)
 
-    def _note(self, module: object) -> None:
-        """A module is reached."""
+    def _note(self, module: object, name: str | None = None) -> None:
+        """A module is reached: a name of it, or the whole."""
         if type(module) is not str:
             return
         where = place(module)
-        if where == "local" or module not in sys.modules:
-            self._local.add(module)  # what is not imported yet may be local: then `bundle` finds it
+        if where == "local" or module not in sys.modules:  # what is not imported yet may be local: `bundle` knows
+            names = self._local.setdefault(module, set())
+            if name is None:
+                self._local[module] = None
+            elif names is not None:
+                names.add(name.partition(".")[0])
         elif where == "reference":
             self.references.add(module)
 

@@ -28,7 +28,7 @@ def imports_of(text: str, name: str, *, package: bool) -> tuple[tuple[str, ...],
     found: list[tuple[str, ...]] = []
     while queue:
         node = queue.pop()
-        if isinstance(node, ast.If) and _never_true(ast.unparse(node.test)):
+        if isinstance(node, ast.If) and never_true(ast.unparse(node.test)):
             queue += node.orelse
             continue
         queue += ast.iter_child_nodes(node)
@@ -44,7 +44,8 @@ def imports_of(text: str, name: str, *, package: bool) -> tuple[tuple[str, ...],
     return tuple(names for names in found if any(names))
 
 
-def _never_true(test: str) -> bool:
+def never_true(test: str) -> bool:
+    """Whether the test of an `if` is never true where tasks run."""
     return test in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
 
 
@@ -54,10 +55,16 @@ _IMPORTING = ("import_module", "__import__")
 
 def _imported_from(base: str, level: int, names: Iterable[str], home: str) -> tuple[str, ...]:
     """What `from base import names` may import: a name may be a submodule or anything else."""
+    base = absolute_import(base, level, home)
+    return (base, *[f"{base}.{name}" for name in names]) if base else ()
+
+
+def absolute_import(base: str, level: int, home: str) -> str:
+    """The module that `from base import ...` names, with `level` dots in front, in a module of the package `home`."""
     if level:
         above = home.split(".")[: len(home.split(".")) - level + 1]
         base = ".".join([*above, base] if base else above)
-    return (base, *[f"{base}.{name}" for name in names]) if base else ()
+    return base
 
 
 def _literal(name: str, home: str) -> str:

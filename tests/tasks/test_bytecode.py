@@ -10,7 +10,7 @@ from types import CodeType
 
 import pytest
 
-from distmap.tasks.bytecode import digest_of_code, globals_of
+from distmap.tasks.bytecode import attributes_of, digest_of_code, globals_of
 
 
 def encode(value: object) -> bytes:
@@ -106,3 +106,20 @@ def test_globals_are_found_wherever_they_are_read() -> None:
             return lambda: e + local
     """)
     assert globals_of(code) - {"__name__"} == {"a", "B", "c", "d", "e"}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("m.a(1) + m.b", {"a", "b"}),
+        ("[m.a for _ in m.b.c]", {"a", "b"}),
+        ("lambda: m.a", {"a"}),
+        ("g(m)", None),
+        ("m.a(m)", None),
+        ("lambda: m", None),
+        ("getattr(m, 'a')", None),
+    ],
+)
+def test_attributes_of_a_global_are_found(body: str, found: set[str] | None) -> None:
+    """Those that are taken of it, if nothing else is done with it."""
+    assert attributes_of(code_of(f"def f(): return {body}"), "m") == found

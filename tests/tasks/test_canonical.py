@@ -25,7 +25,7 @@ def encode(value: object) -> bytes:
 
 
 def encoder() -> Encoder:
-    return Encoder(lambda obj: obj.__qualname__.encode(), lambda module: None)
+    return Encoder(lambda obj: obj.__qualname__.encode(), lambda module, name: None)
 
 
 class Colour(enum.Enum):

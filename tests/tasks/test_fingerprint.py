@@ -273,7 +273,7 @@ def test_what_a_function_does_not_reach_does_not_matter(one: str, other: str) ->
 
 def test_local_modules_count_by_their_text(folder: Path) -> None:
     """A module beside the notebook is a part, with what it imports; a comment in it is no change."""
-    (folder / "near_util.py").write_text("import near_more\ndef scale(x):\n    return x\n")
+    (folder / "near_util.py").write_text("import near_more\ndef scale(x):\n    return near_more.k * x\n")
     (folder / "near_more.py").write_text("k = 1\n")
     importlib.invalidate_caches()
     source = "import near_util\ndef f(x): return near_util.scale(x)"
@@ -281,7 +281,8 @@ def test_local_modules_count_by_their_text(folder: Path) -> None:
     assert {"the module near_util", "the module near_more"} <= set(one.parts)
     module = sys.modules["near_util"]
     assert "the module near_util" in fingerprint(module.scale).parts
-    (folder / "near_util.py").write_text("# why\nimport near_more\n\n\ndef scale(x):\n    return x\n")
+    text = "# why\nimport near_more\n\n\ndef scale(x):\n    return near_more.k * x\n\ndef other(): return 1\n"
+    (folder / "near_util.py").write_text(text)
     importlib.reload(module)
     assert of(source).digest == one.digest
     (folder / "near_more.py").write_text("k = 23\n")
