@@ -297,8 +297,8 @@ class Pool:
         """`[fn(x) for x in iterable]`, in parallel, in input order; with several iterables, `fn(x, y, ...)`.
 
         Options, all keyword only: chunksize, progress, desc, total, retries, timeout, on_error, tags, priority,
-        seed, output; see `distmap.calls.options.MapOptions`. A whole number after the iterable is taken as
-        chunksize, as in `multiprocessing.Pool`.
+        seed, output, checkpoint, on_change; see `distmap.calls.options.MapOptions`. A whole number after the iterable
+        is taken as chunksize, as in `multiprocessing.Pool`.
 
         Raises:
             Exception: the first item's own exception, with a note that names the item, and the remote traceback as
@@ -387,7 +387,8 @@ class Pool:
 
         Args:
             initial: the first value; without one, the first result is.
-            combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives.
+            combine: folds results on the workers first, so that less travels; `reduce` then folds what it gives. Not
+                with `checkpoint=`, which keeps the result of each item.
         """
         from distmap.calls.factory import Call
         from distmap.calls.inputs import from_iterables
@@ -399,8 +400,10 @@ class Pool:
         functions(combine=combine)
         self._ensure_workers()
         sink = Fold(chosen.on_error, reduce, EMPTY if initial is ... else initial)
-        # A retried item would come after the fold of its neighbours: then everything is folded here, in order.
-        code = self._code(fn, "one", combine=None if chosen.retries else combine, seed=chosen.seed)
+        # A retried item would come after the fold of its neighbours: then everything is folded here, in order. A
+        # checkpoint keeps the results of single items.
+        alone = chosen.retries or chosen.checkpoint is not None
+        code = self._code(fn, "one", combine=None if alone else combine, seed=chosen.seed)
         tell_of_columns((data,))
         return self._jobs.run(Call("map_reduce", fn, code, from_iterables((data,)), chosen, self), sink, "fold")
 
@@ -428,11 +431,16 @@ class Pool:
         batch_size = checked("batch_size", batch_size)
         self._ensure_workers()
         slots = sum(member.info.slots for member in self._members())
-        source = from_batches(data, batch_size, slots)
+        if chosen.checkpoint is not None and batch_size is None:
+            from distmap.calls.checkpointing import kept_batch_size
+
+            batch_size = kept_batch_size(chosen.checkpoint, fn)
+        source, batch_size = from_batches(data, batch_size, slots)
         empty = nothing_of(data)
         sink = Collect(chosen.on_error, join=lambda batches: concatenate(batches) if batches else empty)
         code = self._code(fn, "one", seed=chosen.seed)
-        return self._jobs.run(Call("map_batches", fn, code, source, chosen, self), sink)
+        kept = {"batch_size": batch_size}
+        return self._jobs.run(Call("map_batches", fn, code, source, chosen, self, kept=kept), sink)
 
     @gate
     @mp_keywords("func")
@@ -873,7 +881,7 @@ class Pool:
         style: Style = "star" if len(iterables) > 1 or name == "starmap" else "one"
         code = self._code(fn, style, seed=chosen.seed)
         tell_of_columns(iterables)
-        return Call(name, fn, code, from_iterables(iterables, snapshot=snapshot), chosen, self)
+        return Call(name, fn, code, from_iterables(iterables, snapshot=snapshot), chosen, self, style)
 
     def _collect(self, call: Call) -> Any:
         from distmap.calls.results import Collect
@@ -889,8 +897,8 @@ class Pool:
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> Job:
+        from distmap.calls.controls import Callbacks
         from distmap.calls.results import Collect
-        from distmap.calls.serving import Callbacks
 
         functions(callback=callback, error_callback=error_callback)
         call = self._call(name, fn, iterables, options, snapshot=True)

@@ -128,7 +128,7 @@ def test_every_option_is_in_the_reference() -> None:
     table = rows(text)
     assert set(table) == set(MapOptions.__dataclass_fields__)
     for option, field in MapOptions.__dataclass_fields__.items():
-        default = '"raise"' if field.default == "raise" else repr(field.default)
+        default = f'"{field.default}"' if isinstance(field.default, str) else repr(field.default)
         assert table[option][1] == f"`{default}`", option
 
 

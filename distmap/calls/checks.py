@@ -116,6 +116,13 @@ def _path(value: Any) -> str | None:
     return None if value is None else os.fsdecode(value)
 
 
+def _file(value: Any) -> str | None:
+    path = _path(value)
+    if path == "" or (path is not None and ("\0" in path or path.endswith(os.sep))):
+        raise ValueError
+    return path
+
+
 def _token(value: Any) -> Any:
     # A Secret is known by its method: its module is costly to import.
     if not (value is None or isinstance(value, str) or hasattr(type(value), "reveal")):
@@ -145,6 +152,7 @@ RULES: dict[str, Rule] = {
     "batch_size": _whole(1, none=True),
     "buffer": _whole(1, none=True),
     "buffersize": _whole(1, none=True),
+    "checkpoint": Rule('the path of a file, such as "scores.sqlite", or None', _file),
     "chunksize": _whole(1, none=True),
     "connect_timeout": _seconds("a number of seconds of at least 0", lambda number: number >= 0),
     "desc": Rule("a string, or None", _text),
@@ -155,6 +163,7 @@ RULES: dict[str, Rule] = {
     "listen": Rule('an address such as "wss://0.0.0.0:8786", or None', _text),
     "maxtasksperchild": _whole(1, none=True),
     "n": _whole(0),
+    "on_change": _one_of("error", "restart", "keep"),
     "on_error": _one_of("raise", "return", "skip"),
     "output": _one_of(True, False, "item"),
     "priority": _whole(),

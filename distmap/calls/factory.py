@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from distmap.calls.arguments import label_of
+from distmap.calls.controls import Callbacks
 from distmap.calls.inputs import Input, Pulled, failing
 from distmap.calls.job import Job, hand_over, serving_of, weakly
 from distmap.calls.options import MapOptions
 from distmap.calls.reader import JobContext
 from distmap.calls.results import ResultSink, Stream
-from distmap.calls.serving import Callbacks, MapServing, Serving
+from distmap.calls.serving import MapServing, Serving
 from distmap.calls.stream import StreamJob, StreamServing
 from distmap.core.events import Gather, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption
 from distmap.driver.jobs import FirstChunk, JobEntry
 from distmap.driver.output import OutputRouter
-from distmap.tasks.code import Code
+from distmap.tasks.code import Code, Style
 from distmap.tasks.items import dump_items
 from distmap.views.choose import resolve_progress
 
@@ -41,6 +42,9 @@ class Call(NamedTuple):
     options: MapOptions
     #: The pool, which lives as long as the job: `Pool().map_async(...)` must not end with its pool.
     pool: object
+    #: How an item is given to the function, and what else than options of all calls changes results: a checkpoint asks.
+    style: Style = "one"
+    kept: Mapping[str, Any] = {}
 
 
 class Jobs:
@@ -65,7 +69,7 @@ class Jobs:
         loop with the job, so that the loop need not ask for it.
         """
         first = None
-        if call.source.prompt and call.source.size:
+        if call.source.prompt and call.source.size and call.options.checkpoint is None:
             try:
                 first = _read_first(call)
             except Exception as error:  # of a frame that cannot be cut, say; the job then fails with it
@@ -85,6 +89,7 @@ class Jobs:
         results = Stream(call.options.on_error)
         entry, progress = self._entry(call, gather, buffer=buffer, stop=False)
         serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=label_of(call.fn))
+        _keep(call, serving)
         stream = StreamJob(serving, results, call.pool)
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._remember(stream, weakref.ref(stream))
@@ -99,6 +104,7 @@ class Jobs:
             self._context, entry, call.source, results,
             call=call.name, function=label_of(call.fn), callbacks=callbacks,
         )  # fmt: skip
+        _keep(call, serving)
         job = Job(serving, on_given=partial(_given, weakref.ref(self)))
         serving.keep = (job, call.pool)
         self._remember(job, lambda: job)
@@ -163,6 +169,14 @@ class Jobs:
     def servings(self) -> list[tuple[Job | StreamJob, Serving]]:
         """As `running`, with the server of each."""
         return [(job, serving_of(job)) for job in self.running]
+
+
+def _keep(call: Call, serving: Serving) -> None:
+    """Open the checkpoint of a call, if it has one."""
+    if call.options.checkpoint is not None:
+        from distmap.calls.checkpointing import Checkpointed
+
+        serving.checkpoint = Checkpointed(serving, call.fn, call.source, call.options, style=call.style, kept=call.kept)
 
 
 def _given(ref: weakref.ref[Jobs], job: Job) -> None:

@@ -31,6 +31,9 @@ class Input(Protocol):
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         """What `take` makes of the next items, at most `count`; how many they are; whether the input is exhausted."""
 
+    def behind(self, index: int, count: int) -> Any:
+        """At most `count` items behind this index, read or not; None if looking at them would use them up."""
+
 
 class Sliced:
     """A list, tuple or range, or a NumPy array by its first axis (views, no copy): slices give what iteration gives."""
@@ -47,6 +50,9 @@ class Sliced:
         self._at += len(items)
         # Of a list that changes meanwhile this gives what its iterator would.
         return take(items), len(items), self._at >= len(self._data)
+
+    def behind(self, index: int, count: int) -> Any:
+        return self._data[index + 1 : index + 1 + count]
 
 
 class Pulled:
@@ -86,6 +92,9 @@ class Pulled:
             if self._ended or wanted == count or time.monotonic() >= deadline:
                 return take(items), len(items), self._ended
 
+    def behind(self, index: int, count: int) -> Any:
+        return None
+
     def _one_by_one(self, item: Any, count: int, deadline: float) -> Iterator[Any]:
         """This item and those behind it: the next one is asked for when whoever takes them has pickled the last."""
         yield item
@@ -123,8 +132,15 @@ class Batches:
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         lo, length = self._at, self._rows.length
         self._at = hi = min(lo + count * self._batch, length)
-        batches = [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)]
+        batches = self._cut(lo, hi)
         return take(batches), len(batches), hi == length
+
+    def behind(self, index: int, count: int) -> Any:
+        lo = (index + 1) * self._batch
+        return self._cut(lo, min(lo + count * self._batch, self._rows.length))
+
+    def _cut(self, lo: int, hi: int) -> list[Any]:
+        return [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)]
 
 
 def length_of(data: Any) -> int | None:
@@ -168,8 +184,8 @@ def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input
     return Pulled(data, length_of(data))
 
 
-def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
-    """The input of `map_batches`: slices of `batch_size` rows; by default four for each slot.
+def from_batches(data: Any, batch_size: int | None, slots: int) -> tuple[Input, int]:
+    """The input of `map_batches`: slices of `batch_size` rows; by default four for each slot. Also that size.
 
     What has no rows is iterated over, and its batches are lists of items; 1024 of them where their number is not known.
 
@@ -180,7 +196,7 @@ def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
     count = length_of(data) if rows is None else rows.length
     size = batch_size or (1024 if count is None else max(1, -(-count // (4 * max(1, slots)))))
     if rows is not None:
-        return Batches(rows, size)
+        return Batches(rows, size), size
     try:
         items = iter(data)
     except TypeError:
@@ -188,7 +204,7 @@ def from_batches(data: Any, batch_size: int | None, slots: int) -> Input:
             f"map_batches cannot cut a {type(data).__name__}, nor iterate over it. It cuts {WHAT_HAS_ROWS}; "
             "of any other iterable it makes lists"
         ) from None
-    return Pulled(_batched(items, size), None if count is None else -(-count // size))
+    return Pulled(_batched(items, size), None if count is None else -(-count // size)), size
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

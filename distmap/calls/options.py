@@ -36,6 +36,13 @@ class MapOptions:
             this call, each line with its worker in front; beyond 200 kB/s lines are dropped and counted. "item" names
             the item too, False throws it away. Text only: `display(...)` inside the function is not shown. What a
             process that it starts, a fork or C code writes goes to the worker's own streams.
+        checkpoint: path of a file in which finished items are kept. Run the call again, in a new kernel too, and it
+            goes on where it was: results of items that the file knows are taken from there. An item is known by its
+            content and the behaviour of the function. Opening a checkpoint that somebody else made can run their code,
+            as with any pickle. See the guide on checkpoints.
+        on_change: what to do if the function, `seed=` or items are not what the results in the checkpoint were made
+            with: "error" (default) raises `CheckpointChanged`, which names what changed; "restart" computes anew;
+            "keep" takes the old results of the function all the same, and computes only items that changed.
     """
 
     chunksize: int | None = None
@@ -49,6 +56,8 @@ class MapOptions:
     priority: int = 0
     seed: int | None = None
     output: bool | Literal["item"] = True
+    checkpoint: str | None = None
+    on_change: Literal["error", "restart", "keep"] = "error"
 
     def __post_init__(self) -> None:
         for field in fields(self):

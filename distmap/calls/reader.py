@@ -11,6 +11,7 @@ import queue
 from collections import deque
 from typing import NamedTuple
 
+from distmap.calls.results import Recalled
 from distmap.driver.driver import Driver
 from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Placed, Printed, ReadRequest
 from distmap.driver.portal import Portal
@@ -26,13 +27,15 @@ class JobContext(NamedTuple):
 class JobReader:
     """Handles the messages of one job. A reader overrides the methods of the messages that concern it."""
 
-    def handle(self, message: JobMessage) -> None:
+    def handle(self, message: JobMessage | Recalled) -> None:
         """Call the method for this kind of message, in the thread that reads."""
         match message:
             case Landed():
                 self.landed(message)
             case Lost():
                 self.lost(message)
+            case Recalled():
+                self.recalled(message)
             case ReadRequest():
                 self.read(message)
             case Printed():
@@ -49,6 +52,9 @@ class JobReader:
 
     def lost(self, message: Lost) -> None:
         """An item failed without a report of its own."""
+
+    def recalled(self, message: Recalled) -> None:
+        """Results of an earlier call are there."""
 
     def read(self, message: ReadRequest) -> None:
         """The driver wants the next items."""
@@ -74,15 +80,15 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self._messages: deque[JobMessage] = deque()
+        self._messages: deque[JobMessage | Recalled] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def put(self, message: JobMessage) -> None:
+    def put(self, message: JobMessage | Recalled) -> None:
         """Add a message; from any thread."""
         self._messages.append(message)
         self._bell.put(None)
 
-    def first(self, timeout: float | None = None) -> JobMessage:
+    def first(self, timeout: float | None = None) -> JobMessage | Recalled:
         """Return the first message and leave it there. Raises queue.Empty after `timeout` seconds without one."""
         while not self._messages:
             self._bell.get(timeout=timeout)
@@ -99,7 +105,7 @@ class Mailbox:
         if not self._messages:
             self._bell.get(timeout=timeout)
 
-    def peek(self) -> JobMessage | None:
+    def peek(self) -> JobMessage | Recalled | None:
         """Return the first message and leave it there; None if there is none."""
         return self._messages[0] if self._messages else None
 

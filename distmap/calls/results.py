@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
@@ -17,6 +17,9 @@ from distmap.tasks.failures import Failure, headline, revive, short_repr, throw,
 from distmap.tasks.items import Folded, Items, is_plain, load_results
 from distmap.tasks.modules import loaded
 from distmap.tasks.payload import Payload
+
+if TYPE_CHECKING:
+    from distmap.checkpoint.reader import ReportReader
 
 
 class _Skip:
@@ -61,13 +64,55 @@ class Decoded(NamedTuple):
     nbytes: int
 
 
-def decode(message: Landed | Lost) -> Decoded:
+class Recalled(NamedTuple):
+    """Results of `count` items from index `start` on that an earlier call left in the checkpoint: a message as Landed.
+
+    They are read when they are wanted, so results may be larger than the memory.
+    """
+
+    start: int
+    count: int  # type: ignore[assignment]
+    report: int
+    #: Offset of the first of them in the chunk of the report.
+    at: int
+    reader: ReportReader
+
+
+def index_of(message: Landed | Lost | Recalled) -> int:
+    """Index of the first item that a message is about."""
+    if isinstance(message, Lost):
+        return message.item
+    return message.start + message.lo if isinstance(message, Landed) else message.start
+
+
+def count_of(message: Landed | Lost | Recalled) -> int:
+    """How many items a message is about."""
+    if isinstance(message, Lost):
+        return 1
+    return message.hi - message.lo if isinstance(message, Landed) else message.count
+
+
+def decode(message: Landed | Lost | Recalled) -> Decoded:
     """What a message says of items, unpickled. Runs the user's code."""
+    if isinstance(message, Recalled):
+        return _recall(message)
     if isinstance(message, Landed):
         values, failures = results_of(message)
         count, nbytes = message.hi - message.lo, message.report.nbytes
         return Decoded(message.start + message.lo, count, values, failures, nbytes)
     return Decoded(message.item, 1, [SKIP], {message.item: exception_of(message)}, 0)
+
+
+def _recall(message: Recalled) -> Decoded:
+    values, plain = message.reader.values(message.report, message.at, message.count)
+    failures: dict[int, BaseException] = {}
+    if not plain:
+        for at, value in enumerate(values):
+            if isinstance(value, Failure):  # a value that does not unpickle here
+                index = message.start + at
+                failures[index] = revive(value, index=index, worker="the checkpoint", attempt=1)
+                values[at] = SKIP
+    return Decoded(message.start, message.count, values, failures, 0)
 
 
 def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:

@@ -26,12 +26,21 @@ class Run:
         message: where they come from, until it is off the box.
         given: the values, the last one first; the run changes this list.
         cost: items and bytes of all of them.
+        known: they were in the checkpoint of the call.
     """
 
-    __slots__ = ("_all", "_given", "cost", "left", "message", "values")
+    __slots__ = ("_all", "_given", "cost", "known", "left", "message", "values")
 
-    def __init__(self, message: object = None, given: list[Any] | None = None, cost: tuple[int, int] = FREE) -> None:
+    def __init__(
+        self,
+        message: object = None,
+        given: list[Any] | None = None,
+        cost: tuple[int, int] = FREE,
+        *,
+        known: bool = False,
+    ) -> None:
         self.message = message
+        self.known = known
         #: The block that is given away now; items and bytes that are to be reported when all of it was taken.
         self.values: list[Any] = []
         self.cost = FREE
@@ -50,7 +59,7 @@ class Run:
 
     def rest(self, most: int) -> Run:
         """The next block. This run stays as it is until `trim` of the block is called."""
-        block, (items, nbytes) = Run(self.message, self._given, self._all), self._all
+        block, (items, nbytes) = Run(self.message, self._given, self._all, known=self.known), self._all
         block.left = lo = max(0, self.left - most)
         block.values = self._given[lo : self.left]
         block.cost = self.left - lo, nbytes * self.left // items - nbytes * lo // items

@@ -15,20 +15,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from distmap.calls.controls import Callbacks, CallCheckpoint, JobControls
 from distmap.calls.inputs import Input
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.notices import warn_of
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, JobReader, Mailbox
-from distmap.calls.results import ResultSink, decode, failure_of
-from distmap.core.events import Consumed, PauseRequested, ResumeRequested
+from distmap.calls.results import Recalled, ResultSink, count_of, decode, failure_of
+from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import FirstChunk, JobEntry
-from distmap.driver.messages import Finished, Incident, Landed, Lost, Printed, ReadRequest, empty_snapshot
+from distmap.driver.messages import (
+    Finished,
+    Incident,
+    JobMessage,
+    Landed,
+    Lost,
+    Printed,
+    ReadRequest,
+    empty_snapshot,
+)
 from distmap.errors import JobCancelled
+from distmap.tasks.caller import warn
 from distmap.tasks.failures import headline
 from distmap.tasks.items import dump_items
 from distmap.views.base import Issue, TextSink, write_text
@@ -36,36 +47,6 @@ from distmap.views.callbacks import call_showing_errors
 from distmap.views.display import JobDisplay
 
 log = logging.getLogger("distmap")
-
-
-class Callbacks(NamedTuple):
-    """`callback=` and `error_callback=` of a call."""
-
-    done: Callable[[Any], object] | None = None
-    failed: Callable[[BaseException], object] | None = None
-
-
-class JobControls:
-    """What may be done to a job from any thread, the threads of buttons too; once the job is over it does nothing."""
-
-    def __init__(self, context: JobContext, job: int) -> None:
-        self._context = context
-        self._job = job
-        self.paused = False
-
-    def pause(self) -> None:
-        """Start no further items."""
-        self.paused = True
-        self._context.portal.call(self._context.driver.notify, PauseRequested(self._job))
-
-    def resume(self) -> None:
-        """Go on."""
-        self.paused = False
-        self._context.portal.call(self._context.driver.notify, ResumeRequested(self._job))
-
-    def cancel(self) -> None:
-        """Stop what runs, drop what waits."""
-        self._context.portal.call(self._context.driver.cancel, self._job)
 
 
 class Serving(JobReader):
@@ -90,6 +71,9 @@ class Serving(JobReader):
         #: The thread that serves the job, if it is not the caller's.
         self.thread: threading.Thread | None = None
         self._source: Input | None = source
+        self.checkpoint: CallCheckpoint | None = None
+        #: Sentences for whoever made the call, to be said at its end.
+        self.sentences: list[str] = []
         #: What the user's functions raise is shown in the cell that made the call, through the view that draws there.
         self._home = contextvars.copy_context()
         self._write = write_text
@@ -144,11 +128,16 @@ class Serving(JobReader):
         self._write = write_text
         notices, self.record.notices = self.record.notices, {}
         warn_of(notices)
+        sentences, self.sentences = self.sentences, []
+        for sentence in sentences:
+            warn(sentence)
 
     # --- in the thread that serves ----------------------------------------------------------------------------------
 
     def _open(self, progress: ProgressOption, first: FirstChunk | None = None) -> None:
         """Give the job to the driver and show it, both in the calling thread, whose cell it belongs to."""
+        if self.checkpoint is not None:
+            self.checkpoint.begin()
         self.context.portal.call(self.context.driver.open, self.record, first)
         view = self.display.show(progress)
         if isinstance(view, TextSink):
@@ -163,6 +152,8 @@ class Serving(JobReader):
 
     def read(self, message: ReadRequest) -> None:
         """Read and pickle the next items, and send them to the driver. KeyboardInterrupt passes through."""
+        if self.checkpoint is not None:
+            return self.checkpoint.read(message)
         portal, driver = self.context
         assert self._source is not None
         try:
@@ -171,6 +162,14 @@ class Serving(JobReader):
             portal.call(driver.input_failed, self.record.id, message.chunk, error)
         else:
             portal.call(driver.chunk_read, self.record.id, message.chunk, payload, blobs, count, last)
+
+    def forward(self, message: JobMessage | Recalled) -> None:
+        """Take a message that went through the journal, in any thread."""
+        raise NotImplementedError
+
+    def ask_again(self, message: ReadRequest) -> None:
+        """Put a request to read behind the messages that wait; from any thread."""
+        raise NotImplementedError
 
     def printed(self, *, last: bool = False) -> None:
         """Write what tasks printed, in this thread."""
@@ -190,7 +189,7 @@ class Serving(JobReader):
                 log.info("! an item is run again, but not why: %r", error)
         self.display.add_issue(Issue(message.kind, message.item, message.worker, message.attempt, text))
 
-    def show_failures(self, message: Landed | Lost, failures: dict[int, BaseException]) -> None:
+    def show_failures(self, message: Landed | Lost | Recalled, failures: dict[int, BaseException]) -> None:
         """Show the items that failed for good."""
         for index, error in failures.items():
             if self.display.is_full:
@@ -200,7 +199,8 @@ class Serving(JobReader):
                 attempt = report.attempts.get(index - message.start, 1)
                 self.display.add_issue(Issue("failed", index, report.worker, attempt, headline(error)))
             else:
-                self.display.add_issue(Issue("failed", index, "", len(message.deaths), headline(error)))
+                deaths = len(message.deaths) if isinstance(message, Lost) else 0
+                self.display.add_issue(Issue("failed", index, "", deaths, headline(error)))
 
 
 class MapServing(Serving):
@@ -230,7 +230,7 @@ class MapServing(Serving):
         self._finished: Finished | None = None
         self.keep: tuple[object, ...] = ()
         #: What arrived when the job was broken off, not decoded yet, and the lock for who decodes it.
-        self._left: deque[Landed | Lost] = deque()
+        self._left: deque[Landed | Lost | Recalled] = deque()
         self._lock = threading.Lock()
         #: Items that were decoded.
         self._absorbed = 0
@@ -291,14 +291,28 @@ class MapServing(Serving):
         """Give the sink the error."""
         self._accept(message)
 
-    def _accept(self, message: Landed | Lost) -> None:
+    def recalled(self, message: Recalled) -> None:
+        """Give the sink the results of an earlier call."""
+        self._accept(message)
+
+    def forward(self, message: JobMessage | Recalled) -> None:
+        self._box.put(message)
+
+    ask_again = forward
+
+    def _accept(self, message: Landed | Lost | Recalled) -> None:
         count, nbytes = self._absorb(message)
-        if self.record.spec.gather != "list":  # a list keeps everything: nothing is consumed, no window waits for it
+        known = isinstance(message, Recalled)
+        if self.checkpoint is not None:
+            self.checkpoint.consumed(count, known=known)
+        if (
+            not known and self.record.spec.gather != "list"
+        ):  # a list keeps everything: nothing is consumed, no window waits for it
             self.context.portal.call(self.context.driver.notify, Consumed(self.record.id, count, nbytes))
         with self.completion.news:
             self.completion.news.notify_all()
 
-    def _absorb(self, message: Landed | Lost) -> tuple[int, int]:
+    def _absorb(self, message: Landed | Lost | Recalled) -> tuple[int, int]:
         """Decode what came and give it to the sink; returns how many items and bytes these were."""
         index, count, values, failures, nbytes = decode(message)
         self.results.take(index, count, values, failures)
@@ -340,7 +354,7 @@ class MapServing(Serving):
         finally:
             # Over: whoever keeps the handle keeps results and figures, not the pool, the input or what functions
             # captured.
-            self._source, self._callbacks, self.keep = None, Callbacks(), ()
+            self._source, self._callbacks, self.keep, self.checkpoint = None, Callbacks(), (), None
             self.results.let_go()
             self.tell_notices()
 
@@ -376,12 +390,11 @@ class MapServing(Serving):
                     return message.snapshot
                 case Printed():
                     self.printed()
-                case (Landed() | Lost()) as message if self.results.keeps:
+                case (Landed() | Lost() | Recalled()) as message if self.results.keeps:
                     self._left.append(message)
             self._box.drop()
         return None
 
     def _known(self) -> int:
         """How many items are there, decoded or not."""
-        waiting = (message.hi - message.lo if isinstance(message, Landed) else 1 for message in self._left)
-        return self._absorbed + sum(waiting)
+        return self._absorbed + sum(map(count_of, self._left))

@@ -23,7 +23,7 @@ from distmap.calls.interrupts import Interrupts
 from distmap.calls.job import JobHandle
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, Mailbox
-from distmap.calls.results import SKIP, Stream, decode
+from distmap.calls.results import SKIP, Recalled, Stream, decode
 from distmap.calls.runs import FREE, NOTHING, BlockSize, Run
 from distmap.calls.serving import Serving
 from distmap.calls.traces import clean
@@ -31,7 +31,7 @@ from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import JobEntry, ignore
-from distmap.driver.messages import Finished, JobMessage, Landed, Lost
+from distmap.driver.messages import Finished, JobMessage, Landed, Lost, ReadRequest
 from distmap.tasks.failures import HIDDEN
 
 
@@ -76,7 +76,7 @@ class StreamServing(Serving):
 
     # --- on the loop ------------------------------------------------------------------------------------------------
 
-    def route(self, message: JobMessage) -> None:
+    def route(self, message: JobMessage | Recalled) -> None:
         """The job's sink: results for whoever iterates, everything else for the reader thread."""
         match message:
             case Landed():
@@ -84,6 +84,8 @@ class StreamServing(Serving):
                 self.box.put(message)
             case Lost():
                 self._owe(1, 0)
+                self.box.put(message)
+            case Recalled():
                 self.box.put(message)
             case Finished():
                 self._last = message
@@ -109,12 +111,27 @@ class StreamServing(Serving):
     def _run_on(self) -> None:
         self._runs_on = True
         self._pay(*self._owed)
+        if self.checkpoint is not None:
+            self.checkpoint.open_wide()
 
     # --- in any thread ----------------------------------------------------------------------------------------------
 
     def consumed(self, count: int, nbytes: int) -> None:
         """Report that so many items were taken from the iterator."""
+        if (checkpoint := self.checkpoint) is not None:
+            checkpoint.consumed(count, known=False)
         self.context.portal.call(self._pay, count, nbytes)
+
+    def consumed_known(self, count: int) -> None:
+        """The same of items whose results were in the checkpoint."""
+        if (checkpoint := self.checkpoint) is not None:
+            checkpoint.consumed(count, known=True)
+
+    def forward(self, message: JobMessage | Recalled) -> None:
+        self.context.portal.call(self.route, message)
+
+    def ask_again(self, message: ReadRequest) -> None:
+        self._reads.put(message)
 
     def finish(self) -> None:
         """End without a consumer: run to the end and keep the results, or cancel if there may be no end."""
@@ -143,7 +160,7 @@ class StreamServing(Serving):
                 reports = False
                 if not isinstance(message, Finished):
                     self.context.portal.call(self.context.driver.cancel, self.record.id, error)
-        self._source = None
+        self._source = self.checkpoint = None
 
     def finished(self, message: Finished) -> None:
         """Show the last of the output, and the card."""
@@ -262,7 +279,10 @@ class StreamJob(JobHandle):
             run = self._run
             if run.cost != FREE:  # it is consumed
                 cost, run.cost = run.cost, FREE
-                self._stream.consumed(*cost)
+                if run.known:
+                    self._stream.consumed_known(cost[0])
+                else:
+                    self._stream.consumed(*cost)
                 self._block.taken(cost[0], time.monotonic(), more=run.left > 0)
             if run.left:
                 self._give(run.rest(self._block.begin(time.monotonic())))
@@ -281,9 +301,9 @@ class StreamJob(JobHandle):
                 self._take_run(message)
         return found
 
-    def _take_run(self, message: JobMessage) -> None:
+    def _take_run(self, message: JobMessage | Recalled) -> None:
         # Off the box only when it was unpickled: an interrupt in between loses nothing, and gives nothing twice.
-        assert isinstance(message, Landed | Lost)
+        assert isinstance(message, Landed | Lost | Recalled)
         index, count, values, failed, nbytes = decode(message)
         self._stream.printed()  # what they printed came before them
         self._stream.show_failures(message, failed)
@@ -291,7 +311,8 @@ class StreamJob(JobHandle):
         given = values[::-1]
         for at, error in failed.items():
             given[index - 1 - at] = _Failed(error)
-        self._give(run := Run(message, given, (count, nbytes)).rest(self._block.begin(time.monotonic())))
+        run = Run(message, given, (count, nbytes), known=isinstance(message, Recalled))
+        self._give(run := run.rest(self._block.begin(time.monotonic())))
         self._drop(run)
 
     def _give(self, run: Run) -> None:

@@ -20,7 +20,7 @@ from distmap.calls.futures import RawResult, SharedReport, Submission, TaskFutur
 from distmap.calls.notices import warn_of
 from distmap.calls.outcome import end_of
 from distmap.calls.reader import JobContext, JobReader
-from distmap.calls.results import exception_of
+from distmap.calls.results import Recalled, exception_of
 from distmap.core.events import InputClosed, ItemsAdded, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.driver.jobs import JobEntry
@@ -244,7 +244,7 @@ class _PushedJob(JobReader):
 
     # --- on the loop ------------------------------------------------------------------------------------------------
 
-    def handle(self, message: JobMessage) -> None:
+    def handle(self, message: JobMessage | Recalled) -> None:
         """The job's sink. With nothing left to do the job rests after LIMITS.submit_linger seconds."""
         super().handle(message)
         if self.outstanding == 0 and self._linger is None and not self.closed:

@@ -79,6 +79,9 @@ class Snapshot(NamedTuple):
     lanes: tuple[Lane, ...]
     #: Connections to workers that broke and were resumed while the job ran; nothing was run again because of them.
     resumes: int = 0
+    #: Items of `done` whose results were in the checkpoint, and the name of its file; empty: there is none.
+    known: int = 0
+    checkpoint: str = ""
 
 
 #: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.

@@ -138,11 +138,25 @@ class Driver:
         self.snapshots.start()
         return job.id
 
-    def chunk_read(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int, last: bool) -> None:
-        """The answer to a ReadRequest."""
+    def chunk_read(
+        self,
+        job: int,
+        chunk: int,
+        payload: Payload,
+        blobs: Sequence[Blob],
+        count: int,
+        last: bool,
+        start: int | None = None,
+    ) -> None:
+        """The answer to a ReadRequest.
+
+        Args:
+            start: index of its first item; None: it follows the last one that was read.
+        """
         if (entry := self._jobs.get(job)) is None:
             return
-        grown = self._add_chunk(entry, chunk, payload, blobs, count) if count else 0
+        entry.read_all = last
+        grown = self._add_chunk(entry, chunk, payload, blobs, count, start) if count else 0
         self.post(ev.ChunkRead(job, chunk, count, payload.nbytes, last))
         if grown:
             self.post(ev.InputGrew(job, chunk, grown))
@@ -152,8 +166,15 @@ class Driver:
         if grown := self._add_chunk(self._jobs[job], chunk, payload, blobs, count):
             self.post(ev.InputGrew(job, chunk, grown))
 
-    def _add_chunk(self, job: JobEntry, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> int:
-        job.add_chunk(chunk, payload, tuple([blob.digest for blob in blobs]), count)
+    def recalled(self, job: int, count: int) -> None:
+        """So many more items have their results from a checkpoint."""
+        if (entry := self._jobs.get(job)) is not None:
+            entry.known += count
+
+    def _add_chunk(
+        self, job: JobEntry, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int, start: int | None = None
+    ) -> int:
+        job.add_chunk(chunk, payload, tuple([blob.digest for blob in blobs]), count, start)
         return self.blobs.keep_for_chunk(job.id, chunk, blobs) if blobs else 0
 
     def input_failed(self, job: int, chunk: int, error: BaseException) -> None:

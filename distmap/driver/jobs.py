@@ -91,6 +91,10 @@ class JobEntry:
     no_worker_timer: asyncio.TimerHandle | None = None
     dropped_timer: asyncio.TimerHandle | None = None
     next_start: int = 0
+    #: Name of the checkpoint; items whose results were there, which the scheduler never hears of; whether all are read.
+    checkpoint: str = ""
+    known: int = 0
+    read_all: bool = False
     chunks: dict[int, ChunkEntry] = field(default_factory=dict)
     incidents: int = 0
     #: Indices of the items that a worker held when it was lost for good; one of them may have ended it.
@@ -103,10 +107,13 @@ class JobEntry:
     #: Lines for whoever made the call (NOTICE or REMARK, and the line), each with the workers that sent it.
     notices: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
-    def add_chunk(self, chunk: int, payload: Payload, needs: tuple[bytes, ...], count: int) -> None:
-        """Items were read: they follow those of the chunk before."""
-        self.chunks[chunk] = ChunkEntry(self.next_start, count, payload, needs)
-        self.next_start += count
+    def add_chunk(
+        self, chunk: int, payload: Payload, needs: tuple[bytes, ...], count: int, start: int | None = None
+    ) -> None:
+        """Items were read: they follow those of the chunk before, or begin at index `start`."""
+        start = self.next_start if start is None else start
+        self.chunks[chunk] = ChunkEntry(start, count, payload, needs)
+        self.next_start = start + count
 
     def fail(self, error: BaseException | None) -> None:
         """End with this error, unless there is one already. (An exception may be false, so compare with None.)"""

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import asyncio
 
-from distmap.core.progress import Snapshot
+from distmap.core.progress import Snapshot, time_left
 from distmap.core.scheduler import Scheduler
 from distmap.driver.jobs import JobEntry
 
 #: Seconds between two snapshots of a job that is watched; views draw at most ten times a second.
 SNAPSHOT_EVERY = 0.1
+
+
+def _with_known(snapshot: Snapshot, job: JobEntry) -> Snapshot:
+    """The snapshot of a job with a checkpoint: known items count as done, which the scheduler knows nothing of."""
+    s, total = snapshot, snapshot.total
+    if total is not None and job.total is None and job.read_all:
+        total += job.known  # what was read is what was not known
+    done = s.done + job.known
+    eta = time_left(total, done, s.rate) if s.eta is not None else None
+    return s._replace(total=total, done=done, eta=eta, known=job.known, checkpoint=job.checkpoint)
 
 
 class Snapshots:
@@ -35,7 +45,7 @@ class Snapshots:
             left = max(0, job.total - snapshot.done)
             eta = left / snapshot.rate if snapshot.rate else None
             snapshot = snapshot._replace(total=job.total, eta=eta)
-        return snapshot
+        return _with_known(snapshot, job) if job.checkpoint else snapshot
 
     def find(self, job: int) -> Snapshot | None:
         """The job with this id at this moment; None when it is over."""

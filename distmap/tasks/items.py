@@ -289,6 +289,15 @@ def dump_item(item: Any) -> DumpedItem:
     args, kwargs = item
     if not kwargs and _is_plain(args):
         return DumpedItem(_pickle.dumps(item, 5))
+    return _dump_one(item, ("", ""), lambda: show_call(args, kwargs))
+
+
+def dump_alone(item: Any) -> DumpedItem:
+    """The same for one item of an input, which may be changed afterwards."""
+    return _dump_one(item, (), lambda: short_repr(item))
+
+
+def _dump_one(item: Any, names: tuple[str, ...], shown: Callable[[], str]) -> DumpedItem:
     needs = Dependencies()
     writer = Writer(needs)
     try:
@@ -296,8 +305,8 @@ def dump_item(item: Any) -> DumpedItem:
     except UNPICKLABLE as exc:
         from distmap.tasks.object_paths import pickling_error
 
-        error = pickling_error("the item cannot be pickled", item, exc, ("", ""))
-        writer.write(describe(error, show_call(args, kwargs), dump_small, sent=False))
+        error = pickling_error("the item cannot be pickled", item, exc, *([names] if names else []))
+        writer.write(describe(error, shown(), dump_small, sent=False))
     return DumpedItem(
         writer.file.getvalue(),
         tuple(bytearray(writer.buffers[at]) for at in writer.used),

@@ -23,12 +23,12 @@ from distmap.views.html import (
     title_html,
 )
 from distmap.views.lanes import lanes_html
-from distmap.views.words import clock, counted, elapsed, is_live, number, problems, rate_of, rate_words
+from distmap.views.words import clock, counted, elapsed, is_live, number, problems, rate_of, rate_words, recalled
 
 #: Workers of a pool that its card shows; further ones are counted.
 MAX_WORKERS = 20
 
-_ISSUE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died"}
+_ISSUE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died", "note": "note"}
 
 
 class WorkerRow(NamedTuple):
@@ -98,6 +98,8 @@ def bar_html(snapshot: Snapshot) -> str:
     else:
         percent = int(100 * s.done / s.total) if s.total else 100
         left += f' <span class="dm-muted">of {number(s.total)} · {percent}%</span>'
+    if s.checkpoint:
+        left += f' <span class="dm-muted">· {text_html(recalled(s))}</span>'
     right = [rate_words(rate_of(s)), f"{elapsed(s)} elapsed"]
     if s.eta is not None and s.state == "running":
         right.append(f"<b>{clock(s.eta)}</b> left")

@@ -17,7 +17,17 @@ from tqdm import tqdm
 
 from distmap.core.progress import Snapshot
 from distmap.views.base import QUICK, Issue, TextSink, write_text
-from distmap.views.words import as_ended, counted, live_workers, out_of_reach, printable, problems, rate_of, rate_words
+from distmap.views.words import (
+    as_ended,
+    counted,
+    live_workers,
+    out_of_reach,
+    printable,
+    problems,
+    rate_of,
+    rate_words,
+    recalled,
+)
 
 _KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{took}<{left}{facts}]"
 _UNKNOWN = "{desc}: {n_fmt} [{took}{facts}]"
@@ -73,7 +83,12 @@ def _size_options(file: TextIO) -> dict[str, Any]:
 
 def facts(snapshot: Snapshot) -> list[str]:
     """What follows the times: rate, workers, and what went wrong."""
-    words = [rate_words(rate_of(snapshot)), counted(live_workers(snapshot), "worker"), *problems(snapshot)]
+    words = [
+        recalled(snapshot),
+        rate_words(rate_of(snapshot)),
+        counted(live_workers(snapshot), "worker"),
+        *problems(snapshot),
+    ]
     words += out_of_reach(snapshot)
     if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
@@ -85,6 +100,8 @@ _VERBS = {"failed": "failed", "retried": "is run again", "died": "ended its proc
 
 def issue_line(issue: Issue) -> str:
     """An issue as a line of text."""
+    if issue.kind == "note":
+        return issue.text
     if issue.item is None:
         return f"worker {issue.worker} {_VERBS[issue.kind]}: {issue.text}"
     where = f" on {issue.worker}" if issue.worker else ""

@@ -64,7 +64,7 @@ def rate_of(snapshot: Snapshot) -> float:
     s = snapshot
     if is_live(s) or s.elapsed <= 0:
         return s.rate
-    return s.done / s.elapsed
+    return (s.done - s.known) / s.elapsed
 
 
 #: Not printable to Python, but kept: line ends, tabs, and the spaces inside our own numbers.
@@ -114,6 +114,15 @@ def out_of_reach(snapshot: Snapshot) -> list[str]:
     return words
 
 
+def recalled(snapshot: Snapshot) -> str:
+    """How many items were known from the checkpoint; empty without one."""
+    s = snapshot
+    if not s.checkpoint:
+        return ""
+    of = "" if s.total is None else f" of {number(s.total)}"
+    return f"{number(s.known)}{of} from {printable(s.checkpoint)}"
+
+
 def live_workers(snapshot: Snapshot) -> int:
     """Number of the job's workers that are not lost."""
     return sum(lane.state != "lost" for lane in snapshot.lanes)
@@ -123,7 +132,7 @@ def job_line(title: str, snapshot: Snapshot) -> str:
     """The whole job in one line of text."""
     s = snapshot
     of = "" if s.total is None else f" of {number(s.total)}"
-    facts = [f"{number(s.done)}{of} items in {elapsed(s)}", rate_words(rate_of(s))]
+    facts = [f"{number(s.done)}{of} items in {elapsed(s)}", recalled(s), rate_words(rate_of(s))]
     facts.append(counted(len(s.lanes), "worker") if s.lanes else "")
     facts += problems(s)
     return f"{printable(title)}: {s.state}, " + ", ".join(filter(None, facts))

@@ -119,26 +119,26 @@ def test_a_subclass_of_an_array_is_iterated_over():
 
 def test_batches_of_a_list_array_and_frame_are_slices():
     """map_batches cuts rows: list slices, array views, frames of rows."""
-    assert drain(from_batches([1, 2, 3, 4, 5], 2, 1)) == [[1, 2], [3, 4], [5]]
+    assert drain(from_batches([1, 2, 3, 4, 5], 2, 1)[0]) == [[1, 2], [3, 4], [5]]
     data = np.arange(10)
-    batches = drain(from_batches(data, 4, 1), count=1)
+    batches = drain(from_batches(data, 4, 1)[0], count=1)
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert np.shares_memory(batches[0], data)
     frame = pd.DataFrame({"a": range(5)})
-    frames = drain(from_batches(frame, 2, 1))
+    frames = drain(from_batches(frame, 2, 1)[0])
     assert [list(one["a"]) for one in frames] == [[0, 1], [2, 3], [4]]
 
 
 def test_the_default_batch_gives_four_a_slot():
     """Without a size there are four batches for each slot."""
-    assert from_batches(list(range(80)), None, 2).size == 8
+    assert from_batches(list(range(80)), None, 2)[0].size == 8
 
 
 def test_batches_of_what_has_no_rows():
     """Any other iterable gives lists of items as they come; of known length four for each slot."""
-    assert drain(from_batches(iter(range(5)), 2, 1)) == [[0, 1], [2, 3], [4]]
-    assert drain(from_batches(deque(range(5)), 2, 1)) == [[0, 1], [2, 3], [4]]
-    assert from_batches(deque(range(80)), None, 2).size == 8
+    assert drain(from_batches(iter(range(5)), 2, 1)[0]) == [[0, 1], [2, 3], [4]]
+    assert drain(from_batches(deque(range(5)), 2, 1)[0]) == [[0, 1], [2, 3], [4]]
+    assert from_batches(deque(range(80)), None, 2)[0].size == 8
     with pytest.raises(TypeError, match=r"cannot cut a int, nor iterate over it\. It cuts a list"):
         from_batches(5, None, 1)
 
