@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 from websockets.typing import Subprotocol
 
 from distmap.core.limits import LIMITS
@@ -47,10 +48,19 @@ class Link(Connection):
     """A connection of the library that notes when its last byte came in. Base of the links of both ends."""
 
     heard = -math.inf
+    _tcp: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         _tune(transport)
+        # TLS of asyncio does not pass on that the transport below it closes. Where it has no such attribute, frames
+        # are dropped with the warning.
+        self._tcp = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write has found the connection broken."""
+        return self._tcp is not None and self._tcp.is_closing()
 
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()
@@ -71,6 +81,9 @@ class WebSocketChannel:
     async def send(self, frame: Sequence[Buffer]) -> None:
         # Joined: the library takes a message as one buffer, or as several that each become a frame of their own and
         # are joined by the receiver. It copies either once more behind its header, and TLS does so again.
+        if self._link.state is State.OPEN and self._link.broken:
+            # The library hears of it in the next pass of the loop; asyncio would drop this frame with a warning.
+            raise ChannelClosed(1006, "the connection broke")
         try:
             await self._link.send(frame[0] if len(frame) == 1 else b"".join(frame))
         except ConnectionClosed as error:
