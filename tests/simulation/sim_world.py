@@ -7,6 +7,7 @@ workers join and are lost. `simulate.py` adds the jobs, and chooses when faults 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +45,10 @@ class Log:
     lines: list[str] = field(default_factory=list)
     events: int = 0
     ended: float = 0.0
+    #: How often each fault happened.
+    counts: Counter[str] = field(default_factory=Counter)
+    #: How often something was done about one.
+    mended: Counter[str] = field(default_factory=Counter)
 
     @property
     def text(self) -> str:
@@ -111,6 +116,11 @@ class SimJob:
 class SimWorld:
     """The clock, messages, workers and slots of one seed; `simulate.World` adds jobs and faults."""
 
+    #: Limits of which some are changed for each world.
+    base_limits = LIMITS
+    #: Seconds after which a world that still goes on counts as never ending.
+    longest = 1e9
+
     def __init__(self, seed: int, *, keep: bool = False) -> None:
         self.rng = rng = Random(seed)
         self.faults = frozenset(name for name in FAULTS if rng.random() < 0.4)
@@ -124,7 +134,7 @@ class SimWorld:
         self.serial = count()
         #: Messages with the same key arrive in the order in which they were sent.
         self.latest: dict[object, float] = {}
-        limits = LIMITS._replace(growth=rng.choice((4, 64)), chunk_seconds=rng.choice((0.005, 0.02, 0.1)))
+        limits = self.base_limits._replace(growth=rng.choice((4, 64)), chunk_seconds=rng.choice((0.005, 0.02, 0.1)))
         self.limits = limits._replace(job_bytes=rng.choice((200, 2000))) if "tight" in self.faults else limits
         self.scheduler = Scheduler(self.limits)
         self.oracle = Oracle(self.limits)
@@ -141,7 +151,10 @@ class SimWorld:
         return fault in self.faults and self.now < HEAL_AT
 
     def after(self, delay: float, action: Callable[[], object]) -> None:
-        heapq.heappush(self.heap, (self.now + delay, next(self.serial), action))
+        self.at(self.now + delay, action)
+
+    def at(self, due: float, action: Callable[[], object]) -> None:
+        heapq.heappush(self.heap, (due, next(self.serial), action))
 
     def send(self, key: object, delay: float, action: Callable[[], object]) -> None:
         """Like `after`, but in order with all that was sent with the same key."""
@@ -149,7 +162,7 @@ class SimWorld:
             key = "one line"
         due = max(self.now + delay, self.latest.get(key, 0.0))
         self.latest[key] = due
-        heapq.heappush(self.heap, (due, next(self.serial), action))
+        self.at(due, action)
 
     def post(self, event: ev.Event) -> None:
         """Give an event to the oracle and the scheduler; check and carry out the commands."""
@@ -173,6 +186,14 @@ class SimWorld:
         self.tick = None
         self.post(ev.Ticked())
 
+    def tell(self, worker: SimWorker, key: object, event: ev.Event) -> None:
+        """What happened on a worker reaches the pool, a little later."""
+        self.send(key, self.delay(worker), lambda: self.post(event))
+
+    def count(self, fault: str) -> None:
+        """A fault has happened."""
+        self.log.counts[fault] += 1
+
     def delay(self, worker: SimWorker) -> float:
         slow = self.rng.expovariate(2.0) if self.has_fault("late") and self.rng.random() < 0.1 else 0.0
         return worker.latency * (0.5 + self.rng.random()) + slow
@@ -187,7 +208,7 @@ class SimWorld:
         key = ("to", slot.worker, slot.index)
         due = max(self.now + delay, self.latest.get(key, 0.0))
         self.latest[key] = due
-        heapq.heappush(self.heap, (due, next(self.serial), action))
+        self.at(due, action)
 
     def arrive(self, worker: SimWorker, slot: SimSlot, command: ev.Command) -> None:
         """A command reaches its slot."""
@@ -201,10 +222,10 @@ class SimWorld:
             work = self.jobs[command.job]
             if self.has_fault("refusals") and self.rng.random() < 0.02:
                 attempt = command.attempt
-                return self.send(("of", attempt), self.delay(worker), lambda: self.post(ev.AttemptRefused(attempt)))
+                return self.tell(worker, ("of", attempt), ev.AttemptRefused(attempt))
             if self.has_fault("executor") and self.rng.random() < 0.05:
                 attempt = command.attempt
-                return self.send(("of", attempt), self.delay(worker), lambda: self.post(ev.AttemptLost(attempt)))
+                return self.tell(worker, ("of", attempt), ev.AttemptLost(attempt))
             start = work.chunks[command.chunk]
             slot.queue.append(
                 SimAttempt(
@@ -241,7 +262,10 @@ class SimWorld:
 
     def takes(self, worker: SimWorker, task: SimAttempt) -> float:
         work = self.jobs[task.job]
-        stall = self.rng.uniform(0.5, 3.0) if self.has_fault("stalls") and self.rng.random() < 0.02 else 0.0
+        stall = 0.0
+        if self.has_fault("stalls") and self.rng.random() < 0.02:
+            self.count("an item stalled")
+            stall = self.rng.uniform(0.5, 3.0)
         return work.seconds * worker.pace * self.rng.uniform(0.5, 1.5) + stall
 
     def item_done(self, worker: SimWorker, slot: SimSlot, epoch: int) -> None:
@@ -258,19 +282,23 @@ class SimWorld:
             or (kind == "fragile" and runs <= 2)
             or (self.has_fault("deaths") and self.rng.random() < 0.01)
         ):
+            self.count("an item ended its process")
             return self.die(worker, slot, "died")
         if kind == "hangs":
+            self.count("an item took too long")
             return self.die(worker, slot, "timeout")
         if kind == "hostile" and self.loss_budget:
+            self.count("an item took its worker with it")
             return self.lose(worker, charged=True)
         if kind == "raises" or (kind == "flaky" and runs <= 1):
             task.failed.append(task.at)
+            self.count("an item raised")
         task.at += 1
         if task.at < task.hi and self.rng.random() < 0.15:
             self.report(worker, task, ended=False)
         elif self.rng.random() < 0.1:
             hint = ev.AttemptProgressed(task.attempt, task.at)
-            self.send(("of", task.attempt), self.delay(worker), lambda: self.post(hint))
+            self.tell(worker, ("of", task.attempt), hint)
         self.start_next_item(worker, slot)
 
     def report(self, worker: SimWorker, task: SimAttempt, *, ended: bool) -> None:
@@ -279,7 +307,7 @@ class SimWorld:
         seconds = self.jobs[task.job].seconds * worker.pace * (hi - lo)
         report = ev.AttemptReported(task.attempt, lo, hi, failed, seconds, (hi - lo) * RESULT_BYTES, ended)
         task.sent = hi
-        self.send(("of", task.attempt), self.delay(worker), lambda: self.post(report))
+        self.tell(worker, ("of", task.attempt), report)
         if self.has_fault("twice") and self.rng.random() < 0.1:
             self.send(("of", task.attempt), self.delay(worker), lambda: self.again(report))
 
@@ -314,6 +342,11 @@ class SimWorld:
         slot.queue.clear()
         died = ev.SlotDied(slot.worker, slot.index, attempt, at, reason)  # type: ignore[arg-type]
         key = ("of", attempt) if attempt is not None else ("slot", slot.worker, slot.index)
+        self.count(f"a slot's process ended: {reason}")
+        self.tell_death(worker, slot, key, died)
+
+    def tell_death(self, worker: SimWorker, slot: SimSlot, key: object, died: ev.SlotDied) -> None:
+        """The end of a slot's process reaches the pool."""
         self.send(key, self.delay(worker), partial(self.report_death, worker, slot, died))
 
     def report_death(self, worker: SimWorker, slot: SimSlot, died: ev.SlotDied) -> None:
@@ -337,14 +370,19 @@ class SimWorld:
         latency = rng.choice((0.0001, 0.0005, 0.02))
         worker = SimWorker(number, latency, rng.choice((0.5, 1.0, 1.0, 4.0)), slots, tags)
         self.workers[number] = worker
+        self.connect(worker)
         self.post(ev.WorkerJoined(number, len(slots), f"w{number}", tags, latency))
         return worker
+
+    def connect(self, worker: SimWorker) -> None:
+        """The worker's connection is there."""
 
     def lose(self, worker: SimWorker, *, charged: bool) -> None:
         """The worker is lost. Its process may be gone, or still send events for a while."""
         if worker.lost:
             return
         self.loss_budget -= 1
+        self.count("a worker was lost" if charged else "a worker left")
         worker.lost = True
         worker.cut_off = self.rng.random() < 0.6
         self.post(ev.WorkerLost(worker.id, charged))

@@ -1,243 +1,51 @@
-"""Simulates the scheduler with workers, slots, consumers and faults, on a virtual clock.
+"""Plays seeded worlds of the scheduler, its workers and the network between them, on a virtual clock.
 
-`run(seed)` plays one world to its end, and raises Broken if the scheduler breaks a promise (`oracle.py`). Each seed
-has a random part of the faults (swarm testing). After a while no new faults happen, and then every job must end. The
-same seed gives the same log, byte for byte. From the folder `tests/`, `python -m simulation.simulate --seeds 10000`
-plays many worlds.
+`run(seed)` plays one world to its end, and raises Broken if a promise is broken (`oracle.py`). Each seed has a random
+part of the faults (swarm testing). After a while no new faults happen, and then every job must end. The same seed gives
+the same log, byte for byte. One seed in four has a network (`net_world.py`); the others have workers whose messages
+always arrive, which is quicker.
+
+From the folder `tests/`, `python -m simulation.simulate --seeds 20000 --jobs 2` plays many worlds, and prints figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
+import multiprocessing
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from simulation.oracle import Broken
-from simulation.sim_world import HEAL_AT, ITEM_BYTES, MAX_EVENTS, RESULT_BYTES, Log, SimJob, SimWorker, SimWorld
+from simulation.net_world import NetWorld
+from simulation.sim_jobs import World
+from simulation.sim_world import Log
 
-from distmap.core import events as ev
-from distmap.core.limits import LIMITS
-from distmap.core.progress import ROWS
+__all__ = ["World", "main", "run", "world_of"]
+
+#: Worlds that a process plays before it says how far it is.
+BATCH = 250
 
 
-class World(SimWorld):
-    """The world of one seed, with jobs and faults."""
+def has_network(seed: int) -> bool:
+    """Whether the world of this seed has a network."""
+    return seed % 4 == 3
 
-    def perform(self, command: ev.Command) -> None:
-        match command:
-            case ev.Read():
-                self.read(command)
-            case ev.Take(job=job, chunk=chunk, count=count):
-                work = self.jobs[job]
-                work.chunks[chunk] = work.handed
-                work.handed += count
-            case ev.SetUp(job=job, chunk=chunk):
-                work = self.jobs[job]
-                work.chunks[chunk] = work.handed
-                work.handed += 1
-            case ev.Deliver(job=job, lo=lo, hi=hi):
-                self.consume(self.jobs[job], hi - lo, (hi - lo) * RESULT_BYTES)
-            case ev.DeliverLoss(job=job):
-                self.consume(self.jobs[job], 1, 0)
-            case ev.Finish(job=job):
-                self.jobs[job].over = True
-                if command.outcome == "done" and self.jobs[job].left:
-                    raise Broken(f"{command} with {self.jobs[job].left} items left to read")
-            case ev.Assign() | ev.Revoke() | ev.Interrupt() | ev.Kill():
-                worker = self.workers[command.worker]
-                slot = worker.slots[command.slot]
-                self.after_in_order(slot, self.delay(worker), lambda: self.arrive(worker, slot, command))
-            case _:
-                pass
 
-    def cause_fault(self) -> None:
-        """Cause a fault of a worker or a job, and plan the next one."""
-        if self.now >= HEAL_AT:
-            return
-        rng = self.rng
-        kind = rng.choice(("joins", "losses", "silences", "drains", "pressure", "cancels", "pauses", "crashloop"))
-        live = self.live()
-        if self.has_fault(kind) and kind == "joins":
-            self.join()
-        elif self.has_fault(kind) and kind in ("cancels", "pauses"):
-            job = rng.choice(list(self.jobs))
-            if kind == "cancels":
-                self.post(ev.CancelRequested(job))
-            elif not self.jobs[job].spec.each:  # nobody can pause a set-up
-                self.post(ev.PauseRequested(job))
-                self.after(rng.uniform(0.0, 1.0), lambda: self.post(ev.ResumeRequested(job)))
-        elif self.has_fault(kind) and live:
-            self.hit_worker(kind, rng.choice(live))
-        self.after(rng.expovariate(6.0), self.cause_fault)
-
-    def hit_worker(self, kind: str, worker: SimWorker) -> None:
-        if kind == "losses" and self.loss_budget:
-            self.lose(worker, charged=True)
-        elif kind == "silences":
-            self.post(ev.WorkerSuspected(worker.id))
-            self.after(self.rng.uniform(0.1, 1.0), lambda: self.post(ev.WorkerTrusted(worker.id)))
-        elif kind == "drains" and self.loss_budget:
-            self.post(ev.WorkerDraining(worker.id))
-            self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(worker, charged=False))
-        elif kind == "pressure":
-            memory = self.rng.choice((0.2, 0.95))
-            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.5, memory))
-        elif kind == "crashloop":
-            for slot in worker.slots:
-                self.die(worker, slot, "died")
-
-    # --- jobs ---------------------------------------------------------------------------------------------------------
-
-    def submit(self) -> None:
-        rng = self.rng
-        number = len(self.jobs) + 1
-        total = rng.choice((0, 1, 2, rng.randint(3, 30), rng.randint(3, 30), rng.randint(30, 120)))
-        pushed = rng.random() < 0.25
-        gather = "list" if pushed else rng.choice(("list", "ordered", "unordered", "fold"))
-        kinds: dict[int, str] = {}
-        for kind in ("raises", "flaky", "fragile", "poison", "hangs", "hostile"):
-            if ("raises" if kind == "flaky" else kind) in self.faults:
-                kinds.update((rng.randrange(max(1, total)), kind) for _ in range(rng.randint(0, 2)))
-        announced = max(1, total + rng.choice((0, 0, -3, 5))) if total else 0
-        spec = ev.JobSpec(
-            size=None if pushed or rng.random() < 0.4 else announced,
-            gather=gather,  # type: ignore[arg-type]
-            chunksize=rng.choice((None, None, None, 1, 7)),
-            retries=rng.choice((0, 0, 1, 2)),
-            priority=rng.choice((0, 0, 0, 1, 5)),
-            stop_on_failure=rng.random() < 0.3,
-            buffer=None if gather == "list" else rng.choice((None, None, 1, 5, 20)),
-            pushed=pushed,
-            tags=frozenset({"gpu"}) if rng.random() < 0.2 else frozenset(),
-        )
-        seconds = rng.choice((0.00001, 0.001, 0.005, 0.02))
-        work = SimJob(number, spec, total, seconds, kinds, left=0 if pushed else total)
-        self.jobs[number] = work
-        self.post(self.with_first_chunk(work))
-        if pushed:
-            self.push(work, total)
-
-    def with_first_chunk(self, work: SimJob) -> ev.JobSubmitted:
-        """The first items come with some of the jobs, in about half of the worlds."""
-        rng, spec = self.first_chunks, work.spec
-        if spec.pushed or rng is None or rng.random() < 0.3:
-            return ev.JobSubmitted(work.id, spec)
-        count = min(work.total, spec.chunksize or rng.choice((1, 1, 3)), spec.buffer or work.total)
-        work.left -= count
-        last = not work.left and rng.random() < 0.5
-        return ev.JobSubmitted(work.id, spec, count, count * ITEM_BYTES, last)
-
-    def set_up(self) -> None:
-        """Submit a set-up, some of whose calls fail, and cancel it later."""
-        rng = self.rng
-        number = len(self.jobs) + 1
-        kinds = {}
-        if bad := rng.random() < 0.5:
-            choices = ("raises", "flaky", "fragile", "poison", "hangs", "hostile")
-            kinds = {rng.randrange(8): rng.choice(choices) for _ in range(rng.randint(1, 3))}
-        tags = frozenset({"gpu"}) if rng.random() < 0.3 else frozenset[str]()
-        each = rng.choice(("slot", "slot", "worker"))
-        spec = ev.JobSpec(pushed=True, stop_on_failure=rng.random() < 0.2, tags=tags, each=each)  # type: ignore[arg-type]
-        self.jobs[number] = SimJob(number, spec, 0, rng.choice((0.0, 0.005, 0.2)), kinds, left=0)
-        self.post(ev.JobSubmitted(number, spec))
-        end = HEAL_AT + 0.1 if bad or "refusals" in self.faults else 100.0
-        self.after(min(rng.choice((0.1, 1.0, end)), end), lambda: self.post(ev.CancelRequested(number)))
-
-    def push(self, work: SimJob, rest: int) -> None:
-        if work.over:
-            return
-        if not rest:
-            return self.post(ev.InputClosed(work.id))
-        some = self.rng.randint(1, rest)
-        self.post(ev.ItemsAdded(work.id, some, some * ITEM_BYTES))
-        self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.push(work, rest - some))
-
-    def read(self, command: ev.Read) -> None:
-        slow = self.rng.expovariate(10.0) if self.has_fault("slow_input") and self.rng.random() < 0.2 else 0.0
-        self.after(slow + self.rng.choice((0.0, 0.0001)), lambda: self.answer(self.jobs[command.job], command))
-
-    def answer(self, work: SimJob, command: ev.Read) -> None:
-        if self.has_fault("input_fails") and self.rng.random() < 0.02:
-            return self.post(ev.InputFailed(work.id, command.chunk))
-        if self.has_fault("short_input") and self.rng.random() < 0.02:
-            work.left = 0
-        items = min(command.count, work.left)
-        if items > 1 and self.rng.random() < 0.05:
-            items -= 1
-        work.left -= items
-        work.chunks[command.chunk] = work.handed
-        work.handed += items
-        if items and self.has_fault("grows") and self.rng.random() < 0.3:
-            grown = ev.InputGrew(work.id, command.chunk, self.rng.choice((0, ITEM_BYTES, 50 * ITEM_BYTES)))
-            self.after(self.rng.choice((0.0, 0.001, 0.1)), lambda: self.post(grown))
-        last = not items or (not work.left and self.rng.random() < 0.5)
-        self.post(ev.ChunkRead(work.id, command.chunk, items, items * ITEM_BYTES, last))
-
-    def consume(self, work: SimJob, items: int, nbytes: int) -> None:
-        if work.spec.gather == "list":
-            return
-        slow = self.rng.expovariate(5.0) if self.has_fault("slow_consumer") and self.rng.random() < 0.3 else 0.0
-        self.after(slow + 0.0001, lambda: None if work.over else self.post(ev.Consumed(work.id, items, nbytes)))
-
-    # --- the play -----------------------------------------------------------------------------------------------------
-
-    def heal(self) -> None:
-        """End all faults that go on; from now on every job must come to its end."""
-        for worker in self.live():
-            self.post(ev.WorkerTrusted(worker.id))
-            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.1, 0.1))
-        for job in self.jobs:
-            self.post(ev.ResumeRequested(job))
-        self.join(good=True)
-
-    def play(self) -> Log:
-        """Play from the first worker to the last Finish."""
-        for _ in range(self.rng.randint(1, 3)):
-            self.join()
-        self.submit()
-        for _ in range(self.rng.choice((0, 0, 1, 2))):
-            self.after(self.rng.uniform(0.0, 0.5), self.submit)
-        if "setups" in self.faults:
-            for _ in range(self.rng.randint(1, 3)):
-                self.after(self.rng.uniform(0.0, 1.0), self.set_up)
-        self.after(0.01, self.cause_fault)
-        self.after(HEAL_AT, self.heal)
-        while self.heap:
-            self.now, _, action = heapq.heappop(self.heap)
-            action()
-            if self.log.events > MAX_EVENTS:
-                raise Broken(f"not at rest after {MAX_EVENTS} events")
-            if self.log.events % 16 == 0:
-                self.check_snapshots()
-        self.oracle.done()
-        self.log.ended = self.now
-        return self.log
-
-    def check_snapshots(self) -> None:
-        """Check that progress never goes back, and that timelines are short and within the job's time."""
-        for job, work in self.jobs.items():
-            if work.over and self.shown.get(job, -1) < 0:
-                continue
-            seen = self.scheduler.snapshot(job, self.now)
-            done = seen.done
-            for lane in seen.lanes:
-                inside = all(0.0 <= block.begin <= block.end <= seen.elapsed + 1e-9 for block in lane.blocks)
-                if not inside or len(lane.blocks) > LIMITS.timeline_blocks + 2 * ROWS:
-                    raise Broken(f"job {job}: {lane.name} has the timeline {lane.blocks}")
-            if done < self.shown.get(job, 0):
-                raise Broken(f"job {job}: progress went back from {self.shown[job]} to {done}")
-            self.shown[job] = -1 if work.over else done
+def world_of(seed: int, *, keep: bool = False) -> World:
+    """The world of this seed, before it is played."""
+    return NetWorld(seed, keep=keep) if has_network(seed) else World(seed, keep=keep)
 
 
 def run(seed: int, *, keep: bool = False) -> Log:
     """Play the world of this seed; raises Broken, with the seed in its text, if a promise was broken.
 
     Args:
-        seed: Anything that `random.Random` takes; the world depends on nothing else.
+        seed: The world depends on nothing else.
         keep: Keep the lines of the log (slower).
     """
-    world = World(seed, keep=keep)
+    world = world_of(seed, keep=keep)
     try:
         return world.play()
     except Exception as error:
@@ -245,32 +53,100 @@ def run(seed: int, *, keep: bool = False) -> Log:
         raise
 
 
+@dataclass
+class Figures:
+    """What many worlds were like."""
+
+    seeds: int = 0
+    networks: int = 0
+    events: int = 0
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    #: Seeds that broke a promise, each with what was broken.
+    broken: list[str] = field(default_factory=list)
+
+    def add(self, other: Figures) -> None:
+        """Add those of other worlds."""
+        self.seeds += other.seeds
+        self.networks += other.networks
+        self.events += other.events
+        self.seconds += other.seconds
+        self.counts.update(other.counts)
+        self.mended.update(other.mended)
+        self.broken += other.broken
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.seeds} seeds ({self.networks} with a network), {self.events} events of the scheduler, "
+            f"{self.seconds / 3600:.1f} simulated hours, {self.counts.total()} faults, {len(self.broken)} violations"
+        ]
+        for title, counted in (("faults", self.counts), ("what was done about them", self.mended)):
+            lines += [f"{title}:", *(f"{count:>12} {name}" for name, count in sorted(counted.items()))]
+        return "\n".join(lines)
+
+
+def play(seeds: range) -> Figures:
+    """Play these worlds."""
+    figures = Figures()
+    for seed in seeds:
+        figures.seeds += 1
+        figures.networks += has_network(seed)
+        try:
+            log = run(seed)
+        except Exception as error:
+            notes = "\n  ".join(getattr(error, "__notes__", ()))
+            figures.broken.append(f"seed {seed} failed: {type(error).__name__}: {error}\n  {notes}")
+        else:
+            figures.events += log.events
+            figures.seconds += log.ended
+            figures.counts.update(log.counts)
+            figures.mended.update(log.mended)
+    return figures
+
+
+def batches(seeds: range, jobs: int) -> Iterator[Figures]:
+    """Play the worlds in parallel processes; figures of a batch each, in order."""
+    parts = [seeds[at : at + BATCH] for at in range(0, len(seeds), BATCH)]
+    if jobs == 1:
+        yield from map(play, parts)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(play, parts)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Play many seeds; stop at the first that breaks a promise."""
+    """Play many seeds, and print what was broken, and figures."""
     parser = argparse.ArgumentParser(prog="python -m simulation.simulate", description=main.__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that play them (default 1)")
     parser.add_argument("--show", action="store_true", help="print the log of the first seed and play no other")
     args = parser.parse_args(argv)
     if args.show:
-        world = World(args.first, keep=True)
+        world = world_of(args.first, keep=True)
         try:
             world.play()
         finally:
             print(world.log.text)
         return 0
     begun = time.monotonic()
-    events = 0
-    for seed in range(args.first, args.first + args.seeds):
-        try:
-            events += run(seed).events
-        except Exception as error:
-            print(f"seed {seed} failed: {type(error).__name__}: {error}", *error.__notes__, sep="\n  ", file=sys.stderr)
-            print(f"see it: python -m simulation.simulate --first {seed} --show", file=sys.stderr)
-            return 1
+    figures = Figures()
+    for some in batches(range(args.first, args.first + args.seeds), args.jobs):
+        for text in some.broken:
+            print(
+                text,
+                f"see it: python -m simulation.simulate --first {text.split()[1]} --show",
+                sep="\n",
+                file=sys.stderr,
+            )
+        figures.add(some)
+        if figures.seeds % (100 * BATCH) == 0:
+            print(f"{figures.seeds} seeds, {len(figures.broken)} violations", file=sys.stderr)
     seconds = time.monotonic() - begun
-    print(f"{args.seeds} seeds, {events} events, {seconds:.1f} s ({1000 * seconds / args.seeds:.1f} ms per seed)")
-    return 0
+    print(figures)
+    print(f"{seconds:.1f} s, {1000 * seconds / args.seeds:.1f} ms per seed")
+    return 1 if figures.broken else 0
 
 
 if __name__ == "__main__":

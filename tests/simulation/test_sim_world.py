@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulation.simulate import World
+from simulation.sim_jobs import World
 
 
 def test_mail_with_one_key_keeps_its_order() -> None:

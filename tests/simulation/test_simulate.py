@@ -5,16 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from simulation import sim_world, simulate
+from simulation import sim_jobs, sim_world, simulate
 from simulation.oracle import Broken
 
 from distmap.errors import InvalidTransition
 
 
 def test_the_command_plays_many_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says how many, and how long they took."""
-    assert simulate.main(["--seeds", "3"]) == 0
-    assert capsys.readouterr().out.startswith("3 seeds, ")
+    """It says how many, what happened in them, and how long they took."""
+    assert simulate.main(["--seeds", "8"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("8 seeds (2 with a network), ")
+    assert ", 0 violations" in text
+    assert "a slot's process ended: died" in text
+
+
+def test_parallel_processes_play_the_same_worlds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures do not depend on how many there are."""
+    monkeypatch.setattr(simulate, "BATCH", 4)
+    texts = []
+    for jobs in ("1", "2"):
+        assert simulate.main(["--seeds", "8", "--jobs", jobs]) == 0
+        texts.append(capsys.readouterr().out.splitlines()[:-1])
+    assert texts[0] == texts[1]
 
 
 def test_the_command_shows_one_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +44,7 @@ def test_the_command_names_the_seed_that_failed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason, its faults, and how to see it."""
-    monkeypatch.setattr(simulate, "MAX_EVENTS", 0)
+    monkeypatch.setattr(sim_jobs, "MAX_EVENTS", 0)
     assert simulate.main(["--seeds", "3"]) == 1
     text = capsys.readouterr().err
     assert "seed 0 failed: Broken: not at rest" in text
