@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
+from distmap.calls.naming import name_of_item
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError
-from distmap.tasks.failures import Failure, headline, revive, short_repr, throw, with_source
-from distmap.tasks.items import Folded, Items, is_plain, load_results
+from distmap.tasks.failures import Failure, headline, revive, throw, with_source
+from distmap.tasks.items import Folded, is_plain, load_results
 from distmap.tasks.modules import loaded
-from distmap.tasks.payload import Payload
 
 if TYPE_CHECKING:
     from distmap.checkpoint.reader import ReportReader
@@ -158,7 +158,7 @@ def failure_of(report: ReportData, at: int) -> str:
 
 def exception_of(lost: Lost, name: str | None = None) -> BaseException:
     """The error of an item that was lost for good; `name` names what is no item."""
-    name = name or f"item {lost.item} ({_shown(lost)})"
+    name = name or f"item {lost.item} ({'?' if lost.payload is None else name_of_item(lost.payload, lost.at)})"
     deaths = list(lost.deaths)
     if lost.cause == "timeout":
         *deaths, (worker, text) = deaths or [("?", "")]
@@ -175,24 +175,10 @@ def exception_of(lost: Lost, name: str | None = None) -> BaseException:
     return PoisonItemError(f"{name} ended {_processes(deaths)}")
 
 
-def _shown(lost: Lost) -> str:
-    if lost.payload is None:
-        return "?"
-    try:
-        return _item_of(lost.payload, lost.at)
-    except Exception as error:
-        return f"it does not unpickle here: {type(error).__name__}"
-
-
 def _processes(deaths: Sequence[tuple[str, str]]) -> str:
     counts = Counter(f"{worker}: {text}" for worker, text in deaths)
     how = "; ".join(one + (f" ({n} times)" if n > 1 else "") for one, n in counts.items()) or "no details came back"
     return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {how}"
-
-
-def _item_of(payload: Payload, at: int) -> str:
-    items = Items(payload.parts)
-    return short_repr(items.load(at) if items.whole is None else items.whole[at])
 
 
 class _Failing:

@@ -17,10 +17,21 @@ import os
 import sys
 from _thread import get_ident
 from _weakref import ref
+from errno import EBADF, ENOTSOCK
 from time import monotonic
 from types import FrameType
 
-from distmap.slots.control import BLOCKS, HELD, LOADING, PROCESS, STACK_SIGNAL, blocks, finished_marker, seek_log
+from distmap.slots.control import (
+    BLOCKS,
+    CELL_CLOSED,
+    HELD,
+    LOADING,
+    PROCESS,
+    STACK_SIGNAL,
+    blocks,
+    finished_marker,
+    seek_log,
+)
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.tasks._typing import Any, Buffer
 from distmap.tasks.broadcast import copy_with
@@ -161,8 +172,10 @@ class Child:
                     self._give_back()
                 if not self._inbox.fill():
                     break
-            except OSError:
-                break  # the parent is gone, or a task closed our socket
+            except OSError as error:
+                # The parent is gone, or a task closed our socket.
+                self._blocks[PROCESS][CELL_CLOSED] = error.errno in (EBADF, ENOTSOCK)
+                break
             except KeyboardInterrupt:
                 pass  # came between the end of an attempt and our noticing it
 

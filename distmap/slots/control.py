@@ -33,6 +33,8 @@ BLOCKS = 32
 PROCESS = BLOCKS
 #: Its cells: threads, open files, and processes that `multiprocessing` keeps for it.
 HELD = CELL_THREADS, CELL_FILES, CELL_PROCESSES = range(3)
+#: In the same block: 1 if the process leaves because its own end of the socket is closed.
+CELL_CLOSED = 3
 _BLOCK = 8
 _PAGE = 4096
 _LOG = 4000

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from distmap.core.limits import LIMITS
-from distmap.slots.control import BLOCKS, HELD, NOBODY, PROCESS, finished_marker
+from distmap.slots.control import BLOCKS, CELL_CLOSED, HELD, NOBODY, PROCESS, finished_marker
 from distmap.slots.frames import SegmentRef
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.slots.stacks import STATES
@@ -330,6 +330,6 @@ class Slot:
             return "killed", "was ended for an item that finished just then"  # so nobody is charged
         if self.ending is not None:
             return self.ending, "was ended by distmap"
-        if self.socket_closed:
+        if self.socket_closed or process.blocks[PROCESS][CELL_CLOSED]:
             return "died", "closed the descriptors of its process, distmap's connection among them"
         return ("idle" if running[0] < 0 else "died"), process.exit_reason()

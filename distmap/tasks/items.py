@@ -233,18 +233,24 @@ class Items:
         if len(self._ends) > self.count:
             self._definitions = _load_definitions(self)
 
-    def load(self, at: int) -> Any:
-        """Item `at`; raises what its unpickling raises."""
+    def load(self, at: int, unpickler: Callable[..., Any] | None = None) -> Any:
+        """Item `at`; raises what its unpickling raises. `unpickler`: a class of such, in the place of Python's."""
         if self._definitions is not None:
             if isinstance(self._definitions, BaseException):
                 raise self._definitions
             loading.definitions = self._definitions
-        return self._load(at)
+        if unpickler is None:
+            return self._load(at)
+        from io import BytesIO
+
+        return unpickler(BytesIO(self.pickled(at)), buffers=self._buffers_of(at)).load()
 
     def _load(self, at: int) -> Any:
-        pickled = self.pickled(at)
+        return _pickle.loads(self.pickled(at), buffers=self._buffers_of(at))
+
+    def _buffers_of(self, at: int) -> Sequence[Buffer]:
         used = self._used.get(at)
-        return _pickle.loads(pickled, buffers=[self._buffers[n] for n in used] if used else ())
+        return [self._buffers[n] for n in used] if used else ()
 
     def pickled(self, at: int) -> memoryview:
         return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
