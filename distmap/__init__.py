@@ -10,6 +10,7 @@ from distmap.tasks._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distmap.calls.job import Job
+    from distmap.checkpoint.info import Checkpoint, CheckpointInfo, FunctionInfo, checkpoint_info
     from distmap.core.progress import Lane, Snapshot
     from distmap.errors import (
         AuthenticationError,
@@ -40,6 +41,10 @@ _HOMES = {
     "Job": "distmap.calls.job",
     "Broadcast": "distmap.tasks.broadcast",
     "rng": "distmap.tasks.run",
+    "Checkpoint": "distmap.checkpoint.info",
+    "CheckpointInfo": "distmap.checkpoint.info",
+    "FunctionInfo": "distmap.checkpoint.info",
+    "checkpoint_info": "distmap.checkpoint.info",
     "Snapshot": "distmap.core.progress",
     "Lane": "distmap.core.progress",
 }
@@ -47,12 +52,15 @@ _HOMES = {
 __all__ = [
     "AuthenticationError",
     "Broadcast",
+    "Checkpoint",
     "CheckpointChanged",
     "CheckpointError",
     "CheckpointInUse",
+    "CheckpointInfo",
     "ConnectError",
     "CrashLoopError",
     "DistmapError",
+    "FunctionInfo",
     "ItemTimeout",
     "Job",
     "JobCancelled",
@@ -69,6 +77,7 @@ __all__ = [
     "VersionMismatch",
     "WorkerBusy",
     "__version__",
+    "checkpoint_info",
     "rng",
 ]
 

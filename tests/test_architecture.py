@@ -32,6 +32,7 @@ RINGS = {
     "tasks": 2,
     "calls.traces": 3,  # how errors read: views show them too
     "checkpoint": 3,
+    "checkpoint.info": 6,  # what views show of a checkpoint
     "driver.portal": 3,  # a loop in its own thread, which a worker has too
     "transport": 3,
     "slots": 4,

@@ -65,8 +65,9 @@ def test_the_examples_of_a_page_run(page: Path) -> None:
             space["pool"].terminate()
 
 
-def test_every_example_of_a_docstring_runs() -> None:
+def test_every_example_of_a_docstring_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples in the docstrings of the package give what they say."""
+    monkeypatch.chdir(tmp_path)  # some make files
     finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(verbose=False)
     examples = 0
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -110,7 +111,8 @@ def test_every_public_name_is_in_the_reference() -> None:
     """Each name that `distmap` exports is on the page of all names, and that page has no other."""
     listed = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (\S.*?) \|", read("reference/names.md"), re.M))))
     assert listed == set(distmap.__all__)
-    described = set(re.findall(r"^::: distmap\.(\w+)$", read("reference/pool.md") + read("reference/jobs.md"), re.M))
+    pages = "".join(map(read, ("reference/pool.md", "reference/jobs.md", "reference/checkpoints.md")))
+    described = set(re.findall(r"^::: distmap\.(\w+)$", pages, re.M))
     errors = {name for name in distmap.__all__ if getattr(distmap, name) in vars(distmap.errors).values()}
     assert described | errors | {"__version__"} == set(distmap.__all__)
 

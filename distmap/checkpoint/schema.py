@@ -51,19 +51,19 @@ KEY = 16
 BY_PLACE = bytes(KEY)
 
 _TABLES = """
-CREATE TABLE function (
+CREATE TABLE IF NOT EXISTS function (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, style TEXT NOT NULL, digest BLOB NOT NULL, parts TEXT NOT NULL,
     options TEXT NOT NULL, python TEXT NOT NULL, made REAL NOT NULL, used REAL NOT NULL);
-CREATE TABLE chunk (
+CREATE TABLE IF NOT EXISTS chunk (
     id INTEGER PRIMARY KEY, function INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
     keys BLOB NOT NULL);
-CREATE INDEX chunk_place ON chunk (function, first);
-CREATE TABLE report (
+CREATE INDEX IF NOT EXISTS chunk_place ON chunk (function, first);
+CREATE TABLE IF NOT EXISTS report (
     id INTEGER PRIMARY KEY, chunk INTEGER NOT NULL, lo INTEGER NOT NULL, hi INTEGER NOT NULL, items INTEGER NOT NULL,
     missing TEXT, sizes BLOB NOT NULL, codec INTEGER NOT NULL, data BLOB, nbytes INTEGER NOT NULL,
     worker TEXT NOT NULL, made REAL NOT NULL);
-CREATE INDEX report_chunk ON report (chunk);
-CREATE TABLE owner (
+CREATE INDEX IF NOT EXISTS report_chunk ON report (chunk);
+CREATE TABLE IF NOT EXISTS owner (
     one INTEGER PRIMARY KEY CHECK (one = 1), token TEXT NOT NULL, pid INTEGER NOT NULL, host TEXT NOT NULL,
     boot TEXT NOT NULL, started TEXT NOT NULL, since REAL NOT NULL, heartbeat REAL NOT NULL);
 """
@@ -94,10 +94,10 @@ def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
     except ImportError as error:
         raise CheckpointError("checkpoints need the module sqlite3, which this Python was built without") from error
 
-    exists = os.path.exists(path) and (not create or os.path.getsize(path) > 0)
-    if not exists and not create:
-        raise CheckpointError(f"there is no checkpoint {path}; a call with checkpoint={path!r} makes it")
-    if exists:
+    if not os.path.exists(path):
+        if not create:
+            raise CheckpointError(f"there is no checkpoint {path}; a call with checkpoint={path!r} makes it")
+    elif os.path.getsize(path):
         _check_header(path)
     # A URI, so that reading makes no file; the mode is that of the file's journal, which reading may have to complete.
     uri = f"file:{quote(os.path.abspath(path))}?mode={'rwc' if create else 'rw' if os.access(path, os.W_OK) else 'ro'}"
@@ -139,7 +139,9 @@ def _check_header(path: str) -> None:
 
 def _prepare(db: sqlite3.Connection, path: str, create: bool) -> None:
     application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if not application and create and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if not application and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if not create:
+            raise CheckpointError(f"checkpoint {path} has nothing in it yet; a call with checkpoint={path!r} goes on")
         db.execute(f"PRAGMA journal_mode={'WAL' if is_local(path) else 'DELETE'}")
         db.executescript(
             f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {_TABLES} COMMIT;"

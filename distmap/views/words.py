@@ -29,6 +29,17 @@ def duration(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds >= 0.00995 else f"{1000 * seconds:.1f} ms"
 
 
+def size_words(nbytes: int) -> str:
+    """532 B, 12.3 kB, 4.0 MB or 1.2 GB."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    size, units = nbytes / 1000, ["kB", "MB", "GB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        del units[0]
+    return f"{size:.1f} {units[0]}" if size < 99.95 else f"{number(round(size))} {units[0]}"
+
+
 def elapsed(snapshot: Snapshot) -> str:
     """How long the job took; while it runs, a clock."""
     return clock(snapshot.elapsed) if is_live(snapshot) else duration(snapshot.elapsed)

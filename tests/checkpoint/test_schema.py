@@ -36,6 +36,21 @@ def test_reading_makes_no_file(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("pages", [0, 1])
+def test_a_file_whose_making_was_cut_off_is_empty(tmp_path: Path, pages: int) -> None:
+    """Its maker was killed before the tables were there: reading says that it is empty, a call makes them."""
+    path = tmp_path / "scores.sqlite"
+    path.touch()
+    if pages:
+        db = sqlite3.connect(path)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.close()
+    with pytest.raises(CheckpointError, match="nothing in it yet"):
+        schema.connect(str(path))
+    schema.connect(str(path), create=True).close()
+    assert "report" in tables(path)
+
+
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n" * 50, b"SQLite format 3\0" + b"\xff" * 500])
 def test_a_foreign_file_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     """A file of another kind, or a damaged one, is refused by name and keeps its bytes."""

@@ -111,3 +111,13 @@ def test_moments_are_told_in_milliseconds() -> None:
     """Less than a tenth of a second is a number of milliseconds with two digits that count."""
     told = [words.duration(taken) for taken in (0.0021, 0.0314, 0.12, 2.0, 65.0)]
     assert told == ["2.1 ms", "31 ms", "0.12 s", "2.0 s", "1:05"]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (99_949, "99.9 kB"), (123_456, "123 kB"), (999_499, "999 kB"),
+     (999_500, "1.0 MB"), (4_000_000, "4.0 MB"), (1_200_000_000, "1.2 GB"), (5_000_000_000_000, "5 000 GB")],
+)  # fmt: skip
+def test_a_size_has_three_digits_or_so(nbytes: int, text: str) -> None:
+    """Bytes, then decimal units."""
+    assert words.size_words(nbytes).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
