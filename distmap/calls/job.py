@@ -26,7 +26,19 @@ from distmap.tasks.failures import HIDDEN, throw
 from distmap.views.kernel import in_kernel
 
 #: The counts of `stats`, as a snapshot names them.
-_COUNTS = ("total", "done", "failed", "retried", "requeued", "duplicates", "deaths", "losses", "elapsed", "rate")
+_COUNTS = (
+    "total",
+    "done",
+    "known",
+    "failed",
+    "retried",
+    "requeued",
+    "duplicates",
+    "deaths",
+    "losses",
+    "elapsed",
+    "rate",
+)
 
 
 class JobHandle:
@@ -97,7 +109,9 @@ class JobHandle:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The counts of the job: done, failed, retried, requeued, duplicates, deaths, losses, elapsed, rate."""
+        """The counts of the job: total, done, known (from the checkpoint), failed, retried, requeued, duplicates,
+        deaths, losses, elapsed, rate, chunks.
+        """
         snapshot = self.progress
         if snapshot is None:
             return dict.fromkeys(_COUNTS, 0)

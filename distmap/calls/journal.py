@@ -16,10 +16,12 @@ and nothing is handed over before. If it can never be written (another process t
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -101,6 +103,10 @@ class Order:
         return not self._ordered or index == self._next
 
 
+class _Flush(threading.Event):
+    """Among what comes: write what came before it, then set it."""
+
+
 class _Chunk:
     """A chunk that is under way: its row, and items that did not come back yet."""
 
@@ -133,8 +139,9 @@ class Journal:
         #: Reports that may come in further pieces, by identity.
         self._reports: dict[int, tuple[Any, ReportRow]] = {}
         #: What has come and is not written, and a bell that rings for each; only the journal's thread takes from it.
-        self._came: deque[Landed | Lost | Finished] = deque()
+        self._came: deque[Landed | Lost | Finished | _Flush] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._over = threading.Event()
         #: Why nothing can be written any more.
         self._error: BaseException | None = None
 
@@ -148,24 +155,38 @@ class Journal:
     def take(self, message: JobMessage) -> None:
         """The sink of the job: what has to be written waits for that, the rest goes on."""
         if isinstance(message, Landed | Lost | Finished):
-            self._came.append(message)
-            self._bell.put(None)
+            self._put(message)
         else:
             self._forward(message)
+
+    def flush(self, timeout: float) -> None:
+        """Write what has come, and wait for that."""
+        flush = _Flush()
+        self._put(flush)
+        if not self._over.is_set():
+            flush.wait(timeout)
+
+    def _put(self, message: Landed | Lost | Finished | _Flush) -> None:
+        self._came.append(message)
+        self._bell.put(None)
 
     # --- in the journal's thread --------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Write until the job is over, then give the file back."""
         finished: Finished | None = None
+        _running.add(self)
         while finished is None:
-            messages, finished = self._gather()
+            messages, end = self._gather()
+            finished = end if isinstance(end, Finished) else None
             try:
                 if messages and self._commit(messages):
                     for message in messages:
                         self._order.landed(message)
             except BaseException as error:  # whoever waits must learn of it
                 self._fail(error)
+            if isinstance(end, _Flush):
+                end.set()
         self._order.end()
         try:
             close_store(self._store)
@@ -173,16 +194,20 @@ class Journal:
             log.warning("x checkpoint %s could not be closed: %s", self._store.path, error)
         if self._error is not None and finished.outcome == "done":
             finished = finished._replace(outcome="failed", error=self._error)
+        self._over.set()
+        for flush in self._came:
+            if isinstance(flush, _Flush):
+                flush.set()
         self._forward(finished)
 
-    def _gather(self) -> tuple[list[Landed | Lost], Finished | None]:
-        """What there is to write, as much as fits together; and the last message, if it has come."""
+    def _gather(self) -> tuple[list[Landed | Lost], Finished | _Flush | None]:
+        """What there is to write, as much as fits together; and what is to be done behind it, if anything is."""
         messages: list[Landed | Lost] = []
         items, until = 0, 0.0
         while True:
             if self._came:
                 message = self._came.popleft()
-                if isinstance(message, Finished):
+                if isinstance(message, Finished | _Flush):
                     return messages, message
                 if not messages:
                     until = time.monotonic() + self._linger
@@ -275,3 +300,14 @@ class Journal:
         if landed.hi < report.hi:  # it comes in pieces
             self._reports[id(report)] = report, row
         return row
+
+
+#: Journals that run. Python does not wait for their threads when it ends.
+_running: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    """What came back before Python ends is to be in the file."""
+    for journal in list(_running):
+        journal.flush(LIMITS.checkpoint_exit_wait)

@@ -148,4 +148,6 @@ class _Content(_pickle.Pickler):
         numpy = self._numpy
         if numpy is not None and kind is numpy.ndarray and not obj.dtype.hasobject:
             return "array", _array_digest(numpy, obj)
+        if numpy is not None and isinstance(obj, numpy.generic) and not obj.dtype.hasobject:
+            return "number", kind.__name__, obj.dtype.str, obj.tobytes()
         return None

@@ -103,9 +103,10 @@ def is_alive(owner: Process, heartbeat: float) -> bool:
     me = this_process()
     if owner == me:
         return False  # a store of this process that was not closed; it has one for each file
-    if (owner.host, owner.boot) != (me.host, me.boot):
-        same_host = owner.host == me.host and owner.boot and me.boot
-        return not same_host and abs(time.time() - heartbeat) < LIMITS.checkpoint_owner_lost
+    # On Windows the signal 0 would end the process.
+    if (owner.host, owner.boot) != (me.host, me.boot) or os.name == "nt":
+        before = owner.host == me.host and owner.boot != me.boot and owner.boot and me.boot
+        return not before and abs(time.time() - heartbeat) < LIMITS.checkpoint_owner_lost
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:

@@ -94,6 +94,9 @@ def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
     except ImportError as error:
         raise CheckpointError("checkpoints need the module sqlite3, which this Python was built without") from error
 
+    folder = os.path.dirname(os.path.abspath(path))
+    if create and not os.path.isdir(folder):
+        raise CheckpointError(f"checkpoint {path} cannot be made: there is no folder {folder}; make it first")
     if not os.path.exists(path):
         if not create:
             raise CheckpointError(f"there is no checkpoint {path}; a call with checkpoint={path!r} makes it")

@@ -163,6 +163,8 @@ class Limits(NamedTuple):
     checkpoint_heartbeat: float = 5.0
     #: Seconds without a heartbeat after which the owner of a checkpoint, if on another machine, is taken for gone.
     checkpoint_owner_lost: float = 60.0
+    #: Seconds that Python, when it ends, waits for results to be written that have come.
+    checkpoint_exit_wait: float = 2.0
     #: Seconds between two tries to write to a full disk.
     checkpoint_full_retry: float = 1.0
 

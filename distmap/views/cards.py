@@ -98,7 +98,7 @@ def bar_html(snapshot: Snapshot) -> str:
     else:
         percent = int(100 * s.done / s.total) if s.total else 100
         left += f' <span class="dm-muted">of {number(s.total)} · {percent}%</span>'
-    if s.checkpoint:
+    if s.known:
         left += f' <span class="dm-muted">· {text_html(recalled(s))}</span>'
     right = [rate_words(rate_of(s)), f"{elapsed(s)} elapsed"]
     if s.eta is not None and s.state == "running":

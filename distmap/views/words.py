@@ -126,9 +126,9 @@ def out_of_reach(snapshot: Snapshot) -> list[str]:
 
 
 def recalled(snapshot: Snapshot) -> str:
-    """How many items were known from the checkpoint; empty without one."""
+    """How many items were known from the checkpoint; empty if none was."""
     s = snapshot
-    if not s.checkpoint:
+    if not s.known:
         return ""
     of = "" if s.total is None else f" of {number(s.total)}"
     return f"{number(s.known)}{of} from {printable(s.checkpoint)}"

@@ -101,6 +101,19 @@ def test_a_result_is_handed_over_after_its_commit(path, start):
     assert known_items(path) == 2
 
 
+def test_what_has_come_is_written_when_python_ends(start):
+    """A flush writes at once what would have waited, also of a journal that has ended."""
+    journal, store, out, _ = start(linger=600)
+    journal.expect(0, 2, BY_PLACE * 2)
+    journal.take(landed(0, "ab"))
+    journal.flush(20)
+    assert store.section(BEHAVIOUR, "error", changes).items == 2
+    journal.take(finished())
+    assert isinstance(out.get(timeout=10), Landed)
+    assert out.get(timeout=10).outcome == "done"
+    journal.flush(20)
+
+
 def test_many_items_are_written_without_waiting_for_more(start):
     """A thousand finished items are written at once."""
     journal, _, out, _ = start(linger=600)

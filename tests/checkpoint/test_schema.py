@@ -51,6 +51,13 @@ def test_a_file_whose_making_was_cut_off_is_empty(tmp_path: Path, pages: int) ->
     assert "report" in tables(path)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A checkpoint in a folder that does not exist names the folder, and makes nothing."""
+    with pytest.raises(CheckpointError, match=r"there is no folder .*runs; make it first"):
+        schema.connect(str(tmp_path / "runs" / "x.sqlite"), create=True)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n" * 50, b"SQLite format 3\0" + b"\xff" * 500])
 def test_a_foreign_file_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     """A file of another kind, or a damaged one, is refused by name and keeps its bytes."""

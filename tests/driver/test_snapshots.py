@@ -36,3 +36,13 @@ def test_the_total_of_the_user_counts_where_the_input_has_none(harness):
     job = harness.portal.ask(harness.driver.open, entry)
     assert harness.portal.ask(harness.driver.snapshots.find, job).total == 7
     assert harness.portal.ask(harness.driver.snapshots.find, 99) is None
+
+
+def test_known_items_count_as_done(harness):
+    """Items of a checkpoint, of which the scheduler knows nothing, are in `done`, and in the total once all is read."""
+    entry = JobEntry(JobSpec(size=10), dump_code(abs), lambda message: None, checkpoint="scores.sqlite")
+    job = harness.portal.ask(harness.driver.open, entry)
+    harness.portal.ask(harness.driver.recalled, job, 4)
+    harness.portal.ask(harness.driver.recalled, 99, 4)
+    seen = harness.portal.ask(harness.driver.snapshots.find, job)
+    assert (seen.done, seen.total, seen.known, seen.checkpoint) == (4, 10, 4, "scores.sqlite")

@@ -11,7 +11,7 @@ import pytest
 
 from distmap.core.progress import Lane, Snapshot
 from distmap.views.base import Issue
-from distmap.views.terminal import TerminalView
+from distmap.views.terminal import TerminalView, facts, issue_line
 
 START = Snapshot(
     name="map",
@@ -63,6 +63,12 @@ def test_the_numbers_are_the_snapshots() -> None:
     assert "score: 100%|" in shown(file)[-1]
     assert "1000/1000 [00:40<00:00, 25 items/s, 1 worker]" in shown(file)[-1]
     assert file.getvalue().endswith("\n")
+
+
+def test_known_items_and_notes_are_shown() -> None:
+    """The bar says how many items were in the checkpoint; a note is a line above it, as it was written."""
+    assert facts(START._replace(known=5, checkpoint="scores.sqlite"))[0].endswith("from scores.sqlite")
+    assert issue_line(Issue("note", None, "", 0, "the disk is full")) == "the disk is full"
 
 
 def test_a_worker_out_of_reach_is_named() -> None:

@@ -55,6 +55,17 @@ def test_the_line_of_text_tells_everything() -> None:
     assert words.job_line("map\x1b[2J", unknown) == "map\\x1b[2J: running, 7\u202f770 items in 0:14"
 
 
+def test_known_items_are_told() -> None:
+    """How many items were in the checkpoint is told if any was; they do not count for the pace."""
+    known = RUNNING._replace(known=7_412, checkpoint="scores.sqlite")
+    assert words.recalled(known) == "7\u202f412 of 20\u202f000 from scores.sqlite"
+    assert "7\u202f412 of 20\u202f000 from scores.sqlite" in words.job_line("map score", known)
+    assert words.recalled(known._replace(total=None)) == "7\u202f412 from scores.sqlite"
+    assert words.recalled(RUNNING._replace(checkpoint="scores.sqlite")) == words.recalled(RUNNING) == ""
+    ended = known._replace(state="done", done=7_512, elapsed=10.0)
+    assert words.rate_of(ended) == 10.0
+
+
 def test_workers_out_of_reach_are_named() -> None:
     """A live job names those that it waits for, for how long, and what is there; many are counted."""
     away = LANES[0]._replace(name="gpu1", state="reconnecting", silent=4.2, in_flight=7)
