@@ -93,6 +93,9 @@ class ProtocolError(DistmapError, ConnectionError):
 class ConnectError(DistmapError, ConnectionError):
     """A worker or pool could not be reached. One sentence that names the URL and the hop that failed."""
 
+    #: Whether its host answered that nothing listens on the port.
+    refused = False
+
 
 class WorkerBusy(DistmapError, ConnectionError):
     """The worker serves another pool; the message says whose."""

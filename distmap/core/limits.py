@@ -212,6 +212,22 @@ class Limits(NamedTuple):
     redial: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     #: Largest share of a pause that is added to it at random, so that many workers do not connect in step.
     redial_jitter: float = 0.25
+    #: Longest pause between two dials while a session waits to go on: results flow soon after the network is back.
+    redial_session: float = 0.5
+    #: The same while nothing listens on a host that answers: a notebook's kernel that restarts has its workers back
+    #: within 2 s. A refused dial costs each side about a millisecond, a minute of processor time in a long night.
+    redial_refused: float = 1.5
+    #: Seconds between two lines of a worker's log which say that it still dials its pool.
+    redial_log: float = 60.0
+    #: Seconds after which a dial that has not ended is joined by another: a network that comes back lets a new one
+    #: pass at once, and the old one only when the system sends its packet again.
+    redial_join: float = 1.0
+    #: Dials of one session at one time.
+    redial_dials: int = 4
+    #: Seconds between two looks at whether the network of this machine has changed, while something waits to dial.
+    redial_look: float = 0.25
+    #: Seconds in which nothing listens where a session was, until it is lost.
+    refused_after: float = 3.0
     #: Seconds before a worker with another token or Python is dialled again: a person has to correct that first.
     redial_fatal: float = 30.0
     #: Seconds in which a pool that closes sends Bye to all its workers.
@@ -236,8 +252,21 @@ class Limits(NamedTuple):
     suspect_after: float = 10.0
     #: Seconds of silence after which a worker is lost: so long its connection may be gone, and come back at no cost.
     reconnect_grace: float = 30.0
-    #: Seconds without a pool after which a worker ends (`--exit-if-orphaned`).
+    #: Seconds of silence after which the side that dialled tries a second connection beside the first: longer than two
+    #: heartbeats are apart.
+    doubt_after: float = 6.5
+    #: Seconds without a connection to its pool after which a worker ends its tasks, and (`--exit-if-orphaned`) leaves.
     orphan_after: float = 120.0
+    #: Seconds of silence after which a worker gives up a pool that is connected: its process may hold the GIL for long.
+    pool_silence: float = 600.0
+
+    # results that a worker keeps while its pool does not take them
+    #: Bytes in memory; further results go to files.
+    kept_bytes: int = 256 << 20
+    #: Bytes in these files; then the task processes wait.
+    spool_bytes: int = 8 << 30
+    #: Bytes of each of these files; a larger result has a file of its own.
+    spool_file_bytes: int = 64 << 20
 
     # load
     #: Used share of a host's memory above which its worker gets nothing new while others can take it.

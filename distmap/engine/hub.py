@@ -1,9 +1,8 @@
 """Remote workers as an engine: the hub of all connections of a pool.
 
-Owns the dialling of listening workers, the port for workers that dial in, and the translation between messages and
-the Sink. Both topologies end in the same conversation. It decides nothing about work, and must not look into parts.
-Each connection is one incarnation of a worker: when it has ended, its late messages are ignored, and the same worker
-comes back under a new id.
+Owns the dialling of listening workers, the port for workers that dial in, and which session a connection belongs to.
+Both topologies end in the same conversation. What a worker says is translated in `remote_worker.py`, how a dialled one
+gets a new connection is in `transport/reconnect.py`. It decides nothing about work, and must not look into parts.
 
 All of it runs on the portal's loop thread, except `fatal` and `cause`, which calling threads read.
 """
@@ -12,48 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.engine.base import Location, Parts, Sink, WorkerInfo, WorkerListener
+from distmap.engine.base import Location, Parts, Sink
+from distmap.engine.remote_worker import RemoteWorker
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
-from distmap.tasks._typing import Buffer
 from distmap.transport.channel import Connection
-from distmap.transport.conversation import Conversation
-from distmap.transport.dial import dial
-from distmap.transport.identity import pool_info, read_worker
+from distmap.transport.dial import check_fit, dial, prove
+from distmap.transport.identity import pool_info
 from distmap.transport.listen import Server, listen
-from distmap.transport.redial import delays
+from distmap.transport.reconnect import Dial, keep
+from distmap.transport.redial import Route, delays, pause
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.wire import messages as msg
-from distmap.wire.liveness import Liveness
 
 log = logging.getLogger("distmap.hub")
-
-
-@dataclass(slots=True, eq=False)
-class WorkerConnection:
-    """One incarnation of a worker: from its INFO to the end of its conversation."""
-
-    info: WorkerInfo
-    conversation: Conversation
-    #: Per slot, the attempts given to it and not ended.
-    attempts: list[set[int]]
-    #: What it reports goes there; None until the sink has returned it.
-    listener: WorkerListener | None = None
-    #: Set when the worker is lost, has left, or the pool is closed.
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    #: Load at the last heartbeat, and the round trip that was last reported to the listener.
-    cpu: float = 0.0
-    memory: float = 0.0
-    rtt: float = 0.0
-
-    def attempts_of(self, slot: int) -> set[int]:
-        """The attempts at the slot; none for a number that the worker does not have."""
-        return self.attempts[slot] if 0 <= slot < len(self.attempts) else set()
 
 
 class HubEngine:
@@ -100,9 +75,9 @@ class HubEngine:
         self._tried: dict[str, asyncio.Event] = {}
         # URLs whose last error a person has to correct.
         self._fatal: set[str] = set()
-        self._workers: dict[int, WorkerConnection] = {}
+        self._workers: dict[int, RemoteWorker] = {}
         # The worker that `sink.joined` is being called for; it has no id yet.
-        self._joining: WorkerConnection | None = None
+        self._joining: RemoteWorker | None = None
         self._closing = False
 
     # --- Engine ------------------------------------------------------------------------------------------------------
@@ -116,7 +91,7 @@ class HubEngine:
                 self._listen,
                 token=self._token,
                 role="pool",
-                info=pool_info,
+                info=self._answer,
                 on_connection=self._on_connection,
                 on_refused=self._on_refused,
                 tls_cert=cert,
@@ -138,8 +113,7 @@ class HubEngine:
         """See Engine."""
         connection = self._connection_of(worker)
         if connection is not None:
-            connection.attempts[task.slot].add(task.attempt)
-            connection.conversation.send(task, parts)
+            connection.assign(task, parts)
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         """See Engine."""
@@ -201,17 +175,19 @@ class HubEngine:
         return causes[0] if one_kind else None
 
     async def _keep_connected(self, url: WorkerURL) -> None:
-        """Keep one URL connected: dial, wait until the worker is gone, dial again."""
-        key, pauses = str(url), delays()
+        """Keep one URL connected: dial, resume the session as long as there is one, dial again."""
+        key, pauses, route = str(url), delays(), Route(None)
+        fresh: Connection | None = None
+        fenced = ""
         while True:
-            pause = next(pauses)
+            wait = next(pauses)
             try:
-                connection = await dial(url, token=self._token, role="pool", info=pool_info(), timeout=self._timeout)
+                connection, fresh = await self._connect(url, fresh, fenced), None
                 worker = self._join(connection, key)
             except (AuthenticationError, TokenError, VersionMismatch) as error:
                 self._dial_failed(key, error)
                 self._fatal.add(key)
-                pause = self._limits.redial_fatal
+                wait = self._limits.redial_fatal
             except (DistmapError, OSError) as error:
                 self._dial_failed(key, error)
             except Exception as error:
@@ -223,11 +199,31 @@ class HubEngine:
                 self._causes.pop(key, None)
                 self._fatal.discard(key)
                 self._tried[key].set()
-                await worker.gone.wait()
-                pauses = delays()
-                pause = next(pauses)
+                fresh = await keep(worker.conversation, self._dial_again(url), pool_info, limits=self._limits)
+                fenced, route, pauses = worker.conversation.id, Route(worker.conversation.connection.remote), delays()
+                if fresh is not None:
+                    continue
+                wait = next(pauses)
+            fresh = None
             self._tried[key].set()
-            await asyncio.sleep(pause)
+            await pause(wait, route)
+
+    async def _connect(self, url: WorkerURL, fresh: Connection | None, fenced: str) -> Connection:
+        """A connection to a worker that takes us: `fresh`, if it is one, or else a new one.
+
+        Args:
+            url: Where to dial.
+            fresh: A proved connection to a worker that has begun anew.
+            fenced: The last session there, which this pool has given up: whoever holds it is free for us.
+        """
+        if fresh is not None:
+            await check_fit(fresh, pool_info(), str(url))
+            return fresh
+        info = {**pool_info(), "fenced": fenced} if fenced else pool_info()
+        return await dial(url, token=self._token, role="pool", info=info, timeout=self._timeout)
+
+    def _dial_again(self, url: WorkerURL) -> Dial:
+        return lambda info: prove(url, token=self._token, role="pool", info=info, timeout=self._timeout)
 
     def _dial_failed(self, key: str, error: Exception) -> None:
         sentence = str(error)
@@ -241,10 +237,29 @@ class HubEngine:
         if self.url is not None:
             self.errors[self.url] = sentence
 
+    def _answer(self, theirs: Mapping[str, object]) -> Mapping[str, object]:
+        """Our INFO for a worker that has dialled in, with what we have received of the session that it goes on with."""
+        worker = self._worker_of(theirs)
+        if worker is None:
+            return pool_info()
+        conversation = worker.conversation
+        conversation.detach("it has dialled again")
+        return {**pool_info(), "resume": conversation.id, "received": conversation.received}
+
+    def _worker_of(self, theirs: Mapping[str, object]) -> RemoteWorker | None:
+        """The worker whose session the INFO names."""
+        session = theirs.get("resume")
+        found = (worker for worker in self._workers.values() if worker.conversation.id == session)
+        return next((worker for worker in found if not worker.conversation.over), None)
+
     async def _on_connection(self, connection: Connection) -> None:
         """Called for each worker that has dialled in and proved the token."""
         if self._closing:
             connection.channel.abort()
+            return
+        worker = self._worker_of(connection.peer_info)
+        if worker is not None:
+            worker.conversation.attach(connection, connection.peer_info.get("received"))
             return
         try:
             self._join(connection, connection.channel.peer)
@@ -254,33 +269,19 @@ class HubEngine:
             if self.url is not None:
                 self.errors.pop(self.url, None)
 
-    def _join(self, connection: Connection, address: str) -> WorkerConnection:
+    def _join(self, connection: Connection, address: str) -> RemoteWorker:
         """Make the worker one of the pool's. Raises ProtocolError if its INFO makes no sense."""
         sink = self._sink
         assert sink is not None, "connected before start"
         try:
-            peer = read_worker(connection.peer_info, address)
+            worker = RemoteWorker(connection, address, on_gone=self._on_gone, limits=self._limits)
         except ProtocolError:
             connection.channel.abort()
             raise
-        info = WorkerInfo(peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt)
-        worker = WorkerConnection(
-            info,
-            Conversation(
-                connection,
-                on_message=lambda message, parts: self._on_message(worker, message, parts),
-                on_liveness=lambda state: self._on_liveness(worker, state),
-                on_closed=lambda reason: self._on_lost(worker, reason, charged=True),
-                beat=lambda: None,
-                limits=self._limits,
-            ),
-            attempts=[set() for _ in range(peer.slots)],
-            rtt=info.rtt,
-        )
         # The sink may assign work before it returns, hence `_joining`; that work waits for the start below.
         self._joining = worker
         try:
-            worker.listener = sink.joined(self, info)
+            worker.listener = sink.joined(self, worker.info)
         except BaseException:
             connection.channel.abort()
             raise
@@ -288,91 +289,18 @@ class HubEngine:
             self._joining = None
         self._workers[worker.listener.id] = worker
         worker.conversation.start()
+        info = worker.info
         log.info("= worker %s joined (%s, %d slots, Python %s)", info.name, address, info.slots, info.python)
         return worker
 
-    # --- messages from workers ----------------------------------------------------------------------------------------
-
-    def _on_message(self, worker: WorkerConnection, message: msg.Message, parts: list[Buffer]) -> None:
-        listener = worker.listener
-        if listener is None or worker.gone.is_set() or self._closing:
-            return  # a late message of an incarnation that was given up
-        match message:
-            case msg.Report():
-                if message.ended:
-                    worker.attempts_of(message.slot).discard(message.attempt)
-                self._report_round_trip(listener, worker)
-                listener.reported(message, parts)
-            case msg.Output():
-                if len(parts) > 1 or not message.spells(sum(map(len, parts))):
-                    self._on_lost(worker, "it sent output that is not what it announced", charged=True)
-                    worker.conversation.abort()
-                    return
-                listener.printed(message, parts)
-            case msg.Beat(cpu, memory, slots):
-                worker.cpu, worker.memory, worker.rtt = cpu, memory, worker.conversation.rtt
-                listener.measured(worker.rtt, cpu, memory)
-                for attempts, (attempt, at, _elapsed) in zip(worker.attempts, slots, strict=False):
-                    if attempt in attempts:
-                        listener.progressed(attempt, at)
-            case msg.Refused(slot, attempt):
-                worker.attempts_of(slot).discard(attempt)
-                listener.refused(message, parts)
-            case msg.Died():
-                self._died(listener, worker, message)
-            case msg.Ready():
-                listener.ready(message)
-            case msg.Draining():
-                log.info("= worker %s wants to leave", worker.info.name)
-                listener.draining()
-            case msg.Bye(reason):
-                self._on_lost(worker, reason or "it left", charged=False)
-            case _:
-                self._on_lost(worker, f"it sent {type(message).__name__}, which no worker sends", charged=True)
-                worker.conversation.abort()
-
-    def _report_round_trip(self, listener: WorkerListener, worker: WorkerConnection) -> None:
-        """Report the round trip if it differs much from the last one: chunk sizes depend on it.
-
-        That of the handshake is a first guess only.
-        """
-        rtt = worker.conversation.rtt
-        if not rtt / 2 <= worker.rtt <= rtt * 2:
-            worker.rtt = rtt
-            listener.measured(rtt, worker.cpu, worker.memory)
-
-    def _died(self, listener: WorkerListener, worker: WorkerConnection, died: msg.Died) -> None:
-        attempts = worker.attempts_of(died.slot)
-        attempts.discard(died.attempt)
-        # All attempts given to the slot are void from now on. Those that were on their way when the process died would
-        # reach the fresh one, and must not run there.
-        for attempt in attempts:
-            worker.conversation.send(msg.Revoke(died.slot, attempt, 0))
-        attempts.clear()
-        listener.died(died)
-
-    def _on_liveness(self, worker: WorkerConnection, state: Liveness) -> None:
-        if worker.listener is None or worker.gone.is_set() or self._closing:
-            return
-        if state == "suspect":
-            worker.listener.suspected()
-        elif state == "fine":
-            worker.listener.trusted()
-        else:
-            self._on_lost(worker, f"silent for {self._limits.reconnect_grace:.0f} s", charged=True)
-
-    def _on_lost(self, worker: WorkerConnection, reason: str, *, charged: bool) -> None:
-        if worker.gone.is_set():
-            return
-        worker.gone.set()
-        if worker.listener is None or self._workers.pop(worker.listener.id, None) is None or self._closing:
-            return
-        log.log(logging.WARNING if charged else logging.INFO, "x worker %s gone: %s", worker.info.name, reason)
-        worker.listener.lost(charged, reason)
+    def _on_gone(self, worker: RemoteWorker) -> bool:
+        """A worker is lost or has left; whether the driver has to know."""
+        known = worker.listener is not None and self._workers.pop(worker.listener.id, None) is not None
+        return known and not self._closing
 
     # --- messages to workers ------------------------------------------------------------------------------------------
 
-    def _connection_of(self, worker: int) -> WorkerConnection | None:
+    def _connection_of(self, worker: int) -> RemoteWorker | None:
         """The worker's connection; None when it is gone: the scheduler has not handled its loss yet, or just has."""
         connection = self._workers.get(worker)
         return connection if connection is not None else self._joining

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from distmap.tasks._typing import Buffer
 
 # Close codes of WebSocket: 1000, and 4000 to 4999, which are the application's. One code for every failed proof, and no
 # reason with it: what was wrong is shown to the user of this side only.
-CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TOKEN, CLOSE_REFUSED = 1000, 4400, 4401, 4409
+CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TOKEN, CLOSE_REFUSED, CLOSE_UNWANTED = 1000, 4400, 4401, 4409, 4410
 
 
 class ChannelClosed(ConnectionError):
@@ -66,3 +66,7 @@ class Connection:
     peer_info: Mapping[str, object]
     #: Round trip of the handshake in seconds: a first estimate.
     rtt: float = 0.0
+    #: The id of a session that begins here; both ends have the same.
+    session: str = ""
+    #: Address of the other end as its socket has it (of a proxy, if there is one); None: it has none.
+    remote: tuple[Any, ...] | None = None

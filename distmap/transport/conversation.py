@@ -1,25 +1,27 @@
-"""One session over one proved connection: reading, writing, heartbeats, liveness.
+"""One session over one proved connection after the other: heartbeats, liveness, and what a lost connection means.
 
-Owns the tasks that move frames between a channel and a session, and the clock that the session is given. It must not
-know which side it is (pool and worker use it alike) nor what the messages mean, except Bye.
+Owns the clock that a session is given, and the change from one channel to the next. It must not know which side it is
+(pool and worker use it alike) nor what the messages mean, except Bye. A channel that breaks is no end: what is sent
+meanwhile is kept by the session, and the next connection goes to `attach`: from `reconnect.py` on the side that
+dials, from the port on the other one. How frames move over a channel is in `carrier.py`.
 
 All of it runs on one event loop: the portal's thread in a kernel, the main thread in a worker. So no lock is needed.
-Three tasks: the reader, which also starts the writer; at most one writer, which ends when there is nothing to write;
-the ticker, which looks at the clock.
+The ticker is a task that looks at the clock, with a channel and without.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
 from distmap.tasks._typing import Buffer
 from distmap.tasks.modules import loaded
+from distmap.transport.carrier import Carrier, Complete, spawn
 from distmap.transport.channel import CLOSE_NORMAL, CLOSE_PROTOCOL, ChannelClosed, Connection
+from distmap.transport.doubts import Doubts
 from distmap.wire.liveness import Liveness
 from distmap.wire.messages import Beat, Bye, Message
 from distmap.wire.session import Session
@@ -34,9 +36,12 @@ class Conversation:
         connection: A proved connection of `dial` or `listen`.
         on_message: Called with each complete message and its parts, which it may keep and write to. Must not block.
         on_liveness: Called when the liveness of the other side changes: "suspect" after `suspect_after` of silence,
-            "fine" when something comes in again, "lost" after `reconnect_grace`, which ends the conversation.
+            "fine" when something comes in again, "lost" after `reconnect_grace`, which ends the conversation, whether
+            there is a channel or not.
         on_closed: Called once, with one sentence, when the conversation ends in any other way than by our own `close`
             or `abort`.
+        on_channel: Called with a sentence when the channel has gone, and with None when another one has taken its
+            place. Without it the conversation ends with its first channel.
         beat: Called every `beat_every`; returns a heartbeat, or None to send only a ping.
         limits: Those of the wire and of liveness count.
     """
@@ -48,27 +53,30 @@ class Conversation:
         on_message: Callable[[Message, list[Buffer]], None],
         on_liveness: Callable[[Liveness], None],
         on_closed: Callable[[str], None],
+        on_channel: Callable[[str | None], None] | None = None,
         beat: Callable[[], Beat | None],
         limits: Limits = LIMITS,
     ) -> None:
         self.connection = connection
-        self._channel = connection.channel
+        #: Names the session, over all its connections.
+        self.id = connection.session
         self._on_message = on_message
         self._on_liveness = on_liveness
         self._on_closed = on_closed
+        self._on_channel = on_channel
         self._beat = beat
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         #: Its state is that of the conversation: once it is `over`, nothing is reported any more.
         self._session = Session(self._loop.time(), limits=limits, allocate=_allocate)
         self._liveness: Liveness = "fine"
-        self._ack_timer: asyncio.TimerHandle | None = None
-        # What `flushed` waits for.
-        self._settled: list[asyncio.Future[None]] = []
-        #: Done when Bye has been written, or never will be.
-        self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._reader: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        #: Set while a new connection is wanted: there is none, or reason to doubt it; and at the end.
+        self.troubled = asyncio.Event()
+        self._doubts = Doubts(self._loop.time(), limits)
+        # What `flushed` waits for; clear only while it does.
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._carrier = self._new_carrier(connection)
         self._ticker: asyncio.Task[None] | None = None
 
     @property
@@ -83,24 +91,32 @@ class Conversation:
         return self._session.printed
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of messages that wait to be written, or for the other side to acknowledge them."""
+        return self._session.queued_bytes + self._session.log_bytes
+
+    @property
     def over(self) -> bool:
         """Whether the conversation has ended."""
         return self._session.over
 
+    @property
+    def attached(self) -> bool:
+        """Whether there is a channel; it may have broken without a sign."""
+        return self._session.attached
+
+    @property
+    def received(self) -> int:
+        """What the other side must know to go on over a new channel. Call `detach` before."""
+        return self._session.received
+
     def start(self) -> None:
         """Begin to read and write. Messages that were sent before are written now."""
-        self._session.peer.heard(self._loop.time())
-        self._session.ping(self._loop.time())
-        self._reader = self._spawn(self._read, "read")
-        self._ticker = self._spawn(self._tick, "tick")
-        self._pump()
-
-    def _spawn(self, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-        name = f"distmap {name} {self._channel.peer}"
-        if sys.version_info >= (3, 12):
-            # Begins at once: what can be written without waiting is written before this returns.
-            return asyncio.Task(self._guarded(work), loop=self._loop, name=name, eager_start=True)
-        return self._loop.create_task(self._guarded(work), name=name)
+        now = self._loop.time()
+        self._session.peer.heard(now)
+        self._session.ping(now)
+        self._carrier.start()
+        self._ticker = spawn(self._guarded_tick(), f"distmap tick {self.connection.channel.peer}")
 
     def send(self, message: Message, parts: Sequence[Buffer] = ()) -> None:
         """Queue a message; never blocks. The parts are kept by reference until the other side acknowledged them.
@@ -109,167 +125,172 @@ class Conversation:
         """
         if not self.over:
             self._session.send(message, parts)
-            self._pump()
+            self._carrier.pump()
 
     async def flushed(self) -> None:
         """Return when all that was sent has been acknowledged by the other side, or the conversation ended."""
         if not self.over and not self._session.settled:
-            waiter = self._loop.create_future()
-            self._settled.append(waiter)
-            await waiter
+            self._settled.clear()
+            await self._settled.wait()
 
     async def close(self, reason: str = "") -> None:
-        """Send what is queued, then Bye, and end; takes a few seconds at most. Closing twice is fine."""
+        """Send what is queued, then Bye, and end; takes a few seconds at most. Closing twice is fine.
+
+        Without a channel nobody is told: what cannot be sent is not waited for.
+        """
         if not self.over:
             self._session.send(Bye(reason))
-            self._finish()
-            self._pump()
-            if self._reader is not None:
-                await asyncio.wait([self._gone], timeout=self._limits.close_grace)
-        await self._channel.close(CLOSE_NORMAL, reason)
-        await self._reap()
+            self._release()
+            self._carrier.pump()
+            if self._ticker is not None and self.attached:
+                waiting = asyncio.ensure_future(self._carrier.gone.wait())
+                await asyncio.wait([waiting], timeout=self._limits.close_grace)
+                waiting.cancel()
+        await self._carrier.close(CLOSE_NORMAL, reason)
+        if self._ticker is not None and self._ticker is not asyncio.current_task():
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+
+    def give_up(self, sentence: str) -> None:
+        """End at once, and report it with this sentence: the other side does not hold this session any more."""
+        self._end(sentence)
+        self._carrier.channel.abort()
 
     def abort(self) -> None:
         """End at once: no Bye is sent, and `on_closed` is not called."""
         self._session.end()
-        self._finish()
-        self._channel.abort()
-        for task in (self._writer, self._ticker):
-            if task is not None:
-                task.cancel()
+        self._release()
+        self._carrier.hush()
+        self._carrier.channel.abort()
+        self._stop_ticker()
 
-    # --- the three tasks ---------------------------------------------------------------------------------------------
+    # --- channels ----------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        # Always drains the socket: a reader that stops would stop the peer's signs of life too.
-        session, channel, time = self._session, self._channel, self._loop.time
-        while True:
-            try:
-                frame = await channel.recv()
-            except ChannelClosed as closed:
-                self._ended(self._farewell(closed))
-                self._resolve(self._gone)
-                return
-            # After our own `close` nothing is reported, not even what breaks the protocol.
-            over = session.over
-            try:
-                complete = session.incoming(frame, time())
-            except ProtocolError as error:
-                if not over:
-                    self._report_end(f"{channel.peer} broke the protocol: {error}")
-                self._resolve(self._gone)
-                await channel.close(CLOSE_PROTOCOL, "protocol error")
-                return
-            # Otherwise its memory would be held until the next one comes.
-            del frame
-            for message, parts in complete:
-                self._on_message(message, parts)
-            complete.clear()
-            if session.wants_to_write:
-                self._pump()
-            elif session.owes and self._ack_timer is None and not session.over:
-                self._ack_timer = self._loop.call_later(self._limits.ack_delay, self._acknowledge)
-            if self._settled and session.settled:
-                self._release()
-
-    def _pump(self) -> None:
-        """Start the writer unless one is running."""
-        if self._reader is not None and (self._writer is None or self._writer.done()):
-            self._writer = self._spawn(self._write, "write")
-
-    async def _write(self) -> None:
-        session, channel = self._session, self._channel
-        try:
-            while (frame := session.outgoing()) is not None:
-                await channel.send(frame)
-        except ChannelClosed:
-            # The reader gets the same, after the frames that still came.
+    def detach(self, sentence: str) -> None:
+        """Take and write nothing on the present channel any more, and wait for another one."""
+        if self.over or not self.attached:
             return
-        if session.said_bye:
-            self._resolve(self._gone)
+        self._session.detached()
+        self._carrier.stop()
+        self.troubled.set()
+        if self._on_channel is not None:
+            self._on_channel(sentence)
+
+    def attach(self, connection: Connection, received: object) -> None:
+        """Go on over a new connection. Whatever is wrong with it ends the conversation, and is reported.
+
+        Args:
+            connection: A proved one, whose other end said that it holds this session.
+            received: What that end says it has received.
+        """
+        self.detach("another connection takes its place")
+        try:
+            if not isinstance(received, int):
+                raise ProtocolError("it does not say how much it has received")
+            self._session.resume(received, self._loop.time())
+        except ProtocolError as error:
+            connection.channel.abort()
+            self.give_up(f"{connection.channel.peer} cannot go on with the session: {error}")
+            return
+        self.connection, self._carrier = connection, self._new_carrier(connection)
+        self._calm()
+        self._liveness = "fine"
+        self._session.ping(self._loop.time())
+        if self._session.settled:
+            self._settled.set()
+        if self._on_channel is not None:
+            self._on_channel(None)
+        self._carrier.start()
+
+    def _new_carrier(self, connection: Connection) -> Carrier:
+        return Carrier(
+            connection.channel, self._session, on_frame=self._take, on_end=self._on_end, limits=self._limits
+        )  # fmt: skip
+
+    def _take(self, complete: Sequence[Complete]) -> None:
+        if self.troubled.is_set() and not self.over:
+            self._calm()
+        for message, parts in complete:
+            self._on_message(message, parts)
+        if not self._settled.is_set() and self._session.settled:
+            self._settled.set()
+
+    def _on_end(self, error: Exception) -> None:
+        """The channel has ended by itself. Wait for another one, unless there is nothing to go on with."""
+        peer = self._carrier.channel.peer
+        if isinstance(error, ProtocolError):
+            self._report_end(f"{peer} broke the protocol: {error}")
+        elif not isinstance(error, ChannelClosed):
+            self._end(f"the conversation with {peer} failed on this side: {error!r}")
+        elif self._session.state == "left":
+            self._end(f"{peer} left" + (f": {self._session.farewell}" if self._session.farewell else ""))
+        elif self._on_channel is None or error.code == CLOSE_PROTOCOL:
+            self._end(f"{peer}: {error}")
+        else:
+            self.detach(f"{peer}: {error}")
+
+    # --- the clock ---------------------------------------------------------------------------------------------------
+
+    async def _guarded_tick(self) -> None:
+        try:
+            await self._tick()
+        except Exception as error:
+            logger.exception("the conversation with %s failed", self.connection.channel.peer)
+            self._on_end(error)
+            self._carrier.channel.abort()
 
     async def _tick(self) -> None:
-        session, limits, time = self._session, self._limits, self._loop.time
+        session, limits, clock = self._session, self._limits, self._loop.time
         pause = min(1.0, limits.beat_every / 4)
         while True:
             await asyncio.sleep(pause)
-            session.peer.heard(self._channel.last_heard)
-            now = time()
+            now = clock()
+            if self.attached:
+                session.peer.heard(self._carrier.channel.last_heard)
+                self._doubts.heard(self._carrier.channel.last_heard)
+            if self._doubts.look(now):
+                self.troubled.set()
             liveness = session.peer.liveness(now)
             if liveness != self._liveness:
                 self._liveness = liveness
                 self._on_liveness(liveness)
             if liveness == "lost":
-                self._ended(f"{self._channel.peer} was silent for {limits.reconnect_grace:g} s")
-                self._channel.abort()
+                self._end(f"{self._carrier.channel.peer} was silent for {limits.reconnect_grace:g} s")
+                self._carrier.channel.abort()
                 return
-            if session.peer.beat_due(now):
+            if session.peer.beat_due(now) and self.attached:
                 beat = self._beat()
                 if beat is not None:
                     session.send(beat)
                 session.ping(now)
-                self._pump()
+                self._carrier.pump()
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run one of the tasks. A bug in a callback (or here) must end the conversation, not half of it."""
-        try:
-            await work()
-        except Exception as error:
-            logger.exception("the conversation with %s failed", self._channel.peer)
-            self._ended(f"the conversation with {self._channel.peer} failed on this side: {error!r}")
-            self._channel.abort()
-
-    def _acknowledge(self) -> None:
-        self._ack_timer = None
-        if self._session.acknowledge():
-            self._pump()
+    def _calm(self) -> None:
+        self._doubts.heard(self._loop.time())
+        self.troubled.clear()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def _farewell(self, closed: ChannelClosed) -> str:
-        if self._session.state == "left":
-            return f"{self._channel.peer} left" + (f": {self._session.farewell}" if self._session.farewell else "")
-        return f"{self._channel.peer}: {closed}"
-
-    def _ended(self, sentence: str) -> None:
-        """End the session and report it, unless it is over already. Called by any of the three tasks."""
+    def _end(self, sentence: str) -> None:
+        """End the session and report it, unless it is over already."""
         if not self.over:
             self._session.end()
             self._report_end(sentence)
 
     def _report_end(self, sentence: str) -> None:
-        self._finish()
-        # The reader goes on until the channel ends: it must drain the socket, or `close` would wait for nothing. A task
-        # does not cancel itself: it returns after this.
-        current = asyncio.current_task()
-        for task in (self._writer, self._ticker):
-            if task is not None and task is not current:
-                task.cancel()
+        self._release()
+        self._carrier.hush()
+        self._stop_ticker()
         self._on_closed(sentence)
 
-    def _finish(self) -> None:
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-        self._release()
-
     def _release(self) -> None:
-        for waiter in self._settled:
-            self._resolve(waiter)
-        self._settled.clear()
+        self._settled.set()
+        self.troubled.set()
 
-    @staticmethod
-    def _resolve(waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    async def _reap(self) -> None:
-        """Wait for the tasks, except the one that calls this."""
-        tasks = [task for task in (self._reader, self._writer, self._ticker) if task is not None]
-        tasks = [task for task in tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _stop_ticker(self) -> None:
+        # A task does not cancel itself: it returns after this.
+        if self._ticker is not None and self._ticker is not asyncio.current_task():
+            self._ticker.cancel()
 
 
 def _allocate(size: int) -> Buffer:

@@ -14,7 +14,7 @@ import secrets
 import socket
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, Connection
+from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, CLOSE_UNWANTED, Connection
 from distmap.transport.identity import refusal
 from distmap.transport.tls import client_context
 from distmap.transport.token import Secret
@@ -47,10 +47,14 @@ class _Connect(connect):
         return exc
 
 
+class GivenUp(Exception):
+    """Raised by the `info` of `prove`: this connection is not wanted any more."""
+
+
 async def dial(
     url: WorkerURL, *, token: Secret, role: handshake.Role, info: Mapping[str, object], timeout: float = 10.0
 ) -> Connection:
-    """Dial the other side, prove the token both ways, exchange INFO.
+    """Dial the other side, prove the token both ways, exchange INFO, and see that the two sides fit together.
 
     Raises:
         ConnectError: A hop failed: host name, TCP, proxy, TLS, upgrade. One sentence that names URL and hop.
@@ -59,23 +63,57 @@ async def dial(
         VersionMismatch: Python or protocol versions do not fit; the other side reports the same.
         WorkerBusy: The worker serves another pool.
     """
+    connection = await prove(url, token=token, role=role, info=lambda: info, timeout=timeout)
+    await check_fit(connection, info, str(url))
+    return connection
+
+
+async def check_fit(connection: Connection, info: Mapping[str, object], url: str) -> None:
+    """Close the connection and raise, as `dial` does, if the other side refuses this one or does not fit to it."""
+    problem = refusal(info, connection.peer_info, url)
+    if problem is not None:
+        await connection.channel.close(CLOSE_REFUSED)
+        raise problem
+
+
+async def prove(
+    url: WorkerURL,
+    *,
+    token: Secret,
+    role: handshake.Role,
+    info: Callable[[], Mapping[str, object]],
+    timeout: float = 10.0,
+) -> Connection:
+    """As `dial`, but whether the other side refuses is left to the caller.
+
+    Args:
+        url: Where to dial.
+        token: What the other side must hold too.
+        role: Role of this side.
+        info: Called when the other side has proved itself, just before our INFO is sent. May raise GivenUp.
+        timeout: Seconds for all of it.
+    """
     deadline = asyncio.get_running_loop().time() + timeout
     link = await _open(url, timeout)
     channel = WebSocketChannel(link, str(url))
     try:
         async with asyncio.timeout_at(deadline):
-            theirs, rtt = await _prove_to_listener(link, token, role, info)
+            side, theirs, rtt = await _prove_to_listener(link, token, role, info)
+    except GivenUp:
+        await channel.close(CLOSE_UNWANTED)
+        raise
     except Exception as error:
         await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
         raise _handshake_error(url, "worker" if role == "pool" else "pool", token, error, timeout) from error
     except BaseException:
         channel.abort()
         raise
-    problem = refusal(info, theirs, str(url))
-    if problem is not None:
-        await channel.close(CLOSE_REFUSED)
-        raise problem
-    return Connection(channel, theirs, rtt)
+    return Connection(channel, theirs, rtt, side.session_id, link.transport.get_extra_info("peername"))
+
+
+def nothing_listens(error: BaseException) -> bool:
+    """Whether `dial` failed because the host is there and nothing listens on that port of it."""
+    return isinstance(error, ConnectError) and error.refused
 
 
 async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
@@ -100,11 +138,14 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
         )
     # A proxy's address is the user's, and its scheme may need a package: ValueError, ImportError.
     except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
-        if proxy is not None and (not links or isinstance(error, ProxyError)):
+        at_proxy = proxy is not None and (not links or isinstance(error, ProxyError))
+        if proxy is not None and at_proxy:
             why = f"{_failed_proxy(proxy, error, timeout)}; set no_proxy={url.host} if none is needed"
         else:
             why = _failed_hop(url, error, any(link.secured for link in links), timeout)
-        raise ConnectError(f"{url}: {why}") from error
+        failed = ConnectError(f"{url}: {why}")
+        failed.refused = not at_proxy and _is_refused(error)
+        raise failed from error
     assert isinstance(link, _ClientLink)
     if link.subprotocol != SUBPROTOCOL:
         link.transport.abort()
@@ -114,9 +155,9 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
 
 
 async def _prove_to_listener(
-    link: _ClientLink, token: Secret, role: handshake.Role, info: Mapping[str, object]
-) -> tuple[Mapping[str, object], float]:
-    """The dialer's half of the handshake; returns the INFO of the other side and the round trip in seconds."""
+    link: _ClientLink, token: Secret, role: handshake.Role, info: Callable[[], Mapping[str, object]]
+) -> tuple[handshake.Dialer, Mapping[str, object], float]:
+    """The dialer's half of the handshake; returns it, the INFO of the other side and the round trip in seconds."""
     certificate = link.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
     side = handshake.Dialer(
         kid=token.kid,
@@ -130,8 +171,8 @@ async def _prove_to_listener(
     await link.send(answer)
     side.receive_proof(await link.recv(decode=False))
     rtt = link.loop.time() - began
-    await link.send(side.seal_info(info))
-    return side.open_info(await link.recv(decode=False)), rtt
+    await link.send(side.seal_info(info()))
+    return side, side.open_info(await link.recv(decode=False)), rtt
 
 
 def _proxy(url: WorkerURL) -> str | None:

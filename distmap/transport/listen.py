@@ -24,7 +24,7 @@ from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, Connection
+from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, CLOSE_UNWANTED, Connection
 from distmap.transport.identity import refusal
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
@@ -89,7 +89,7 @@ class Acceptor:
         token: Secret,
         role: handshake.Role,
         certificate: bytes,
-        info: Callable[[], Mapping[str, object]],
+        info: Callable[[Mapping[str, object]], Mapping[str, object]],
         on_connection: OnConnection,
         on_refused: Callable[[str], None],
     ) -> None:
@@ -125,14 +125,15 @@ class Acceptor:
         try:
             async with asyncio.timeout(LIMITS.hop_timeout):
                 side, theirs, rtt = await self._prove(link)
+            connection = Connection(channel, theirs, rtt, side.session_id, link.remote_address)
             # No await between info() and the first step of on_connection but this send, and that under the lock: two
             # pools must not both be accepted by a worker that is free.
             async with self._info_lock:
-                ours = self._info()
+                ours = self._info(theirs)
                 await link.send(side.seal_info(ours))
             problem = refusal(ours, theirs)
             if problem is None:
-                await self._on_connection(Connection(channel, theirs, rtt))
+                await self._on_connection(connection)
                 await link.wait_closed()
                 return
             sentence = f"{peer}: {problem}"
@@ -148,6 +149,8 @@ class Acceptor:
         except TimeoutError:
             sentence = f"{peer}: refused: no proof of the token within {LIMITS.hop_timeout:g} s"
         except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code == CLOSE_UNWANTED:
+                return  # it tried a second connection, and its first one works after all
             sentence = f"{peer}: left during the handshake{_why_left(error)}"
         self._on_refused(sentence)
         await channel.close(code)
@@ -194,7 +197,7 @@ async def listen(
     *,
     token: Secret,
     role: handshake.Role,
-    info: Callable[[], Mapping[str, object]],
+    info: Callable[[Mapping[str, object]], Mapping[str, object]],
     on_connection: OnConnection,
     on_refused: Callable[[str], None] = lambda sentence: None,
     tls_cert: str | Path | None = None,
@@ -206,8 +209,8 @@ async def listen(
         address: Where to listen; hosts "0.0.0.0" and "::" mean every interface, port 0 picks a free one.
         token: What the other side must hold too.
         role: Role of this side.
-        info: Called per authenticated connection; returns our INFO. If it has "refused" in it, it is sent all the
-            same, and `on_connection` is not called.
+        info: Called per authenticated connection with the INFO of the other side; returns ours. If it has "refused"
+            in it, it is sent all the same, and `on_connection` is not called.
         on_connection: May return early: the connection lives until its channel is closed. No other connection is
             accepted between `info()` and its first await, so "busy" can be decided there.
         on_refused: Called with one sentence for each connection that was refused.

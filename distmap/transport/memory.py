@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 from distmap.tasks._typing import Buffer
 from distmap.transport.channel import ChannelClosed, Connection
+from distmap.wire.handshake import SESSION_ID_CHARS
 
 #: Bytes on the way to the other end above which `send` waits, as it does when the buffer of a socket is full.
 CAPACITY = 1 << 20
@@ -101,4 +103,8 @@ def pair(names: tuple[str, str] = ("worker", "pool")) -> tuple[MemoryChannel, Me
 def connect(pool_info: Mapping[str, object], worker_info: Mapping[str, object]) -> tuple[Connection, Connection]:
     """The pool's and the worker's connection to each other, as `dial` and `listen` would have made them."""
     to_worker, to_pool = pair()
-    return Connection(to_worker, dict(worker_info)), Connection(to_pool, dict(pool_info))
+    session = secrets.token_hex(SESSION_ID_CHARS // 2)
+    return (
+        Connection(to_worker, dict(worker_info), session=session),
+        Connection(to_pool, dict(pool_info), session=session),
+    )

@@ -14,7 +14,8 @@ the server's certificate enter as arguments. Nothing else of distmap's protocol 
 
 Both nonces, both roles, versions, the key's id and the certificate's hash are under the MACs, so that replay,
 reflection, relay, swapped roles and downgrades all fail at the same comparison. Only HMAC and TLS are relied on:
-there is no cipher or key exchange of our own here.
+there is no cipher or key exchange of our own here. A session that goes on over a new connection is named in the INFO
+of both, so it takes the whole handshake again (`transport/reconnect.py`).
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from distmap.errors import AuthenticationError, ProtocolError, VersionMismatch
 Role = Literal["pool", "worker"]
 
 #: Lowest and highest version of the protocol that this side speaks.
-PROTOCOL = (4, 4)
+PROTOCOL = (5, 5)
 NONCE_BYTES = 32
+SESSION_ID_CHARS = 32
 
 _BINDING = b"tls-server-end-point"
 _SIZE = struct.Struct(">H")
@@ -86,6 +88,16 @@ class _Side:
         if not hmac.compare_digest(mac, self._info_mac(data, by_dialer=not self._dials)):
             raise AuthenticationError(f"the INFO of the {self.peer_role} was changed on the way")
         return _object(data, self.peer_role)
+
+    @property
+    def session_id(self) -> str:
+        """The id of a session that begins with this handshake: only the two sides know it. Only after the proof.
+
+        It names a session and proves nothing: whoever goes on with a session goes through a handshake of its own.
+        """
+        if not self.proved:
+            raise ProtocolError("there is no session before the proof")
+        return self._mac(b"session").hex()[:SESSION_ID_CHARS]
 
     def _info_mac(self, data: bytes, *, by_dialer: bool) -> bytes:
         if not self.proved:

@@ -77,6 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help=f"leave after S seconds without a pool (S without a number: {LIMITS.orphan_after:g})",
     )
+    parser.add_argument(
+        "--retry",
+        type=_seconds,
+        metavar="S",
+        help="with URL: leave (exit code 2) after dialling for S seconds a pool that is not there (default: never)",
+    )
     parser.add_argument("--version", action="version", version=f"distmap {__version__}, Python {PYTHON}")
     parser.add_argument("--token", nargs="?", action=_NoToken, help=argparse.SUPPRESS)
     return parser
@@ -88,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
         parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
+    if options.url is None and options.retry is not None:
+        parser.error("--retry is for a worker that dials: give URL, or leave it out")
     if (options.tls_cert is None) != (options.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together: give both or neither")
     if len(options.tag) > LIMITS.tags or any(len(tag) > LIMITS.tag_chars for tag in options.tag):
@@ -104,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tags=frozenset(options.tag),
             drain=options.drain,
             orphan_exit=options.exit_if_orphaned,
+            retry=options.retry,
         )
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_work(settings, options, url, tokens))

@@ -1,9 +1,10 @@
 """One pool at a worker: its conversation, and the slots that work for it alone.
 
 Owns the slots, the record of the attempts given to them, and the log of the jobs. It must not look into parts: it
-never unpickles anything and never runs a function of a user. When the pool has gone the session is thrown away with
-its task processes, so that nothing of one pool (modules, values, globals) reaches the next. All of it runs on the
-supervisor's event loop, in the main thread of the worker.
+never unpickles anything and never runs a function of a user. A pool that is out of reach is waited for: its tasks go
+on, and what they report is kept for it. When it has gone the session is thrown away with its task processes, so that
+nothing of one pool (modules, values, globals) reaches the next. All of it runs on the supervisor's event loop, in the
+main thread of the worker.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distmap.core.limits import LIMITS, Limits
@@ -74,6 +75,10 @@ class PoolSession:
         self._load = load
         self._limits = limits
         self._conversation: Conversation | None = None
+        #: Results since the pool is out of reach, and since when (loop time); ends the session after `orphan_after`.
+        self.kept = 0
+        self._broke_at = 0.0
+        self._orphan_timer: asyncio.TimerHandle | None = None
         # Per slot, the attempts given to it and not ended, each with its code's digest.
         self._attempts: list[dict[int, bytes]] = [{} for _ in range(count)]
         # Slots without a process, with what the pool has received or will receive about them.
@@ -96,13 +101,53 @@ class PoolSession:
             connection,
             on_message=self._on_message,
             on_liveness=self._on_liveness,
-            on_closed=lambda reason: self._end(f"connection lost ({reason})"),
+            on_closed=lambda reason: self.end(f"connection lost ({reason})"),
+            on_channel=self._on_channel,
             beat=self._beat,
-            limits=self._limits,
+            # A pool that is connected and silent holds the GIL, perhaps. Its tasks wait for it.
+            limits=self._limits._replace(reconnect_grace=self._limits.pool_silence),
         )
         self._conversation.start()
         for died in self._dead.values():  # the pool assumes that every slot has a process
             self._send(died)
+
+    @property
+    def conversation(self) -> Conversation:
+        """That with the pool. Only after `begin`."""
+        assert self._conversation is not None, "no pool has come"
+        return self._conversation
+
+    @property
+    def connected(self) -> bool:
+        """Whether a pool is here that is not out of reach."""
+        return self._conversation is not None and self._conversation.attached and not self.over.is_set()
+
+    def is_of(self, theirs: Mapping[str, object], key: str = "resume") -> bool:
+        """Whether the INFO of a pool names this session, as one to resume or (key "fenced") as one that it gave up."""
+        return self._conversation is not None and not self.over.is_set() and theirs.get(key) == self._conversation.id
+
+    def offer(self) -> dict[str, object]:
+        """What our INFO says to a pool that goes on with this session. Gives up the present connection."""
+        conversation = self.conversation
+        conversation.detach("the pool dialled again")
+        return {"resume": conversation.id, "received": conversation.received, "kept": self.kept}
+
+    def _on_channel(self, broken: str | None) -> None:
+        loop = asyncio.get_running_loop()
+        if self._orphan_timer is not None:
+            self._orphan_timer.cancel()
+        if broken is None:
+            seconds = loop.time() - self._broke_at
+            log.info("pool %s is back after %.1f s; %s sent", self.pool, seconds, _many(self.kept, "kept result"))
+            self.kept = 0
+            return
+        seconds = self._limits.orphan_after
+        self._broke_at, self.kept = loop.time(), 0
+        self._orphan_timer = loop.call_later(seconds, self.end, f"out of reach for {seconds:g} s")
+        log.warning(
+            "pool %s is out of reach (%s); its tasks go on, and results are kept for it for %g s",
+            self.pool, broken, seconds,
+        )  # fmt: skip
 
     def drain(self) -> None:
         """Announce to the pool that this worker wants to leave; it takes back the attempts that have not begun."""
@@ -120,7 +165,7 @@ class PoolSession:
         self._left = True
         conversation, self._conversation = self._conversation, None
         how = f"pool {self.pool} gone: {self.reason}" if self.over.is_set() else f"left pool {self.pool}: {reason}"
-        self._end(reason)
+        self.end(reason)
         if conversation is not None:
             await conversation.close(reason)
         if self.taken:
@@ -156,7 +201,7 @@ class PoolSession:
                 self._attempts_of(slot)
                 self._slots.kill(slot)
             case msg.Bye(reason):
-                self._end(f"it said goodbye ({reason})" if reason else "it said goodbye")
+                self.end(f"it said goodbye ({reason})" if reason else "it said goodbye")
             case msg.Beat():
                 pass
             case _:
@@ -188,10 +233,13 @@ class PoolSession:
         if self._conversation is not None and not self.over.is_set():
             self._conversation.send(message, parts)
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """The pool has gone, or is given up. Ending twice is fine; `leave` follows."""
         if not self.over.is_set():
             self.reason = reason
             self.over.set()
+            if self._orphan_timer is not None:
+                self._orphan_timer.cancel()
 
     # --- the slots (their Listener) ----------------------------------------------------------------------------------
 
@@ -199,6 +247,7 @@ class PoolSession:
         """A slot finished some items."""
         done = _Tally(int(report.ended), report.hi - report.lo, len(report.failed), 0, report.seconds)
         self._count(report.slot, report.attempt, done)
+        self.kept += 0 if self.connected else done.items
         try:
             self._send(report, parts)
         except PayloadError as exc:

@@ -1,9 +1,9 @@
 """The supervisor of a worker: how it connects, which pool it serves, how it leaves.
 
 Owns the two topologies (listening for a pool, dialling a pool), the rule of one pool at a time, and the drain. What
-happens while a pool is there is in `serving.py`. It holds the sockets and therefore never runs or unpickles user code:
-a task that keeps the GIL, crashes or floods cannot silence its heartbeats. All of it runs on one event loop, in the
-main thread; the loop calls `terminate` for signals.
+happens while a pool is there, or out of reach, is in `serving.py`. It holds the sockets and therefore never runs or
+unpickles user code: a task that keeps the GIL, crashes or floods cannot silence its heartbeats. All of it runs on one
+event loop, in the main thread; the loop calls `terminate` for signals.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
-from distmap.transport.dial import dial
+from distmap.transport.dial import check_fit, dial, nothing_listens, prove
 from distmap.transport.identity import pool_name, worker_info
 from distmap.transport.listen import listen
-from distmap.transport.redial import delays
+from distmap.transport.reconnect import Dial, keep
+from distmap.transport.redial import Route, delays, pause
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.worker.load import Load
@@ -46,6 +47,8 @@ class Settings:
     drain: float = 25.0
     #: Seconds without a pool after which the worker leaves; None: it never does.
     orphan_exit: float | None = None
+    #: Seconds for which a pool that is not there is dialled; None: for ever.
+    retry: float | None = None
 
 
 class Supervisor:
@@ -60,7 +63,8 @@ class Supervisor:
         self._reason = ""
         self._leave_now = asyncio.Event()
         self._session: PoolSession | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        # Sessions that are seen out, and the retry of a new one.
+        self._tasks: set[asyncio.Task[None]] = set()
         self._orphan_timer: asyncio.TimerHandle | None = None
         self._registered = False
 
@@ -75,7 +79,7 @@ class Supervisor:
                 token=self._settings.token,
                 role="worker",
                 info=self._info,
-                on_connection=self._serve,
+                on_connection=self._on_connection,
                 on_refused=lambda sentence: log.warning("refused: %s", sentence),
                 tls_cert=tls_cert,
                 tls_key=tls_key,
@@ -100,22 +104,41 @@ class Supervisor:
             await self._end_all()
 
     async def _keep_dialling(self, url: WorkerURL) -> int:
-        pauses, logged = delays(), ""
-        while True:
+        trying = _Trying(url, self._settings.retry, self._limits)
+        fresh: Connection | None = None
+        while not self._leaving.is_set():
             try:
-                connection = await dial(url, token=self._settings.token, role="worker", info=self._info())
-                self._announce_registration(url)
-                await self._serve(connection)
+                connection, fresh = await self._connect(url, fresh), None
+                if (session := self._begin(connection)) is not None:
+                    self._announce_registration(url)
+                    fresh = await keep(
+                        session.conversation, self._dial_again(url), self._resume_info, limits=self._limits
+                    )
+                    trying = _Trying(url, self._settings.retry, self._limits, connection)
+                    session.end("connection lost")
+                    self._see_out(session)
+                    if fresh is not None:
+                        continue
+                await trying.pause()
             except (AuthenticationError, TokenError, VersionMismatch) as error:
                 log.error("%s", error)
                 return FATAL
             except (DistmapError, OSError) as error:
-                if str(error) != logged:  # once, not at each try
-                    logged = str(error)
-                    log.warning("%s; trying again", logged)
-            else:
-                pauses, logged = delays(), ""
-            await asyncio.sleep(next(pauses))
+                fresh = None
+                if trying.in_vain(error):
+                    return FATAL
+                await trying.pause(error)
+        return OK
+
+    async def _connect(self, url: WorkerURL, fresh: Connection | None) -> Connection:
+        """A connection to a pool that takes us: `fresh`, if it is one, or else a new one."""
+        if fresh is not None:
+            await check_fit(fresh, self._own_info(), str(url))
+            return fresh
+        return await dial(url, token=self._settings.token, role="worker", info=self._info({}))
+
+    def _dial_again(self, url: WorkerURL) -> Dial:
+        return lambda info: prove(url, token=self._settings.token, role="worker", info=info)
 
     def _announce_registration(self, url: WorkerURL) -> None:
         if self._registered:
@@ -124,12 +147,27 @@ class Supervisor:
             self._registered = True
             self._announce(f"registered with {url}")
 
-    def _info(self) -> Mapping[str, object]:
-        """The INFO of this worker at this moment."""
+    # --- what it says of itself --------------------------------------------------------------------------------------
+
+    def _own_info(self) -> dict[str, object]:
         settings = self._settings
-        info = worker_info(name=settings.name, slots=settings.slots, tags=settings.tags)
+        return worker_info(name=settings.name, slots=settings.slots, tags=settings.tags)
+
+    def _resume_info(self) -> dict[str, object]:
+        """The INFO for a pool that held our session before; it takes a worker that leaves, too."""
+        return {**self._own_info(), "kept": 0 if self._session is None else self._session.kept}
+
+    def _info(self, theirs: Mapping[str, object]) -> Mapping[str, object]:
+        """The INFO of this worker at this moment, for a pool with that INFO."""
+        info, session = self._own_info(), self._session
+        if session is not None and session.is_of(theirs):
+            return {**info, **session.offer()}
         if self._leaving.is_set():
             return {**info, "refused": "leaving"}
+        if session is not None and session.taken and (not session.connected or session.is_of(theirs, "fenced")):
+            fenced = session.is_of(theirs, "fenced")
+            session.end("it has given up this session" if fenced else f"pool {pool_name(theirs)} came meanwhile")
+            self._see_out(session)
         if self._session is None:
             return {**info, "refused": "it cannot start its task processes now"}
         if self._session.taken:
@@ -138,35 +176,58 @@ class Supervisor:
 
     # --- which pool it serves ----------------------------------------------------------------------------------------
 
-    async def _serve(self, connection: Connection) -> None:
-        # No await before `begin`: between `_info` and here no other pool may be accepted.
+    async def _on_connection(self, connection: Connection) -> None:
+        """A pool has dialled, and `_info` has let it in. No await: until `begin` no other pool may be accepted."""
+        session = self._session
+        if session is not None and session.is_of(connection.peer_info):
+            session.conversation.attach(connection, connection.peer_info.get("received"))
+        else:
+            self._begin(connection)
+
+    def _begin(self, connection: Connection) -> PoolSession | None:
+        """Serve the pool; None, and the connection is broken, if that is not possible any more."""
         session, pool = self._session, pool_name(connection.peer_info)
-        assert session is not None, "a pool was taken before the slots were made"
+        if session is None or session.taken or self._leaving.is_set():
+            connection.channel.abort()
+            return None
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
         log.info("pool %s joined (%s)", pool, connection.channel.peer)
         session.begin(connection, pool)
-        await session.over.wait()
-        if self._leaving.is_set():
-            return
-        # However the pool went, its tasks end now, because no session is resumed. Fresh slots for the next pool are
-        # made at once, while the old ones end.
-        self._session = None
-        task = asyncio.get_running_loop().create_task(session.leave(session.reason))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-        await self._retry_new_session()
+        self._spawn(self._see_out_when_over(session))
+        return session
 
-    async def _retry_new_session(self) -> None:
+    async def _see_out_when_over(self, session: PoolSession) -> None:
+        await session.over.wait()
+        self._see_out(session)
+
+    def _see_out(self, session: PoolSession) -> None:
+        """However the pool went, its tasks end now. Fresh slots are made at once, while the old ones end."""
+        if self._session is not session or self._leaving.is_set():
+            return
+        self._session = None
+        self._spawn(session.leave(session.reason))
+        try:
+            self._new_session()
+        except OSError as error:
+            self._spawn(self._retry_new_session(error))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _retry_new_session(self, error: OSError) -> None:
         """Try until it succeeds. Processes or memory may be short for a while, in which no pool is accepted."""
-        for pause in delays():
-            try:
-                return self._new_session()
-            except OSError as error:
-                log.error("task processes cannot be started (%s); trying again in %.1f s", error, pause)
-            await _wait_for_first(asyncio.sleep(pause), self._leaving.wait(), deadline=math.inf)
+        for seconds in delays():
+            log.error("task processes cannot be started (%s); trying again in %.1f s", error, seconds)
+            await _wait_for_first(asyncio.sleep(seconds), self._leaving.wait(), deadline=math.inf)
             if self._leaving.is_set():
                 return
+            try:
+                return self._new_session()
+            except OSError as again:
+                error = again
 
     def _new_session(self) -> None:
         self._session = PoolSession(self._settings.slots, self._load, name=self._settings.name, limits=self._limits)
@@ -217,24 +278,71 @@ class Supervisor:
         """End every process and every task of this worker."""
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
+        self._leaving.set()
         if self._session is not None:
             await self._session.leave("the worker left")
-        while self._ending:
-            await asyncio.wait(self._ending)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _unless_leaving(self, work: Coroutine[None, None, int]) -> int:
         loop = asyncio.get_running_loop()
         working, leaving = loop.create_task(work), loop.create_task(self._leaving.wait())
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
+            if working.done() and not self._leaving.is_set():
                 return working.result()
-            working.cancel()  # ends the dialling only: a session lives on
+            # The dialling goes on: a session may need a new connection to hand over what is finished.
             return await self._drain()
         finally:
             leaving.cancel()
             working.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+class _Trying:
+    """The tries to find a pool that is not there: their pauses, their lines in the log, their end.
+
+    Args:
+        url: Where it is dialled.
+        retry: Seconds after which the tries end; None: never.
+        limits: Pauses.
+        last: The last connection to it.
+    """
+
+    def __init__(self, url: WorkerURL, retry: float | None, limits: Limits, last: Connection | None = None) -> None:
+        self._url = url
+        self._retry = retry
+        self._limits = limits
+        self._route = Route(None if last is None else last.remote)
+        self._pauses = delays()
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
+        self._said_at, self._said = -math.inf, ""
+
+    def in_vain(self, error: Exception) -> bool:
+        """Say why the pool is not there: at first, when the reason changes, and now and then. Whether to give up."""
+        now = self._clock()
+        waited, long = now - self._began, "for ever" if self._retry is None else f"for {self._retry:g} s"
+        if self._retry is not None and waited >= self._retry:
+            log.error("no pool at %s for %.0f s, giving up: %s", self._url, waited, error)
+            return True
+        if str(error) != self._said:
+            log.warning("%s; trying again %s", error, long)
+        elif now - self._said_at >= self._limits.redial_log:
+            log.warning("no pool at %s for %.0f s; trying again %s", self._url, waited, long)
+        else:
+            return False
+        self._said, self._said_at = str(error), now
+        return False
+
+    async def pause(self, error: Exception | None = None) -> None:
+        """Wait until the next try: never long where a kernel that restarts will listen again."""
+        seconds = next(self._pauses)
+        if error is not None and nothing_listens(error):
+            seconds = min(seconds, self._limits.redial_refused)
+        if self._retry is not None:
+            seconds = min(seconds, max(0.05, self._began + self._retry - self._clock()))
+        await pause(seconds, self._route)
 
 
 async def _wait_for_first(*waits: Coroutine[Any, Any, object], deadline: float) -> None:

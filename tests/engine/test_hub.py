@@ -439,7 +439,7 @@ def test_other_python_is_refused_by_both_versions(token: Secret) -> None:
             WorkerURL("127.0.0.1", 0),
             token=token,
             role="worker",
-            info=lambda: info,
+            info=lambda theirs: info,
             on_connection=never,
             on_refused=refused.append,
         )
@@ -509,6 +509,26 @@ async def fake_worker(engine: HubEngine, token: Secret) -> Conversation:
     )
     conversation.start()
     return conversation
+
+
+def test_worker_that_dialled_in_and_does_not_come_back_is_lost(token: Secret) -> None:
+    """It is out of reach for as long as it may come back; then it is lost, and nothing before."""
+
+    async def main() -> None:
+        limits = Limits(beat_every=0.1, reconnect_grace=0.5)
+        engine, sink = hub(token=token, listen=ANY_PORT, limits=limits), RecordingSink()
+        await engine.start(sink)
+        worker = await fake_worker(engine, token)
+        number = await sink.worker()
+        worker.abort()
+        assert await sink.event(WorkerLost) == WorkerLost(number, charged=True)
+        assert [type(event) for event in sink.events if type(event) is not WorkerMeasured] == [
+            WorkerSuspected,
+            WorkerLost,
+        ]
+        await engine.close(now=True)
+
+    run(main)
 
 
 def test_worker_that_talks_nonsense_is_lost(token: Secret) -> None:

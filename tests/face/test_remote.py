@@ -43,18 +43,27 @@ def test_workers_that_listen(worker):
     assert first.process.poll() is None
 
 
-def test_workers_that_dial_in_and_one_is_killed(worker, gate, until):
-    """Workers register with a listening pool; one killed in the middle of a map loses nothing."""
+def test_workers_that_dial_in(worker):
+    """Workers register with a listening pool and serve it."""
     with distmap.Pool(listen="wss://127.0.0.1:0") as pool:
         assert pool.url.startswith("wss://127.0.0.1:")
-        started = {name: worker(pool.url, "--slots", "1", "--name", name) for name in ("ann", "bob")}
-        for one in started.values():
-            one.expect("registered with wss://")
+        for name in ("ann", "bob"):
+            worker(pool.url, "--slots", "1", "--name", name).expect("registered with wss://")
+        pool.wait_for_workers(2, 15)
+        assert pool.map(lambda x: x, range(40), chunksize=1) == list(range(40))
+        assert sorted(one.name for one in pool.workers) == ["ann", "bob"]
+
+
+def test_a_worker_that_is_killed(worker, gate, until):
+    """A worker that is killed in the middle of a map loses nothing: nothing listens there any more."""
+    started = {name: listening(worker, "--name", name) for name in ("ann", "bob")}
+    with distmap.Pool([url for _, url in started.values()]) as pool:
         pool.wait_for_workers(2, 15)
         wait = gate.wait
         job = pool.map_async(lambda x: wait(x) if x in (0, 1) else x, range(40), chunksize=1)
         until(lambda: len(gate.waiting()) == 2)
-        started["ann"].process.send_signal(signal.SIGKILL)
+        started["ann"][0].process.send_signal(signal.SIGKILL)
+        until(lambda: [one.state for one in pool.workers if one.name == "ann"] == ["reconnecting"])
         gate.open()
         assert job.result(18) == list(range(40))
         assert dict(job.stats)["losses"] == 1

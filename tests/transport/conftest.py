@@ -42,7 +42,13 @@ class ListeningWorker:
 @contextlib.asynccontextmanager
 async def _open_port(**options: Any) -> AsyncIterator[ListeningWorker]:
     worker = ListeningWorker()
-    options = {"token": TOKEN, "role": "worker", "info": lambda: worker.info, "on_connection": worker.accept, **options}
+    options = {
+        "token": TOKEN,
+        "role": "worker",
+        "info": lambda theirs: worker.info,
+        "on_connection": worker.accept,
+        **options,
+    }
     worker.server = await listen(WorkerURL("127.0.0.1", 0), on_refused=worker.refused.put_nowait, **options)
     try:
         yield worker

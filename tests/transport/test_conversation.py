@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -118,7 +119,7 @@ def test_over_tls() -> None:
             entered.put_nowait(Side(connection))
 
         listening = await listen(
-            WorkerURL("127.0.0.1", 0), token=token, role="worker", info=lambda: {"slots": 1}, on_connection=enter
+            WorkerURL("127.0.0.1", 0), token=token, role="worker", info=lambda theirs: {"slots": 1}, on_connection=enter
         )
         pool = Side(await dial(parse_url(listening.url), token=token, role="pool", info={}))
         worker = await entered.get()
@@ -249,9 +250,9 @@ def test_memory_of_large_parts_comes_from_numpy() -> None:
 
 def test_without_numpy_memory_is_a_bytearray(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy is never loaded for it."""
-    monkeypatch.delitem(module.sys.modules, "numpy", raising=False)
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
     assert isinstance(module._allocate(1 << 20), bytearray)
-    assert "numpy" not in module.sys.modules
+    assert "numpy" not in sys.modules
 
 
 # --- signs of life ---------------------------------------------------------------------------------------------------

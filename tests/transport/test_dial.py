@@ -35,7 +35,7 @@ def test_both_sides_learn_who_the_other_is(roles: tuple[Role, Role], open_port: 
     infos = {"pool": POOL, "worker": WORKER}
 
     async def main() -> None:
-        async with open_port(role=roles[0], info=lambda: infos[roles[0]]) as worker:
+        async with open_port(role=roles[0], info=lambda theirs: infos[roles[0]]) as worker:
             ours = await dial_pool(worker.url, role=roles[1], info=infos[roles[1]])
             theirs = await worker.accepted.get()
             assert ours.peer_info == infos[roles[0]]

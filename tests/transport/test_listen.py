@@ -31,6 +31,11 @@ POOL: dict[str, object] = {"name": "nb", "python": "3.13"}
 WORKER: dict[str, object] = {"name": "gpu1", "slots": 2, "python": "3.13"}
 
 
+def nothing(theirs: Mapping[str, object]) -> Mapping[str, object]:
+    """The INFO of who has nothing to say."""
+    return {}
+
+
 async def ignore(connection: Connection) -> None:
     """For ports that nobody dials."""
 
@@ -134,7 +139,7 @@ def test_only_one_of_two_pools_gets_a_free_worker(open_port: Any, dial_pool: Any
         async def take(connection: Connection) -> None:
             taken.append(connection)
 
-        def info() -> Mapping[str, object]:
+        def info(theirs: Mapping[str, object]) -> Mapping[str, object]:
             return {**WORKER, "refused": "busy", "by": taken[0].peer_info["name"]} if taken else WORKER
 
         async with open_port(info=info, on_connection=take) as worker:
@@ -262,7 +267,7 @@ def test_a_port_that_is_taken(open_port: Any, run: Any) -> None:
                     WorkerURL("127.0.0.1", worker.server.port),
                     token=TOKEN,
                     role="worker",
-                    info=dict,
+                    info=nothing,
                     on_connection=worker.accept,
                 )
 
@@ -274,7 +279,13 @@ def test_an_address_that_does_not_exist(run: Any) -> None:
 
     async def main() -> None:
         with pytest.raises(ConnectError, match=r"nowhere\.invalid does not resolve"):
-            await listen(WorkerURL("nowhere.invalid", 0), token=TOKEN, role="worker", info=dict, on_connection=ignore)
+            await listen(
+                WorkerURL("nowhere.invalid", 0),
+                token=TOKEN,
+                role="worker",
+                info=nothing,
+                on_connection=ignore,
+            )
 
     run(main)
 
@@ -284,7 +295,7 @@ def test_every_interface_is_shown_by_the_hosts_name(host: str, run: Any) -> None
     """What the others dial is never 0.0.0.0."""
 
     async def main() -> None:
-        listening = await listen(WorkerURL(host, 0), token=TOKEN, role="pool", info=dict, on_connection=ignore)
+        listening = await listen(WorkerURL(host, 0), token=TOKEN, role="pool", info=nothing, on_connection=ignore)
         assert listening.url == f"wss://{socket.gethostname()}:{listening.port}"
         await listening.close()
 

@@ -106,7 +106,7 @@ class Door:
             WorkerURL("127.0.0.1", port),
             token=token,
             role="pool",
-            info=pool_info,
+            info=lambda theirs: pool_info(),
             on_connection=take,
             on_refused=refuse,
         )
@@ -170,8 +170,8 @@ def test_goodbye_ends_the_tasks_at_once_and_the_next_pool_is_welcome(token: Secr
     run(main)
 
 
-def test_lost_connection_ends_the_tasks_and_frees_the_worker(token: Secret) -> None:
-    """A connection that breaks without a goodbye leaves nothing running, and the worker free for a pool."""
+def test_a_new_pool_takes_the_worker_of_one_that_is_out_of_reach(token: Secret) -> None:
+    """A connection that breaks without a goodbye ends nothing, but another pool has the worker at once."""
 
     async def main() -> None:
         with WorkerProcess("--port", "0", "--slots", "1") as worker:
@@ -180,12 +180,14 @@ def test_lost_connection_ends_the_tasks_and_frees_the_worker(token: Secret) -> N
             await first.conversation.flushed()
             old = tasks_of(worker)
             first.conversation.abort()
-            assert await asyncio.to_thread(gone, old)
+            await asyncio.to_thread(worker.line, "stderr", "is out of reach")
+            assert tasks_of(worker) == old
             second = await call(worker.url, token)
+            assert await asyncio.to_thread(gone, old)
             second.give(operator.neg, [2])
             assert await second.values() == [-2]
             await second.conversation.close()
-            assert "connection lost" in worker.line("stderr", "gone")
+            assert "came meanwhile" in worker.line("stderr", "gone")
 
     run(main)
 
@@ -342,7 +344,7 @@ def test_other_python_is_fatal_for_a_dialling_worker(token: Secret) -> None:
             WorkerURL("127.0.0.1", 0),
             token=token,
             role="pool",
-            info=lambda: {**pool_info(), "python": "2.7"},
+            info=lambda theirs: {**pool_info(), "python": "2.7"},
             on_connection=never,
         )
         with WorkerProcess(listening.url, "--slots", "1") as worker:
@@ -378,7 +380,9 @@ def test_orphaned_worker_leaves_if_asked_to() -> None:
 def supervisor(token: Secret, announced: list[str], **more: Any) -> Supervisor:
     settings = Settings(name="here", slots=1, token=token, **more)
     return Supervisor(
-        settings, announce=announced.append, limits=Limits(beat_every=0.1, suspect_after=0.3, reconnect_grace=1.0)
+        settings,
+        announce=announced.append,
+        limits=Limits(beat_every=0.1, suspect_after=0.3, reconnect_grace=0.5, pool_silence=1.0, orphan_after=1.0),
     )
 
 

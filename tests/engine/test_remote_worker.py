@@ -1,0 +1,68 @@
+"""What a worker's messages and connections become for its listener; the rest is in test_hub.py, with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from support.notes import Notes
+
+from distmap.core.events import WorkerLost, WorkerSuspected, WorkerTrusted
+from distmap.core.limits import LIMITS
+from distmap.engine.remote_worker import RemoteWorker
+from distmap.transport.identity import worker_info
+from distmap.transport.memory import connect
+from distmap.wire.messages import Died, Revoke, Task
+
+WORKER = worker_info(name="ann", slots=2, tags=frozenset())
+
+
+def joined(heard: list[tuple[str, Any]]) -> tuple[RemoteWorker, Any]:
+    """A worker of the pool, and its own end of the connection."""
+    to_worker, to_pool = connect({"name": "nb"}, WORKER)
+    worker = RemoteWorker(to_worker, "wss://ann", on_gone=lambda worker: True, limits=LIMITS)
+    worker.listener = Notes(7, lambda kind, message: heard.append((kind, message)))
+    worker.conversation.start()
+    return worker, to_pool
+
+
+def test_an_outage_is_told_as_silence_and_as_what_it_is() -> None:
+    """The scheduler hears that the worker is suspect and trusted again; its status has what the worker kept."""
+
+    async def main() -> None:
+        heard: list[tuple[str, Any]] = []
+        worker, _ = joined(heard)
+        worker.conversation.detach("the cable was pulled")
+        for kept in (3, "many", -1):
+            info = {**WORKER, "kept": kept}
+            worker.conversation.attach(connect({"name": "nb"}, info)[0], 0)
+            worker.conversation.detach("again")
+        told = [message for kind, message in heard if kind in ("disconnected", "resumed")]
+        assert told[0] == "the cable was pulled"
+        assert [message[1] for message in told[1::2]] == [3, 0, 0]
+        events = [message for kind, message in heard if kind == "event"]
+        assert events == [WorkerSuspected(7), WorkerTrusted(7)] * 3 + [WorkerSuspected(7)]
+        worker.lost("a test", charged=True)
+        worker.lost("a test", charged=False)
+        worker.conversation.give_up("late")
+        assert heard[-1] == ("event", WorkerLost(7, charged=True))
+
+    asyncio.run(main())
+
+
+def test_attempts_on_the_way_to_a_dead_process_are_taken_back() -> None:
+    """They would run in the fresh one, although the driver gives them to others."""
+
+    async def main() -> None:
+        heard: list[tuple[str, Any]] = []
+        worker, _ = joined(heard)
+        sent: list[Any] = []
+        worker.conversation.send = lambda message, parts=(): sent.append(message)  # type: ignore[method-assign]
+        for attempt in (1, 2):
+            worker.assign(Task(0, attempt, b"c" * 16, (), 0, 1, 0, 0.0), ())
+        worker._on_message(Died(0, 1, 0, "died", "a test"), [])
+        assert sent[2:] == [Revoke(0, 2, 0)]
+        assert heard == [("died", Died(0, 1, 0, "died", "a test"))]
+        worker.conversation.abort()
+
+    asyncio.run(main())
