@@ -95,7 +95,7 @@ class Driver:
             drop=self.workers.drop_blob,
             grew=lambda holder, nbytes: self.post(ev.InputGrew(*holder, nbytes)),
         )
-        self.snapshots = Snapshots(loop, self._scheduler, self._jobs)
+        self.snapshots = Snapshots(loop, self._scheduler, self._jobs, self.workers)
         self._commands = Commands(
             self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots, self.chunk_taken
         )
@@ -126,6 +126,7 @@ class Driver:
             job.finish("failed", empty_snapshot(job.spec), self._refuses)
             return job.id
         self._jobs[job.id] = job
+        job.resumes_before = self.workers.resumes
         self.blobs.keep(Holder(job.id), [blob for blob in job.code.surroundings if blob is not None])
         for code in (job.code, *[setup.code for setup in job.code.setups]):
             self.blobs.keep(Holder(job.id), (*code.blobs, Blob(code.digest, "code", code.payload)))

@@ -97,6 +97,8 @@ class JobEntry:
     read_all: bool = False
     chunks: dict[int, ChunkEntry] = field(default_factory=dict)
     incidents: int = 0
+    #: How often workers had come back after a broken connection before the job began.
+    resumes_before: int = 0
     #: Indices of the items that a worker held when it was lost for good; one of them may have ended it.
     suspects: list[range] = field(default_factory=list)
     #: Worker -> digests that every chunk needs there.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 
-from distmap.core.progress import Snapshot, time_left
+from distmap.core.progress import Lane, Snapshot, time_left
 from distmap.core.scheduler import Scheduler
 from distmap.driver.jobs import JobEntry
+from distmap.driver.workers import Workers
 
 #: Seconds between two snapshots of a job that is watched; views draw at most ten times a second.
 SNAPSHOT_EVERY = 0.1
@@ -30,12 +31,16 @@ class Snapshots:
 
     Args:
         jobs: the driver's, by id.
+        workers: the driver's; they know which of them is out of reach.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, scheduler: Scheduler, jobs: dict[int, JobEntry]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, scheduler: Scheduler, jobs: dict[int, JobEntry], workers: Workers
+    ) -> None:
         self._loop = loop
         self._scheduler = scheduler
         self._jobs = jobs
+        self._workers = workers
         self._timer: asyncio.TimerHandle | None = None
 
     def of(self, job: JobEntry) -> Snapshot:
@@ -45,7 +50,17 @@ class Snapshots:
             left = max(0, job.total - snapshot.done)
             eta = left / snapshot.rate if snapshot.rate else None
             snapshot = snapshot._replace(total=job.total, eta=eta)
-        return _with_known(snapshot, job) if job.checkpoint else snapshot
+        if job.checkpoint:
+            snapshot = _with_known(snapshot, job)
+        resumes = self._workers.resumes - job.resumes_before
+        return snapshot._replace(resumes=resumes, lanes=tuple(map(self._lane, snapshot.lanes)))
+
+    def _lane(self, lane: Lane) -> Lane:
+        """The lane, which says so if its worker is out of reach: the scheduler knows only that it must wait."""
+        worker = self._workers.get(lane.worker)
+        if worker is None or not worker.reconnecting:
+            return lane
+        return lane._replace(state="reconnecting", silent=self._loop.time() - worker.since)
 
     def find(self, job: int) -> Snapshot | None:
         """The job with this id at this moment; None when it is over."""

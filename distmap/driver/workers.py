@@ -172,6 +172,7 @@ class WorkerEntry:
         """It is back with all that it held."""
         self.reconnecting = False
         self.resumes += 1
+        self._workers.resumes += 1
         self.kept += results
         log.info("= worker %s is back after %.1f s, with %s", self.info.name, seconds, counted(results, "result"))
         self._workers.on_change()
@@ -232,6 +233,8 @@ class Workers:
         self._no_workers = no_workers
         self._none_can_come = none_can_come
         self._fail = fail
+        #: How often any of them came back after its connection broke.
+        self.resumes = 0
         self._entries: dict[int, WorkerEntry] = {}
         self._last_id = 0
 

@@ -46,3 +46,22 @@ def test_known_items_count_as_done(harness):
     harness.portal.ask(harness.driver.recalled, 99, 4)
     seen = harness.portal.ask(harness.driver.snapshots.find, job)
     assert (seen.done, seen.total, seen.known, seen.checkpoint) == (4, 10, 4, "scores.sqlite")
+
+
+def test_a_worker_out_of_reach_is_shown_as_reconnecting(harness):
+    """Its lane says so with the seconds of its silence; when it is back, the jobs that saw it count that once."""
+    entries = [JobEntry(JobSpec(size=5, name="job"), dump_code(abs), lambda message: None) for _ in range(2)]
+    job = harness.portal.ask(harness.driver.open, entries[0])
+    [worker] = harness.portal.ask(lambda: list(harness.driver.workers))
+
+    def look(number):
+        return harness.portal.ask(harness.driver.snapshots.find, number)
+
+    harness.portal.ask(worker.disconnected, "the connection broke")
+    [lane] = look(job).lanes
+    assert lane.state == "reconnecting"
+    assert 0.0 <= lane.silent < DEADLINE
+    harness.portal.ask(worker.resumed, 0.5, 3)
+    seen = look(job)
+    assert (seen.lanes[0].state, seen.lanes[0].silent, seen.resumes) == ("idle", 0.0, 1)
+    assert look(harness.portal.ask(harness.driver.open, entries[1])).resumes == 0

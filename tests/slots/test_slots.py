@@ -501,6 +501,7 @@ def test_closing_gently_lets_short_items_finish(bench: Bench) -> None:
 
     async def main() -> None:
         async with bench(1) as b:
+            await b.values(b.send(nap, [0.0]))  # its process has booted, however busy the machine is
             attempt = b.send(nap, [0.2])
             await b.slots.close(now=False)
             assert await b.values(attempt) == [0.2]
