@@ -130,8 +130,6 @@ def recalled(snapshot: Snapshot) -> str:
     s = snapshot
     if not s.known:
         return ""
-    if not s.known:
-        return f"kept in {printable(s.checkpoint)}"
     of = "" if s.total is None else f" of {number(s.total)}"
     return f"{number(s.known)}{of} from {printable(s.checkpoint)}"
 

@@ -132,11 +132,3 @@ def test_moments_are_told_in_milliseconds() -> None:
 def test_a_size_has_three_digits_or_so(nbytes: int, text: str) -> None:
     """Bytes, then decimal units."""
     assert words.size_words(nbytes).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
-
-
-def test_a_checkpoint_is_named_with_what_it_had() -> None:
-    """Before anything of a call is known from the file, it is only said where results are kept."""
-    assert words.recalled(RUNNING) == ""
-    assert words.recalled(RUNNING._replace(checkpoint="run.dm")) == "kept in run.dm"
-    known = RUNNING._replace(checkpoint="run.dm", known=7_412)
-    assert words.recalled(known) == "7\u202f412 of 20\u202f000 from run.dm"
