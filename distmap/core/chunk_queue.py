@@ -25,8 +25,9 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
     unread = job.unread()
     size = chunks.chunk_size(
         state.limits,
-        item_time=state.item_time(job, worker),
+        item_time=job.item_time_on(worker),
         rtt=worker.rtt,
+        ahead=worker.ahead,
         largest=stats.largest if stats else 0,
         left=None if unread is None else unread + job.queued,
         slots=job.group.capacity,

@@ -41,6 +41,7 @@ def chunk_size(
     *,
     item_time: float | None,
     rtt: float,
+    ahead: float = 0.0,
     largest: int,
     left: int | None,
     slots: int,
@@ -52,6 +53,7 @@ def chunk_size(
         limits: The numbers.
         item_time: Seconds per item; None before the first measurement, for which one item is sent.
         rtt: Round trip to the worker, in seconds.
+        ahead: Seconds of work that are sent ahead to each of its slots, in a bounded number of chunks.
         largest: The largest chunk that this worker finished for the job.
         left: Items of the job that do not run yet; None if unknown.
         slots: Slots that share them.
@@ -59,7 +61,7 @@ def chunk_size(
     """
     if item_time is None:
         return 1
-    aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt)
+    aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt, 2 * ahead / limits.ahead_chunks)
     want = min(aim / item_time, limits.growth * max(1, largest), limits.chunk_items)
     if left is not None:
         # A share of what remains lets all slots end together; but no chunk costs more to send than it gains.

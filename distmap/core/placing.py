@@ -1,12 +1,13 @@
 """Which work goes where: the next job for a free place, and what is taken back from other slots and jobs.
 
-Owns the three rules that run after every event:
+Owns the four rules that run after every event:
 - `_next_assignment`: a free place goes to the job with the smallest scheduling key.
 - `_claim_place`: a job without a place takes the place of a waiting chunk of another job.
 - `_steal`: an idle slot gets items from the attempt that would end last.
+- `_send_ahead`: a slot whose worker may be out of reach for a while gets more chunks than its places.
 
-A place is room for one more chunk on a slot. Each rule looks at the tops of heaps only, so an event takes O(log n) time
-for n slots and jobs.
+A place is room for one more chunk on a slot. What is sent ahead takes no place, and is taken back before anything else.
+Each rule looks at the tops of heaps only, so an event takes O(log n) time for n slots and jobs.
 """
 
 from __future__ import annotations
@@ -34,19 +35,34 @@ def assign_work(state: SchedulerState) -> None:
         while slot.setup_calls and state.worker_index.can_take(slot):
             chunk_queue.assign_setup_call(state, slot)
     while (choice := _next_assignment(state, groups)) is not None:
-        job, slot = choice
-        if not job.queue and job.spec.pushed:
-            chunk_queue.take_pushed(state, job, slot.worker)
-        if job.queue:
-            chunk_queue.assign(state, job, slot)
-        else:
-            chunk_queue.request_chunk(state, job, slot.worker)
-        state.worker_index.update_job(job.group, job)
+        _give(state, *choice)
     for group in groups:
         if group.job_heap:
             _claim_place(state, group)
         if group.idle and group.victims:
             _steal(state, group)
+        if group.ahead_heap and group.job_heap:
+            _send_ahead(state, group)
+
+
+def _give(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
+    """Assign the next chunk of the job to the slot, or have it read."""
+    if not job.queue and job.spec.pushed:
+        chunk_queue.take_pushed(state, job, slot.worker)
+    if job.queue:
+        chunk_queue.assign(state, job, slot)
+    else:
+        chunk_queue.request_chunk(state, job, slot.worker)
+    state.worker_index.update_job(job.group, job)
+
+
+def _send_ahead(state: SchedulerState, group: TagGroup) -> None:
+    """Send the next job's chunks ahead, but leave to every other slot its share of what is left of the job."""
+    while (slot := state.worker_index.ahead_slot(group)) is not None:
+        job = state.worker_index.next_job(group)
+        if job is None or slot.waiting_seconds() >= job.fair_seconds(slot.worker):
+            return
+        _give(state, job, slot)
 
 
 def _next_assignment(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
@@ -108,7 +124,14 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
             attempt.claimant = job
             job.claims += 1
             state.revoke(attempt, attempt.lo)
+            # What was sent ahead would run before it.
+            state.take_back([one for one in _waiters(attempt) if one.job.spec.priority <= job.spec.priority])
         return
+
+
+def _waiters(attempt: Attempt) -> list[Attempt]:
+    """What waits with it on its slot, and can run elsewhere."""
+    return [one for one in attempt.slot.queue if one.state == "waiting" and one.chunk.only_slot is None]
 
 
 def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
@@ -143,8 +166,13 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
         if gain > least:
             attempt.stolen = True
             group.stealing += 1
-            waits = attempt.state == "waiting"
-            state.revoke(attempt, attempt.lo if waits else max(attempt.at, attempt.next) + 1)
+            if attempt.state == "waiting":
+                waiters = _waiters(attempt)
+                state.revoke(attempt, attempt.lo)
+                # Of several that wait, half come back, so that both slots end at about the same time.
+                state.take_back(waiters[len(waiters) // 2 :])
+            else:
+                state.revoke(attempt, max(attempt.at, attempt.next) + 1)
         elif gain > 0:
             # Not worth a Revoke if it ends as expected, which is soon.
             aside.append(entry)
@@ -160,15 +188,18 @@ def _check_again_by(state: SchedulerState, when: float) -> None:
 def _seconds_gained(state: SchedulerState, attempt: Attempt) -> float:
     """Seconds of work that could begin elsewhere at once; 0 if there will never be any."""
     if attempt.state == "waiting":
-        ahead = attempt.slot.queue[0]
-        # If overdue, it runs an item that takes longer than any before: the end is unknown.
-        return ahead.end - state.now if ahead.end > state.now else state.limits.reconnect_grace
+        head = attempt.slot.queue[0]
+        if head.end <= state.now:
+            # It runs an item that takes longer than any before: the end is unknown.
+            return state.limits.reconnect_grace
+        begins = head.end if attempt is attempt.slot.queue[1] else max(head.end, attempt.end - attempt.charge)
+        return begins - state.now
     job = attempt.job
     behind = attempt.hi - max(attempt.at, attempt.next) - 1
     # A chunk of fixed size is not cut while it runs; it waited when it was entered here.
     if job.spec.chunksize is not None or behind < 1:
         return 0.0
-    item_time = state.item_time(job, attempt.slot.worker)
+    item_time = job.item_time_on(attempt.slot.worker)
     assert item_time is not None, "several items run together although none was measured"
     elapsed = state.now - attempt.heard_at
     # Before its expected end, the time per item tells its position. After it, guess that it takes as long again.

@@ -6,6 +6,7 @@ Owns their fields, and what can be computed from one record alone. Decides nothi
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ SchedulingKey = tuple[int, bool, float, int]
 #: Items of a chunk that wait to be run: (item index, lo, hi, host losses so far, chunk). In a heap the earliest item
 #: comes first. No two queued spans have the same index, so the fields behind it are never compared.
 Span = tuple[int, int, int, int, "ChunkRecord"]
+#: A slot in a heap: (rank, slot index, worker id, stamp, slot).
+SlotEntry = tuple[int, int, int, int, "SlotRecord"]
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +91,23 @@ class SlotRecord:
     def __str__(self) -> str:
         return f"slot {self.index} of worker {self.worker.id}"
 
+    def waiting_seconds(self) -> float:
+        """Seconds of work that wait here behind what runs; endless if the time of an item is not known."""
+        seconds = 0.0
+        for attempt in self.queue[1:]:
+            item_time = attempt.job.item_time_on(self.worker)
+            seconds += math.inf if item_time is None else (attempt.hi - attempt.lo) * item_time
+        return seconds
+
+    def can_hold_more(self, limits: Limits) -> bool:
+        """Whether more may be sent than what waits here anyway: its worker may be out of reach for a while."""
+        held = self.queue[1:]
+        return (
+            len(held) < limits.ahead_chunks
+            and sum(attempt.chunk.nbytes for attempt in held) < limits.ahead_bytes
+            and self.waiting_seconds() < self.worker.ahead
+        )
+
 
 @dataclass(slots=True, eq=False)
 class LoneItem:
@@ -110,8 +130,8 @@ class TagGroup:
     """
 
     tags: frozenset[str]
-    #: One heap for each level of load, the emptiest first: (rank, slot index, worker id, stamp, slot).
-    slot_heaps: list[list[tuple[int, int, int, int, SlotRecord]]]
+    #: One heap for each level of load, the emptiest first.
+    slot_heaps: list[list[SlotEntry]]
     #: Jobs that want a slot: (scheduling key, stamp, job).
     job_heap: list[tuple[SchedulingKey, int, JobRecord]] = field(default_factory=list)
     #: Attempts from which an idle slot may take items: (-expected end, attempt id, attempt).
@@ -121,6 +141,11 @@ class TagGroup:
     idle: int = 0
     #: Chunks that its slots could take now.
     free_places: int = 0
+    #: Slots that have all that slots usually have and may be sent more, as the heaps above; slots of trusted workers to
+    #: which more is sent ahead, and the most seconds of it.
+    ahead_heap: list[SlotEntry] = field(default_factory=list)
+    ahead_slots: int = 0
+    ahead: float = 0.0
     #: Jobs that read a chunk for one of these places -> (time until which the place is kept, priority).
     reservations: dict[int, tuple[float, int]] = field(default_factory=dict)
     #: Jobs that are not over.
@@ -257,6 +282,22 @@ class JobRecord:
         """Its place in the order of the jobs that want a slot."""
         return -self.spec.priority, not self.owed_places, self.served, self.id
 
+    def item_time_on(self, worker: WorkerRecord) -> float | None:
+        """Seconds per item on the worker; if none was measured there, on all workers."""
+        stats = self.worker_stats.get(worker.id)
+        return self.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
+
+    def fair_seconds(self, worker: WorkerRecord) -> float:
+        """Seconds of work that each slot would have if all that is not done were dealt out; endless if nobody knows.
+
+        The time is that of the worker; 0 if the time of an item is not known.
+        """
+        item_time, unread = self.item_time_on(worker), self.unread()
+        if item_time is None:
+            return 0.0
+        left = math.inf if unread is None else unread + self.read - self.settled
+        return left * item_time / max(1, self.group.capacity)
+
     def unread(self) -> int | None:
         """Items that were not read yet, according to the announced size; None: unknown."""
         if self.input in ("ended", "failed"):
@@ -281,7 +322,8 @@ class JobRecord:
             return by_bytes
         if self.spec.buffer is not None:
             return min(by_bytes, self.spec.buffer - (self.read - self.consumed))
-        if len(self.unconsumed) >= self._window_chunks(limits):
+        ahead = limits.ahead_chunks * self.group.ahead_slots
+        if len(self.unconsumed) >= self._window_chunks(limits) + ahead:
             return 0
         return max(0, min(by_bytes, self._window_items(limits) - (self.read - self.consumed)))
 
@@ -291,10 +333,11 @@ class JobRecord:
     def _window_items(self, limits: Limits) -> int:
         """Items that a stream may have read and not consumed: what its consumer takes in `stream_seconds`.
 
-        At least one for each chunk, so that a slow consumer of slow items does not keep slots idle.
+        And what it takes while a worker is out of reach. At least one for each chunk, so that a slow consumer of slow
+        items does not keep slots idle.
         """
         least = self._window_chunks(limits) * (self.spec.chunksize or 1)
-        items = self.pace.items_in(limits.stream_seconds)
+        items = self.pace.items_in(limits.stream_seconds + self.group.ahead)
         return limits.growth * least if items is None else int(min(max(least, items), 1 << 62))
 
     def consumer_chunk(self, limits: Limits) -> int:

@@ -104,7 +104,7 @@ def _refuse_report(state: SchedulerState, attempt: Attempt | None, event: Attemp
 def _update_position(state: SchedulerState, attempt: Attempt) -> None:
     """The position of the attempt is known: estimate its end again."""
     attempt.heard_at = state.now
-    item_time = state.item_time(attempt.job, attempt.slot.worker)
+    item_time = attempt.job.item_time_on(attempt.slot.worker)
     if item_time is not None:
         state.expect_end(attempt, attempt.heard_at + item_time * (attempt.hi - max(attempt.at, attempt.next)))
 

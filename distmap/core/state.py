@@ -140,11 +140,6 @@ class SchedulerState:
         if len(self.last_snapshots) > self.limits.snapshots_kept:
             del self.last_snapshots[next(iter(self.last_snapshots))]
 
-    def item_time(self, job: JobRecord, worker: WorkerRecord) -> float | None:
-        """Seconds per item of the job on the worker; if none was measured there, on all workers."""
-        stats = job.worker_stats.get(worker.id)
-        return job.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
-
     def set_setup_calls(self, slot: SlotRecord, due: list[tuple[JobRecord, Span]]) -> None:
         slot.setup_calls = due
         if due:
@@ -160,12 +155,13 @@ class SchedulerState:
     ) -> None:
         """Assign items [lo, hi) of the chunk to the slot, as a new attempt."""
         worker, items = slot.worker, hi - lo
-        item_time = self.item_time(job, worker)
+        item_time = job.item_time_on(worker)
         charge = self.limits.chunk_seconds if item_time is None else item_time * items
         self.virtual_time = max(self.virtual_time, job.served)
         job.served += charge
         slot.state = next_state(SLOT, slot.state, "assigned", slot)
-        assert len(slot.queue) < self.limits.slot_depth, "a slot holds too much"
+        most = self.limits.slot_depth if not worker.ahead else 1 + self.limits.ahead_chunks
+        assert len(slot.queue) < most, "a slot holds too much"
         self.last_attempt += 1
         starts = max(self.now, slot.queue[-1].end) if slot.queue else self.now
         state = "waiting" if slot.queue else "running"
@@ -190,7 +186,8 @@ class SchedulerState:
             return
         group = attempt.job.group
         heapq.heappush(group.victims, (-end, attempt.id, attempt))
-        if len(group.victims) > 64 and len(group.victims) > 8 * self.limits.slot_depth * group.capacity:
+        live = max(self.limits.slot_depth * group.capacity, len(self.attempts))
+        if len(group.victims) > 64 and len(group.victims) > 8 * live:
             group.victims[:] = {
                 entry[1]: entry for entry in group.victims if entry[1] in self.attempts and -entry[0] == entry[2].end
             }.values()

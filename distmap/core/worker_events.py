@@ -47,6 +47,11 @@ def worker_turned(state: SchedulerState, event: ev.WorkerSuspected | ev.WorkerTr
     if worker.state == "draining":
         for slot in worker.slots:
             state.take_back(slot.queue)
+    elif worker.state == "trusted":
+        for slot in worker.slots:
+            for attempt in slot.queue:
+                # While it was silent nobody could take from it, and those that looked forgot it.
+                state.expect_end(attempt, attempt.end)
     state.worker_index.update_slots(worker)
     _window_changed(state)
 
@@ -54,9 +59,13 @@ def worker_turned(state: SchedulerState, event: ev.WorkerSuspected | ev.WorkerTr
 def worker_measured(state: SchedulerState, event: ev.WorkerMeasured) -> None:
     """The figures of a worker's heartbeat."""
     worker = _worker(state, event.worker)
+    check(event.ahead >= 0, "worker {}: {} seconds to be sent ahead, expected at least 0", event.worker, event.ahead)
     if worker is not None:
-        worker.rtt, worker.memory, worker.ahead = event.rtt, event.memory, event.ahead
+        worker.rtt, worker.memory = event.rtt, event.memory
+        changed = state.worker_index.set_ahead(worker, event.ahead)
         state.worker_index.update_slots(worker)
+        if changed:
+            _window_changed(state)
 
 
 def slot_died(state: SchedulerState, event: ev.SlotDied) -> None:

@@ -12,7 +12,7 @@ import heapq
 import math
 
 from distmap.core.limits import Limits
-from distmap.core.records import JobRecord, SlotRecord, TagGroup, WorkerRecord
+from distmap.core.records import JobRecord, SlotEntry, SlotRecord, TagGroup, WorkerRecord
 
 
 class WorkerIndex:
@@ -61,9 +61,19 @@ class WorkerIndex:
     def set_state(self, worker: WorkerRecord, state: str) -> None:
         """Change the state of a worker, and with it the number of usable slots of its groups."""
         change = (state == "trusted") - (worker.state == "trusted")
+        worker.state = state
         for group in worker.groups:
             group.capacity += change * len(worker.slots)
-        worker.state = state
+            self._count_ahead(group)
+
+    def set_ahead(self, worker: WorkerRecord, ahead: float) -> bool:
+        """Change how much is sent ahead to the worker; True if that changed."""
+        if worker.ahead == ahead:
+            return False
+        worker.ahead = ahead
+        for group in worker.groups:
+            self._count_ahead(group)
+        return True
 
     def update_slots(self, worker: WorkerRecord) -> None:
         """Update the entries of all slots of the worker."""
@@ -73,10 +83,13 @@ class WorkerIndex:
     def update_slot(self, slot: SlotRecord) -> None:
         """Update the entries of a slot whose load or state changed, or that of its worker."""
         depth = self.limits.slot_depth
-        level = -1
-        if self.can_take(slot) and not slot.setup_calls and not slot.worker.unready:
-            pressed = slot.worker.memory >= self.limits.memory_pressure
-            level = len(slot.queue) + (depth if pressed else 0)
+        level, ahead, worker = -1, False, slot.worker
+        if not slot.setup_calls and not worker.unready:
+            pressed = worker.memory >= self.limits.memory_pressure
+            if self.can_take(slot):
+                level = len(slot.queue) + (depth if pressed else 0)
+            elif worker.ahead and not pressed and slot.state == "ready" and worker.state == "trusted":
+                ahead = slot.can_hold_more(self.limits)
         idle = (level in (0, depth)) - (slot.level in (0, depth))
         places = depth - len(slot.queue) if level >= 0 else 0
         more = places - slot.free_places
@@ -87,6 +100,13 @@ class WorkerIndex:
             group.free_places += more
             if level >= 0:
                 self._offer(group, slot)
+            elif ahead:
+                self._push(group, group.ahead_heap, len(slot.queue), slot)
+
+    def _count_ahead(self, group: TagGroup) -> None:
+        there = [one for one in self.workers.values() if one.ahead and one.state == "trusted" and group in one.groups]
+        group.ahead_slots = sum(len(worker.slots) for worker in there)
+        group.ahead = max((worker.ahead for worker in there), default=0.0)
 
     def can_take(self, slot: SlotRecord) -> bool:
         """Whether something can be sent to the slot now."""
@@ -101,11 +121,20 @@ class WorkerIndex:
     def best_slot(self, group: TagGroup) -> SlotRecord | None:
         """The best slot that can take a chunk now."""
         for heap in group.slot_heaps:
-            while heap:
-                slot = heap[0][4]
-                if heap[0][3] == slot.stamp:
-                    return slot
-                heapq.heappop(heap)
+            if heap and (slot := self._top(heap)) is not None:
+                return slot
+        return None
+
+    def ahead_slot(self, group: TagGroup) -> SlotRecord | None:
+        """The slot with the fewest chunks among those that have what slots usually have and may be sent more."""
+        return self._top(group.ahead_heap)
+
+    def _top(self, heap: list[SlotEntry]) -> SlotRecord | None:
+        while heap:
+            slot = heap[0][4]
+            if heap[0][3] == slot.stamp:
+                return slot
+            heapq.heappop(heap)
         return None
 
     def update_job(self, group: TagGroup, job: JobRecord) -> None:
@@ -138,11 +167,14 @@ class WorkerIndex:
             group.free_places += slot.free_places
             if slot.level >= 0:
                 self._offer(group, slot)
+        self._count_ahead(group)
 
     def _offer(self, group: TagGroup, slot: SlotRecord) -> None:
         """Add a slot to the heap of its level."""
-        heap = group.slot_heaps[slot.level]
-        heapq.heappush(heap, (self._rank(slot.worker), slot.index, slot.worker.id, slot.stamp, slot))
+        self._push(group, group.slot_heaps[slot.level], self._rank(slot.worker), slot)
+
+    def _push(self, group: TagGroup, heap: list[SlotEntry], rank: int, slot: SlotRecord) -> None:
+        heapq.heappush(heap, (rank, slot.index, slot.worker.id, slot.stamp, slot))
         if len(heap) > 64 and len(heap) > 4 * group.capacity:
             heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]
             heapq.heapify(heap)

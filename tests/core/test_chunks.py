@@ -82,3 +82,9 @@ def test_a_slow_start_is_soon_forgotten() -> None:
 def test_no_time_at_all_is_no_division_by_zero() -> None:
     """A clock that saw nothing pass gives a tiny item_time, not zero."""
     assert ItemTime().add(10, 0.0) > 0
+
+
+def test_what_is_sent_ahead_goes_in_few_chunks() -> None:
+    """Half of the chunks that may wait hold all of it, so that messages do not become many."""
+    assert want(ahead=6.0, largest=10_000) == 750
+    assert want(ahead=0.1) == 20

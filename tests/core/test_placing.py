@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from distmap.core import events as ev
+from distmap.core.limits import LIMITS
 
 
 def measured(harness: Any, **spec: Any) -> list[Any]:
@@ -201,3 +202,131 @@ def test_nothing_is_taken_from_the_silent(harness: Any, pick: Any) -> None:
     harness.job(size=2, chunksize=1)
     harness.send(ev.WorkerSuspected(1))
     assert pick(harness.send(ev.WorkerJoined(2, 1), after=5.0), ev.Revoke) == []
+
+
+# --- work that is sent ahead ------------------------------------------------------------------------------------------
+
+
+def far(harness: Any, worker: int, ahead: float = 6.0) -> None:
+    """The worker's connection has dropped lately."""
+    harness.send(ev.WorkerMeasured(worker, 0.001, 0.1, 0.1, ahead))
+
+
+def held(harness: Any, worker: int, slot: int = 0) -> list[Any]:
+    """What the slot holds, as the scheduler knows it."""
+    return list(harness.state.worker_index.workers[worker].slots[slot].queue)
+
+
+def work(harness: Any, todo: list[Any], chunks: int, item_time: float, nbytes: int = 8) -> None:
+    """So many chunks are done and consumed."""
+    for _ in range(chunks):
+        assign = todo.pop(0)
+        count = assign.hi - assign.lo
+        todo += harness.feed(harness.report(assign, seconds=item_time * count), nbytes=nbytes)
+        if harness.state.jobs[assign.job].streaming:
+            todo += harness.feed(harness.send(ev.Consumed(assign.job, count, 8)), nbytes=nbytes)
+
+
+def seconds_waiting(harness: Any, worker: int, item_time: float, slot: int = 0) -> float:
+    return sum(attempt.hi - attempt.lo for attempt in held(harness, worker, slot)[1:]) * item_time
+
+
+def test_a_worker_that_was_out_of_reach_gets_work_ahead(harness: Any) -> None:
+    """Enough chunks wait there to cover the outage, in a bounded number; elsewhere one waits as ever."""
+    harness.send(ev.WorkerJoined(1, 2), ev.WorkerJoined(2, 1))
+    todo = harness.job(size=10_000)
+    assert all(len(held(harness, worker)) == 2 for worker in (1, 2))
+    far(harness, 1)
+    work(harness, todo, 60, 0.05)
+    for slot in (0, 1):
+        assert 6.0 <= seconds_waiting(harness, 1, 0.05, slot) <= 6.0 + 2 * 6.0 / LIMITS.ahead_chunks
+        assert len(held(harness, 1, slot)) <= 1 + LIMITS.ahead_chunks
+    assert len(held(harness, 2)) == 2
+
+
+def test_without_a_measured_item_nothing_is_sent_ahead(harness: Any) -> None:
+    """A chunk of unknown length may be all that there is to do."""
+    harness.send(ev.WorkerJoined(1, 1))
+    far(harness, 1)
+    harness.job(size=100)
+    assert len(held(harness, 1)) == 2
+
+
+def test_what_is_left_is_dealt_out_fairly(harness: Any) -> None:
+    """Work that another slot could do is not sent ahead: each slot has its share of what is left."""
+    harness.send(ev.WorkerJoined(1, 1), ev.WorkerJoined(2, 1))
+    far(harness, 1, ahead=15.0)
+    todo = harness.job(size=60)
+    work(harness, todo, 6, 0.2)
+    left = 60 - harness.snapshot().done
+    assert 2 < len(held(harness, 1))
+    assert seconds_waiting(harness, 1, 0.2) <= left * 0.2 / 2 + 1.0
+
+
+def test_bytes_bound_what_is_sent_ahead(make_harness: Any) -> None:
+    """Large items wait in the notebook, where they are once."""
+    harness = make_harness(LIMITS._replace(ahead_bytes=2000))
+    harness.send(ev.WorkerJoined(1, 1))
+    far(harness, 1)
+    todo = harness.feed(harness.send(ev.JobSubmitted(1, ev.JobSpec())), nbytes=500)
+    work(harness, todo, 4, 0.5, nbytes=500)
+    assert 4 <= sum(attempt.chunk.nbytes for attempt in held(harness, 1)[1:]) / 500 <= 5
+
+
+def test_an_idle_slot_takes_half_of_what_was_sent_ahead(harness: Any, pick: Any) -> None:
+    """Several waiting chunks come back at once, those that would begin last; what is left is shared."""
+    harness.send(ev.WorkerJoined(1, 1))
+    far(harness, 1)
+    todo = harness.job(size=40, chunksize=2)
+    work(harness, todo, 4, 0.2)
+    waiting = held(harness, 1)[1:]
+    assert len(waiting) >= 10
+    revokes = pick(harness.send(ev.WorkerJoined(2, 1)), ev.Revoke)
+    assert len(revokes) == len(waiting) - len(waiting) // 2
+    assert {one.attempt for one in revokes} == {attempt.id for attempt in waiting[len(waiting) // 2 :]}
+
+
+def test_what_was_sent_ahead_makes_way_for_another_job(harness: Any, pick: Any) -> None:
+    """A job that comes later does not wait behind seconds of work: it takes a place, and the rest makes way."""
+    harness.send(ev.WorkerJoined(1, 1))
+    far(harness, 1)
+    todo = harness.job(chunksize=2, feed=True)
+    work(harness, todo, 4, 0.2)
+    behind = held(harness, 1)[1:]
+    assert len(behind) > 5
+    out = harness.send(ev.JobSubmitted(2, ev.JobSpec(size=1)))
+    out += harness.send(ev.ChunkRead(2, pick(out, ev.Read)[0].chunk, 1, 8, True))
+    revokes = pick(out, ev.Revoke)
+    assert {one.attempt for one in revokes} == {attempt.id for attempt in behind}
+    for revoke in revokes:
+        back = ev.AttemptReported(revoke.attempt, revoke.stop, revoke.stop, (), 0.0, 0, True)
+        out += harness.send(back)
+    assert pick(out, ev.Assign)[0].job == 2
+    assert held(harness, 1)[1].job.id == 2
+
+
+def test_a_silent_worker_keeps_what_it_has_and_gives_back_when_it_is_heard(harness: Any, pick: Any) -> None:
+    """It may run it: nothing is computed twice. When it is back, an idle slot takes its share at once."""
+    harness.send(ev.WorkerJoined(1, 1))
+    far(harness, 1)
+    todo = harness.job(size=40, chunksize=2)
+    work(harness, todo, 4, 0.2)
+    count = len(held(harness, 1))
+    harness.send(ev.WorkerSuspected(1))
+    harness.finish(harness.feed(harness.send(ev.WorkerJoined(2, 1))))
+    assert len(held(harness, 1)) == count
+    assert held(harness, 2) == []
+    assert pick(harness.commands, ev.Revoke) == []
+    assert pick(harness.send(ev.WorkerTrusted(1), after=0.1), ev.Revoke)
+
+
+def test_a_stream_is_sent_ahead_too(harness: Any) -> None:
+    """The window of a stream has room for what is sent ahead, as long as its consumer takes that much."""
+    harness.send(ev.WorkerJoined(1, 1))
+    todo = harness.job(gather="ordered")
+    work(harness, todo, 3, 0.1)
+    assert len(held(harness, 1)) == 2
+    far(harness, 1)
+    todo += harness.feed(harness.commands[-1:])
+    work(harness, todo, 12, 0.1)
+    assert seconds_waiting(harness, 1, 0.1) >= 6.0

@@ -105,6 +105,15 @@ def test_room_follows_the_consumer() -> None:
     assert consumed(make(gather="fold"), 1_000, 1.0).consumer_chunk(LIMITS) == 62
 
 
+def test_room_covers_an_outage() -> None:
+    """What the consumer takes while a worker is out of reach may be read too, in as many chunks as are sent ahead."""
+    job = consumed(make(gather="ordered"), 20, 0.2)
+    job.group.ahead, job.group.ahead_slots = 1.0, 2
+    assert job.room(LIMITS) == 300
+    job.unconsumed.extend([1] * (4 + 2 * LIMITS.ahead_chunks))
+    assert job.room(LIMITS) == 0
+
+
 def test_what_the_caller_fixed_is_kept() -> None:
     """`buffer=` and `chunksize=` are not made smaller for a slow consumer; a list has no consumer."""
     job = consumed(make(gather="ordered", buffer=300), 1, 10.0)

@@ -40,6 +40,8 @@ class AttemptAccount:
 class SlotAccount:
     state: str = "ready"
     held: list[int] = field(default_factory=list)
+    #: Seconds of work that are sent ahead to it.
+    ahead: float = 0.0
     deaths: list[float] = field(default_factory=list)
     rest_until: float = 0.0
     #: The rest may end early: during it, a job or a call of a set-up had no other slot.
@@ -178,6 +180,10 @@ class Ledger:
 
     def _on_WorkerTrusted(self, event: ev.WorkerTrusted) -> None:
         self._turn(event.worker, "trusted", ("suspect",))
+
+    def _on_WorkerMeasured(self, event: ev.WorkerMeasured) -> None:
+        for slot in self.workers[event.worker].slots:
+            slot.ahead = event.ahead
 
     def _on_WorkerDraining(self, event: ev.WorkerDraining) -> None:
         self._turn(event.worker, "draining", ("trusted", "suspect"))

@@ -94,7 +94,7 @@ class Oracle(Ledger):
         if job.spec.chunksize is not None:
             self.require(command.count <= job.spec.chunksize, f"{command}: more than chunksize")
         slots = self.slots_for(job)
-        place = any(self._takes(slot) and len(slot.held) < limits.slot_depth for slot in slots)
+        place = any(self._takes(slot) and len(slot.held) < self.depth(slot) for slot in slots)
         other = any(self.attempts[number].job != command.job for slot in slots for number in slot.held)
         self.require(place or other, f"{command}: there is no place for it")
         streaming = job.spec.gather != "list"
@@ -103,14 +103,19 @@ class Oracle(Ledger):
             self.require(waiting + command.count <= job.spec.buffer, f"{command}: over the buffer, {waiting} wait")
         elif streaming and waiting:
             full = limits.window(job.spec.gather) * max(1, len(slots))
-            self.require(len(job.open_chunks) < full, f"{command}: over the window of {full} chunks")
-            most = self._most_ahead(job, full)
+            more = full + limits.ahead_chunks * sum(slot.ahead > 0 for slot in slots)
+            self.require(len(job.open_chunks) < more, f"{command}: over the window of {more} chunks")
+            most = self._most_ahead(job, full, max((slot.ahead for slot in slots), default=0.0))
             self.require(waiting + command.count <= most, f"{command}: {waiting} wait, its consumer takes {most}")
         if waiting:
             self.require(job.bytes < limits.job_bytes, f"{command}: {job.bytes} bytes are held")
 
-    def _most_ahead(self, job: JobAccount, chunks: int) -> float:
-        """Items that a stream may have read and not consumed: what its consumer takes in `stream_seconds`."""
+    def depth(self, slot: SlotAccount) -> int:
+        """Attempts that the slot may hold."""
+        return 1 + self.limits.ahead_chunks if slot.ahead else self.limits.slot_depth
+
+    def _most_ahead(self, job: JobAccount, chunks: int, outage: float) -> float:
+        """Items that a stream may have read and not consumed: what its consumer takes in `stream_seconds`, and more."""
         least = chunks * (job.spec.chunksize or 1)
         if not any(items for _, items in job.taken):
             return least * self.limits.growth
@@ -119,7 +124,7 @@ class Oracle(Ledger):
             items, seconds = items + count, seconds + lasted
             items *= min(1.0, self.limits.pace_seconds / max(seconds, 1e-12))
             seconds = min(seconds, self.limits.pace_seconds)
-            best = items * self.limits.stream_seconds / seconds if seconds else float("inf")
+            best = items * (self.limits.stream_seconds + outage) / seconds if seconds else float("inf")
         return max(least, best * (1 + 1e-9))
 
     def _do_Assign(self, command: ev.Assign) -> None:
@@ -129,7 +134,9 @@ class Oracle(Ledger):
         self.require(job.spec.tags <= worker.tags, f"{command}: the worker lacks tags")
         slot = worker.slots[command.slot]
         self.require(self._takes(slot), f"{command}: the slot is {slot.state}")
-        self.require(len(slot.held) < self.limits.slot_depth, f"{command}: the slot holds {slot.held}")
+        self.require(len(slot.held) < self.depth(slot), f"{command}: the slot holds {slot.held}")
+        if len(slot.held) >= self.limits.slot_depth:
+            self._may_send_ahead(command, job, slot)
         self.require(not job.paused and not self._settling(job), f"{command}: the job wants nothing to run")
         self.require(command.attempt > self.last_attempt, f"{command}: no new attempt")
         self.last_attempt = command.attempt
@@ -143,6 +150,15 @@ class Oracle(Ledger):
         self.attempts[command.attempt] = AttemptAccount(
             command.job, command.chunk, command.lo, command.hi, (command.worker, command.slot), command.lo
         )
+
+    def _may_send_ahead(self, command: ev.Assign, job: JobAccount, slot: SlotAccount) -> None:
+        """Nothing is sent ahead to a slot while another one is idle, and no more than so many bytes."""
+        held = [self.attempts[number] for number in slot.held]
+        idle = [one for one in self.slots_for(job) if self._takes(one) and not one.held]
+        waits = any(need for worker in self.workers.values() for need in worker.required.values())
+        self.require(not idle or waits, f"{command}: it is sent ahead, and {len(idle)} slots are idle")
+        nbytes = sum(self.jobs[one.job].chunks[one.chunk][2] for one in held[1:])
+        self.require(nbytes < self.limits.ahead_bytes, f"{command}: {nbytes} bytes wait there")
 
     def _on_slot(self, command: ev.Revoke | ev.Interrupt) -> AttemptAccount:
         attempt = self.attempts[command.attempt]

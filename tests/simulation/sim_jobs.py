@@ -95,7 +95,8 @@ class World(SimWorld):
             self.after(self.rng.uniform(0.05, 0.5), lambda: self.lose(worker, charged=False))
         elif kind == "pressure":
             memory = self.rng.choice((0.2, 0.95))
-            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.5, memory))
+            ahead = self.outages.choice((0.0, 1.0, 6.0)) if "silences" in self.faults else 0.0
+            self.post(ev.WorkerMeasured(worker.id, worker.latency, 0.5, memory, ahead))
         elif kind == "crashloop":
             for slot in worker.slots:
                 self.die(worker, slot, "died")

@@ -127,6 +127,8 @@ class SimWorld:
         ahead = Random(f"chunks of {seed}")
         #: Random numbers for jobs that are submitted with their first chunk; None: this world has no such jobs.
         self.first_chunks = ahead if ahead.random() < 0.5 else None
+        #: Random numbers for how much is sent ahead.
+        self.outages = Random(f"outages of {seed}")
         self.log = Log(seed, tuple(name for name in FAULTS if name in self.faults))
         self.keep = keep
         self.now = 0.0
