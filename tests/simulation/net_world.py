@@ -132,7 +132,8 @@ class NetWorld(World):
             case msg.Bye():
                 self.lost(link, charged=False, why="it left")
             case msg.Beat(cpu, memory, slots):
-                self.post(ev.WorkerMeasured(number, link.ends[POOL].session.peer.rtt or link.latency, cpu, memory))
+                rtt, ahead = link.ends[POOL].session.peer.rtt or link.latency, self.outages.choice((0.0, 1.0, 6.0))
+                self.post(ev.WorkerMeasured(number, rtt, cpu, memory, ahead))
                 for attempts, (attempt, at, _) in zip(given, slots, strict=False):
                     if attempt in attempts:
                         self.post(ev.AttemptProgressed(attempt, at))
