@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TokenError,
         VersionMismatch,
         WorkerBusy,
+        WorkerMemoryError,
     )
     from distmap.pool import Pool
     from distmap.tasks.broadcast import Broadcast
@@ -76,6 +77,7 @@ __all__ = [
     "TokenError",
     "VersionMismatch",
     "WorkerBusy",
+    "WorkerMemoryError",
     "__version__",
     "checkpoint_info",
     "rng",

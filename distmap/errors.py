@@ -39,6 +39,14 @@ class PoisonItemError(DistmapError):
     """
 
 
+class WorkerMemoryError(PoisonItemError, MemoryError):
+    """An item needs more memory than there is: it passed the memory limit of its slot, or memory ran out.
+
+    When memory ran out, the item was run again alone on its worker first, as others may have used the memory. The
+    message names the item, the worker, what the item used and the limit. All other items complete.
+    """
+
+
 class CrashLoopError(DistmapError):
     """Task processes died again and again with nothing finished, so the job was stopped."""
 

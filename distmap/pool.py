@@ -87,6 +87,10 @@ class Pool:
         progress: what calls show that say nothing themselves: True, False or a callable, as for a call. None (default):
             `DISTMAP_PROGRESS` (0: nothing, 1: a bar) if it is set, else a card in a notebook and nothing elsewhere.
         context: None, or a "spawn" context of multiprocessing: slots are fresh processes in any case.
+        memory_limit: memory that a slot of this machine may use for itself: a number of bytes, text such as "2GB", or
+            "80%" of the memory of this machine, in equal parts for its slots. An item that passes it fails with
+            `WorkerMemoryError`, before the machine runs short of memory. Default: no limit. A `distmap-worker` has
+            `--memory-limit`.
         env: environment variables to set in every slot, on workers too; slots of this machine have those of this
             process besides, as they are at each call.
 
@@ -118,12 +122,19 @@ class Pool:
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
         progress: ProgressOption = None,
+        memory_limit: int | str | None = None,
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
         wanted = sort_out(workers, listen, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
-        mp_options(wanted, self._tasks, context)
+        memory_limit = checked("memory_limit", memory_limit)
+        mp_options(wanted, self._tasks, context, memory_limit)
+        self._memory_limit: int | None = None
+        if memory_limit is not None:
+            from distmap.slots.memory import limit_of
+
+            self._memory_limit = limit_of(memory_limit, wanted.local)
         self._progress: ProgressOption = checked("progress", progress)
         self._token = checked("token", token)
         self._added = variables(env, wanted)
@@ -180,7 +191,7 @@ class Pool:
                 "inner work to one of the outer pools, or run it in the task itself"
             )
         started: list[Slots] = []
-        spawned, tasks = threading.Event(), self._tasks
+        spawned, tasks, memory_limit = threading.Event(), self._tasks, self._memory_limit
         # Every process of this machine starts with it, also one that comes later: changes are told against it.
         self._base = env = {**os.environ, **self._added}
 
@@ -189,7 +200,7 @@ class Pool:
                 if wanted.local:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None, env=env, tasks=tasks)
+                    slots = Processes(wanted.local, None, env=env, tasks=tasks, memory_limit=memory_limit)
                     # One core is left to this process, which has much to import now: its slot starts after that.
                     slots.spawn(max(1, cores() - 1))
                     started.append(slots)

@@ -87,7 +87,7 @@ IMPORTERS = {
     "cloudpickle": {"tasks.cloud"},
     "cryptography": {"transport.tls"},
     "ipywidgets": {"views.widgets"},
-    "psutil": {"worker.load"},
+    "psutil": {"worker.load", "slots.memory"},
     "tqdm": {"views.terminal"},
     "websockets": {"transport.dial", "transport.listen", "transport.websocket"},
 }

@@ -74,14 +74,20 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
     return Wanted(local, tuple(urls), tuple(executors), inline)
 
 
-def mp_options(wanted: Wanted, maxtasksperchild: int | None, context: Any) -> None:
-    """Check the options that `multiprocessing.Pool` has and not every kind of worker can have.
+def mp_options(
+    wanted: Wanted, maxtasksperchild: int | None, context: Any, memory_limit: int | str | None = None
+) -> None:
+    """Check the options that not every kind of worker can have, most of them those of `multiprocessing.Pool`.
 
     Raises:
         TypeError, ValueError: one cannot be honoured; says why.
     """
     if maxtasksperchild is not None and (wanted.urls or wanted.executors or wanted.inline or not wanted.local):
         raise ValueError("maxtasksperchild= is for slots of this machine; the processes of other workers are not ours")
+    if memory_limit is not None and not wanted.local:
+        raise ValueError(
+            "memory_limit= is for slots of this machine, and this pool has none; give --memory-limit to distmap-worker"
+        )
     if context is None:
         return
     method = getattr(context, "get_start_method", lambda: None)()

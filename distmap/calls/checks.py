@@ -112,6 +112,12 @@ def _variables(value: Any) -> dict[str, str]:
     return taken
 
 
+def _size(value: Any) -> int | str | None:
+    if isinstance(value, bool):
+        raise TypeError
+    return value if value is None or isinstance(value, str) else operator.index(value)
+
+
 def _path(value: Any) -> str | None:
     return None if value is None else os.fsdecode(value)
 
@@ -162,6 +168,7 @@ RULES: dict[str, Rule] = {
     "initargs": Rule("a list or tuple of arguments", tuple),
     "listen": Rule('an address such as "wss://0.0.0.0:8786", or None', _text),
     "maxtasksperchild": _whole(1, none=True),
+    "memory_limit": Rule('a number of bytes, text such as "2GB" or "80%", or None', _size),
     "n": _whole(0),
     "on_change": _one_of("error", "restart", "keep"),
     "on_error": _one_of("raise", "return", "skip"),

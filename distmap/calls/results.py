@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from distmap.calls.naming import name_of_item
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
-from distmap.errors import ItemTimeout, PoisonItemError
+from distmap.errors import ItemTimeout, PoisonItemError, WorkerMemoryError
 from distmap.tasks.failures import Failure, headline, revive, throw, with_source
 from distmap.tasks.items import Folded, is_plain, load_results
 from distmap.tasks.modules import loaded
@@ -170,15 +170,40 @@ def exception_of(lost: Lost, name: str | None = None) -> BaseException:
         if error.stack:
             error.add_note(f"When its time was up it stood here (innermost call last):\n{error.stack}")
         return error
+    if lost.cause in ("memory", "limit"):
+        return _memory_error(name, deaths, alone=lost.cause == "memory")
     if lost.cause == "hosts":
-        return PoisonItemError(f"{name} was lost with its worker too many times; it may bring the host down")
+        how = _counted(deaths)
+        return PoisonItemError(
+            f"{name} was running each time as its worker was lost, {len(deaths)} times, at last alone: {how}; it may "
+            "bring the host down"
+        )
     return PoisonItemError(f"{name} ended {_processes(deaths)}")
 
 
+def _memory_error(name: str, deaths: list[tuple[str, str]], *, alone: bool) -> WorkerMemoryError:
+    *before, (worker, text) = deaths or [("?", "no details came back")]
+    if not alone:
+        return WorkerMemoryError(
+            f"{name} passed the memory limit on worker {worker}: its task process {text}. Let the item do less at "
+            "once, or raise the limit: distmap-worker --memory-limit, or Pool(memory_limit=...) for this machine"
+        )
+    error = WorkerMemoryError(
+        f"{name} needs more memory than there is on worker {worker}, though it ran alone there: its task process "
+        f"{text}. Let the item do less at once, or run it where there is more memory"
+    )
+    if before:
+        error.add_note(f"Before, it ended {_processes(before)}")
+    return error
+
+
 def _processes(deaths: Sequence[tuple[str, str]]) -> str:
+    return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {_counted(deaths)}"
+
+
+def _counted(deaths: Sequence[tuple[str, str]]) -> str:
     counts = Counter(f"{worker}: {text}" for worker, text in deaths)
-    how = "; ".join(one + (f" ({n} times)" if n > 1 else "") for one, n in counts.items()) or "no details came back"
-    return f"{len(deaths)} task process{'es' * (len(deaths) != 1)}: {how}"
+    return "; ".join(one + (f" ({n} times)" if n > 1 else "") for one, n in counts.items()) or "no details came back"
 
 
 class _Failing:

@@ -21,6 +21,8 @@ OnError = Literal["raise", "return", "skip"]
 #: bounds what waits for it. fold: as ordered, but a reduction consumes the results.
 Gather = Literal["list", "ordered", "unordered", "fold"]
 Outcome = Literal["done", "failed", "cancelled"]
+#: Why a task process ended: see `SlotDied`.
+DeathReason = Literal["died", "timeout", "memory", "limit", "killed", "idle"]
 
 
 class JobSpec(NamedTuple):
@@ -115,7 +117,7 @@ class SlotDied(NamedTuple):
     slot: int
     attempt: int | None
     at: int | None
-    reason: Literal["died", "timeout", "memory", "limit", "killed", "idle"]
+    reason: DeathReason
 
 
 class SlotReady(NamedTuple):
@@ -369,14 +371,14 @@ class DeliverLoss(NamedTuple):
     """An item failed and has no result: pass the consumer an error in its place.
 
     cause: "poison" (it ended too many task processes), "hosts" (too many workers were lost while they ran it),
-    "timeout", "memory" (it needs more than there is); of a set-up also "gone" (its worker has left) and "refused" (it
-    did not load there).
+    "timeout", "memory" (it needs more memory than there is), "limit" (more than its slot may use); of a set-up also
+    "gone" (its worker has left) and "refused" (it did not load there).
     """
 
     job: int
     chunk: int
     at: int
-    cause: Literal["poison", "hosts", "timeout", "memory", "gone", "refused"]
+    cause: Literal["poison", "hosts", "timeout", "memory", "limit", "gone", "refused"]
 
 
 class Discard(NamedTuple):

@@ -15,7 +15,7 @@ Owns these rules:
 from __future__ import annotations
 
 from distmap.core import alone, chunk_queue
-from distmap.core.events import SlotDied
+from distmap.core.events import DeathReason, SlotDied
 from distmap.core.gather import Accepted, Cause
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
 from distmap.core.state import SchedulerState
@@ -108,7 +108,7 @@ def _requeue_free(state: SchedulerState, attempt: Attempt) -> None:
         chunk_queue.requeue(state, attempt.job, attempt.chunk, attempt.next, attempt.hi, attempt.losses)
 
 
-def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) -> None:
+def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: DeathReason) -> None:
     """Charge the item at offset `at`, which ended its process; the others are queued again."""
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping":
@@ -116,10 +116,9 @@ def _charge_item(state: SchedulerState, attempt: Attempt, at: int, reason: str) 
     chunk_queue.requeue(state, job, chunk, attempt.next, at, attempt.losses)
     chunk_queue.requeue(state, job, chunk, at + 1, attempt.hi, attempt.losses)
     job.requeued += attempt.hi - attempt.next - 1
-    if reason == "timeout":
-        return fail_item(state, attempt, at, "timeout")
-    ran_alone = chunk.alone is not None and at in chunk.alone
-    if reason == "limit" or (reason == "memory" and ran_alone):
+    if reason == "timeout" or reason == "limit":
+        return fail_item(state, attempt, at, reason)
+    if reason == "memory" and chunk.alone is not None and at in chunk.alone:
         return fail_item(state, attempt, at, "memory")
     if reason == "memory" and chunk.only_slot is None:
         alone.mark(attempt, at)

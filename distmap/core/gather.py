@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 #: Why an item failed for good without a report of its own.
-Cause = Literal["poison", "hosts", "timeout", "memory", "gone", "refused"]
+Cause = Literal["poison", "hosts", "timeout", "memory", "limit", "gone", "refused"]
 
 
 class Accepted(NamedTuple):

@@ -107,6 +107,12 @@ class Limits(NamedTuple):
     growth_files: int = 512
     #: Processes that `multiprocessing` keeps there, likewise.
     growth_processes: int = 64
+    #: Bytes of memory by which it may grow after its first task; twice as much as it had then is allowed as well.
+    growth_bytes: int = 1 << 30
+    #: Seconds that a process lives at least before it is replaced for its memory: what it loaded cost time.
+    growth_seconds: float = 60.0
+    #: Bytes of the smallest memory limit of a slot: Python with NumPy and pandas needs about as much.
+    memory_limit_least: int = 64_000_000
 
     # time limits of items
     #: Seconds that a task process has to write where it stands, before it is ended; most need a millisecond.

@@ -126,7 +126,7 @@ class WorkerEntry:
         attempt = died.attempt if died.attempt >= 0 else None
         at = died.at if attempt is not None and died.at >= 0 else None
         if attempt is not None and at is not None:
-            self._note_death(attempt, at, died.text, show=died.reason == "died")
+            self._note_death(attempt, at, died.text, show=died.reason in ("died", "memory"))
         self._attempts.end_slot(self.id, died.slot)
         log.warning("x slot %d of %s: %s", died.slot, self.info.name, died.text)
         self._post(ev.SlotDied(self.id, died.slot, attempt, at, died.reason))
@@ -265,11 +265,16 @@ class Workers:
         if entry is None:
             return
         held: dict[int, int] = {}
+        heads: set[int] = set()
         for attempt in self.attempts.end_worker(entry.id):
             job = attempt.job
             held[job.id] = held.get(job.id, 0) + 1
+            runs = attempt.slot not in heads  # the others waited behind it
+            heads.add(attempt.slot)
             if event.charged and (chunk := job.chunks.get(attempt.chunk)) is not None:
                 job.suspects.append(range(chunk.start + attempt.lo, chunk.start + attempt.hi))
+                if runs and attempt.hi - attempt.lo == 1:
+                    job.note_death(attempt.chunk, attempt.lo, entry.info.name, entry.reason, show=False)
         for job in self._jobs.values():
             if job.spec.each:
                 job.lost_workers[entry.id] = entry.info.name, entry.reason

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.slots.control import BLOCKS, STACK_SIGNAL, crash_log, log_size
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
+from distmap.slots.memory import Usage
 from distmap.slots.spawn import start
 from distmap.slots.stacks import STATES, stack_of, state_of
 from distmap.tasks._typing import Buffer
@@ -77,6 +78,8 @@ class Process:
         self.known: set[bytes] = set()
         #: What it held after its first task (`control.HELD`); None until that is known.
         self.held: list[int] | None = None
+        #: What is known of its memory.
+        self.usage = Usage()
         #: Set once somebody listens; what does not go at once is written when the socket takes it.
         self.loop: asyncio.AbstractEventLoop | None = None
         self._hung_up = False

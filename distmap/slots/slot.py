@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from distmap.core.limits import LIMITS
 from distmap.slots.control import BLOCKS, CELL_CLOSED, HELD, NOBODY, PROCESS, finished_marker
 from distmap.slots.frames import SegmentRef
+from distmap.slots.memory import MemoryWatch
 from distmap.slots.process import BlobPart, DescriptorPart, Process
 from distmap.slots.stacks import STATES
 from distmap.tasks._typing import Buffer
@@ -91,7 +92,9 @@ class SlotAttempt:
 class Slot:
     """One slot, its process if it has one now, and what it holds."""
 
-    def __init__(self, index: int, blobs: dict[bytes, SharedBlob], tasks: int | None = None) -> None:
+    def __init__(
+        self, index: int, blobs: dict[bytes, SharedBlob], memory: MemoryWatch, tasks: int | None = None
+    ) -> None:
         self.index = index
         #: A process is given so many tasks at most.
         self._most = sys.maxsize if tasks is None else tasks
@@ -112,7 +115,10 @@ class Slot:
         self.stack = ""
         #: It closed its socket and lived on.
         self.socket_closed = False
+        #: Why its process was ended for its memory.
+        self.excess = ""
         self._blobs = blobs
+        self._memory = memory
         # Not sent yet: the process has a full set of tasks, or is being replaced.
         self._backlog: deque[SlotAttempt] = deque()
         # The item that ran at the last look, and when it was first seen; the one whose time was up.
@@ -172,12 +178,12 @@ class Slot:
         if process.held is None:
             # What the first task of a process needs (a pool of threads, say) is no growth.
             process.held = None if now[0] == NOBODY else now
-            return None
+            return self._memory.growth(process.pid, process.usage)
         most = LIMITS.growth_threads, LIMITS.growth_files, LIMITS.growth_processes
         for what, first, count, limit in zip(_WHATS, process.held, now, most, strict=True):
             if count - first > limit:
                 return f"held over {limit} {what} more than after its first task"
-        return None
+        return self._memory.growth(process.pid, process.usage)
 
     def retire(self) -> bool:
         """If the process has had its last task and has answered for all of them, let it leave; True if so."""
@@ -305,7 +311,7 @@ class Slot:
         self.forget()
         self.ending = self._overdue = self.at_end = None
         self.socket_closed = self.retiring = self.outworn = False
-        self.stack = ""
+        self.stack = self.excess = ""
         self.deaths_in_a_row += 1
         return Died(self.index, attempt, at, reason, text)
 
@@ -329,7 +335,9 @@ class Slot:
                 return "timeout", f"{said}\n{self.stack}" if self.stack else said
             return "killed", "was ended for an item that finished just then"  # so nobody is charged
         if self.ending is not None:
-            return self.ending, "was ended by distmap"
+            return self.ending, self.excess or "was ended by distmap"
         if self.socket_closed or process.blocks[PROCESS][CELL_CLOSED]:
             return "died", "closed the descriptors of its process, distmap's connection among them"
+        if process.popen.returncode == -9 and (why := self._memory.killed(process.usage)) is not None:
+            return ("idle" if running[0] < 0 else "memory"), why
         return ("idle" if running[0] < 0 else "died"), process.exit_reason()

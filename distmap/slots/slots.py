@@ -24,6 +24,7 @@ from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
 from distmap.slots.control import STACK_SIGNAL
 from distmap.slots.listener import SlotListener
+from distmap.slots.memory import Excess, MemoryWatch
 from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import SharedBlob, Slot
 from distmap.slots.spawn import environment
@@ -68,6 +69,7 @@ class Slots:
         sys_path: their `sys.path`; ours if not given.
         name: for people.
         tasks: a process is replaced after so many; None: it stays.
+        memory_limit: bytes that a process may use for itself; None: as many as there are.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Slots:
         sys_path: Sequence[str] | None = None,
         name: str = "local",
         tasks: int | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         if count < 1:
             raise ValueError(f"a worker has at least one slot, not {count}")
@@ -95,7 +98,8 @@ class Slots:
         self._spare = max(_LEAST_SPARE, _SPARE // count)
         self._numbers = itertools.count(1)
         self._blobs: dict[bytes, SharedBlob] = {}
-        self._slots = [Slot(index, self._blobs, tasks) for index in range(count)]
+        self._memory = MemoryWatch(memory_limit)
+        self._slots = [Slot(index, self._blobs, self._memory, tasks) for index in range(count)]
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
         self._closing = False
@@ -248,6 +252,7 @@ class Slots:
         if self._closing:
             return
         tick = TICK if timeout <= 0 else max(_SHORTEST_TICK, min(timeout / 4, _LONGEST_TICK))
+        tick = min(tick, self._memory.pause)
         if self._timer is not None:
             if self._timer.when() <= self._loop.time() + tick:
                 return
@@ -259,6 +264,7 @@ class Slots:
         self._timer = None
         now = time.monotonic()
         limits = []
+        look = self._memory.begin(now)
         for slot in self._slots:
             process = slot.process
             if process is not None and process.pidfd < 0 and process.ended():
@@ -268,8 +274,24 @@ class Slots:
             limits.append(slot.check_timeout(now))
             if slot.overdue:
                 self._time_out(slot)
+            elif look and process is not None and (running := slot.running())[0] >= 0:
+                excess = self._memory.look(process.pid, process.usage, running)
+                if excess is not None:
+                    self._end_too_large(slot, process, running, excess)
         if self.busy:
             self._ensure_timer(min((limit for limit in limits if limit > 0), default=0.0))
+
+    def _end_too_large(self, slot: Slot, process: Process, running: tuple[int, int], excess: Excess) -> None:
+        """End a process that uses more memory than it may, unless its item has finished meanwhile."""
+        with contextlib.suppress(BlockingIOError):  # what it has finished counts
+            while self._receive(slot, process):
+                pass
+        if slot.process is not process or slot.ending is not None or slot.running() != running:
+            return
+        slot.excess, slot.at_end = excess.text, running
+        self._loop.remove_reader(process.sock)
+        # If others left most of it, the item may be innocent: it runs again, in a fresh process.
+        self._end(slot, "limit" if excess.alone else "memory")
 
     # --- an item whose time is up -----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from distmap.tasks._typing import cast
 from distmap.wire import messages as msg
 
 _KINDS: tuple[msg.BlobKind, ...] = ("code", "value", "modules", "extras", "surroundings", "secret", "descriptor")
-_REASONS: tuple[msg.DeathReason, ...] = ("died", "timeout", "killed", "idle")
+_REASONS: tuple[msg.DeathReason, ...] = ("died", "timeout", "killed", "idle", "memory", "limit")
 
 # The first byte says which message it is; numbers are never used again for another meaning.
 _PUT, _TASK, _REPORT, _DIED, _BEAT, _BYE, _OUTPUT = 1, 3, 4, 9, 13, 15, 16

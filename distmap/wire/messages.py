@@ -16,7 +16,7 @@ OUTPUT_BYTES = 1 << 20
 OUTPUT_PIECES = 4096
 
 BlobKind = Literal["code", "value", "modules", "extras", "surroundings", "secret", "descriptor"]
-DeathReason = Literal["died", "timeout", "killed", "idle"]
+DeathReason = Literal["died", "timeout", "killed", "idle", "memory", "limit"]
 
 
 class Put(NamedTuple):

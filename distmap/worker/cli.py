@@ -23,6 +23,7 @@ from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.driver.portal import new_loop
 from distmap.errors import DistmapError
+from distmap.slots.memory import limit_of, shown
 from distmap.tasks.nesting import cores
 from distmap.transport.identity import PYTHON
 from distmap.transport.token import load_token, token_path
@@ -67,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
     parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="memory that a slot may use, such as 2GB or 80%% (of this host, in equal parts); an item that passes it "
+        "fails (default: no limit)",
+    )
+    parser.add_argument(
         "--drain", type=_seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
     )
     parser.add_argument(
@@ -102,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"at most {LIMITS.tags} tags of at most {LIMITS.tag_chars} characters each")
     if not 1 <= len(options.name) <= LIMITS.name_chars:
         parser.error(f"--name takes 1 to {LIMITS.name_chars} characters")
+    try:
+        memory_limit = limit_of(options.memory_limit, options.slots)
+    except ValueError as error:
+        parser.error(f"--memory-limit: {error}")
     tokens = _token_source(options.token_file)
     try:
         url = None if options.url is None else parse_url(options.url)
@@ -113,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             drain=options.drain,
             orphan_exit=options.exit_if_orphaned,
             retry=options.retry,
+            memory_limit=memory_limit,
         )
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_work(settings, options, url, tokens))
@@ -134,6 +146,8 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     supervisor = Supervisor(settings, announce=announce)
     _catch_signals(supervisor)
     slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
+    if settings.memory_limit is not None:
+        slots += f" of at most {shown(settings.memory_limit)}"
     _say(f"distmap-worker {settings.name}: {slots}, Python {PYTHON}, distmap {__version__}")
     if url is not None:
         return await supervisor.dial(url)

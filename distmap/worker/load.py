@@ -1,6 +1,6 @@
 """How busy this host is, for the heartbeats.
 
-Owns the two figures (cpu and memory, each a fraction of the host) and the only use of psutil in a worker. Never blocks.
+Owns the two figures (cpu and memory, each a fraction of the host). Never blocks.
 """
 
 from __future__ import annotations

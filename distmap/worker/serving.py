@@ -61,7 +61,9 @@ def _many(count: int, what: str) -> str:
 class PoolSession:
     """One pool's time at this worker: made before the pool comes, so that its slots are warm; `begin`, then `leave`."""
 
-    def __init__(self, count: int, load: Load, *, name: str, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, count: int, load: Load, *, name: str, memory_limit: int | None = None, limits: Limits = LIMITS
+    ) -> None:
         #: Whether a pool has come, and its name, for people.
         self.taken = False
         self.pool = ""
@@ -89,7 +91,7 @@ class PoolSession:
         self._total = _Tally()
         # Made by the first task process that needs it; removed by `leave`.
         self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
-        self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder})
+        self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder}, memory_limit=memory_limit)
         self._slots.attach(asyncio.get_running_loop())
 
     # --- the pool ----------------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Settings:
     orphan_exit: float | None = None
     #: Seconds for which a pool that is not there is dialled; None: for ever.
     retry: float | None = None
+    #: Bytes that each slot may use; None: no limit.
+    memory_limit: int | None = None
 
 
 class Supervisor:
@@ -230,7 +232,14 @@ class Supervisor:
                 error = again
 
     def _new_session(self) -> None:
-        self._session = PoolSession(self._settings.slots, self._load, name=self._settings.name, limits=self._limits)
+        settings = self._settings
+        self._session = PoolSession(
+            settings.slots,
+            self._load,
+            name=settings.name,
+            memory_limit=settings.memory_limit,
+            limits=self._limits,
+        )
         if self._settings.orphan_exit is not None:
             loop = asyncio.get_running_loop()
             self._orphan_timer = loop.call_later(

@@ -9,7 +9,7 @@ import pytest
 
 from distmap.calls.results import EMPTY, SKIP, Collect, Fold, Stream, exception_of, results_of
 from distmap.driver.messages import Landed, Lost, ReportData
-from distmap.errors import ItemTimeout, PoisonItemError
+from distmap.errors import ItemTimeout, PoisonItemError, WorkerMemoryError
 from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.failures import describe
 from distmap.tasks.items import dump_items, encode, fold
@@ -109,7 +109,29 @@ def test_a_lost_item_is_named():
     assert str(late) == "item 7 ('b') ran longer than timeout=2 s on worker gpu1 and was stopped"
     late = exception_of(Lost(1, 1, 7, 1, "timeout", (*deaths[:1], ("gpu2", "was ended")), payload, 0.5))
     assert str(late).endswith("on worker gpu2 and was stopped (before, it ended 1 task process: gpu1: SIGSEGV)")
-    assert "worker too many times" in str(exception_of(Lost(1, 1, 7, 1, "hosts", (), None)))
+    lost = ("gpu1", "silent for 30 s"), ("gpu2", "it left")
+    assert str(exception_of(Lost(1, 1, 7, 1, "hosts", (*lost, lost[0]), payload))) == (
+        "item 7 ('b') was running each time as its worker was lost, 3 times, at last alone: gpu1: silent for 30 s "
+        "(2 times); gpu2: it left; it may bring the host down"
+    )
+
+
+def test_an_item_without_memory_is_named():
+    """With what it used, the limit, and what to do."""
+    payload, _ = dump_items(["a", "b"])
+    text = "used 2.1 GB of memory, and the limit of its slot is 2.0 GB"
+    error = exception_of(Lost(1, 1, 7, 1, "limit", (("gpu1", text),), payload))
+    assert isinstance(error, WorkerMemoryError)
+    assert isinstance(error, PoisonItemError | MemoryError)
+    assert str(error) == (
+        f"item 7 ('b') passed the memory limit on worker gpu1: its task process {text}. Let the item do less at once, "
+        "or raise the limit: distmap-worker --memory-limit, or Pool(memory_limit=...) for this machine"
+    )
+    text = "was ended by the system (SIGKILL), as memory ran out"
+    error = exception_of(Lost(1, 1, 7, 1, "memory", (("gpu1", text), ("gpu2", text)), payload))
+    assert isinstance(error, WorkerMemoryError)
+    assert f"on worker gpu2, though it ran alone there: its task process {text}. Let" in str(error)
+    assert error.__notes__ == [f"Before, it ended 1 task process: gpu1: {text}"]
 
 
 def test_a_stream_places_errors_by_the_option():

@@ -60,7 +60,7 @@ def test_the_limit_of_a_slot_is_final_at_once(harness: Any, pick: Any) -> None:
     while todo:
         todo += harness.feed(die(harness, todo[0], 0, "limit"))
         todo = [assign for assign in todo if assign.attempt in harness.state.attempts]
-    assert len(pick(harness.commands, ev.DeliverLoss)) == 30
+    assert [loss.cause for loss in pick(harness.commands, ev.DeliverLoss)] == ["limit"] * 30
     assert harness.commands[-1] == ev.Finish(1, "done")
     assert not harness.state.resting
 

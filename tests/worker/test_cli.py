@@ -42,8 +42,9 @@ SECRET = "dm1_ab12cd34_verysecret"
 
 def test_prints_one_line_and_a_banner_without_the_token(token_file: Path) -> None:
     """Standard output has the one line; the banner has the line to paste and the token's place, never the token."""
-    with WorkerProcess("--port", "0", "--slots", "1", "--name", "w") as worker:
+    with WorkerProcess("--port", "0", "--slots", "1", "--name", "w", "--memory-limit", "2GB") as worker:
         line = worker.line("stdout", "listening")
+        worker.line("stderr", "distmap-worker w: 1 slot of at most 2.0 GB, Python")
         assert re.fullmatch(r"listening on wss://127\.0\.0\.1:\d+", line)
         assert f'Pool("{worker.url}")' in worker.line("stderr", "Pool(")
         worker.line("stderr", str(token_file))
@@ -158,3 +159,10 @@ def test_a_certificate_of_ones_own(tmp_path: Path) -> None:
     options = ("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
     with WorkerProcess("--port", "0", "--slots", "1", *options) as worker:
         assert asyncio.run(main(worker.url)) == ssl.PEM_cert_to_DER_cert(certificate.decode())
+
+
+def test_a_memory_limit_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused, with what was expected."""
+    with pytest.raises(SystemExit):
+        main(["--memory-limit", "plenty"])
+    assert "--memory-limit: a memory limit is a number of bytes or text such as '2GB'" in capsys.readouterr().err
