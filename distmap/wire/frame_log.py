@@ -15,15 +15,13 @@ from distmap.tasks._typing import Buffer
 class FrameLog:
     """Numbered frames, from the first that is not acknowledged to the last that was given out."""
 
-    __slots__ = ("_frames", "acked", "behind", "in_flight", "nbytes", "replayed", "sent")
+    __slots__ = ("_frames", "acked", "behind", "in_flight", "nbytes", "sent")
 
     def __init__(self) -> None:
         #: Number of the last frame that was given out; the first has 1.
         self.sent = 0
         #: Bytes of the frames in the log, and those of data among them, which the credit bounds.
         self.nbytes = self.in_flight = 0
-        #: How many frames were given out again.
-        self.replayed = 0
         #: Number of the last frame that the other side has taken, as far as it said so.
         self.acked = 0
         # Number, bytes, bytes of data, buffers.
@@ -69,6 +67,5 @@ class FrameLog:
         while self.behind:
             seq, _, _, frame = self.behind.popleft()
             if seq > self.acked:
-                self.replayed += 1
                 return frame
         return None

@@ -24,6 +24,8 @@ class PeerClock:
     def __init__(self, now: float, limits: Limits) -> None:
         self._limits = limits
         self._heard = self._looked = self._beat = now
+        # When the caller was last found to have been starved.
+        self._starved = now
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
 
     def heard(self, now: float) -> None:
@@ -38,6 +40,7 @@ class PeerClock:
         """
         limits = self._limits
         if now - self._looked > limits.beat_every:
+            self._starved = now
             self.heard(now)
         self._looked = now
         silence = now - self._heard
@@ -53,8 +56,12 @@ class PeerClock:
         return True
 
     def returned(self, sent: float, now: float) -> None:
-        """A ping of our own came back. `sent` is the time that the other side echoed: by a lie it harms only itself."""
-        self._round_trips.append(max(0.0, now - sent))
+        """A ping of our own came back. `sent` is the time that the other side echoed: by a lie it harms only itself.
+
+        One that was under way while the caller was starved does not count: it would take as long as that.
+        """
+        if sent >= self._starved and now - self._looked <= self._limits.beat_every:
+            self._round_trips.append(max(0.0, now - sent))
 
     @property
     def rtt(self) -> float | None:

@@ -76,8 +76,9 @@ class Session:
         self.attached = True
         #: Whether our Bye has been given out; it may still be under way.
         self.said_bye = False
-        #: How often a new channel was taken, and how many frames came twice and were dropped.
-        self.resumes = self.repeated = 0
+        #: How often a new channel was taken, how many frames were given out again, and how many came twice and were
+        #: dropped.
+        self.resumes = self.replayed = self.repeated = 0
         # sending
         self._room = limits.frame_bytes - _HEAD.size - COUNT.size
         self._stream = 0
@@ -138,6 +139,10 @@ class Session:
         self._owed_bytes = self._owed_frames = 0
         self._ack_now = False
 
+    def can_resume(self, received: int) -> bool:
+        """Whether `resume` takes this number. No for one that is out of date, as that of a dial which came too late."""
+        return "resume" in TABLE[self.state] and self._log.acked <= received <= self._log.sent
+
     def resume(self, received: int, now: float) -> None:
         """Go on over a new channel, on which the other side proved who it is.
 
@@ -190,6 +195,7 @@ class Session:
             return [self._head(signal[0], 0, 0) + signal[1:]]
         log, limits = self._log, self._limits
         if log.behind and (old := log.again()) is not None:
+            self.replayed += 1
             kind, stream, seq, _ = _HEAD.unpack_from(old[0])
             return [self._head(kind, stream, seq) + old[0][_HEAD.size :], *old[1:]]
         if log.nbytes < limits.log_bytes:
@@ -265,11 +271,6 @@ class Session:
     def log_bytes(self) -> int:
         """Bytes of the frames that are kept because the other side has not acknowledged them."""
         return self._log.nbytes
-
-    @property
-    def replayed(self) -> int:
-        """How many frames were given out again over a new channel."""
-        return self._log.replayed
 
     def _ack_due(self) -> bool:
         return (

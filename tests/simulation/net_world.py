@@ -66,7 +66,6 @@ class NetWorld(World):
         self.put: dict[int, set[bytes]] = {}
         self.have: dict[int, set[bytes]] = {}
         self.memory: dict[int, float] = {}
-        self.resting = False
 
     # --- the pool's end -----------------------------------------------------------------------------------------------
 
@@ -133,6 +132,8 @@ class NetWorld(World):
                 self.lost(link, charged=False, why="it left")
             case msg.Beat(cpu, memory, slots):
                 rtt, ahead = link.ends[POOL].session.peer.rtt or link.latency, self.outages.choice((0.0, 1.0, 6.0))
+                if rtt > 60.0:
+                    raise Broken(f"a round trip to worker {number} took {rtt:.0f} s")
                 self.post(ev.WorkerMeasured(number, rtt, cpu, memory, ahead))
                 for attempts, (attempt, at, _) in zip(given, slots, strict=False):
                     if attempt in attempts:
@@ -297,7 +298,7 @@ class NetWorld(World):
         if self.now >= HEAL_AT or self.resting:
             return
         rng = self.rng
-        self.after(rng.expovariate(8.0), self.cause_net_fault)
+        self.after(rng.expovariate(30.0 if self.now < 0.5 else 6.0), self.cause_net_fault)
         live = [link for link in self.links.values() if not (link.closed or link.dead)]
         kind = rng.choice(NET_FAULTS[:-2])
         if not live or kind not in self.faults:

@@ -251,7 +251,7 @@ class Link:
         if self.closed or (self.dialer == WORKER and self.dead):
             self.dialling = False
             return
-        if any(self.blocked) or any(end.stopped for end in self.ends):
+        if (any(self.blocked) and world.rng.random() < 0.5) or any(end.stopped for end in self.ends):
             return self.again()
         if self.dead:
             # Nobody listens there any more.
@@ -260,22 +260,42 @@ class Link:
                 world.lost(self, charged=True, why="refused")
             return None if dials.session.over else self.again()
         if dials.session.over or other.session.over:
+            if any(self.blocked):
+                return self.again()
             self.dialling = False
             return world.fence(self)
         dials.session.detached()
         dials.channel = None
         self.last_channel += 1
         number = self.last_channel
-        world.after(self.latency, partial(self.answer, number, dials.session.received))
+        # A connection of its own: it may be late, and then also comes after a later one.
+        slow = world.rng.uniform(0.0, 1.0) if self.blocked[self.dialer] or world.rng.random() < 0.1 else 0.0
+        world.after(self.latency + slow, partial(self.knock, number, dials.session.received))
         world.after(10 * self.latency + 0.1, partial(self.late, number))
 
+    def knock(self, number: int, received: int) -> None:
+        """A dial arrives, unless its way is blocked."""
+        again = partial(self.knock, number, received)
+        if self.blocked[self.dialer]:
+            return self.world.after(self.world.rng.uniform(0.0, 1.0), again)
+        if not (self.ends[not self.dialer].defer(again) or (self.dialer == POOL and self.dead)):
+            self.answer(number, received)
+
     def answer(self, number: int, received: int) -> None:
-        """The dial arrives: the listening end leaves its old channel, and answers with what it has received."""
-        end = self.ends[not self.dialer]
-        if self.blocked[self.dialer] or end.stopped or (end.side == WORKER and self.dead):
+        """The listening end is dialled: it leaves its old channel, and answers with what it has received.
+
+        It cannot know that the dial is an old one, which the other end has given up.
+        """
+        end, other = self.ends[not self.dialer], self.ends[self.dialer]
+        if end.session.over:
+            if number == self.last_channel:
+                self.world.after(self.latency, partial(self.world.fence, self))
             return
-        if end.session.over or number != self.last_channel:
+        if not end.session.can_resume(received):
+            self.world.log.mended["a dial that came too late was refused"] += 1
             return
+        if end.channel is not None:
+            self.world.after(self.latency, partial(self.notice, other, end.channel))
         end.session.detached()
         mine = end.session.received
         end.session.resume(received, end.clock())
@@ -285,9 +305,12 @@ class Link:
         self.pump(end.side)
 
     def granted(self, number: int, received: int) -> None:
-        """The answer arrives: the dialling end goes on, too."""
-        end = self.ends[self.dialer]
-        if end.session.over or number != self.last_channel:
+        """The answer arrives: the dialling end goes on, too, unless it has given up this dial."""
+        end, other = self.ends[self.dialer], self.ends[not self.dialer]
+        if end.session.over:
+            return
+        if number != self.last_channel or end.channel is not None:
+            self.world.after(self.latency, partial(self.notice, other, number))
             return
         end.session.resume(received, end.clock())
         end.channel = number

@@ -120,6 +120,8 @@ class SimWorld:
     base_limits = LIMITS
     #: Seconds after which a world that still goes on counts as never ending.
     longest = 1e9
+    #: Nothing is to be expected any more but what is under way.
+    resting = False
 
     def __init__(self, seed: int, *, keep: bool = False) -> None:
         self.rng = rng = Random(seed)

@@ -44,7 +44,6 @@ def test_a_new_channel_is_given_what_is_left() -> None:
     assert log.again() is None
     log.rewind(3)
     assert log.again() == [bytes(40)]
-    assert log.replayed == 3
 
 
 def test_a_wrong_number_of_a_new_channel_changes_nothing() -> None:

@@ -24,8 +24,22 @@ def test_the_shortest_of_six_round_trips_counts() -> None:
         clock.returned(sent, back)
     assert clock.rtt == 0.25
     for _ in range(6):
-        clock.returned(200.0, 200.75)
+        clock.returned(104.0, 104.75)
     assert clock.rtt == 0.75
+
+
+def test_a_ping_from_before_a_pause_does_not_count() -> None:
+    """A laptop that slept for an hour is not an hour away: whether the answer or the watcher comes first."""
+    for answer_first in (True, False):
+        clock = PeerClock(0, LIMITS)
+        clock.liveness(1)
+        if not answer_first:
+            clock.liveness(3601)
+        clock.returned(1.0, 3601.5)
+        assert clock.rtt is None
+        clock.liveness(3602)
+        clock.returned(3602.0, 3603.0)
+        assert clock.rtt == 1.0
 
 
 def test_a_ping_from_the_future_counts_as_nothing() -> None:

@@ -540,6 +540,26 @@ def test_another_session_is_refused(received: int, text: str) -> None:
     assert len(frames(left)) == 1
 
 
+def test_a_number_that_is_out_of_date_is_seen_before_anything_is_given_up() -> None:
+    """A dial may come after a later one has gone on with the session: its number is refused, the session is kept."""
+    left, right = Session(0), Session(0)
+    left.send(report(0), [b"x"])
+    frames(left)
+    left.detached()
+    late = left.received
+    reconnect(left, right)
+    right.send(Draining())
+    settle(left, right)
+    right.send(Drop(A))
+    assert not right.can_resume(late)
+    assert right.can_resume(left.received)
+    assert not right.can_resume(left.received + 2)
+    assert right.attached
+    assert names(carry(right, left)) == ["Drop"]
+    right.end()
+    assert not right.can_resume(left.received)
+
+
 def test_a_session_that_has_ended_is_not_resumed() -> None:
     """Nothing would come of it: neither after `end`, nor after an error, nor after an acknowledged Bye."""
     ended, failed, parted, other = Session(0), Session(0), Session(0), Session(0)
