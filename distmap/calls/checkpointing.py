@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distmap.calls.journal import Journal
-from distmap.calls.recall import AGAIN, LATER, Recall
+from distmap.calls.recall import AGAIN, LATER, Bounds, Recall
 from distmap.checkpoint.keys import Keyer
 from distmap.checkpoint.known import Known
 from distmap.checkpoint.reader import ReportReader
@@ -79,10 +79,9 @@ class Checkpointed:
                 rest=lambda index: source.behind(index, LIMITS.checkpoint_search_items), tell=self.tell,
             )  # fmt: skip
             streams = gather in ("ordered", "unordered")
-            self._recall = Recall(
-                source, known, keyer, ReportReader(path), self._journal.deliver, self._count,
-                room=record.spec.buffer, ahead=LIMITS.checkpoint_ahead_items if streams else None,
-            )  # fmt: skip
+            ahead = LIMITS.checkpoint_ahead_items if streams else None
+            bounds = Bounds(options.chunksize, record.spec.buffer, ahead)
+            self._recall = Recall(source, known, keyer, ReportReader(path), self._journal.deliver, self._count, bounds)
         except BaseException:
             close_store(store)
             raise

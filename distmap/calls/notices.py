@@ -5,7 +5,7 @@ Owns the words of these warnings. Whoever serves the call gives them, once, at i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from distmap.tasks.caller import warn
 from distmap.wire.messages import REMARK
@@ -14,12 +14,15 @@ from distmap.wire.messages import REMARK
 _MOST = 5
 
 
-def warn_of(notices: Mapping[tuple[int, str], list[str]]) -> None:
+def warn_of(notices: Mapping[tuple[int, str], list[str]], sentences: Iterable[str] = ()) -> None:
     """Warn of what came; at most once of versions, and once of all else.
 
     Args:
         notices: NOTICE or REMARK and the line, with the workers that sent it.
+        sentences: what the call itself has to say, each a warning of its own.
     """
+    for sentence in sentences:
+        warn(sentence)
     said = [(kind == REMARK, line, ", ".join(workers)) for (kind, line), workers in notices.items()]
     versions = "; ".join(f"{line} {workers}" for remark, line, workers in said if not remark)
     if versions:

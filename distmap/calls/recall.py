@@ -46,6 +46,20 @@ class Piece(NamedTuple):
     keys: tuple[bytes | None, ...] = ()
 
 
+class Bounds(NamedTuple):
+    """How many items may be under way; None: no such bound.
+
+    Attributes:
+        look: items of an iterator that may be read ahead of what is asked for.
+        room: items that may be read and not consumed, known ones included.
+        ahead: known items that may be delivered and not consumed.
+    """
+
+    look: int | None = None
+    room: int | None = None
+    ahead: int | None = None
+
+
 #: Nothing to hand on yet: ask again at once, after other messages; or when the consumer has taken something.
 AGAIN, LATER = "again", "later"
 
@@ -56,8 +70,6 @@ class Recall:
     Args:
         deliver: takes the results of known items.
         count: is told how many items are known.
-        room: items that may be read and not consumed, known ones included; None: no such bound.
-        ahead: known items that may be delivered and not consumed; None: no such bound.
     """
 
     def __init__(
@@ -68,13 +80,11 @@ class Recall:
         reader: ReportReader,
         deliver: Callable[[Recalled], object],
         count: Callable[[int], object],
-        *,
-        room: int | None = None,
-        ahead: int | None = None,
+        bounds: Bounds,
     ) -> None:
         self._source, self._known, self._keyer, self._reader = source, known, keyer, reader
         self._deliver, self._count = deliver, count
-        self._room, self._ahead = room, ahead
+        self._look, self._room, self._ahead = bounds
         #: Index of the next item of the input.
         self._at = 0
         self._pieces: deque[Piece] = deque()
@@ -120,7 +130,7 @@ class Recall:
             rest = run._replace(first=run.first + most, count=run.count - most)
             self._pieces.appendleft(Piece(rest, items[most:], keys[most:]))
             run, items, keys = run._replace(count=most), items[:most], keys[:most]
-        if type(items) is list and type(items[0]) is _Dumped:
+        if _is_dumped(items):
             payload, blobs = join_items([item.dumped for item in items])
             joined = b"".join([item.key for item in items])
         else:
@@ -190,30 +200,33 @@ class Recall:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _read_on(self, most: int) -> None:
-        """Read items and compare them with the file."""
-        wanted = self._known.stretch(self._at, most)
+        """Read items and compare them with the file.
+
+        Of an iterator, which may wait for results, no more than the user lets a chunk have; a block, which was read in
+        one go before, is waited for a moment.
+        """
+        wanted, is_block = self._known.stretch(self._at, most)
+        if not (is_block or self._source.prompt or self._look is None):
+            wanted = min(wanted, max(most, self._look))
+        deadline = time.monotonic() + LIMITS.checkpoint_block_seconds
         held: Any = None
         while (have := 0 if held is None else len(held)) < wanted and not self._ended:
             try:
-                items, count, self._ended = self._source.read(wanted - have, self._take)
+                items, _, self._ended = self._source.read(wanted - have, self._take)
             except Exception as error:  # of the input: what came before it counts
                 if held is None:
                     raise
                 self._error = error
                 break
-            dumped = count > 0 and type(items) is list and type(items[0]) is _Dumped
-            if held is None or (dumped or type(held) is not list or type(items) is not list):
-                if held is not None:
-                    self._compare(held)
+            dumped = _is_dumped(items)
+            if held is None or dumped or type(held) is not list or type(items) is not list:
+                self._compare(held)
                 held = items
             else:
                 held += items
-            if dumped or type(held) is not list:
+            if dumped or type(held) is not list or not is_block or time.monotonic() >= deadline:
                 break
-            if wanted <= most:
-                break  # nothing is to be compared as a whole: what is there may go
-        if held is not None and len(held):
-            self._compare(held)
+        self._compare(held)
 
     def _take(self, items: Any) -> Any:
         if not hasattr(items, "__next__"):
@@ -222,10 +235,11 @@ class Recall:
         return [_Dumped(item(value), dump_alone(value), f"<{type(value).__qualname__}>") for value in items]
 
     def _compare(self, items: Any) -> None:
+        if items is None or not len(items):
+            return
         first, count = self._at, len(items)
         self._at += count
-        dumped = type(items) is list and type(items[0]) is _Dumped
-        keys: list[bytes | None] = [item.key for item in items] if dumped else [None] * count
+        keys: list[bytes | None] = [item.key for item in items] if _is_dumped(items) else [None] * count
         for run in self._known.runs(first, items, keys):
             lo, hi = run.first - first, run.first - first + run.count
             piece = Piece(run) if run.report else Piece(run, items[lo:hi], tuple(keys[lo:hi]))
@@ -239,3 +253,7 @@ class _Dumped(NamedTuple):
     dumped: DumpedItem
     #: What messages call it.
     shown: str
+
+
+def _is_dumped(items: Any) -> bool:
+    return type(items) is list and len(items) > 0 and type(items[0]) is _Dumped

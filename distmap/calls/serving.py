@@ -27,7 +27,7 @@ from distmap.calls.results import Recalled, ResultSink, count_of, decode, failur
 from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
-from distmap.driver.jobs import FirstChunk, JobEntry
+from distmap.driver.jobs import FirstChunk, JobEntry, ignore
 from distmap.driver.messages import (
     Finished,
     Incident,
@@ -39,7 +39,6 @@ from distmap.driver.messages import (
     empty_snapshot,
 )
 from distmap.errors import JobCancelled
-from distmap.tasks.caller import warn
 from distmap.tasks.failures import headline
 from distmap.tasks.items import dump_items
 from distmap.views.base import Issue, TextSink, write_text
@@ -127,10 +126,8 @@ class Serving(JobReader):
         """At the end: tell what workers wrote to whoever made the call, in the thread that found the end."""
         self._write = write_text
         notices, self.record.notices = self.record.notices, {}
-        warn_of(notices)
         sentences, self.sentences = self.sentences, []
-        for sentence in sentences:
-            warn(sentence)
+        warn_of(notices, sentences)
 
     # --- in the thread that serves ----------------------------------------------------------------------------------
 
@@ -355,6 +352,7 @@ class MapServing(Serving):
             # Over: whoever keeps the handle keeps results and figures, not the pool, the input or what functions
             # captured.
             self._source, self._callbacks, self.keep, self.checkpoint = None, Callbacks(), (), None
+            self.record.sink = ignore
             self.results.let_go()
             self.tell_notices()
 
@@ -371,7 +369,7 @@ class MapServing(Serving):
             snapshot = self._last_snapshot()
             self.printed(last=True)
         except KeyboardInterrupt:  # a third one
-            pass
+            self.record.sink = ignore
         finally:
             # Nobody waits for the loop's last message; what is known here is the least that there is.
             snapshot = snapshot or self.record.latest or empty_snapshot(self.record.spec, self._known())

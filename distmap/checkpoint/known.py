@@ -81,17 +81,21 @@ class Known:
         self._behind: set[bytes] | None = None
         self.changed = 0
 
-    def stretch(self, at: int, most: int) -> int:
-        """How many items from index `at` on are to be compared at once; `most` are wanted."""
+    def stretch(self, at: int, most: int) -> tuple[int, bool]:
+        """How many items from index `at` on are best compared at once, and whether they are a block.
+
+        Args:
+            most: items that are wanted.
+        """
         if self._nothing:
-            return most
+            return most, False
         look = LIMITS.checkpoint_look_items
         near = self._window(at, at + look)
         blocks = [chunk for chunk in near if chunk.is_block and chunk.first >= at]
         if here := [chunk.count for chunk in blocks if chunk.first == at]:
-            return max(here)
+            return max(here), True
         until = min((chunk.first for chunk in blocks), default=at + look) - at
-        return min(until, look if near else most)
+        return min(until, look if near else most), False
 
     def runs(self, first: int, items: Any, keys: list[bytes | None]) -> list[Run]:
         """Cut the items from index `first` on into runs; `keys` is filled with the keys that had to be made.

@@ -43,8 +43,10 @@ from distmap.errors import CheckpointError
 if TYPE_CHECKING:
     import sqlite3
 
-#: In the header of the file: it is a checkpoint ("dmcp"), and the version of this schema.
-APPLICATION, VERSION = 0x646D6370, 1
+#: In the header of the file: it is a checkpoint ("dmcp").
+APPLICATION = 0x646D6370
+#: Also there: the version of these tables.
+VERSION = 1
 #: Bytes of a key.
 KEY = 16
 #: The key of an item that has no content of its own: its index stands for it.

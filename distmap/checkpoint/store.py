@@ -8,6 +8,7 @@ Values are written first, then the rows that name them, in one transaction.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -24,6 +25,10 @@ from distmap.errors import CheckpointError
 
 if TYPE_CHECKING:
     pass
+
+
+#: What a system says if there is no room, or none for this user.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class NoRoom(Exception):
@@ -179,7 +184,8 @@ class Store:
                 with contextlib.suppress(sqlite3.Error):  # it rolls back by itself, where the disk is full
                     db.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError | OSError):
-                raise NoRoom(str(error)) from error
+                full = getattr(error, "errno", None) in _FULL or "disk is full" in str(error)
+                raise NoRoom("the disk is full" if full else str(error)) from error
             if isinstance(error, sqlite3.Error):
                 raise unreadable(self.path, error) from error
             raise
@@ -191,9 +197,13 @@ class Store:
 
         Raises:
             CheckpointChanged: there are results of that name, of a function that did something else.
+            CheckpointError: it cannot be written.
         """
-        with self._lock, self._transaction():
-            return find(self._db, self.path, self._chunks + 1, behaviour, on_change, changes)
+        try:
+            with self._lock, self._transaction():
+                return find(self._db, self.path, self._chunks + 1, behaviour, on_change, changes)
+        except NoRoom as error:
+            raise CheckpointError(f"checkpoint {self.path} cannot be written: {error}") from error
 
     def options_of(self, name: str, style: str) -> dict[str, Any]:
         """Options of the last call of a function of this name; empty if there was none."""

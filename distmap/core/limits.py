@@ -161,6 +161,8 @@ class Limits(NamedTuple):
     checkpoint_block_items: int = 256
     #: Items of an input that are compared with the file at once.
     checkpoint_look_items: int = 1000
+    #: Seconds that an iterator may take for the items of a block, which are then compared with the file as one.
+    checkpoint_block_seconds: float = 1.0
     #: Known items that a stream (`imap`) reads ahead of its consumer, if `buffer=` says nothing.
     checkpoint_ahead_items: int = 1000
     #: Items behind a changed one that are searched for the one that was in its place.

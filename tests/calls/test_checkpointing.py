@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -314,8 +316,15 @@ def test_an_interrupt_keeps_what_was_finished(pool2, ran, path, gate):
 
 
 def test_nothing_of_it_stays(pool2, path, until):
-    """When a call is over its file is free and its threads are gone."""
-    assert list(pool2.imap(abs, [-1, -2], checkpoint=path)) == [1, 2]
+    """When a call is over its file is free, its threads are gone, and the handle does not keep the input."""
+
+    seen = []
+    for call in (pool2.map, lambda *args, **options: list(pool2.imap(*args, **options))):
+        item = np.zeros(3)
+        seen.append(weakref.ref(item))
+        assert len(call(np.sum, [item], checkpoint=path)) == 1
+        del item
+    until(lambda: gc.collect() >= 0 and all(ref() is None for ref in seen), 10)  # threads of the calls are on their way
     assert pool2.map(abs, [-1, -2], checkpoint=path) == [1, 2]
     until(lambda: not [thread.name for thread in threading.enumerate() if "journal" in thread.name], 10)
     db = sqlite3.connect(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distmap.calls.inputs import from_iterables
-from distmap.calls.recall import AGAIN, LATER, Recall
+from distmap.calls.recall import AGAIN, LATER, Bounds, Recall
 from distmap.checkpoint.keys import Keyer
 from distmap.checkpoint.known import Known
 from distmap.checkpoint.reader import ReportReader
@@ -40,7 +40,13 @@ def recall(store, data, **options):
     known = Known(store, store.section(BEHAVIOUR, "error", changes), keyer, "keep")
     found = []
     reader = Recall(
-        from_iterables((data,)), known, keyer, ReportReader(store.path), found.append, lambda count: None, **options
+        from_iterables((data,)),
+        known,
+        keyer,
+        ReportReader(store.path),
+        found.append,
+        lambda count: None,
+        Bounds(**options),
     )
     return reader, found
 
@@ -114,6 +120,29 @@ def test_what_came_before_an_error_of_the_input_counts(store):
     assert (first.start, first.count, first.last) == (0, 2, False)
     with pytest.raises(OSError, match="gone"):
         reader.read(10)
+
+
+def test_an_iterator_that_waits_for_results_gets_them(store):
+    """With `chunksize=1` no item is asked for before those before it were handed on, known ones too."""
+    fill(store, ["a", "b", "c"])
+    asked = []
+
+    def letters():
+        for letter in "abcd":
+            asked.append(letter)
+            yield letter
+
+    reader, known = recall(store, letters(), look=1)
+    known_when_asked = []
+    deliver = reader._deliver
+
+    def delivered(message):
+        deliver(message)
+        known_when_asked.append((len(known), len(asked)))
+
+    reader._deliver = delivered
+    assert read_all(reader, 1) == [(3, ["d"])]
+    assert known_when_asked == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_known_items_wait_for_their_consumer(store):

@@ -51,7 +51,7 @@ def unknown(
     used: list[tuple[int, int]] = []
     at = 0
     while at < len(items):
-        part = items[at : at + known.stretch(at, 4)]
+        part = items[at : at + known.stretch(at, 4)[0]]
         covered = 0
         for run in known.runs(at, part, [None] * len(part)):
             assert run.first == at + covered
