@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.jupyterlab_page import DEADLINE, Lab, contrast
@@ -29,9 +30,10 @@ MAP = "results = pool.map(held, range(500), chunksize=1)"
 KEPT = "print('kept', len(pool.last.partial))"
 AFTER = "print('after', sum(pool.map(abs, range(-10, 0))))"
 
-#: Two workers on the loopback interface, which the notebook starts.
+#: Two workers on the loopback interface, which the notebook starts; the first is behind a relay.
 WORKERS = """
     import subprocess, sys
+    from distmap.testing.relay import Relay
 
     def start(name):
         code = "import sys; from distmap.worker.cli import main; sys.exit(main())"
@@ -40,13 +42,15 @@ WORKERS = """
         return worker, worker.stdout.readline().split()[-1]
 
     (ann, url1), (bob, url2) = start("ann"), start("bob")
+    relay = Relay("127.0.0.1", int(url1.rpartition(":")[2])).__enter__()
     pool.terminate()
-    pool = Pool([url1, url2])
+    pool = Pool([relay.url, url2])
     print(len(pool.wait_for_workers(2)), "workers")
 """
 END_WORKERS = """
     pool.terminate()
-    bob.terminate()
+    relay.__exit__(None, None, None)
+    ann.terminate()
     print("ended", ann.wait(), bob.wait())
 """
 
@@ -149,24 +153,32 @@ def test_two_jobs_each_in_its_own_cell(lab: Open) -> None:
         assert book.panel(cell).count() == 1
 
 
-def test_a_killed_worker_is_shown_as_lost(lab: Open) -> None:
-    """The lane of a worker that is killed in the middle of a map says lost, in red; the others finish the map."""
+def test_a_worker_out_of_reach_and_a_killed_one(lab: Open, pictures: Path) -> None:
+    """The panel says that a worker reconnects, and counts that; one that is killed is lost; the others finish."""
     map_async = "job = pool.map_async(held, range(200), chunksize=1)"
-    book = lab(SET_UP, WORKERS, map_async, "ann.kill()", "print(sum(job.result()))", END_WORKERS)
+    break_off, heal, kill = "relay.silence(); relay.reset()", "relay.speak()", "bob.kill()"
+    book = lab(SET_UP, WORKERS, map_async, break_off, heal, kill, "print(sum(job.result()))", END_WORKERS)
     start_map(book, 2)
     book.see(1, "2 workers")
     book.run(3)
     lane = book.panel(2).locator(".dm-lanes tbody tr", has_text="ann")
+    book.see(lane, "reconnecting")
+    book.see(2, "ann: reconnecting for")
+    book.picture(pictures / "reconnecting.png")
+    book.run(4)
+    book.see(2, "1 connection resumed")
+    book.run(5)
+    lane = book.panel(2).locator(".dm-lanes tbody tr", has_text="bob")
     book.see(lane, "lost")
     (red, green, blue), _ = book.colours(lane.locator(".dm-dot"), "borderTopColor")
     assert red > 150 > 100 > max(green, blue)
     release(book)
     book.see(2, "Done")
     book.see(lane, "lost")
-    book.run(4)
-    book.see(4, str(sum(range(200))))
-    book.run(5)
-    book.see(5, "ended -9")
+    book.run(6)
+    book.see(6, str(sum(range(200))))
+    book.run(7)
+    book.see(7, "ended 0 -9")
 
 
 def test_the_panel_is_readable_in_both_themes(lab: Open) -> None:
