@@ -17,9 +17,10 @@ from distmap.calls.reader import JobContext
 from distmap.calls.serving import Serving
 from distmap.calls.stream import StreamJob
 from distmap.core.limits import LIMITS
+from distmap.core.progress import LongItem
 from distmap.driver.workers import WorkerStatus
 from distmap.views.cards import PoolFacts, WorkerRow, pool_html
-from distmap.views.words import counted, number
+from distmap.views.words import HELD_UP, counted, long_words, number
 
 
 class Worker(NamedTuple):
@@ -42,13 +43,19 @@ class Worker(NamedTuple):
     #: Slots that rest because their process died too often of late, and seconds until the first of them goes on.
     resting: int = 0
     rest: float = 0.0
+    #: Items that have been running there for five seconds or more, the longest first.
+    long_items: tuple[LongItem, ...] = ()
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
         rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
-        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}, Python {self.python}{load}{far}>"
+        held = [item for item in self.long_items if item.state in HELD_UP]
+        long = "".join(f", {long_words(item)}" for item in (held or self.long_items)[:1])
+        return (
+            f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}{long}, Python {self.python}{load}{far}>"
+        )
 
 
 class Look(NamedTuple):
@@ -130,7 +137,7 @@ def worker_of(member: WorkerStatus) -> Worker:
     state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
         info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags, member.resting, member.rest,
+        info.address, info.tags, member.resting, member.rest, member.long_items,
     )  # fmt: skip
 
 

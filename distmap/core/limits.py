@@ -114,6 +114,12 @@ class Limits(NamedTuple):
     #: Bytes of the smallest memory limit of a slot: Python with NumPy and pandas needs about as much.
     memory_limit_least: int = 64_000_000
 
+    # items that run for long
+    #: Seconds from which on the state of the process of an item is looked at: it may wait for what does not come.
+    state_after: float = 5.0
+    #: Seconds from which on an item is shown although its process is in no such state.
+    long_item: float = 60.0
+
     # time limits of items
     #: Seconds that a task process has to write where it stands, before it is ended; most need a millisecond.
     stack_seconds: float = 1.0

@@ -54,6 +54,18 @@ class Lane(NamedTuple):
     silent: float = 0.0
 
 
+class LongItem(NamedTuple):
+    """An item that has been running for long."""
+
+    item: int
+    worker: str
+    slot: int
+    seconds: float
+    #: The system's letter for the state of its process: "R" and "S" are usual, "D" is a wait that none can interrupt,
+    #: "T" and "t" are stopped; empty: not known.
+    state: str
+
+
 class Snapshot(NamedTuple):
     """One job at one moment, for views. `total` is None while the number of items is unknown."""
 
@@ -82,6 +94,8 @@ class Snapshot(NamedTuple):
     #: Items of `done` whose results were in the checkpoint, and the name of its file; empty: there is none.
     known: int = 0
     checkpoint: str = ""
+    #: Items that have been running for some seconds.
+    long_items: tuple[LongItem, ...] = ()
 
 
 #: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.

@@ -233,7 +233,18 @@ class Driver:
             unready = worker.state == "ready" and self._scheduler.unready(worker.id)
             state = "reconnecting" if worker.reconnecting else "unready" if unready else worker.state
             load = worker.rtt, worker.cpu, worker.memory
-            found.append(WorkerStatus(worker.info, worker.engine.place, state, *load, worker.id in busy, resting, rest))
+            found.append(
+                WorkerStatus(
+                    worker.info,
+                    worker.engine.place,
+                    state,
+                    *load,
+                    worker.id in busy,
+                    resting,
+                    rest,
+                    worker.long_items(),
+                )
+            )
         return found
 
     # --- the loop ---------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class Snapshots:
             left = max(0, job.total - snapshot.done)
             eta = left / snapshot.rate if snapshot.rate else None
             snapshot = snapshot._replace(total=job.total, eta=eta)
+        if long := [item for worker in self._workers for item in worker.long_items(job)]:
+            snapshot = snapshot._replace(long_items=tuple(long))
         if job.checkpoint:
             snapshot = _with_known(snapshot, job)
         resumes = self._workers.resumes - job.resumes_before

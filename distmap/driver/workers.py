@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from distmap.core import events as ev
+from distmap.core.limits import LIMITS
+from distmap.core.progress import LongItem
 from distmap.driver.attempts import Attempts
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Printed, ReportData
@@ -45,6 +47,8 @@ class WorkerStatus(NamedTuple):
     #: Slots that rest after too many deaths, and seconds until the first of them goes on.
     resting: int
     rest: float
+    #: Items that have been running there for some seconds.
+    long_items: tuple[LongItem, ...] = ()
 
 
 class WorkerEntry:
@@ -68,6 +72,8 @@ class WorkerEntry:
         self.blobs: set[bytes] = set()
         #: Names of set-ups that failed there, by job; while there is one it takes nothing.
         self.failed_setups: dict[int, str] = {}
+        #: Of each slot whose item runs for long: attempt, offset, slot, when it began, state.
+        self._long: list[tuple[int, int, int, float, str]] = []
         self._workers = workers
         self._attempts = workers.attempts
         self._post = workers.post
@@ -134,6 +140,26 @@ class WorkerEntry:
     def ready(self, ready: Ready) -> None:
         """The slot takes work again."""
         self._post(ev.SlotReady(self.id, ready.slot))
+
+    def watched(self, slots: Sequence[tuple[int, int, float]], states: str) -> None:
+        """Note what runs for long."""
+        now = self._workers.loop.time()
+        self._long = [
+            (attempt, at, slot, now - seconds, state.strip())
+            for slot, ((attempt, at, seconds), state) in enumerate(zip(slots, states.ljust(len(slots)), strict=False))
+            if attempt >= 0 and at >= 0 and seconds >= LIMITS.state_after
+        ]
+
+    def long_items(self, job: JobEntry | None = None) -> tuple[LongItem, ...]:
+        """What has been running there for long as far as it is known to run still, the longest first; `job`: of it."""
+        now, found = self._workers.loop.time(), []
+        for attempt, at, slot, since, state in self._long:
+            entry = self._attempts.get(attempt)
+            if entry is None or entry.worker != self.id or (job is not None and entry.job is not job):
+                continue
+            if (chunk := entry.job.chunks.get(entry.chunk)) is not None:
+                found.append(LongItem(chunk.start + at, self.info.name, slot, now - since, state))
+        return tuple(sorted(found, key=lambda item: -item.seconds))
 
     def broke(self, attempt: int, at: int | None, text: str) -> None:
         """The process that ran the attempt ended; the engine goes on without it."""

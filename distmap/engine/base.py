@@ -42,6 +42,9 @@ class WorkerListener(SlotListener, Protocol):
     def progressed(self, attempt: int, at: int) -> None:
         """The attempt runs the item at this offset."""
 
+    def watched(self, slots: Sequence[tuple[int, int, float]], states: str) -> None:
+        """Per slot: the attempt that runs or -1, its offset, seconds in that item; and the states as in a Beat."""
+
     def broke(self, attempt: int, at: int | None, text: str) -> None:
         """What ran an attempt ended, and nothing else on its slot. `at`: the item that did it, if it is known."""
 

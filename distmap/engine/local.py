@@ -47,6 +47,8 @@ class LocalEngine:
         self._slots = Slots(count, name=name, tasks=tasks, env=env) if slots is None else slots
         self._name = name
         self._timer: asyncio.TimerHandle | None = None
+        #: The last look found an item that runs for long.
+        self._watching = False
 
     async def start(self, sink: Sink) -> None:
         import asyncio
@@ -90,7 +92,12 @@ class LocalEngine:
         self._timer = None
         if not self._slots.busy:
             return
-        for attempt, at, _ in self._slots.progress():
+        slots = self._slots.progress()
+        for attempt, at, _ in slots:
             if attempt >= 0 and at >= 0:
                 self._listener.progressed(attempt, at)
+        states = self._slots.states()
+        if states or self._watching:
+            self._listener.watched(slots, states)
+        self._watching = states != ""
         self._timer = self._loop.call_later(PROGRESS_EVERY, self._progress)

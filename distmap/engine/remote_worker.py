@@ -121,12 +121,13 @@ class RemoteWorker:
                     self._refuse("it sent output that is not what it announced")
                     return
                 listener.printed(message, parts)
-            case msg.Beat(cpu, memory, slots):
+            case msg.Beat(cpu, memory, slots, states):
                 self._cpu, self._memory, self._rtt = cpu, memory, self.conversation.rtt
                 listener.measured(self._rtt, cpu, memory)
                 for attempts, (attempt, at, _elapsed) in zip(self._attempts, slots, strict=False):
                     if attempt in attempts:
                         listener.progressed(attempt, at)
+                listener.watched(slots, states)
             case msg.Refused(slot, attempt):
                 self._attempts_of(slot).discard(attempt)
                 listener.refused(message, parts)

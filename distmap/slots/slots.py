@@ -246,6 +246,17 @@ class Slots:
         now = time.monotonic()
         return [slot.item_time(now) for slot in self._slots]
 
+    def states(self) -> str:
+        """Per slot, the system's letter for the state of a process whose item runs for long; a space for others.
+
+        Empty if no item runs for long.
+        """
+        now, found = time.monotonic(), ""
+        for at, slot in enumerate(self._slots):
+            if slot.process is not None and slot.item_time(now)[2] >= LIMITS.state_after:
+                found = found.ljust(at) + (slot.process.state() or " ")
+        return found
+
     # --- watching ------------------------------------------------------------------------------------------------
 
     def _ensure_timer(self, timeout: float = 0.0) -> None:

@@ -12,7 +12,7 @@ from math import frexp
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
 from distmap.core.timeline import join_blocks
 from distmap.views.html import NO_NUMBER, text_html
-from distmap.views.words import counted, elapsed, is_live, number, out_of_reach
+from distmap.views.words import counted, elapsed, held_up, is_live, number, out_of_reach
 
 #: Workers with a row of their own; further ones share a row.
 MAX_LANES = 8
@@ -163,6 +163,6 @@ def lanes_html(snapshot: Snapshot) -> str:
 
 
 def _waiting_html(snapshot: Snapshot) -> str:
-    """Which workers are out of reach, in a line below the table."""
-    words = " \N{MIDDLE DOT} ".join(out_of_reach(snapshot))
+    """Which workers are out of reach, and which items do nothing, in a line below the table."""
+    words = " \N{MIDDLE DOT} ".join(out_of_reach(snapshot) + held_up(snapshot))
     return f'<div class="dm-foot">{text_html(words)}</div>' if words else ""

@@ -20,6 +20,7 @@ from distmap.views.base import QUICK, Issue, TextSink, write_text
 from distmap.views.words import (
     as_ended,
     counted,
+    held_up,
     live_workers,
     out_of_reach,
     printable,
@@ -89,7 +90,7 @@ def facts(snapshot: Snapshot) -> list[str]:
         counted(live_workers(snapshot), "worker"),
         *problems(snapshot),
     ]
-    words += out_of_reach(snapshot)
+    words += out_of_reach(snapshot) + held_up(snapshot)
     if snapshot.state not in ("running", "done"):
         words.insert(0, snapshot.state)
     return [word for word in words if word]

@@ -5,7 +5,8 @@ Owns how snapshots read as text; terminals and HTML share it. Knows no HTML and 
 
 from __future__ import annotations
 
-from distmap.core.progress import JobState, Snapshot
+from distmap.core.limits import LIMITS
+from distmap.core.progress import JobState, LongItem, Snapshot
 
 
 def number(n: int) -> str:
@@ -123,6 +124,34 @@ def out_of_reach(snapshot: Snapshot) -> list[str]:
     if len(lanes) > MAX_NAMED:
         words.append(f"{counted(len(lanes) - MAX_NAMED, 'more worker')} reconnecting")
     return words
+
+
+#: What states of the system mean in which an item does nothing.
+HELD_UP = {
+    "D": "state D: it waits for the system, such as a disk or file server",
+    "T": "state T: its process was stopped",
+    "t": "state t: a debugger has stopped its process",
+}
+
+
+def held_up(snapshot: Snapshot) -> list[str]:
+    """Items that do nothing, and the one that runs longest: "item 17 on gpu1 running for 20:00 (state D: ...)"."""
+    if not is_live(snapshot):
+        return []
+    longest = max(snapshot.long_items, key=lambda item: item.seconds, default=None)
+    told = [item for item in snapshot.long_items if item.state in HELD_UP]
+    if longest is not None and longest not in told and longest.seconds >= LIMITS.long_item:
+        told.append(longest)
+    words = [long_words(item) for item in told[:MAX_NAMED]]
+    if len(told) > MAX_NAMED:
+        words.append(f"{counted(len(told) - MAX_NAMED, 'more item')} held up")
+    return words
+
+
+def long_words(item: LongItem) -> str:
+    """An item that runs for long, in a few words."""
+    state = f" ({HELD_UP[item.state]})" if item.state in HELD_UP else ""
+    return f"item {number(item.item)} on {item.worker} running for {clock(item.seconds)}{state}"
 
 
 def recalled(snapshot: Snapshot) -> str:

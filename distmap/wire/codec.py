@@ -28,7 +28,7 @@ _report = struct.Struct("<BIQIIdBI")
 _output = struct.Struct("<BIQQI")
 _output_piece = struct.Struct("<qBI")
 _died = struct.Struct("<BIqqBI")
-_beat = struct.Struct("<BddI")
+_beat = struct.Struct("<BddII")
 _beat_slot = struct.Struct("<qqd")
 _bye = struct.Struct("<BI")
 
@@ -188,13 +188,21 @@ def _decode_died(data: bytes) -> msg.Died:
 
 
 def _encode_beat(m: msg.Beat) -> bytes:
-    return _beat.pack(_BEAT, m.cpu, m.memory, len(m.slots)) + b"".join([_beat_slot.pack(*slot) for slot in m.slots])
+    states = m.states.encode("ascii")
+    if len(states) > len(m.slots):
+        raise ValueError(f"states of {len(states)} slots where there are {len(m.slots)}")
+    slots = [_beat_slot.pack(*slot) for slot in m.slots]
+    return b"".join((_beat.pack(_BEAT, m.cpu, m.memory, len(m.slots), len(states)), *slots, states))
 
 
 def _decode_beat(data: bytes) -> msg.Beat:
-    _, cpu, memory, count = _beat.unpack_from(data)
-    _exact(data, _beat.size + count * _beat_slot.size)
-    return msg.Beat(cpu, memory, tuple(_beat_slot.iter_unpack(data[_beat.size :])))
+    _, cpu, memory, count, letters = _beat.unpack_from(data)
+    end = _beat.size + count * _beat_slot.size
+    _exact(data, end + letters)
+    if letters > count:
+        raise ValueError(f"states of {letters} slots where there are {count}")
+    slots = tuple(_beat_slot.iter_unpack(data[_beat.size : end]))
+    return msg.Beat(cpu, memory, slots, str(data[end:], "ascii"))
 
 
 def _encode_bye(m: msg.Bye) -> bytes:

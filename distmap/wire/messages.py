@@ -162,6 +162,9 @@ class Beat(NamedTuple):
     cpu: float
     memory: float
     slots: tuple[tuple[int, int, float], ...]
+    #: For the first slots, the state of a process whose item runs for long, as the letter of the system (D, T ...); a
+    #: space: not known.
+    states: str = ""
 
 
 class Draining(NamedTuple):

@@ -229,7 +229,7 @@ class PoolSession:
 
     def _beat(self) -> msg.Beat:
         cpu, memory = self._load.read()
-        return msg.Beat(cpu, memory, tuple(self._slots.progress()))
+        return msg.Beat(cpu, memory, tuple(self._slots.progress()), self._slots.states())
 
     def _send(self, message: msg.Message, parts: Sequence[Buffer] = ()) -> None:
         if self._conversation is not None and not self.over.is_set():

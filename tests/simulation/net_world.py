@@ -130,7 +130,7 @@ class NetWorld(World):
                 self.post(ev.WorkerDraining(number))
             case msg.Bye():
                 self.lost(link, charged=False, why="it left")
-            case msg.Beat(cpu, memory, slots):
+            case msg.Beat(cpu, memory, slots, _):
                 rtt, ahead = link.ends[POOL].session.peer.rtt or link.latency, self.outages.choice((0.0, 1.0, 6.0))
                 if rtt > 60.0:
                     raise Broken(f"a round trip to worker {number} took {rtt:.0f} s")

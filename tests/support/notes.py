@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distmap.core import events as ev
@@ -37,6 +37,9 @@ class Notes:
 
     def progressed(self, attempt: int, at: int) -> None:
         self._note("event", ev.AttemptProgressed(attempt, at))
+
+    def watched(self, slots: Sequence[tuple[int, int, float]], states: str) -> None:
+        self._note("watched", (tuple(slots), states))
 
     def measured(self, rtt: float, cpu: float, memory: float) -> None:
         self._note("event", ev.WorkerMeasured(self.id, rtt, cpu, memory))

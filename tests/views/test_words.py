@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.progress import Block, Lane, Snapshot
+from distmap.core.progress import Block, Lane, LongItem, Snapshot
 from distmap.views import words
 
 LANES = (
@@ -132,3 +132,22 @@ def test_moments_are_told_in_milliseconds() -> None:
 def test_a_size_has_three_digits_or_so(nbytes: int, text: str) -> None:
     """Bytes, then decimal units."""
     assert words.size_words(nbytes).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
+
+
+def test_items_that_do_nothing_are_named() -> None:
+    """Those in a state in which nothing happens, and of the others the longest, from a minute on."""
+
+    def item(number: int, seconds: float, state: str) -> LongItem:
+        return LongItem(number, "gpu1", 0, seconds, state)
+
+    def said(*items: LongItem) -> list[str]:
+        return words.held_up(RUNNING._replace(long_items=items))
+
+    assert said(item(1, 10.0, "S"), item(2, 59.0, "")) == []
+    assert said(item(1, 1200.0, "R"), item(2, 61.0, "S")) == ["item 1 on gpu1 running for 20:00"]
+    disk = "item 17 on gpu1 running for 20:00 (state D: it waits for the system, such as a disk or file server)"
+    assert said(item(17, 1200.0, "D"), item(2, 61.0, "S")) == [disk]
+    assert said(item(1, 2000.0, "R"), item(17, 1200.0, "D")) == [disk, "item 1 on gpu1 running for 33:20"]
+    many = said(*[item(number, 7.0, "T") for number in range(9)])
+    assert many[-1] == f"{9 - len(many[:-1])} more items held up"
+    assert words.held_up(RUNNING._replace(state="done", long_items=(item(17, 1200.0, "D"),))) == []

@@ -62,6 +62,7 @@ SAMPLES: list[Message] = [
     Free(1),
     Beat(0.5, 0.25, ()),
     Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5))),
+    Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5)), " D"),
     Draining(),
     Bye(""),
     Bye("going away, auf Wiedersehen ü"),
@@ -175,6 +176,16 @@ def test_huge_announcements_are_refused_without_memory() -> None:
     for header in (report, beat, output):
         with pytest.raises(ProtocolError, match="were due"):
             decode(header)
+
+
+def test_states_of_slots_that_there_are_not() -> None:
+    """A Beat has at most one state for each of its slots."""
+    with pytest.raises(ProtocolError, match="states of 2 slots where there are 1"):
+        encode(Beat(0.0, 0.0, ((1, 2, 3.0),), "SD"))
+    header = bytearray(encode(Beat(0.0, 0.0, ())))
+    header[-4:] = b"\1\0\0\0"
+    with pytest.raises(ProtocolError, match="states of 1 slots where there are 0"):
+        decode(bytes(header) + b"D")
 
 
 def test_odd_floats_survive() -> None:

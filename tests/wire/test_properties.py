@@ -43,7 +43,13 @@ MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
     msg.Ready: st.builds(msg.Ready, u32),
     msg.Segment: st.builds(msg.Segment, u64, u64),
     msg.Free: st.builds(msg.Free, u64),
-    msg.Beat: st.builds(msg.Beat, seconds, seconds, st.lists(st.tuples(i64, i64, seconds), max_size=4).map(tuple)),
+    msg.Beat: st.builds(
+        msg.Beat,
+        seconds,
+        seconds,
+        st.lists(st.tuples(i64, i64, seconds), min_size=3, max_size=4).map(tuple),
+        st.text(" DTRS", max_size=3),
+    ),
     msg.Draining: st.just(msg.Draining()),
     msg.Bye: st.builds(msg.Bye, texts),
 }

@@ -332,6 +332,7 @@ def test_beats_carry_the_load_and_each_slot() -> None:
             assert 0 < beat.memory <= 1
             assert beat.slots[0][0] == IDLE
             assert beat.slots[1][:2] == (4, 1)
+            assert beat.states == ""  # nothing runs for long yet
 
     run(main)
 
