@@ -79,9 +79,10 @@ def child(kind: str, path: str, noted: str, out: str, where: str) -> None:
     with distmap.Pool(2) if where == "local" else distmap.Pool(listen=where) as pool:
         if where != "local":
             pool.wait_for_workers(2, timeout=DEADLINE)
-        print("begin", flush=True)
         found = call(pool, kind, made(noted), path)
-    Path(out).write_text(json.dumps([(x, data.hex()) for x, data in found]))
+    whole = Path(out + ".part")
+    whole.write_text(json.dumps([(x, data.hex()) for x, data in found]))
+    whole.rename(out)
 
 
 def journaled(path: Path) -> set[int]:
@@ -100,6 +101,10 @@ def journaled(path: Path) -> set[int]:
             assert data == payload(x), f"the checkpoint has a wrong result of item {x}"
             found.add(x)
     return found
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 class Killer:
@@ -143,7 +148,7 @@ class Killer:
         before: Counter[str] = Counter()
         while not out.exists():
             watchdog(3 * DEADLINE)
-            killed = self.kernel(kind, str(path), str(noted), str(out), kill=kills > 0)
+            killed = self.kernel(kind, path, noted, out, kill=kills > 0)
             if killed is not None and killed:
                 kills -= 1
             now = runs(str(noted))
@@ -163,15 +168,17 @@ class Killer:
         if (sorted(found) if kind == "imap_unordered" else found) != expected:
             self.problems.append(f"{kind} {number}: wrong results")
 
-    def kernel(self, kind: str, *paths: str, kill: bool) -> bool | None:
+    def kernel(self, kind: str, path: Path, noted: Path, out: Path, *, kill: bool) -> bool | None:
         """One kernel; whether it was killed. None: it failed."""
-        command = [sys.executable, __file__, "--child", kind, *paths, self.url]
+        command = [sys.executable, __file__, "--child", kind, str(path), str(noted), str(out), self.url]
         log = self.place.folder / "kernel.log"
+        before = size_of(noted)
         with log.open("wb") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
-        assert process.stdout is not None
+            process = subprocess.Popen(command, stdout=errors, stderr=errors, start_new_session=True)
         if kill and self.draw.random() < 0.85:
-            process.stdout.readline()
+            end = time.monotonic() + DEADLINE
+            while size_of(noted) == before and process.poll() is None and time.monotonic() < end:
+                time.sleep(0.002)
             pause = self.draw.uniform(0, 1.3 * ITEMS * SECONDS / 2)
         else:
             pause = self.draw.uniform(0, 1.0) if kill else DEADLINE
@@ -181,7 +188,6 @@ class Killer:
             process.send_signal(signal.SIGKILL)
             process.wait()
             code = -signal.SIGKILL
-        process.stdout.close()
         if code == -signal.SIGKILL:
             if not kill:
                 self.problems.append(f"{kind}: hung for {DEADLINE:g} s\n{log.read_text()[-2000:]}")
