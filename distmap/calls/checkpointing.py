@@ -63,7 +63,7 @@ class Checkpointed:
         settings: dict[str, Any] = dict(kept)
         if options.seed is not None:
             settings["seed"] = options.seed
-        behaviour = Behaviour(found.name, style, found.digest, found.parts, settings)
+        behaviour = Behaviour(found.name, style, found.digest, found.parts, settings, found.versions())
         store = open_store(path)
         try:
             section = store.section(behaviour, options.on_change, changes)

@@ -27,6 +27,7 @@ class FunctionRow(NamedTuple):
     style: str
     parts: dict[str, str]
     options: dict[str, Any]
+    versions: dict[str, str]
     python: str
     made: float
     used: float
@@ -73,12 +74,12 @@ class Reader:
     def functions(self) -> list[FunctionRow]:
         """The functions, the one that was used last first."""
         rows = self._query(
-            "SELECT function.id, name, style, parts, options, python, function.made, used, "
+            "SELECT function.id, name, style, parts, options, versions, python, function.made, used, "
             "coalesce(sum(report.items), 0), coalesce(sum(nbytes), 0) FROM function "
             "LEFT JOIN chunk ON chunk.function = function.id LEFT JOIN report ON report.chunk = chunk.id "
             "GROUP BY function.id ORDER BY used DESC, function.id DESC"
         )
-        return [FunctionRow._make((*row[:3], json.loads(row[3]), json.loads(row[4]), *row[5:])) for row in rows]
+        return [FunctionRow._make((*row[:3], *map(json.loads, row[3:6]), *row[6:])) for row in rows]
 
     def owner(self) -> OwnerRow | None:
         """Who writes to it at this moment."""

@@ -30,6 +30,7 @@ class FunctionInfo:
         last_used: when the last call with it began.
         python: version of Python that computed the results, such as `3.12`.
         options: options of the call that change results, such as `{"seed": 1}`.
+        versions: versions of the packages that the function reaches, at the last call, such as `{"numpy": "2.4.0"}`.
         current: False if a later version of the function took its place (`on_change="restart"`).
     """
 
@@ -40,6 +41,7 @@ class FunctionInfo:
     last_used: datetime
     python: str
     options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     current: bool = True
 
 
@@ -117,6 +119,7 @@ def checkpoint_info(path: str | os.PathLike[str]) -> CheckpointInfo:
                 _time(row.used),
                 row.python,
                 row.options,
+                row.versions,
                 key not in shown,
             )
         )

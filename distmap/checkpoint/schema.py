@@ -11,6 +11,7 @@ A file is an SQLite database. Beside it `<path>.d/` holds large values, one file
     `digest`   of its behaviour and of `options`; the same digest means that the results are the same.
     `parts`    JSON: name of a part of the function -> its digest, for the sentence that says what changed.
     `options`  JSON: options of the call that change results, such as {"seed": 1, "batch_size": 100}.
+    `versions` JSON: package that the function reaches -> its version; no part of what it does.
     `python`   version of Python that made it, such as "3.11".
     `made`, `used`  seconds since 1970: when the first, and the last call with it began.
 
@@ -55,7 +56,8 @@ BY_PLACE = bytes(KEY)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS function (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, style TEXT NOT NULL, digest BLOB NOT NULL, parts TEXT NOT NULL,
-    options TEXT NOT NULL, python TEXT NOT NULL, made REAL NOT NULL, used REAL NOT NULL);
+    options TEXT NOT NULL, versions TEXT NOT NULL DEFAULT '{}', python TEXT NOT NULL, made REAL NOT NULL,
+    used REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk (
     id INTEGER PRIMARY KEY, function INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
     keys BLOB NOT NULL);

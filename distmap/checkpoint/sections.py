@@ -10,9 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from distmap.errors import CheckpointChanged
+from distmap.tasks.fingerprint import version_changes
 from distmap.tasks.payload import digest_of
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Behaviour(NamedTuple):
     parts: Mapping[str, str]
     #: Options of the call that change results.
     options: Mapping[str, Any]
+    #: Of packages that the function reaches: they are mentioned only.
+    versions: Mapping[str, str] = MappingProxyType({})
 
     @property
     def key(self) -> bytes:
@@ -66,7 +70,7 @@ def find(
     b, now, notice = behaviour, time.time(), ""
     rows = db.execute(
         "SELECT id, digest, parts, options, (SELECT coalesce(sum(items), 0) FROM report JOIN chunk ON "
-        "report.chunk = chunk.id WHERE chunk.function = function.id) AS items FROM function "
+        "report.chunk = chunk.id WHERE chunk.function = function.id) AS items, versions FROM function "
         "WHERE name = ? AND style = ? ORDER BY used DESC",
         (b.name, b.style),
     ).fetchall()
@@ -82,14 +86,18 @@ def find(
             )
         row = old if on_change == "keep" else None
         notice += "; they are kept" if on_change == "keep" else "; all items are computed anew"
-    now_is = (b.key, json.dumps(dict(b.parts)), json.dumps(dict(b.options)), now)
+    now_is = (b.key, *[json.dumps(dict(some)) for some in (b.parts, b.options, b.versions)], now)
     if row is not None:
-        db.execute("UPDATE function SET digest = ?, parts = ?, options = ?, used = ? WHERE id = ?", (*now_is, row[0]))
+        words = _listed(version_changes(json.loads(row[5]), b.versions))
+        if words and row[4] and not notice:
+            notice = f"{words} when {_count(row[4], 'result')} of {b.name} in {path} were made; they are kept"
+        sql = "UPDATE function SET digest = ?, parts = ?, options = ?, versions = ?, used = ? WHERE id = ?"
+        db.execute(sql, (*now_is, row[0]))
         return Section(row[0], before, row[4], dict(b.options), notice)
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     number = db.execute(
-        "INSERT INTO function (digest, parts, options, used, name, style, python, made) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO function (digest, parts, options, versions, used, name, style, python, made) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*now_is, b.name, b.style, python, now),
     ).lastrowid
     assert number is not None

@@ -24,7 +24,6 @@ from typing import Any, TypeGuard
 from distmap.tasks.bundling import bundle
 from distmap.tasks.bytecode import attributes_of, digest_of_code, globals_of
 from distmap.tasks.canonical import Encoder, join
-from distmap.tasks.extras import versions
 from distmap.tasks.imports import imports_of_code
 from distmap.tasks.modules import DISTMAP, namespace, place, registered
 from distmap.tasks.object_paths import cells_of
@@ -60,8 +59,11 @@ class Fingerprint:
     installed: frozenset[str]
 
     def versions(self) -> dict[str, str]:
-        """The versions of the distributions that it reaches; another version is no change, but worth a word."""
-        return versions({name.partition(".")[0] for name in self.installed} - {DISTMAP})
+        """The versions that the packages that it reaches give. Another version is no change, but worth a word."""
+        names = {name.partition(".")[0] for name in self.installed} - {DISTMAP} - sys.stdlib_module_names
+        # What is installed under the name of a module may take seconds to find out.
+        found = {name: namespace(sys.modules.get(name)).get("__version__") for name in sorted(names)}
+        return {name: version for name, version in found.items() if isinstance(version, str)}
 
 
 def fingerprint(fn: object) -> Fingerprint:
@@ -92,6 +94,15 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     return changed or [
         *[f"{name} is new" for name in after if name not in before],
         *[f"{name} is gone" for name in before if name not in after],
+    ]
+
+
+def version_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Which packages have another version, in words: `numpy is 2.4 and was 2.3`."""
+    return [
+        f"{name} is {after[name]} and was {before[name]}"
+        for name in after
+        if before.get(name, after[name]) != after[name]
     ]
 
 

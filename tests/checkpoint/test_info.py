@@ -41,6 +41,7 @@ def test_it_tells_what_is_inside(path: str) -> None:
     [function] = info.functions
     assert (info.path, info.items, info.owner) == (path, 10, "")
     assert (function.name, function.items, function.current) == ("score", 10, True)
+    assert function.versions == {}
     assert info.nbytes > function.nbytes > 0
     assert function.first_used <= function.last_used
     bundle = info._repr_mimebundle_()

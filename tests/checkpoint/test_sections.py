@@ -71,3 +71,14 @@ def test_the_batch_size_of_the_last_call_is_known(store: Store) -> None:
     store.section(SCORE._replace(options={"batch_size": 10}), "error", changes)
     assert store.options_of("score", "one") == {"batch_size": 10}
     assert store.options_of("other", "one") == {}
+
+
+def test_another_version_of_a_package_is_mentioned_once(store: Store) -> None:
+    """It is no change: the results are kept, and the sentence names both versions."""
+    first = store.section(SCORE._replace(versions={"numpy": "2.3", "gone": "1"}), "error", changes)
+    write(store, first.function, 0, [1, 2])
+    later = SCORE._replace(versions={"numpy": "2.4", "new": "1"})
+    section = store.section(later, "error", changes)
+    assert (section.function, section.items) == (first.function, 2)
+    assert section.notice.startswith("numpy is 2.4 and was 2.3 when 2 results of score in ")
+    assert not store.section(later, "error", changes).notice
