@@ -341,7 +341,10 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
         **options: Any,
     ) -> Job:
-        """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread."""
+        """As `map`, but returns a `Job` at once. Callbacks are called in the job's thread.
+
+        The input may be an async generator (or another async iterable): it runs on the event loop of the caller.
+        """
         iterables, callback, error_callback = mp_positional(iterables, callback, error_callback)
         return self._begin_call("map", fn, iterables, options, callback, error_callback)
 
@@ -372,6 +375,9 @@ class Pool:
 
         Items of a chunk are read before any of them is run. Where the input waits for results (the next item depends
         on an earlier one), give `chunksize=1`: each item is then sent as soon as it is read.
+
+        The input may be an async generator (or another async iterable): it runs on the event loop of the caller, which
+        then takes the results by `async for`.
         """
         return self._stream("imap", fn, iterables, buffer, options)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from distmap.calls.arguments import label_of
 from distmap.calls.controls import Callbacks
-from distmap.calls.inputs import Input, Pulled, failing
+from distmap.calls.inputs import Input, Pulled, check_wait, failing
 from distmap.calls.job import Job, hand_over, serving_of, weakly
 from distmap.calls.options import MapOptions
 from distmap.calls.reader import JobContext
@@ -25,6 +25,7 @@ from distmap.core.events import Gather, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption
 from distmap.driver.jobs import FirstChunk, JobEntry
+from distmap.driver.messages import Finished, JobMessage
 from distmap.driver.output import OutputRouter
 from distmap.tasks.code import Code, Style
 from distmap.tasks.items import dump_items
@@ -68,6 +69,7 @@ class Jobs:
         Its first chunk is read here, before the job begins, if that runs no iterator of the user's: it travels to the
         loop with the job, so that the loop need not ask for it.
         """
+        check_wait(call.source, call.name)
         first = None
         if call.source.prompt and call.source.size and call.options.checkpoint is None:
             try:
@@ -90,6 +92,7 @@ class Jobs:
         entry, progress = self._entry(call, gather, buffer=buffer, stop=False)
         serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=label_of(call.fn))
         _keep(call, serving)
+        _close_at_end(call.source, entry)
         stream = StreamJob(serving, results, call.pool)
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._remember(stream, weakref.ref(stream))
@@ -105,6 +108,7 @@ class Jobs:
             call=call.name, function=label_of(call.fn), callbacks=callbacks,
         )  # fmt: skip
         _keep(call, serving)
+        _close_at_end(call.source, entry)
         job = Job(serving, on_given=partial(_given, weakref.ref(self)))
         serving.keep = (job, call.pool)
         self._remember(job, lambda: job)
@@ -177,6 +181,22 @@ def _keep(call: Call, serving: Serving) -> None:
         from distmap.calls.checkpointing import Checkpointed
 
         serving.checkpoint = Checkpointed(serving, call.fn, call.source, call.options, style=call.style, kept=call.kept)
+
+
+def _close_at_end(source: Input, entry: JobEntry) -> None:
+    """Let an input that has something to close do so when the job is over, also while it is being read."""
+    close = getattr(source, "close", None)
+    if close is None:
+        return
+    sink = entry.sink
+
+    def route(message: JobMessage) -> None:
+        if isinstance(message, Finished):
+            close()
+            entry.sink = sink  # whoever keeps the job does not keep its input
+        sink(message)
+
+    entry.sink = route
 
 
 def _given(ref: weakref.ref[Jobs], job: Job) -> None:

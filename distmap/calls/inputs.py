@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
@@ -112,6 +112,17 @@ class Pulled:
         self._given = given
 
 
+class AsyncPulled(Pulled):
+    """An async iterable that is read only as far as needed. It may be infinite."""
+
+    def __init__(self, items: AsyncIterable[Any]) -> None:
+        from distmap.calls.async_inputs import Bridge
+
+        bridge = Bridge(items)
+        super().__init__(bridge)
+        self.check_wait, self.close = bridge.check_wait, bridge.close
+
+
 def failing(error: BaseException) -> Iterator[Any]:
     """What an iterator becomes that raised after it had given items: these count, the next read raises."""
     raise error
@@ -143,6 +154,13 @@ class Batches:
         return [self._rows.cut(at, min(at + self._batch, hi)) for at in range(lo, hi, self._batch)]
 
 
+def check_wait(source: Input | None, call: str) -> None:
+    """Raise RuntimeError if this thread must not wait for the call: its input runs on the event loop of this thread."""
+    check = getattr(source, "check_wait", None)
+    if check is not None:
+        check(f"{call}()")
+
+
 def length_of(data: Any) -> int | None:
     """What `len` says; None if it says nothing or raises, as that of a sparse matrix does."""
     try:
@@ -157,6 +175,11 @@ def _is_array(data: Any) -> bool:
     return kind.__module__ == "numpy" and kind.__name__ == "ndarray" and data.ndim > 0
 
 
+def _is_async(data: Any) -> bool:
+    """It can be iterated over by `async for` only."""
+    return hasattr(type(data), "__aiter__") and not hasattr(data, "__iter__")
+
+
 def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input:
     """The input of `map(fn, *iterables)`: items of the one iterable, or tuples of several, as the built-in `map`.
 
@@ -167,6 +190,13 @@ def from_iterables(iterables: Sequence[Any], *, snapshot: bool = False) -> Input
         TypeError: one of them is not iterable; says which.
     """
     for number, iterable in enumerate(iterables, 1):
+        if _is_async(iterable):
+            if len(iterables) == 1:
+                return AsyncPulled(iterable)
+            raise TypeError(
+                f"argument {number} after the function is {type(iterable).__name__}, an async iterable, which is taken "
+                "alone only; let one async generator give tuples and use starmap_async"
+            )
         if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
             raise TypeError(
                 f"argument {number} after the function is {type(iterable).__name__}, which is not iterable; "

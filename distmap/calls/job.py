@@ -84,7 +84,10 @@ class JobHandle:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is over, at most `timeout` seconds; returns whether it is."""
-        return self._completion.over.wait(checked("timeout", timeout, WAIT))
+        timeout = checked("timeout", timeout, WAIT)
+        if timeout is None and not self.ready():
+            self._serving.check_wait()
+        return self._completion.over.wait(timeout)
 
     @property
     def partial(self) -> list[tuple[int, Any]]:
@@ -237,6 +240,8 @@ class Job(JobHandle):
         """As `wait`, but whoever interrupts it wants the work to stop; `wait` is the way to look only."""
         if self.ready():
             return True
+        if timeout is None:
+            self._serving.check_wait()
         with Interrupts():
             try:
                 return self._completion.over.wait(timeout)
@@ -253,6 +258,8 @@ class Job(JobHandle):
     def __iter__(self) -> Iterator[Any]:
         """Results in input order, each as soon as it and all before it are there."""
         __tracebackhide__ = HIDDEN
+        if not self.ready():
+            self._serving.check_wait()
         index = 0
         news, results = self._completion.news, self._results
         try:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distmap.calls.controls import Callbacks, CallCheckpoint, JobControls
-from distmap.calls.inputs import Input
+from distmap.calls.inputs import Input, check_wait
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.notices import warn_of
 from distmap.calls.outcome import Completion, end_of, state_of, worded
@@ -28,16 +28,7 @@ from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
 from distmap.driver.jobs import FirstChunk, JobEntry, ignore
-from distmap.driver.messages import (
-    Finished,
-    Incident,
-    JobMessage,
-    Landed,
-    Lost,
-    Printed,
-    ReadRequest,
-    empty_snapshot,
-)
+from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, empty_snapshot
 from distmap.errors import JobCancelled
 from distmap.tasks.failures import headline
 from distmap.tasks.items import dump_items
@@ -109,6 +100,10 @@ class Serving(JobReader):
         if not self.over.is_set():
             self.display.interrupted = interrupted
             self.controls.cancel()
+
+    def check_wait(self) -> None:
+        """Raise RuntimeError if this thread must not wait for the job: its input needs this thread."""
+        check_wait(self._source, self.call)
 
     def watch(self) -> None:
         """Let the driver take snapshots: another view shows the job."""

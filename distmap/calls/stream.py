@@ -261,6 +261,8 @@ class StreamJob(JobHandle):
 
     def _wait(self, timeout: float | None, deadline: float | None) -> None:
         """Wait for a message, without the lock. It may be another thread that gets it."""
+        if deadline is None:
+            self._stream.check_wait()
         with Interrupts():
             try:
                 self._stream.box.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
