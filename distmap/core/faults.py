@@ -200,7 +200,9 @@ def wake_rested(state: SchedulerState) -> float | None:
 
 def rest_ends(state: SchedulerState, slot: SlotRecord) -> float:
     """When the rest of a slot ends: earlier if a job has no other slot, or a call of a set-up waits for this one."""
-    if slot.setup_calls or any(_all_slots_rest(state, group) for group in slot.worker.groups):
+    # A worker that takes nothing now has no slot that must go on.
+    alone = slot.worker.state == "trusted" and any(_all_slots_rest(state, group) for group in slot.worker.groups)
+    if slot.setup_calls or alone:
         return slot.rest_until - state.limits.slot_rest + state.limits.slot_rest_alone
     return slot.rest_until
 

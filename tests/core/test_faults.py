@@ -165,6 +165,19 @@ def test_a_rest_is_short_for_whoever_has_no_other_slot(harness: Any, pick: Any) 
     assert (assign.job, assign.worker) == (2, 1)
 
 
+def test_a_silence_does_not_end_a_rest(harness: Any, pick: Any) -> None:
+    """A worker that is silent takes nothing, so that no slot of it has to go on; heard again, it has another slot."""
+    harness.send(ev.WorkerJoined(1, 2))
+    tire(harness, 1, 0)
+    harness.job(size=9, chunksize=1)
+    harness.send(ev.WorkerSuspected(1), after=1.0)
+    assert harness.scheduler.deadline() == 60.0
+    harness.send(ev.Ticked(), after=6.0)
+    out = harness.send(ev.WorkerTrusted(1))
+    assert harness.scheduler.resting(1, harness.now) == (1, 53.0)
+    assert {assign.slot for assign in pick(out, ev.Assign)} <= {1}
+
+
 def test_a_rest_is_short_for_a_call_of_a_set_up(harness: Any, pick: Any) -> None:
     """It is for this slot and has no other, though the rest of the pool is well."""
     harness.send(ev.WorkerJoined(1, 2))
