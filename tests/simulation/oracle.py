@@ -156,6 +156,13 @@ class Oracle(Ledger):
         held = [self.attempts[number] for number in slot.held]
         idle = [one for one in self.slots_for(job) if self._takes(one) and not one.held]
         waits = any(need for worker in self.workers.values() for need in worker.required.values())
+        # A worker is kept quiet for an item that has to run alone.
+        waits = waits or any(
+            losses >= self.limits.host_losses_beside
+            for other in self.jobs.values()
+            if other.finish is None
+            for losses in other.hosts.values()
+        )
         self.require(not idle or waits, f"{command}: it is sent ahead, and {len(idle)} slots are idle")
         nbytes = sum(self.jobs[one.job].chunks[one.chunk][2] for one in held[1:])
         self.require(nbytes < self.limits.ahead_bytes, f"{command}: {nbytes} bytes wait there")
