@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -263,6 +264,9 @@ class Workers:
         self.resumes = 0
         self._entries: dict[int, WorkerEntry] = {}
         self._last_id = 0
+        # Of the last worker that was lost: until when it might have come back (loop time), who it was, and why.
+        self._hoped_until = -math.inf
+        self._last_lost = ""
 
     def __iter__(self) -> Iterator[WorkerEntry]:
         return iter(self._entries.values())
@@ -290,6 +294,10 @@ class Workers:
         entry = self._entries.pop(event.worker, None)
         if entry is None:
             return
+        if event.charged:
+            heard = entry.since if entry.reconnecting else self.loop.time()
+            self._hoped_until = heard + LIMITS.reconnect_grace
+            self._last_lost = f"{entry.info.name} was lost before ({entry.reason})"
         held: dict[int, int] = {}
         heads: set[int] = set()
         for attempt in self.attempts.end_worker(entry.id):
@@ -343,7 +351,9 @@ class Workers:
                 continue  # a set-up waits for workers, not for work
             served = any(not entry.failed_setups and job.spec.tags <= entry.info.tags for entry in self)
             if not served and job.no_worker_timer is None:
-                timeout = 0.0 if self._none_can_come() else self._timeout
+                # A connection that broke gets the time that it may take to come back, however its worker was given up.
+                wait = max(self._timeout, self._hoped_until - self.loop.time())
+                timeout = 0.0 if self._none_can_come() else wait
                 job.no_worker_timer = self.loop.call_later(timeout, self._fail_unserved, job)
             elif served and job.no_worker_timer is not None:
                 job.no_worker_timer.cancel()
@@ -370,6 +380,8 @@ class Workers:
             return type(error)(f"no worker has the tags {tags} for {self._timeout:g} s; there are: {there}")
         if self._none_can_come() and job.suspects:
             error.add_note(f"It had {_spans(job.suspects)} when it broke: one of them ended its process.")
+        elif self._last_lost:
+            error.add_note(f"{self._last_lost}.")
         return error
 
 

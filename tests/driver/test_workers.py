@@ -8,6 +8,7 @@ import pytest
 
 from distmap.calls.results import failure_of
 from distmap.core.events import JobSpec
+from distmap.driver import workers as module
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Landed, Printed
 from distmap.driver.output import OutputRouter
@@ -215,3 +216,19 @@ def test_a_worker_out_of_reach_is_reconnecting_until_it_is_back(talk):
         harness.portal.ask(worker.trusted)
     assert states() == ["ready", "draining"]
     assert (ann.drops, ann.resumes, ann.kept, ann.reconnecting) == (1, 1, 7, False)
+
+
+def test_a_job_waits_for_a_worker_that_may_come_back(make_harness, monkeypatch):
+    """Until the connection may not come back any more and nobody else has come; then its error says who was lost."""
+    monkeypatch.setattr(module, "LIMITS", module.LIMITS._replace(reconnect_grace=0.6))
+    harness = make_harness(workers=0, worker_timeout=0.05, no_workers=lambda: RuntimeError("nobody came"))
+    loop = harness.driver.workers.loop
+    ann = harness.portal.ask(harness.driver.joined, Quiet(), WorkerInfo("ann", "here", 1, "3.11"))
+    harness.portal.ask(ann.disconnected, "the connection broke")
+    heard = harness.portal.ask(loop.time)
+    _, box = harness.open(lambda x: x, 5)
+    harness.portal.ask(ann.lost, True, "nothing has listened there")
+    finished = next(message for message in iter(lambda: box.get(timeout=DEADLINE), None) if hasattr(message, "error"))
+    assert harness.portal.ask(loop.time) - heard >= 0.6 - 0.05
+    assert str(finished.error) == "nobody came"
+    assert finished.error.__notes__ == ["ann was lost before (nothing has listened there)."]
