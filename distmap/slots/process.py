@@ -203,7 +203,13 @@ class Process:
 
     def continue_it(self) -> None:
         """Let it go on, if it was stopped."""
-        self._signal(signal.SIGCONT)
+        if os.name == "posix":
+            self._signal(signal.SIGCONT)
+
+    def pause(self) -> None:
+        """Stop it where it stands, until `continue_it`; not on Windows."""
+        if os.name == "posix":
+            self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
         if os.name == "posix" and self.popen.returncode is None:

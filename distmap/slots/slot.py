@@ -276,6 +276,10 @@ class Slot:
             self._overdue = attempt, at
         return limit
 
+    def forget_time(self) -> None:
+        """Count the time of the running item from its beginning: its process was stopped by us, or goes on again."""
+        self._seen = (-1, -1)
+
     @property
     def overdue(self) -> bool:
         """An item's time is up."""

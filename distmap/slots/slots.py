@@ -102,7 +102,7 @@ class Slots:
         self._slots = [Slot(index, self._blobs, self._memory, tasks) for index in range(count)]
         self._timer: asyncio.TimerHandle | None = None
         self._rests: dict[int, asyncio.TimerHandle] = {}
-        self._closing = False
+        self._closing = self._held = False
         self._freed = FreedSegments(self._free)
 
     def __len__(self) -> int:
@@ -150,6 +150,8 @@ class Slots:
     def _watch(self, slot: Slot, process: Process) -> None:
         process.loop = self._loop
         self._loop.add_reader(process.sock, self._on_readable, slot, process)
+        if self._held:
+            process.pause()
         if process.pidfd >= 0:
             self._loop.add_reader(process.pidfd, self._on_exit, slot, process)
 
@@ -241,6 +243,19 @@ class Slots:
             slot.ending, slot.retiring = reason, False
         self._kill(slot, process)
 
+    def hold(self, held: bool) -> None:
+        """Stop the processes where they stand while held: there is no room for what they would report.
+
+        Not reading would not do: large results pass by shared memory, which has no end. No item's time runs meanwhile.
+        """
+        self._held = held
+        for slot in self._slots:
+            if slot.process is not None and held:
+                slot.process.pause()
+            elif slot.process is not None:
+                slot.process.continue_it()
+            slot.forget_time()
+
     def progress(self) -> list[tuple[int, int, float]]:
         """Per slot: the attempt that runs or -1, its offset, seconds in that item (since it was first seen)."""
         now = time.monotonic()
@@ -280,7 +295,7 @@ class Slots:
             process = slot.process
             if process is not None and process.pidfd < 0 and process.ended():
                 self._on_exit(slot, process)
-            if not slot.attempts or slot.ending is not None:
+            if not slot.attempts or slot.ending is not None or self._held:
                 continue
             limits.append(slot.check_timeout(now))
             if slot.overdue:

@@ -28,6 +28,7 @@ from distmap.transport.conversation import Conversation
 from distmap.wire import messages as msg
 from distmap.wire.liveness import Liveness
 from distmap.worker.load import Load
+from distmap.worker.spool import Backlog
 
 log = logging.getLogger("distmap.worker")
 
@@ -93,6 +94,12 @@ class PoolSession:
         self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
         self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder}, memory_limit=memory_limit)
         self._slots.attach(asyncio.get_running_loop())
+        self._backlog = Backlog(
+            self._folder,
+            waiting=lambda: 0 if self._conversation is None else self._conversation.waiting_bytes,
+            hold=self._slots.hold,
+            limits=limits,
+        )
 
     # --- the pool ----------------------------------------------------------------------------------------------------
 
@@ -172,6 +179,7 @@ class PoolSession:
             await conversation.close(reason)
         if self.taken:
             log.info("%s; %s", how, self._total)
+        self._backlog.close()
         await self._slots.close(now=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
@@ -251,7 +259,7 @@ class PoolSession:
         self._count(report.slot, report.attempt, done)
         self.kept += 0 if self.connected else done.items
         try:
-            self._send(report, parts)
+            self._send(report, self._backlog.stow(parts))
         except PayloadError as exc:
             self._send(*_too_large(report, exc))
         if report.ended:

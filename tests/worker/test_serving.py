@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import operator
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.waiting import eventually
 
 from distmap.core.limits import Limits
 from distmap.tasks.code import dump_code
@@ -54,12 +57,25 @@ class PoolEnd:
             on_message=self._on_message,
             on_liveness=lambda state: None,
             on_closed=lambda reason: self._changed.set(),
+            on_channel=lambda broken: self._changed.set(),
             beat=lambda: None,
         )
 
     def begin(self) -> None:
         self.session.begin(self.to_pool, "me")
         self.conversation.start()
+
+    def cut(self) -> None:
+        """Break the connection."""
+        self.conversation.connection.channel.abort()
+
+    def come_back(self) -> None:
+        """Go on over a new connection, as a pool does that dials again."""
+        self.conversation.detach("a test")
+        theirs, ours = self.session.offer(), self.conversation
+        to_worker, to_pool = connect({"name": "me"}, {"name": "w", **theirs})
+        self.session.conversation.attach(to_pool, ours.received)
+        ours.attach(to_worker, theirs["received"])
 
     def _on_message(self, message: Message, parts: list[Any]) -> None:
         self.received.append((message, parts))
@@ -377,3 +393,91 @@ def test_output_does_not_pile_up_before_a_slow_connection() -> None:
             assert all(message.spells(sum(map(len, parts))) for message, parts in outputs)
 
     run(main)
+
+
+def test_work_goes_on_while_the_pool_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    """What was given is run, once, its results are kept and come when the pool is back; the log says both."""
+
+    async def main() -> None:
+        async with serving() as pool:
+            pool.begin()
+            pool.give(operator.neg, [0], attempt=1)
+            assert await pool.ended(1) == [0]
+            pool.give(operator.neg, [1, 2, 3], attempt=2)
+            pool.give(operator.neg, [4], attempt=3)
+            await pool.conversation.flushed()
+            pool.cut()
+            await pool.until(lambda: not pool.session.connected)
+            await eventually(pool.session.idle.is_set)
+            pool.come_back()
+            assert await pool.ended(2) == [-1, -2, -3]
+            assert await pool.ended(3) == [-4]
+            pool.give(operator.neg, [5], attempt=4)
+            assert await pool.ended(4) == [-5]
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "pool me is out of reach (pool: the connection broke); its tasks go on" in caplog.text
+    assert re.search(r"pool me is back after 0\.\d s; \d kept results? sent", caplog.text)
+
+
+def test_a_pool_that_stays_away_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """After `orphan_after` without a connection, not after so much silence: a pool may hold the GIL for long."""
+
+    async def main() -> None:
+        limits = FAST._replace(beat_every=0.1, suspect_after=0.2, reconnect_grace=0.3, orphan_after=0.3)
+        async with serving(limits=limits) as pool:
+            pool.begin()
+            pool.give(time.sleep, [60.0])
+            await pool.conversation.flushed()
+            pool.to_pool.channel.stall()  # type: ignore[attr-defined]
+            await eventually(lambda: "has been silent" in caplog.text)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(pool.session.over.wait(), 0.5)
+            pool.cut()
+            async with asyncio.timeout(DEADLINE):
+                await pool.session.over.wait()
+            assert pool.session.reason == "out of reach for 0.3 s"
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+
+
+@pytest.mark.parametrize("spool_bytes", [1 << 30, 0], ids=["to files", "the slots wait"])
+def test_results_that_no_pool_takes_do_not_fill_the_memory(spool_bytes: int, caplog: pytest.LogCaptureFixture) -> None:
+    """They go to files, and where there is no room the slots wait; none is lost, and nothing is left."""
+
+    async def main() -> None:
+        limits = FAST._replace(kept_bytes=1 << 20, spool_bytes=spool_bytes, spool_file_bytes=1 << 20)
+        before = task_pids()
+        async with serving(limits=limits) as pool:
+            pool.begin()
+            # A result each 0.1 s, so that each is reported by itself.
+            pool.give(functools.partial(_large_soon, 300_000), list(range(20)))
+            await pool.conversation.flushed()
+            pool.cut()
+            said = "further ones go to files" if spool_bytes else "task processes wait until"
+            await eventually(lambda: said in caplog.text)
+            assert not pool.session.idle.is_set()
+            if not spool_bytes:
+                assert {psutil.Process(pid).status() for pid in task_pids() - before} == {psutil.STATUS_STOPPED}
+            if spool_bytes:
+                await eventually(pool.session.idle.is_set)
+                assert pool.session._backlog.spool.nbytes > 3 << 20
+            pool.come_back()
+            values = await pool.ended()
+            assert [value[:1] for value in values] == [bytes([item]) for item in range(20)]
+            assert {len(value) for value in values} == {300_000}
+            await eventually(lambda: pool.session.conversation.waiting_bytes == 0)
+            pool.give(operator.neg, [1], attempt=2)
+            assert await pool.ended(2) == [-1]
+            assert pool.session._backlog.spool.nbytes == 0
+        assert spool_bytes or "task processes go on" in caplog.text
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+
+
+def _large_soon(size: int, item: int) -> bytes:
+    time.sleep(0.06)  # longer than reports are apart
+    return bytes([item]) * size
