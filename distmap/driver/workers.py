@@ -265,8 +265,7 @@ class Workers:
         self._entries: dict[int, WorkerEntry] = {}
         self._last_id = 0
         # Of the last worker that was lost: until when it might have come back (loop time), who it was, and why.
-        self._hoped_until = -math.inf
-        self._last_lost = ""
+        self._hoped_until, self._last_lost = -math.inf, ""
 
     def __iter__(self) -> Iterator[WorkerEntry]:
         return iter(self._entries.values())
@@ -295,8 +294,7 @@ class Workers:
         if entry is None:
             return
         if event.charged:
-            heard = entry.since if entry.reconnecting else self.loop.time()
-            self._hoped_until = heard + LIMITS.reconnect_grace
+            self._hoped_until = LIMITS.reconnect_grace + (entry.since if entry.reconnecting else self.loop.time())
             self._last_lost = f"{entry.info.name} was lost before ({entry.reason})"
         held: dict[int, int] = {}
         heads: set[int] = set()
@@ -352,8 +350,8 @@ class Workers:
             served = any(not entry.failed_setups and job.spec.tags <= entry.info.tags for entry in self)
             if not served and job.no_worker_timer is None:
                 # A connection that broke gets the time that it may take to come back, however its worker was given up.
-                wait = max(self._timeout, self._hoped_until - self.loop.time())
-                timeout = 0.0 if self._none_can_come() else wait
+                hoped = self._hoped_until - self.loop.time()
+                timeout = 0.0 if self._none_can_come() else max(self._timeout, hoped)
                 job.no_worker_timer = self.loop.call_later(timeout, self._fail_unserved, job)
             elif served and job.no_worker_timer is not None:
                 job.no_worker_timer.cancel()
