@@ -103,8 +103,9 @@ def journaled(path: Path) -> set[int]:
     return found
 
 
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def lines_of(path: Path) -> int:
+    """How many items were noted so far."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 class Killer:
@@ -148,14 +149,14 @@ class Killer:
         before: Counter[str] = Counter()
         while not out.exists():
             watchdog(3 * DEADLINE)
-            killed = self.kernel(kind, path, noted, out, kill=kills > 0)
+            killed = self.kernel(kind, path, noted, out, kill=kills > 0, left=ITEMS - len(known))
             if killed is not None and killed:
                 kills -= 1
             now = runs(str(noted))
             again = [x for x in known if now[str(x)] != before[str(x)]]
             if again:
                 self.problems.append(f"{kind} {number}: items {again[:5]} are in the checkpoint and ran again")
-            if killed is None:
+            if self.problems:
                 return
             known, before = journaled(path), now
             self.figures["items in a checkpoint after a kill"] += len(known) if killed else 0
@@ -168,20 +169,21 @@ class Killer:
         if (sorted(found) if kind == "imap_unordered" else found) != expected:
             self.problems.append(f"{kind} {number}: wrong results")
 
-    def kernel(self, kind: str, path: Path, noted: Path, out: Path, *, kill: bool) -> bool | None:
-        """One kernel; whether it was killed. None: it failed."""
+    def kernel(self, kind: str, path: Path, noted: Path, out: Path, *, kill: bool, left: int) -> bool | None:
+        """One kernel, with so many items to run; whether it was killed. None: it failed."""
         command = [sys.executable, __file__, "--child", kind, str(path), str(noted), str(out), self.url]
         log = self.place.folder / "kernel.log"
-        before = size_of(noted)
+        until = lines_of(noted) + self.draw.randint(1, left or 1)
         with log.open("wb") as errors:
             process = subprocess.Popen(command, stdout=errors, stderr=errors, start_new_session=True)
-        if kill and self.draw.random() < 0.85:
+        pause = DEADLINE
+        if kill and self.draw.random() < 0.2:
+            pause = self.draw.uniform(0, 1.0)  # it may not have begun
+        elif kill:
             end = time.monotonic() + DEADLINE
-            while size_of(noted) == before and process.poll() is None and time.monotonic() < end:
+            while lines_of(noted) < until and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.002)
-            pause = self.draw.uniform(0, 1.3 * ITEMS * SECONDS / 2)
-        else:
-            pause = self.draw.uniform(0, 1.0) if kill else DEADLINE
+            pause = self.draw.uniform(0, 0.2)
         try:
             code = process.wait(timeout=pause)
         except subprocess.TimeoutExpired:
