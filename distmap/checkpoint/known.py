@@ -119,16 +119,22 @@ class Known:
     # --- many items with one key --------------------------------------------------------------------------------------
 
     def _blocks(self, near: list[KnownChunk], first: int, items: Any) -> tuple[list[_Span], KnownChunk | None]:
-        """What is known of blocks that begin here; and one that is not what it was, if none is."""
+        """What is known of blocks among these items; and one that begins here and is not what it was.
+
+        A block may lie within another one: it filled a gap that was left there.
+        """
         spans: list[_Span] = []
         broken = None
         for chunk in near:
-            if chunk.is_block and chunk.first == first and chunk.count <= len(items):
-                if self._keyer.block(items[: chunk.count]) != chunk.keys:
-                    broken = chunk
-                    continue
-                for report in chunk.reports:
-                    spans += [(lo, hi, report.id, lo) for lo, hi in report.spans() if not _covered(spans, lo)]
+            at = chunk.first - first
+            if not chunk.is_block or at < 0 or at + chunk.count > len(items):
+                continue
+            if self._keyer.block(items[at : at + chunk.count]) != chunk.keys:
+                broken = chunk if at == 0 else broken
+                continue
+            for report in chunk.reports:
+                for lo, hi in report.spans():
+                    spans += [(a, b, report.id, a - at) for a, b in _free(at + lo, at + hi, spans)]
         return sorted(spans), broken
 
     # --- items with keys of their own ---------------------------------------------------------------------------------
@@ -232,7 +238,7 @@ class Known:
         if self._on_change == "error":
             raise CheckpointChanged(
                 f'{sentence}. on_change="keep" keeps the results of all other items and computes what changed, '
-                f'"restart" forgets the results from item {index} on'
+                f'"restart" forgets the results from item {index} on; for other data give checkpoint= another path'
             )
         if self._on_change == "keep":
             self._tell(f"{sentence}; what changed is computed, the other results are kept")
@@ -274,8 +280,16 @@ def _candidates(near: Sequence[KnownChunk], first: int, count: int) -> dict[int,
     return dict(found)
 
 
-def _covered(spans: Sequence[_Span], at: int) -> bool:
-    return any(lo <= at < hi for lo, hi, _, _ in spans)
+def _free(lo: int, hi: int, spans: Sequence[_Span]) -> list[tuple[int, int]]:
+    """The parts of [lo, hi) that no span covers."""
+    found = []
+    for begin, end, _, _ in sorted(spans):
+        if begin >= hi:
+            break
+        if lo < begin:
+            found.append((lo, begin))
+        lo = max(lo, end)
+    return [*found, (lo, hi)] if lo < hi else found
 
 
 def _cut(first: int, count: int, spans: Sequence[_Span]) -> Iterator[Run]:

@@ -157,6 +157,22 @@ def test_many_plain_items_are_known_together(store: Store) -> None:
     assert unknown(store, other, "keep") == other[5 : 5 + many]
 
 
+def test_gaps_of_a_block_are_filled(store: Store) -> None:
+    """What a later call computed inside a block that was cut short is known, in blocks and one by one."""
+    many = LIMITS.checkpoint_block_items
+    items = list(range(4 * many))
+    function = section_of(store).function
+    chunk = ChunkRow(function, 0, len(items), Keyer().chunk(items))
+    parts = dump_items(items[2 * many : 3 * many])[0].parts
+    store.write([ReportRow(chunk, 2 * many, 3 * many, parts, "", [(2 * many, 3 * many)])])
+    assert unknown(store, items) == [*items[: 2 * many], *items[3 * many :]]
+    fill(store, items[: 2 * many], size=many)
+    fill(store, items[3 * many : 3 * many + 10], first=3 * many)
+    assert unknown(store, items) == items[3 * many + 10 :]
+    fill(store, items, size=len(items))
+    assert unknown(store, items) == []
+
+
 def test_items_without_a_result_are_computed(store: Store) -> None:
     """Items of a report that failed are not known, their neighbours are."""
     function = section_of(store).function
