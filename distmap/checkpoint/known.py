@@ -90,12 +90,14 @@ class Known:
         if self._nothing:
             return most, False
         look = LIMITS.checkpoint_look_items
-        near = self._window(at, at + look)
+        near = self._window(at, at + max(look, most))
         blocks = [chunk for chunk in near if chunk.is_block and chunk.first >= at]
         if here := [chunk.count for chunk in blocks if chunk.first == at]:
             return max(here), True
-        until = min((chunk.first for chunk in blocks), default=at + look) - at
-        return min(until, look if near else most), False
+        if any(not chunk.is_block and chunk.first < at + look for chunk in near):
+            most = max(look, most)
+        # A block is compared from its beginning on.
+        return min([most, *[chunk.first - at for chunk in blocks]]), False
 
     def runs(self, first: int, items: Any, keys: list[bytes | None]) -> list[Run]:
         """Cut the items from index `first` on into runs; `keys` is filled with the keys that had to be made.
@@ -144,8 +146,9 @@ class Known:
     ) -> list[_Span]:
         found: list[_Span] = []
         candidates = _candidates(near, first, len(items))
-        # Where there are few enough, an item without a result at its index is looked for elsewhere, too.
-        few = self._section.items <= LIMITS.checkpoint_search_items and len(items) <= LIMITS.checkpoint_look_items
+        # Where there are few enough, an item without a result at its index is looked for elsewhere, too; not tiny ones.
+        few = self._section.items <= LIMITS.checkpoint_search_items
+        few = few and (len(candidates) > 0 or len(items) < LIMITS.checkpoint_block_items)
         search = not self._exact and (self._shifted or few)
         if not candidates and not search:
             return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distmap.checkpoint.keys import Keyer
-from distmap.checkpoint.known import Known
+from distmap.checkpoint.known import Known, Run
 from distmap.checkpoint.sections import Behaviour, OnChange, Section
 from distmap.checkpoint.store import ChunkRow, ReportRow, Store, close_store, open_store
 from distmap.core.limits import LIMITS
@@ -171,6 +171,19 @@ def test_gaps_of_a_block_are_filled(store: Store) -> None:
     assert unknown(store, items) == items[3 * many + 10 :]
     fill(store, items, size=len(items))
     assert unknown(store, items) == []
+
+
+def test_a_block_behind_a_gap_is_compared_from_its_beginning(store: Store) -> None:
+    """However many items are wanted, a stretch ends where a block begins; so the block is found."""
+    many = LIMITS.checkpoint_block_items
+    items = list(range(8000))
+    fill(store, items[6000:], first=6000, size=2000)
+    known = Known(store, section_of(store), Keyer(), "error")
+    assert known.stretch(0, 100_000) == (6000, False)
+    assert known.runs(0, items[:6000], [None] * 6000) == [Run(0, 6000)]
+    assert known.stretch(6000, many) == (2000, True)
+    assert [run.report > 0 for run in known.runs(6000, items[6000:], [None] * 2000)] == [True]
+    assert known.stretch(8000, 7) == (7, False)
 
 
 def test_items_without_a_result_are_computed(store: Store) -> None:
