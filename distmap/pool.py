@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from distmap.calls.factory import Call, Jobs
     from distmap.calls.futures import TaskFuture
     from distmap.calls.inspect import Look, Worker
+    from distmap.calls.interrupts import Held
     from distmap.calls.job import Job
     from distmap.calls.reader import JobContext
     from distmap.calls.setups import SetUp
@@ -207,23 +208,31 @@ class Pool:
             finally:
                 spawned.set()
 
+        from distmap.calls.interrupts import Held
+
         # The thread and the loop hold no reference to the pool, or a forgotten pool would never end.
         crashed = weakref.WeakMethod(self._crashed)
-        self._portal = Portal(first=first, crashed=lambda error: _call(crashed, error))
-        # Two threads that import take turns: the task processes first, so that they boot while the rest is imported.
-        spawned.wait()
-        try:
-            self._assemble(started, wanted, listen, tls)
-        except BaseException:
-            for slots in started:
-                self._portal.ask(slots.stop)
-            self._portal.close()
-            raise
-        from distmap.calls.ending import Ending
+        with Held() as held:  # or an interrupt would leave processes, the thread or connections behind
+            self._portal = Portal(first=first, crashed=lambda error: _call(crashed, error))
+            self._engines: list[Engine] = []
+            # Two threads that import take turns: the task processes first, so that they boot while the rest is
+            # imported.
+            spawned.wait()
+            try:
+                self._assemble(started, wanted, listen, tls, held)
+            except BaseException:
+                for engine in self._engines:
+                    with contextlib.suppress(Exception):  # what went wrong first is told
+                        self._portal.run(engine.close(now=True)).result(LIMITS.end_wait)
+                for slots in started:
+                    self._portal.ask(slots.stop)
+                self._portal.close()
+                raise
+            from distmap.calls.ending import Ending
 
-        self._ending = Ending(self._portal, self._driver, self._engines, self._submissions)
-        weakref.finalize(self, self._ending.end)
-        self._closed = False
+            self._ending = Ending(self._portal, self._driver, self._engines, self._submissions)
+            weakref.finalize(self, self._ending.end)
+            self._closed = False
 
     def _assemble(
         self,
@@ -231,6 +240,7 @@ class Pool:
         wanted: Wanted,
         listen: str | None,
         tls: tuple[str | None, str | None],
+        held: Held,
     ) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
         from distmap.calls.factory import Jobs
@@ -243,7 +253,9 @@ class Pool:
         from distmap.tasks.surroundings import Watch
 
         self._hub: HubEngine | None = None
-        engines: list[Engine] = []
+        # Those that have begun, and those that will.
+        engines = self._engines
+        planned: list[Engine] = []
         loop = self._portal.loop
         no_workers = weakref.WeakMethod(self._no_workers)
         self._driver: Driver = self._portal.ask(
@@ -257,7 +269,7 @@ class Pool:
         if wanted.local:
             from distmap.engine.local import LocalEngine
 
-            engines.append(LocalEngine(wanted.local, slots=started[0]))
+            planned.append(LocalEngine(wanted.local, slots=started[0]))
         remote_workers.expected = remote_workers.expected or bool(wanted.urls or listen is not None or wanted.executors)
         if wanted.urls or listen is not None:
             from distmap.engine.hub import HubEngine
@@ -273,16 +285,15 @@ class Pool:
                 tls_cert=tls[0],
                 tls_key=tls[1],
             )
-            engines.append(self._hub)
+            planned.append(self._hub)
         if wanted.executors:
             from distmap.engine.foreign import ExecutorEngine
 
-            engines += [ExecutorEngine(executor, slots=wanted.at_once) for executor in wanted.executors]
+            planned += [ExecutorEngine(executor, slots=wanted.at_once) for executor in wanted.executors]
         if wanted.inline:
             from distmap.engine.inline import InlineEngine
 
-            engines.append(InlineEngine())
-        self._engines = engines
+            planned.append(InlineEngine())
         changed = weakref.WeakMethod(self._tell_members)
         self._driver.workers.on_change = lambda: _call(changed)
         portal, driver = self._portal, self._driver
@@ -293,12 +304,21 @@ class Pool:
         self._submissions: Submissions = Submissions(self._context)
         self._jobs: Jobs = Jobs(self._context, self._progress)
         self._codes: CodeCache = CodeCache()
-        for engine in engines:
+        for engine in planned:
+            held.check()
+            engines.append(engine)
             self._portal.run(engine.start(self._driver)).result()
         if self._hub is not None:
             # So that `pool.workers` and the repr show who is there; who is not goes on being dialled.
-            with contextlib.suppress(TimeoutError):
-                self._portal.run(self._hub.dialled()).result(min(LIMITS.dial_wait, self._connect_timeout))
+            dialled = self._portal.run(self._hub.dialled())
+            end = time.monotonic() + min(LIMITS.dial_wait, self._connect_timeout)
+            while not dialled.done() and time.monotonic() < end:
+                held.check()
+                with contextlib.suppress(TimeoutError):
+                    dialled.exception(0.02)
+            if dialled.done():
+                dialled.result()
+        held.check()
 
     # --- map and its kin --------------------------------------------------------------------------------------------
 

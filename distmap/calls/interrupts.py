@@ -1,7 +1,8 @@
 """When the user's interrupt is raised: once, and not again in the middle of what it has begun.
 
-Owns `Interrupts`. Python raises KeyboardInterrupt at any line of the main thread. A second one, microseconds after the
-first, would stop the clean-up that the first one began: stopping the work, counting results, drawing the card.
+Owns `Interrupts` and `Held`. Python raises KeyboardInterrupt at any line of the main thread. A second one, microseconds
+after the first, would stop the clean-up that the first one began: stopping the work, counting results, drawing the
+card.
 """
 
 from __future__ import annotations
@@ -60,3 +61,43 @@ class Interrupts:
             self._noted()
         else:
             self._usual(number, frame)
+
+
+class Held:
+    """While it is entered an interrupt is only noted. It is raised by `check`, or at the end.
+
+    For work that takes a moment and would leave something behind if it stopped at any line. Threads and processes that
+    are started meanwhile inherit nothing of it.
+    """
+
+    def __init__(self) -> None:
+        self._usual: Callable[[int, FrameType | None], Any] | None = None
+        self._came = False
+
+    def __enter__(self) -> Held:
+        usual = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and callable(usual):
+            self._usual = usual
+            try:
+                signal.signal(signal.SIGINT, self._handle)
+            except KeyboardInterrupt:  # just now
+                signal.signal(signal.SIGINT, usual)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._usual is not None and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._usual)
+        if error is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise the interrupt that came."""
+        if self._came and self._usual is not None:
+            self._came = False
+            self._usual(signal.SIGINT, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._came = True

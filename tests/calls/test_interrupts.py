@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from distmap.calls.interrupts import Interrupts
+from distmap.calls.interrupts import Held, Interrupts
 
 
 def interrupt() -> None:
@@ -76,3 +76,41 @@ def test_other_threads_set_no_handler() -> None:
     thread.start()
     thread.join(10)
     assert seen == [True]
+
+
+def test_a_held_interrupt_is_raised_when_it_can_be() -> None:
+    """At a check, or at the end, once; and not instead of another error. Afterwards interrupts are as they were."""
+    before, steps = signal.getsignal(signal.SIGINT), list[str]()
+
+    def work(*errors: Exception) -> None:
+        with Held():
+            interrupt()
+            interrupt()
+            steps.append("went on")
+            for error in errors:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    with Held() as held:
+        held.check()
+        interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            held.check()
+        held.check()
+        steps.append("went on")
+    with pytest.raises(ZeroDivisionError):
+        work(ZeroDivisionError())
+    assert steps == ["went on"] * 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ignored_interrupts_stay_ignored() -> None:
+    """As a program wants that has its reasons."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Held():
+            interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, usual)
