@@ -33,6 +33,7 @@ from distmap.engine.hub import HubEngine
 from distmap.errors import AuthenticationError, WorkerBusy
 from distmap.tasks.code import Code, dump_code
 from distmap.tasks.items import dump_items, load_results
+from distmap.testing.relay import Relay
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import dial
@@ -527,6 +528,32 @@ def test_worker_that_dialled_in_and_does_not_come_back_is_lost(token: Secret) ->
             WorkerLost,
         ]
         await engine.close(now=True)
+
+    run(main)
+
+
+def test_an_outage_beyond_the_grace_makes_another_incarnation(token: Secret) -> None:
+    """The worker is lost to the pool, which tells it so when the path is back: it ends its tasks, and joins anew."""
+
+    async def main() -> None:
+        limits = Limits(beat_every=0.1, reconnect_grace=0.7)
+        with WorkerProcess("--port", "0", "--slots", "1") as worker, Relay.before(worker.url) as relay:
+            engine, sink = hub(relay.url, token=token, limits=limits), RecordingSink()
+            await engine.start(sink)
+            number = await sink.worker()
+            give(engine, number, time.sleep, [60.0])
+            await sink.worker()
+            old = tasks_of(worker.pid)
+            await asyncio.to_thread(relay.silence)  # nothing is closed: the worker takes its pool for one that is there
+            assert await sink.event(WorkerLost) == WorkerLost(number, charged=True)
+            await asyncio.to_thread(relay.speak)
+            again = await sink.worker(2)
+            _, alive = psutil.wait_procs(old, timeout=DEADLINE)
+            assert not alive
+            give(engine, again, operator.neg, [1], attempt=2)
+            await sink.until(lambda: sink.ended(2))
+            assert not sink.ended(1)
+            await engine.close(now=True)
 
     run(main)
 
