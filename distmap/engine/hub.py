@@ -20,7 +20,7 @@ from distmap.engine.remote_worker import RemoteWorker
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
-from distmap.transport.identity import pool_info
+from distmap.transport.identity import OUTDATED, pool_info
 from distmap.transport.listen import Server, listen
 from distmap.transport.reconnect import Dial, keep
 from distmap.transport.redial import Route, delays, pause
@@ -243,6 +243,8 @@ class HubEngine:
         if worker is None:
             return pool_info()
         conversation = worker.conversation
+        if not conversation.can_attach(theirs.get("received")):
+            return {**pool_info(), "refused": OUTDATED}
         conversation.detach("it has dialled again")
         return {**pool_info(), "resume": conversation.id, "received": conversation.received}
 

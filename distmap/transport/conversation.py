@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
@@ -76,7 +77,10 @@ class Conversation:
         # What `flushed` waits for; clear only while it does.
         self._settled = asyncio.Event()
         self._settled.set()
-        self._carrier = self._new_carrier(connection)
+        self._carrier_on = partial(
+            Carrier, session=self._session, on_frame=self._take, on_end=self._on_end, limits=limits
+        )
+        self._carrier = self._carrier_on(connection.channel)
         self._ticker: asyncio.Task[None] | None = None
 
     @property
@@ -109,6 +113,13 @@ class Conversation:
     def received(self) -> int:
         """What the other side must know to go on over a new channel. Call `detach` before."""
         return self._session.received
+
+    def can_attach(self, received: object) -> bool:
+        """Whether a new connection can take the place of the present one, by what its other end says it has received.
+
+        Not if that is out of date: that end has given up this dial, and has gone on over a later one.
+        """
+        return isinstance(received, int) and self._session.can_resume(received)
 
     def start(self) -> None:
         """Begin to read and write. Messages that were sent before are written now."""
@@ -192,7 +203,7 @@ class Conversation:
             connection.channel.abort()
             self.give_up(f"{connection.channel.peer} cannot go on with the session: {error}")
             return
-        self.connection, self._carrier = connection, self._new_carrier(connection)
+        self.connection, self._carrier = connection, self._carrier_on(connection.channel)
         self._calm()
         self._liveness = "fine"
         self._session.ping(self._loop.time())
@@ -201,11 +212,6 @@ class Conversation:
         if self._on_channel is not None:
             self._on_channel(None)
         self._carrier.start()
-
-    def _new_carrier(self, connection: Connection) -> Carrier:
-        return Carrier(
-            connection.channel, self._session, on_frame=self._take, on_end=self._on_end, limits=self._limits
-        )  # fmt: skip
 
     def _take(self, complete: Sequence[Complete]) -> None:
         if self.troubled.is_set() and not self.over:

@@ -22,6 +22,9 @@ from distmap.wire.handshake import sanitized
 #: version can run.
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 
+#: Why a connection is refused whose side has given it up before it was heard.
+OUTDATED = "this session has gone on over a later connection"
+
 
 def _named(value: object, otherwise: str, limit: int = LIMITS.name_chars) -> str:
     """As `sanitized`; `otherwise` if nothing printable is left."""

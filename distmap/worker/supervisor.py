@@ -20,7 +20,7 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, nothing_listens, prove
-from distmap.transport.identity import pool_name, worker_info
+from distmap.transport.identity import OUTDATED, pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.reconnect import Dial, keep
 from distmap.transport.redial import Route, delays, pause
@@ -163,6 +163,8 @@ class Supervisor:
         """The INFO of this worker at this moment, for a pool with that INFO."""
         info, session = self._own_info(), self._session
         if session is not None and session.is_of(theirs):
+            if not session.conversation.can_attach(theirs.get("received")):
+                return {**info, "refused": OUTDATED}
             return {**info, **session.offer()}
         if self._leaving.is_set():
             return {**info, "refused": "leaving"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import operator
 import os
@@ -36,8 +37,8 @@ from distmap.tasks.items import dump_items, load_results
 from distmap.testing.relay import Relay
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.conversation import Conversation
-from distmap.transport.dial import dial
-from distmap.transport.identity import PYTHON, worker_info
+from distmap.transport.dial import dial, prove
+from distmap.transport.identity import PYTHON, pool_info, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.token import Secret, load_token
 from distmap.transport.url import WorkerURL, parse_url
@@ -208,6 +209,42 @@ def test_workers_dial_in(token: Secret) -> None:
             assert sink.values(1) == [-1, -2]
             await engine.close(now=True)
             worker.line("stderr", "trying again")
+
+    run(main)
+
+
+@pytest.mark.parametrize("dials", ["worker", "pool"])
+def test_a_dial_that_comes_too_late_is_refused(token: Secret, dials: str) -> None:
+    """Its side has given it up and gone on over a later connection: that one stays, and so does the worker."""
+
+    async def main() -> None:
+        with contextlib.ExitStack() as stack:
+            sink = RecordingSink()
+            if dials == "worker":
+                engine = hub(token=token, listen=ANY_PORT)
+                await engine.start(sink)
+                stack.enter_context(WorkerProcess(str(engine.url), "--slots", "1"))
+                url, role = str(engine.url), "worker"
+                own = worker_info(name="late", slots=1, tags=())
+            else:
+                url, role = stack.enter_context(WorkerProcess("--port", "0", "--slots", "1")).url, "pool"
+                engine, own = hub(url, token=token), pool_info()
+                await engine.start(sink)
+            number = await sink.worker()
+            for attempt in (1, 2):  # the second task and its report acknowledge what came before
+                give(engine, number, operator.neg, [attempt], attempt=attempt)
+                await sink.until(lambda attempt=attempt: sink.ended(attempt))
+            conversation = engine._workers[number].conversation
+            info = {**own, "resume": conversation.id, "received": 0}
+            late = await prove(parse_url(url), token=token, role=role, info=lambda: info)
+            assert "later connection" in str(late.peer_info["refused"])
+            await late.channel.close()
+            assert conversation.attached
+            give(engine, number, operator.neg, [3], attempt=3)
+            await sink.until(lambda: sink.ended(3))
+            assert sink.values(3) == [-3]
+            assert not [event for event in sink.events if isinstance(event, WorkerLost)]
+            await engine.close(now=True)
 
     run(main)
 
