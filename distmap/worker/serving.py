@@ -150,8 +150,8 @@ class PoolSession:
             log.info("pool %s is back after %.1f s; %s sent", self.pool, seconds, _many(self.kept, "kept result"))
             self.kept = 0
             return
-        seconds = self._limits.orphan_after
         self._broke_at, self.kept = loop.time(), 0
+        seconds = _patience(self._broke_at - self.conversation.connection.channel.last_heard, self._limits)
         self._orphan_timer = loop.call_later(seconds, self.end, f"out of reach for {seconds:g} s")
         log.warning(
             "pool %s is out of reach (%s); its tasks go on, and results are kept for it for %g s",
@@ -336,3 +336,9 @@ def _size(parts: Sequence[Buffer]) -> str:
             return f"{nbytes:.0f} {unit}"
         nbytes /= 1024
     return f"{nbytes:.1f} GB"
+
+
+def _patience(silent: float, limits: Limits) -> float:
+    """Seconds for which a pool may stay away that was silent for so long before its connection broke."""
+    # A host that has vanished is silent first. A kernel that was busy for minutes is not gone, and may come back.
+    return round(max(limits.orphan_after - silent, min(limits.reconnect_grace, limits.orphan_after)), 1)

@@ -43,6 +43,7 @@ class Place:
         self._temporary = tempfile.TemporaryDirectory(prefix="chaos")
         self.folder = Path(self._temporary.name)
         self.mark = uuid.uuid4().hex
+        self._environ = dict(os.environ)
 
     def __enter__(self) -> Place:
         os.environ["DISTMAP_CHAOS"] = self.mark
@@ -62,6 +63,8 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         tempfile.tempdir = None
+        os.environ.clear()
+        os.environ.update(self._environ)
         self._temporary.cleanup()
 
     def _seen(self) -> set[str]:

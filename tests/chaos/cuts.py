@@ -109,7 +109,6 @@ def places(size: dict[Direction, int], every: bool, rng: random.Random) -> Itera
 
 def chaos(seconds: float, seed: int, every: bool = False) -> tuple[dict[str, object], list[str]]:
     """Maps whose connection fails, for so long or at all bytes: the figures, and what went wrong."""
-    began = time.monotonic()
     with Place() as place, Sent() as sent:
         with (
             WorkerProcess("--port", "0", "--slots", "2") as worker,
@@ -117,11 +116,13 @@ def chaos(seconds: float, seed: int, every: bool = False) -> tuple[dict[str, obj
             Pool(relay.url, progress=False) as pool,
         ):
             watchdog(2 * DEADLINE)
-            pool.wait_for_workers(1, 30)
+            pool.wait_for_workers(1, 60)
+            began = time.monotonic()
             cuts = Cuts(pool, relay, str(place.folder / "ran"))
             size = cuts.size()
             for kind, at, direction in places(size, every, random.Random(seed)):
-                if cuts.problems or (not every and time.monotonic() - began > seconds):
+                enough = not every and sum(cuts.counts.values()) >= 10 and time.monotonic() - began > seconds
+                if cuts.problems or enough:
                     break
                 watchdog(2 * DEADLINE)
                 cuts.one(kind, at, direction)

@@ -2,9 +2,10 @@
 
     slow    latency 1 s each way, jitter, 5 % loss, 100 kbit/s: the map completes, nobody is taken for dead
     blip    all packets are dropped for a while: nothing runs twice, nothing is sent again
+    long    the same for longer than the grace: the worker is lost, its late results are refused, it joins anew
     vanish  all packets are dropped for ever: the worker is lost after the grace, and its work is done elsewhere
 
-From the folder `tests/`:  python -m chaos.lossy slow blip vanish
+From the folder `tests/`:  python -m chaos.lossy slow blip long vanish
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from chaos.packets import FarWorker, in_namespace
 from chaos.shortened import shorten
 
-SCENES = ("slow", "blip", "vanish")
+SCENES = ("slow", "blip", "long", "vanish")
 
 
 def slow(scene: Scene) -> None:
@@ -30,6 +31,11 @@ def slow(scene: Scene) -> None:
 def blip(scene: Scene) -> None:
     """The link is down for a third of the grace in the middle of a map."""
     scene.play([scene.worker.url], lost=0, down=scene.given.grace / 3)
+
+
+def long(scene: Scene) -> None:
+    """The link is down for longer than the grace in the middle of a map that a slot of this machine can end."""
+    scene.play([scene.worker.url, 1], lost=1, down=scene.given.grace * 1.5, again=True)
 
 
 def vanish(scene: Scene) -> None:
@@ -46,8 +52,8 @@ class Scene:
         self.problems: list[str] = []
         self._path = path
 
-    def play(self, where: list[str | int], *, lost: int, down: float = 0) -> None:
-        """A map while the link is down for so long; so many workers are lost in it."""
+    def play(self, where: list[str | int], *, lost: int, down: float = 0, again: bool = False) -> None:
+        """A map while the link is down for so long; so many workers are lost in it, and come `again`."""
         from chaos.common import Sent, ran, runs
 
         from distmap import Pool
@@ -65,7 +71,7 @@ class Scene:
             joined = time.monotonic()
             job = pool.map_async(work, range(count), chunksize=2)
             if down:
-                self._break(path, down, lambda: job.done)
+                self._break(path, down, job.done)
             found = job.result(200)
             link, losses = self.worker.link, job.stats["losses"]
             twice = sum(runs(path).values()) - count
@@ -74,6 +80,10 @@ class Scene:
                 f"{link.carried} packets, {link.dropped} dropped; {twice} items ran twice, {losses} workers lost"
             )
             link.down = False  # or the goodbye takes long
+            if again:
+                pool.wait_for_workers(len(where), 60)
+                if pool.map(abs, range(-100, 0), chunksize=1) != list(range(100, 0, -1)):
+                    self.problems.append("wrong results afterwards")
         if found != [item * item for item in range(count)]:
             self.problems.append("wrong results")
         if losses != lost:
@@ -88,10 +98,9 @@ class Scene:
             time.sleep(0.01)
         end = time.monotonic() + seconds
         self.worker.link.down = True
-        while not over() and time.monotonic() < end:
+        while time.monotonic() < end and not (over() and seconds > 10 * self.given.grace):
             time.sleep(0.05)
-        if seconds < self.given.grace:
-            self.worker.link.down = False
+        self.worker.link.down = seconds > 10 * self.given.grace
 
 
 def run(scene: str, given: argparse.Namespace) -> list[str]:

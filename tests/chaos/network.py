@@ -29,6 +29,8 @@ from distmap.testing.workers import WorkerProcess
 DEADLINE = 150.0
 #: Most seconds of a fault. Two that meet, and the pauses between two dials, stay well below the grace of 30 s.
 LONGEST = 10.0
+#: Most seconds for which connections are refused: after 3 s it is known that nobody is there.
+LONGEST_REFUSAL = 2.0
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -47,6 +49,7 @@ class Nemesis(threading.Thread):
         self._faults: dict[str, Callable[[], object]] = {
             "reset": relay.reset,
             "cut": self._cut,
+            "flap": self._flap,
             "silence": self._silence,
             "one way": self._one_way,
             "cut at byte n": lambda: self._at_byte(lambda n, d: relay.cut_after(n, d)),
@@ -65,7 +68,7 @@ class Nemesis(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._over.wait(self._random.expovariate(1 / 1.5)):
+            while not self._over.wait(self._random.expovariate(1 / 0.7)):
                 name = self._random.choice(list(self._faults))
                 self._counts[name] += 1
                 self._faults[name]()
@@ -76,14 +79,19 @@ class Nemesis(threading.Thread):
             self._relay.speak()
             self._relay.restore()
 
-    def _hold(self) -> None:
+    def _hold(self, longest: float = LONGEST) -> None:
         # Most are short, some reach the longest.
-        self._over.wait(min(LONGEST, 0.1 * 100 ** self._random.random()))
+        self._over.wait(0.1 * (longest / 0.1) ** self._random.random())
 
     def _cut(self) -> None:
         self._relay.cut()
-        self._hold()
+        self._hold(LONGEST_REFUSAL)
         self._relay.restore()
+
+    def _flap(self) -> None:
+        for _ in range(self._random.randint(2, 20)):
+            self._relay.reset()
+            self._over.wait(self._random.uniform(0, 0.3))
 
     def _silence(self) -> None:
         self._relay.silence()
@@ -256,7 +264,6 @@ def chaos(seconds: float, seed: int) -> tuple[dict[str, object], list[str]]:
     """Calls under faults for so long: the figures, and what went wrong."""
     rng = random.Random(seed)
     faults: Counter[str] = Counter()
-    began = time.monotonic()
     with Place() as place, Sent() as sent:
         path = str(place.folder / "ran")
         with (
@@ -266,18 +273,17 @@ def chaos(seconds: float, seed: int) -> tuple[dict[str, object], list[str]]:
             Relay.before(pool.url, seed=rng.randrange(2**32)) as second,
             WorkerProcess(second.url, "--slots", "2", "--name", "dialling") as other,
         ):
-            pool.wait_for_workers(2, 30)
+            pool.wait_for_workers(2, 60)
+            began = time.monotonic()
             calls = Calls(pool, path, rng)
             nemeses = [Nemesis(relay, rng.randrange(2**32), faults) for relay in (first, second)]
             for nemesis in nemeses:
                 nemesis.start()
             try:
-                while time.monotonic() - began < seconds:
+                while not calls.problems and (time.monotonic() - began < seconds or sum(calls.counts.values()) < 5):
                     watchdog(2 * DEADLINE)
                     calls.one()
                     calls.problems += [f"the script failed: {n.error!r}" for n in nemeses if n.error]
-                    if calls.problems:
-                        break
             finally:
                 for nemesis in nemeses:
                     nemesis.stop()

@@ -2,7 +2,7 @@
 
     goodbye    the kernel ends in order: 5 s later nothing runs
     killed     SIGKILL; its connection is reset: nothing here after 5 s, nothing on the worker after 125 s
-    silent     the same, and the worker hears nothing of it: the network is gone, too
+    silent     the same, and the worker hears nothing of it: the network between two namespaces is gone, too
 
 The items are 2 on a worker and 1 on a slot of this machine; each has started a process of its own. (Of a kernel that is
 killed the processes that *items* started on this machine live on: nobody is left who knows them.) From the folder
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from chaos.packets import FarWorker, in_namespace
 from chaos.shortened import shorten, worker_command
 
 SCENES = ("goodbye", "killed", "silent")
@@ -96,21 +97,36 @@ def ends_within(pids: set[int], seconds: float) -> float:
     return time.monotonic() - began
 
 
+class NearWorker:
+    """A worker of this machine, behind nothing; a context manager."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            worker_command("--port", "0", "--slots", "2"), stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().rpartition(" ")[2].strip()
+
+    def __enter__(self) -> NearWorker:
+        return self
+
+    def __exit__(self, *of: object) -> None:
+        self.process.terminate()
+        self.process.terminate()  # twice: at once
+        self.process.communicate()
+
+
 def run(scene: str, orphan_after: float) -> list[str]:
     from chaos.common import Place, watchdog
-
-    from distmap.testing.relay import Relay
 
     watchdog(orphan_after + 120)
     with Place() as place:
         path = place.folder / "ran"
-        with running(*worker_command("--port", "0", "--slots", "2")) as worker:
-            assert worker.stdout is not None
-            url = worker.stdout.readline().rpartition(" ")[2].strip()
-            with Relay.before(url) as relay, running(sys.executable, "-c", KERNEL, relay.url, str(path)) as kernel:
+        with FarWorker("--slots", "2") if scene == "silent" else NearWorker() as worker:
+            with running(sys.executable, "-c", KERNEL, worker.url, str(path)) as kernel:
                 here, there, rest = started(path, kernel.pid)
-                if scene == "silent":
-                    relay.silence()
+                if isinstance(worker, FarWorker):
+                    worker.link.down = True
                 if scene == "goodbye":
                     assert kernel.stdin is not None
                     kernel.stdin.write("\n")
@@ -124,10 +140,8 @@ def run(scene: str, orphan_after: float) -> list[str]:
                         if alive(pids)]  # fmt: skip
             for pid in alive(rest):
                 os.kill(pid, signal.SIGKILL)
-            if worker.poll() is not None:
+            if worker.process.poll() is not None:
                 problems.append("the worker itself ended")
-            worker.terminate()
-            worker.wait(10)
         return [*problems, *(f"left behind: {left}" for left in place.left())]
 
 
@@ -136,7 +150,10 @@ def main() -> int:
     parser.add_argument("scenes", nargs="+", choices=SCENES)
     parser.add_argument("--orphan-after", type=float, default=120.0, help="seconds without a pool (%(default)s)")
     given = parser.parse_args()
-    shorten(orphan_after=given.orphan_after, reconnect_grace=min(30.0, given.orphan_after))
+    if "silent" in given.scenes:
+        in_namespace("chaos.orphans", sys.argv[1:])
+    share = min(1.0, given.orphan_after / 120)
+    shorten(orphan_after=given.orphan_after, reconnect_grace=30 * share, suspect_after=10 * share, beat_every=5 * share)
     wrong = 0
     for scene in given.scenes:
         problems = run(scene, given.orphan_after)

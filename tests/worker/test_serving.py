@@ -481,3 +481,20 @@ def test_results_that_no_pool_takes_do_not_fill_the_memory(spool_bytes: int, cap
 def _large_soon(size: int, item: int) -> bytes:
     time.sleep(0.06)  # longer than reports are apart
     return bytes([item]) * size
+
+
+@pytest.mark.parametrize(("silent", "patience"), [(0, 120), (35, 85), (110, 30)])
+def test_silence_before_a_break_counts(silent: float, patience: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A host that has vanished is waited for 120 s in all; a kernel that was busy has 30 s to come back in any case."""
+    caplog.set_level(logging.WARNING)
+
+    async def main() -> None:
+        async with serving() as pool:
+            pool.begin()
+            await pool.until(lambda: pool.count(Beat))
+            pool.to_pool.channel.last_heard = asyncio.get_running_loop().time() - silent  # type: ignore[attr-defined]
+            pool.to_pool.channel.abort()
+            await eventually(lambda: "out of reach" in caplog.text)
+
+    run(main)
+    assert f"results are kept for it for {patience} s" in caplog.text
