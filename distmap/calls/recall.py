@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from distmap.calls.inputs import Input
 from distmap.calls.results import Recalled
 from distmap.checkpoint.keys import Keyer
-from distmap.checkpoint.known import Known, Run
+from distmap.checkpoint.known import Dumped, Known, Run
 from distmap.checkpoint.reader import ReportReader
 from distmap.core.limits import LIMITS
-from distmap.tasks.items import DumpedItem, dump_alone, dump_items, join_items
+from distmap.tasks.items import dump_alone, dump_items, join_items
 from distmap.tasks.payload import Blob, Payload
 
 
@@ -232,7 +232,7 @@ class Recall:
         if not hasattr(items, "__next__"):
             return items
         item = self._keyer.item
-        return [_Dumped(item(value), dump_alone(value), f"<{type(value).__qualname__}>") for value in items]
+        return [Dumped(item(value), dump_alone(value), f"<{type(value).__qualname__}>") for value in items]
 
     def _compare(self, items: Any) -> None:
         if items is None or not len(items):
@@ -246,14 +246,5 @@ class Recall:
             self._pieces.append(piece)
 
 
-class _Dumped(NamedTuple):
-    """An item of an iterator, pickled when it came."""
-
-    key: bytes
-    dumped: DumpedItem
-    #: What messages call it.
-    shown: str
-
-
 def _is_dumped(items: Any) -> bool:
-    return type(items) is list and len(items) > 0 and type(items[0]) is _Dumped
+    return type(items) is list and len(items) > 0 and type(items[0]) is Dumped

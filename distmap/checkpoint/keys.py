@@ -5,8 +5,8 @@ Owns what counts as content. Must not know tables or jobs. In the thread that re
 The key is not a digest of the pickle as it travels. That differs between processes where the content does not: text
 that is one object or two, the order of a set, the version of NumPy that wrote an array, the class of a notebook cell.
 Plain values are written by marshal in its oldest form, which knows no identity; all else by a pickler without memo,
-for which sets are their sorted members, arrays their type, shape and bytes, functions their behaviour and classes
-their names.
+for which sets are their sorted members, arrays their type, shape and bytes, functions and classes of the user what they
+do, and those of installed packages their names.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from distmap.core.limits import LIMITS
 from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.fingerprint import fingerprint
 from distmap.tasks.items import SCALARS
-from distmap.tasks.modules import loaded
+from distmap.tasks.modules import loaded, place
 from distmap.tasks.picklers import UNPICKLABLE, by_reference
 
 #: Items of a call that are digested twice, to see whether their pickles can be relied on.
 _TRIALS = 3
+
+#: id of a function or class -> it (so that no id is used again), and the digest of what it does.
+Definitions = dict[int, tuple[object, bytes]]
 
 
 class Keyer:
@@ -42,6 +45,7 @@ class Keyer:
     def __init__(self, tell: Callable[[str], object] = lambda sentence: None) -> None:
         self._trials = _TRIALS
         self._tell: Callable[[str], object] | None = tell
+        self._definitions: Definitions = {}
 
     def item(self, value: Any) -> bytes:
         """The key of an item; BY_PLACE if it has no content that can be relied on."""
@@ -51,10 +55,10 @@ class Keyer:
         if kind is tuple and all(type(part) in SCALARS for part in value):
             return _digest(marshal.dumps(value, 0))
         try:
-            key = content_digest(value)
+            key = content_digest(value, self._definitions)
             if self._trials:
                 self._trials -= 1
-                if content_digest(value) != key:
+                if content_digest(value, self._definitions) != key:
                     return self._by_place(f"two pickles of one {kind.__qualname__} differ")
         except UNPICKLABLE as error:
             return self._by_place(f"a {kind.__qualname__} cannot be pickled here, {type(error).__name__}: {error}")
@@ -96,18 +100,21 @@ class Keyer:
         return _digest(marshal.dumps(items, 0 if str in kinds else 2))
 
 
-def content_digest(value: Any) -> bytes:
+def content_digest(value: Any, definitions: Definitions) -> bytes:
     """The digest of any value's content.
+
+    Args:
+        definitions: what was found of functions and classes before; it is filled.
 
     Raises:
         Exception: one of UNPICKLABLE: it does not pickle.
     """
     file = io.BytesIO()
     try:
-        _Content(file, memo=False).dump(value)
+        _Content(file, definitions, memo=False).dump(value)
     except (ValueError, RecursionError):  # it leads back to itself, or so deep that the pickler takes it for that
         file = io.BytesIO()
-        _Content(file, memo=True).dump(value)
+        _Content(file, definitions, memo=True).dump(value)
     return _digest(file.getbuffer())
 
 
@@ -128,8 +135,9 @@ def _array_digest(numpy: Any, value: Any) -> bytes:
 class _Content(_pickle.Pickler):
     """Writes what a value is. Its output is never read again."""
 
-    def __init__(self, file: io.BytesIO, *, memo: bool) -> None:
+    def __init__(self, file: io.BytesIO, definitions: Definitions, *, memo: bool) -> None:
         super().__init__(file, 5)
+        self._definitions = definitions
         # Without a memo an object that comes twice is written twice: whether two parts are one object is no content.
         self.fast = not memo
         self._numpy = loaded("numpy")
@@ -138,16 +146,26 @@ class _Content(_pickle.Pickler):
         """In place of the object: what stands for it; None: its pickle does."""
         kind = type(obj)
         if kind is set or kind is frozenset:
-            return "set", kind is set, sorted(map(content_digest, obj))
-        if kind is FunctionType:
-            return None if by_reference(obj) else ("function", fingerprint(obj).digest)
-        if isinstance(obj, type):
-            return None if by_reference(obj) else ("class", obj.__qualname__)
+            return "set", kind is set, sorted([content_digest(part, self._definitions) for part in obj])
+        if kind is FunctionType or isinstance(obj, type):
+            return None if is_installed(obj) else ("definition", self._behaviour(obj))
         if kind is Broadcast:
-            return "broadcast", content_digest(obj.value)
+            return "broadcast", content_digest(obj.value, self._definitions)
         numpy = self._numpy
         if numpy is not None and kind is numpy.ndarray and not obj.dtype.hasobject:
             return "array", _array_digest(numpy, obj)
         if numpy is not None and isinstance(obj, numpy.generic) and not obj.dtype.hasobject:
             return "number", kind.__name__, obj.dtype.str, obj.tobytes()
         return None
+
+    def _behaviour(self, obj: Any) -> bytes:
+        found = self._definitions.get(id(obj))
+        if found is None:
+            found = self._definitions[id(obj)] = obj, fingerprint(obj).digest
+        return found[1]
+
+
+def is_installed(obj: Any) -> bool:
+    """Whether a function or class is neither the notebook's nor a local module's: its name then tells what it is."""
+    module = obj.__module__
+    return type(module) is str and place(module) == "reference" and by_reference(obj)

@@ -17,13 +17,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from distmap.checkpoint.keys import Keyer
+from distmap.checkpoint.keys import Keyer, is_installed
 from distmap.checkpoint.schema import BY_PLACE, KEY
 from distmap.checkpoint.sections import OnChange, Section
 from distmap.checkpoint.store import KnownChunk, NoRoom, Store
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointChanged, CheckpointError
 from distmap.tasks.failures import short_repr
+from distmap.tasks.items import DumpedItem
 
 
 class Run(NamedTuple):
@@ -35,6 +36,15 @@ class Run(NamedTuple):
     report: int = 0
     #: Offset of the first of them in the chunk of the report.
     at: int = 0
+
+
+class Dumped(NamedTuple):
+    """An item of an iterator, pickled when it came: the iterator may change it afterwards."""
+
+    key: bytes
+    dumped: DumpedItem
+    #: What messages call it.
+    shown: str
 
 
 #: A result: index of its item, report, offset in its chunk.
@@ -229,8 +239,10 @@ class Known:
             rest = self._rest(index)
             self._behind = set() if rest is None else {self._keyer.item(one) for one in rest}
         if displaced - (self._behind or set()):
-            shown = short_repr(getattr(item, "shown", item))
-            self._item_changed(index, f"item {index} of the data is {shown}", "another item was")
+            kind = type(item)
+            shown = item.shown if kind is Dumped else short_repr(item)
+            own = "" if is_installed(kind) else f", or another class {kind.__qualname__},"
+            self._item_changed(index, f"item {index} of the data is {shown}", f"another item{own} was")
 
     def _item_changed(self, index: int, now: str, before: str) -> None:
         self.changed += 1

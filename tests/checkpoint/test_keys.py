@@ -100,6 +100,21 @@ def test_functions_and_classes_count_by_what_they_do() -> None:
     assert item([lambda x: x + 1]) != item([lambda x: x + 2])
 
 
+def test_a_class_of_the_user_counts_by_what_it_does() -> None:
+    """An object whose class has changed is another item, though its attributes are the same."""
+
+    def made(factor: int) -> object:
+        class Item:
+            def value(self) -> int:
+                return factor
+
+        return Item()
+
+    item = Keyer().item
+    assert item(made(1)) == item(made(1)) != BY_PLACE
+    assert item(made(1)) != item(made(2))
+
+
 def test_many_plain_items_have_one_key() -> None:
     """A long run of plain values has one key, that of its values and types; others have one for each item."""
     many = LIMITS.checkpoint_block_items

@@ -117,6 +117,21 @@ def test_a_replaced_item_is_an_error_that_names_it(store: Store) -> None:
         unknown(store, list("aXbcd"), prompt=False)  # of an iterator nobody can look ahead
 
 
+class Thing:
+    """An item with a class of the user's."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+def test_a_replaced_object_may_have_another_class(store: Store) -> None:
+    """Of an item whose class is the user's, the sentence says that it may be the class that changed."""
+    fill(store, [Thing(1), Thing(2)])
+    assert unknown(store, [Thing(1), Thing(2)]) == []
+    with pytest.raises(CheckpointChanged, match="another item, or another class Thing, was there"):
+        unknown(store, [Thing(1), Thing(3)])
+
+
 def test_keep_computes_what_changed(store: Store) -> None:
     """ "keep" computes replaced items only, and says so once."""
     fill(store, list("abcdef"))
