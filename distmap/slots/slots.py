@@ -476,7 +476,8 @@ class Slots:
             return
         try:
             slot.process = self._start()
-        except OSError:  # no process, memory or descriptor to be had now
+        except OSError as error:  # no process, memory or descriptor to be had now
+            log.error("slot %d of %s: no task process can be started (%s); trying again", slot.index, self.name, error)
             slot.deaths_in_a_row = max(slot.deaths_in_a_row, _FREE_DEATHS) + 1
             if silently:  # now it must be known
                 slot.forget()

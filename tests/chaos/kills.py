@@ -205,7 +205,7 @@ class Calls:
         """Run a call of a random kind."""
         kinds: list[Callable[[], None]] = [
             *(lambda fn=fn, most=most: self._map(fn, range(self._random.randint(most // 4, most)))
-              for fn, most in ((quick, 20_000), (slow, 150), (busy, 300), (large, 120), (printing, 200))),
+              for fn, most in ((quick, 6_000), (slow, 150), (busy, 300), (large, 120), (printing, 200))),
             lambda: self._map(pickled, [Heavy(item) for item in range(self._random.randint(10, 60))]),
             self._unordered,
             self._fold,
