@@ -31,8 +31,8 @@ class FunctionRow(NamedTuple):
     python: str
     made: float
     used: float
-    items: int
     nbytes: int
+    items: int
 
 
 class OwnerRow(NamedTuple):
@@ -75,11 +75,17 @@ class Reader:
         """The functions, the one that was used last first."""
         rows = self._query(
             "SELECT function.id, name, style, parts, options, versions, python, function.made, used, "
-            "coalesce(sum(report.items), 0), coalesce(sum(nbytes), 0) FROM function "
+            "coalesce(sum(nbytes), 0) FROM function "
             "LEFT JOIN chunk ON chunk.function = function.id LEFT JOIN report ON report.chunk = chunk.id "
             "GROUP BY function.id ORDER BY used DESC, function.id DESC"
         )
-        return [FunctionRow._make((*row[:3], *map(json.loads, row[3:6]), *row[6:])) for row in rows]
+        return [
+            FunctionRow._make((*row[:3], *map(json.loads, row[3:6]), *row[6:], self._items(row[0]))) for row in rows
+        ]
+
+    def _items(self, function: int) -> int:
+        """How many items have a result: one that was computed again counts once."""
+        return sum(span.hi - span.lo for span in self.spans(function))
 
     def owner(self) -> OwnerRow | None:
         """Who writes to it at this moment."""

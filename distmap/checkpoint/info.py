@@ -167,7 +167,8 @@ class Checkpoint:
 
         Returns:
             An iterator of pairs: the index of an item in the data of the call that computed it, and its result. Of
-            `map_batches` an item is a batch.
+            `map_batches` an item is a batch. Where calls with different data had an item at one index, it is the last
+            one's; the call itself finds results by their items, wherever these are.
 
         Raises:
             CheckpointError: there are no results of that function, or of what it does now; the message names what is

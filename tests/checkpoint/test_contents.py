@@ -82,6 +82,8 @@ def test_an_item_that_was_computed_again_comes_once(writer: Writer) -> None:
     writer.report(score, 0, ["old"] * 4)
     writer.report(score, 1, ["new", "?", "new"], missing=[[1, 2]])
     assert [value for _, value in results(writer.path, score)] == ["old", "new", "old", "new"]
+    with Reader(writer.path) as reader:
+        assert reader.functions()[0].items == 4
 
 
 @pytest.mark.parametrize("seed", range(20))
