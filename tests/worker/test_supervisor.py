@@ -6,6 +6,7 @@ import asyncio
 import logging
 import operator
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -494,3 +495,64 @@ def test_silent_pool_is_given_up(token: Secret, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
     assert "has been silent" in caplog.text
+
+
+def test_a_worker_gives_up_a_pool_that_does_not_come(token: Secret) -> None:
+    """After `--retry` seconds, with the reason and exit code 2; until then its log says at first that it goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with WorkerProcess(f"wss://127.0.0.1:{port}", "--slots", "1", "--retry", "0.5") as worker:
+        assert worker.wait() == FATAL
+        worker.line("stderr", "nothing listens")
+        assert "trying again for 0.5 s" in "".join(worker.stderr)
+        assert f"no pool at wss://127.0.0.1:{port} for" in worker.stderr[-1]
+        assert "giving up" in worker.stderr[-1]
+
+
+def test_a_worker_without_a_pool_says_so_now_and_then(token: Secret, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nothing listens it dials often enough to find a kernel that restarts, and its log stays short."""
+
+    async def main() -> None:
+        limits = Limits(redial_log=0.3, redial_refused=0.05)
+        worker = Supervisor(Settings(name="here", slots=1, token=token), announce=print, limits=limits)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = parse_url(f"wss://127.0.0.1:{server.getsockname()[1]}")
+        done = asyncio.create_task(worker.dial(url))
+        await eventually(lambda: caplog.text.count("trying again for ever") == 3)
+        assert caplog.text.count("nothing listens") == 1
+        door = Door()
+        listening = await door.open(token, url.port)
+        await (await door.pool()).conversation.close()
+        worker.terminate("a test")
+        assert await done == OK
+        await listening.close()
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+def test_a_pool_that_gave_up_its_session_has_the_worker_again(fenced: bool, token: Secret) -> None:
+    """Although the worker takes the old connection for alive; any other pool is told that it is busy."""
+
+    async def main() -> None:
+        announced: list[str] = []
+        worker = supervisor(token, announced)
+        done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
+        url = parse_url((await eventually(lambda: announced))[0].removeprefix("listening on "))
+        first = await call(str(url), token)
+        info = {**pool_info(), "fenced": first.conversation.id if fenced else "0" * 32}
+        if fenced:
+            second = MinimalPool(await dial(url, token=token, role="pool", info=info))
+            second.give(operator.neg, [1])
+            assert await second.values() == [-1]
+            await first.until(lambda: first.closed)
+            await second.conversation.close()
+        else:
+            with pytest.raises(WorkerBusy):
+                await dial(url, token=token, role="pool", info=info)
+        await first.conversation.close()
+        worker.terminate("a test")
+        assert await done == OK
+
+    run(main)
