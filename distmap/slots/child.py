@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # it is not in typeshed
 import _socket
-import atexit
 import faulthandler
 import gc
 import itertools
@@ -33,10 +32,12 @@ from distmap.slots.control import (
     seek_log,
 )
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
-from distmap.tasks._typing import Any, Buffer
+from distmap.tasks._typing import Buffer
 from distmap.tasks.broadcast import copy_with
 from distmap.tasks.capture import OutputCapture
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
+from distmap.tasks.hygiene import Hygiene
+from distmap.tasks.leaving import flush, leave
 from distmap.tasks.leftovers import held
 from distmap.tasks.nesting import FOLDER
 from distmap.tasks.payload import Payload
@@ -46,7 +47,7 @@ from distmap.tasks.runner import Runner
 from distmap.tasks.streams import install
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, SegmentMapping, private
 from distmap.wire.codec import decode, encode
-from distmap.wire.messages import Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
+from distmap.wire.messages import REMARK, Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 
 #: Descriptors move up here, out of the way of code that closes "all" of them from 3 up.
 _HIGH = (900, 200)
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
     # Kept to the end: what tasks left in it is still there for their exit functions.
     child = _child(argv, spare)
     child.serve()
-    _leave(parent, float(argv[4]))
+    leave(parent, float(argv[4]))
 
 
 def _child(argv: list[str], spare: int) -> Child:
@@ -80,7 +81,7 @@ def _child(argv: list[str], spare: int) -> Child:
     seek_log(log)
     faulthandler.enable(log, all_threads=False)
     faulthandler.register(STACK_SIGNAL, log, all_threads=True)
-    return Child(sock, blocks(log), spare, [_copy(fd) for fd in (1, 2)])
+    return Child(sock, blocks(log), spare, [_copy(fd) for fd in (0, 1, 2)])
 
 
 def die_with(parent: int) -> None:
@@ -132,10 +133,8 @@ class Child:
         #: When what it holds is to be counted again.
         self._count_at = 0.0
         self._pid = os.getpid()
-        #: Copies of standard output and error.
-        self._streams = streams
         # Not for pools that a task makes: their slots are on this machine.
-        self._runner = Runner(folder=os.environ.pop(FOLDER, None))
+        folder = os.environ.pop(FOLDER, None)
         self._arena = Arena(spare, itertools.count(1))
         #: Segments of the parent: descriptor and size until first used, then their mapping.
         self._unmapped: dict[int, tuple[int, int]] = {}
@@ -150,12 +149,15 @@ class Child:
         self._interrupted = False
         self._reported = 0
         self._ended = False
+        self._running: Task | None = None
         self._main = get_ident()
         copy_with(private)
         self._on_interrupt = self._interrupt
         _signal.signal(_signal.SIGINT, self._on_interrupt)
         self._capture = OutputCapture(self._print)
         install(self._capture.current)
+        self._hygiene = Hygiene(streams)
+        self._runner = Runner(folder=folder, hygiene=self._hygiene)
         if os.name == "posix":
             os.register_at_fork(after_in_child=self._capture.forked)
 
@@ -230,6 +232,7 @@ class Child:
     def _run(self, task: Task, parts: list[bytearray | SegmentRef], cells: memoryview) -> None:
         head, *buffers = [self._resolve(part, writable=True) for part in parts]
         self._capture.begin(task, cells)
+        self._running = task
         self._cells = cells
         try:
             self._runner.run(task, Payload(head, tuple(buffers)), cells, self._emit)
@@ -245,6 +248,7 @@ class Child:
             with self._capture.lock:
                 ended = isinstance(message, Refused) or (isinstance(message, Report) and message.ended)
                 if ended:
+                    self._tell_of_strays()
                     self._capture.end()
                 else:
                     self._capture.flush()
@@ -254,6 +258,17 @@ class Child:
                 self._reported = message.hi
         finally:
             self._sending = False
+
+    def _tell_of_strays(self) -> None:
+        """Tell the caller of processes that items left behind, once for a call."""
+        task = self._running
+        if task is None or not (count := self._hygiene.left_behind()):
+            return
+        first, last = task.start + task.lo, task.start + task.hi - 1
+        who = f"item {first}" if first == last else f"one of the items {first} to {last}"
+        what = "a process" if count == 1 else f"{count} processes"
+        text = f"{who} left {what} behind: what is left at the end of a call is ended".encode()
+        self._send(Output(task.slot, task.attempt, 0, ((-1, REMARK, len(text)),)), [text])
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         cells = self._cells
@@ -277,14 +292,8 @@ class Child:
 
     def _tidy(self) -> None:
         if _signal.getsignal(_signal.SIGINT) is not self._on_interrupt:
-            _signal.signal(_signal.SIGINT, self._on_interrupt)
-        for fd, stream in enumerate(self._streams, 1):
-            try:
-                os.fstat(fd)
-            except OSError:  # the task closed it; what others print must not land in whatever takes the number
-                if stream >= 0:
-                    os.dup2(stream, fd)
-        _flush()
+            _signal.signal(_signal.SIGINT, self._on_interrupt)  # a set-up took it
+        flush()
         if (now := monotonic()) >= self._count_at:
             self._count_at = now + _COUNT_EVERY
             cells = self._blocks[PROCESS]
@@ -354,45 +363,3 @@ class Child:
         # A thread that prints may be writing just now.
         with self._capture.lock:
             self._outbox.send(frame, fd)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # a task closed or replaced it
-
-
-def _leave(parent: int, seconds: float) -> None:
-    """End this process in order: what was registered for its end runs first, for so long at most."""
-    if os.name == "posix":
-        if os.getppid() != parent:
-            os._exit(0)  # nobody waits for it
-        # Not by a handler in Python: what holds up the end may hold up that too.
-        _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
-        _signal.setitimer(_signal.ITIMER_REAL, seconds)
-    # As the interpreter does at its end, in the same order. The end itself is not for us: it takes modules apart.
-    for function in (_end_threads, atexit._run_exitfuncs, _end_trackers, _flush):
-        try:
-            function()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-    os._exit(0)
-
-
-def _end_threads() -> None:
-    threading = sys.modules.get("threading")
-    if threading is not None:
-        threading._shutdown()
-
-
-def _end_trackers() -> None:
-    """Let those who track named resources of this process (multiprocessing's, loky's) remove what it left.
-
-    They would do so by themselves once it has ended, but then they are ended with everything else that it started.
-    """
-    for name in [name for name in sys.modules if name.endswith(".resource_tracker")]:
-        tracker: Any = getattr(sys.modules[name], "_resource_tracker", None)
-        if getattr(tracker, "_pid", None) is not None:  # else it is another process's
-            tracker._stop()

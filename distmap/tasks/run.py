@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _FLUSH = 0.050
 #: Seconds between two looks at the cells that the parent process writes.
 _LOOK = 0.001
+#: Seconds between two times that what items changed of their process is set back, which takes 20 us.
+_RESTORE = 0.005
 #: If items take less than _TINY seconds, the clock is read once for _STRETCH items.
 _TINY, _STRETCH = 1e-6, 8
 Cells = MutableSequence[int] | memoryview
@@ -61,6 +63,8 @@ class AttemptRun:
         self.library = library
         self.generator: tuple[int, numpy.random.Generator] | None = None
         self._item: Any = _MISSING
+        #: Sets back what items changed of their process; see `hygiene.py`.
+        self.restore: Callable[[], None] | None = None
 
     def loop(self) -> bool:
         """Run the items; True if KeyboardInterrupt ended it.
@@ -69,12 +73,13 @@ class AttemptRun:
         slow item after many fast ones delays a report or a revocation by itself only. Only where items take less than
         a microsecond it is read before every eighth, so that at most seven more run before it is noticed.
         """
-        task, cells, clock = self.task, self.cells, perf_counter
+        task, cells, clock, restore = self.task, self.cells, perf_counter, self.restore
         call, source = self._call()
         values: list[Any] = []
         append = values.append
         failed: list[int] = []
         begun = due = seen = clock()
+        restore_at = begun + _RESTORE
         lo, interrupted = task.lo, False
         look, stretch = lo, 0
         try:
@@ -91,6 +96,9 @@ class AttemptRun:
                             values, failed, lo = [], [], i
                             append = values.append
                             begun = now = clock()
+                        if restore is not None and now >= restore_at:
+                            restore()
+                            restore_at = now + _RESTORE
                         due = now + _LOOK
                     stretch = _STRETCH if now - seen < stretch * _TINY else 1
                     look, seen = i + stretch, now

@@ -15,6 +15,7 @@ from distmap.tasks._typing import TYPE_CHECKING, Any
 from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.cells import CELL_ATTEMPT, CELL_INTERRUPT
 from distmap.tasks.failures import SET_UP, Failure, describe
+from distmap.tasks.hygiene import Hygiene
 from distmap.tasks.items import Items, encode
 from distmap.tasks.library import Library
 from distmap.tasks.nesting import runners
@@ -35,9 +36,19 @@ class Runner:
         inline: KeyboardInterrupt is a real one, of this process: after the report of what is finished it is raised on.
         library: shared with the other runners of this process; None: its own.
         folder: where data files of local modules are written; see `finder.py`.
+        hygiene: of a process that runs nothing else; None: what items change stays as it is.
     """
 
-    def __init__(self, *, inline: bool = False, library: Library | None = None, folder: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        inline: bool = False,
+        library: Library | None = None,
+        folder: str | None = None,
+        hygiene: Hygiene | None = None,
+    ) -> None:
+        self._hygiene = hygiene
+        self._last: tuple[bytes, tuple[bytes, ...]] | None = None
         self._inline = inline
         self._library = library or Library(folder)
         self._edition = self._library.edition
@@ -52,8 +63,13 @@ class Runner:
         self._library.put(digest, kind, payload)
 
     def drop(self, digest: bytes) -> None:
+        """Forget a payload; with the code of the last call, what its items left behind is ended."""
+        code = self._codes.get(digest)
         self._library.drop(digest)
         self.forget_dropped()
+        calls = any(one.style != "setup" for one in self._codes.values())
+        if self._hygiene is not None and code is not None and code.style != "setup" and not calls:
+            self._hygiene.call_over()
 
     def forget_dropped(self) -> None:
         """Let go of functions whose code was dropped, by whichever runner of the library."""
@@ -88,12 +104,22 @@ class Runner:
             failure = describe(exc, "", dump_small)
             emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
             return
+        hygiene = self._hygiene
+        if hygiene is not None and self._last != (task.code, task.needs):
+            self._last = task.code, task.needs
+            hygiene.begin()  # what was loaded may have changed something
+        restore = None if hygiene is None or code.style == "setup" else hygiene.restore
         before = getattr(current, "run", None)
         run = current.run = AttemptRun(task, code, items, cells, emit, self._inline, self._library)
+        run.restore = restore
         try:
             interrupted = run.loop()
         finally:
             current.run = before
+            if restore is not None:
+                restore()
+            elif hygiene is not None:
+                hygiene.set_up()
         if interrupted and self._inline:
             raise KeyboardInterrupt
 
@@ -152,6 +178,8 @@ class Runner:
         code = self._codes.get(digest) or self._code(digest)
         try:
             code.fn()
+            if self._hygiene is not None:
+                self._hygiene.set_up()
         except Exception as exc:
             exc.add_note(f"{SET_UP} (pool.run or initializer=) in slot {slot}, which runs no item without it")
             raise

@@ -186,8 +186,8 @@ def _filter_by(filters: Iterable[_Filter]) -> None:
 class SurroundingsSwitch:
     """Switches this process to the surroundings of the call whose items come next.
 
-    What differs from the surroundings before is set; everything else stays, so that what a task changes by itself
-    lasts until the calling process changes the same thing.
+    What differs from the surroundings before is set; everything else stays. So what a set-up changes lasts until the
+    calling process changes the same thing; of what items change `hygiene.py` sets most back.
     """
 
     def __init__(self) -> None:
