@@ -240,6 +240,11 @@ class NetWorld(World):
                 raise Broken(f"worker {link.worker} was lost after a silence of {silence} s")
             self.lost(link, charged=True, why="silent")
 
+    def on_channel(self, link: Link, side: int, *, attached: bool) -> None:
+        """The pool gives nothing new to a worker that is out of reach."""
+        if side == POOL and not self.workers[link.worker].lost:
+            self.post(ev.WorkerTrusted(link.worker) if attached else ev.WorkerSuspected(link.worker))
+
     def leave(self, link: Link) -> None:
         """The worker ends its session, and what it runs."""
         worker = self.workers[link.worker]

@@ -154,7 +154,8 @@ class Oracle(Ledger):
     def _may_send_ahead(self, command: ev.Assign, job: JobAccount, slot: SlotAccount) -> None:
         """Nothing is sent ahead to a slot while another one is idle, and no more than so many bytes."""
         held = [self.attempts[number] for number in slot.held]
-        idle = [one for one in self.slots_for(job) if self._takes(one) and not one.held]
+        # One that may end its rest early need not have done so yet.
+        idle = [one for one in self.slots_for(job) if self._takes(one) and not one.held and one.rest_until <= self.now]
         waits = any(need for worker in self.workers.values() for need in worker.required.values())
         # A worker is kept quiet for an item that has to run alone.
         waits = waits or any(

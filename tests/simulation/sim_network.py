@@ -229,9 +229,26 @@ class Link:
         """An end learns that its channel is gone."""
         if end.defer(partial(self.notice, end, channel)) or end.channel != channel:
             return
-        end.session.detached()
-        end.channel = None
+        self.detach(end)
         self.redial(end)
+
+    def detach(self, end: End) -> None:
+        """An end leaves its channel, if it has one."""
+        if end.channel is not None:
+            end.session.detached()
+            end.channel = None
+            self.world.on_channel(self, end.side, attached=False)
+
+    def attach(self, end: End, number: int, received: int) -> None:
+        """An end goes on over a new channel."""
+        end.session.resume(received, end.clock())
+        end.channel = number
+        end.heard = end.clock()
+        end.liveness = "fine"
+        if end.side == POOL:
+            self.delivered = self.world.now
+        end.session.ping(end.clock())
+        self.world.on_channel(self, end.side, attached=True)
 
     def redial(self, end: End) -> None:
         if end.side == self.dialer and not (self.dialling or self.closed or (end.side == WORKER and self.dead)):
@@ -264,8 +281,7 @@ class Link:
                 return self.again()
             self.dialling = False
             return world.fence(self)
-        dials.session.detached()
-        dials.channel = None
+        self.detach(dials)
         self.last_channel += 1
         number = self.last_channel
         # A connection of its own: it may be late, and then also comes after a later one.
@@ -296,12 +312,9 @@ class Link:
             return
         if end.channel is not None:
             self.world.after(self.latency, partial(self.notice, other, end.channel))
-        end.session.detached()
-        mine = end.session.received
-        end.session.resume(received, end.clock())
-        end.channel = number
-        self.refresh(end)
-        self.carry(end.side, number, mine)
+        self.detach(end)
+        self.carry(end.side, number, end.session.received)
+        self.attach(end, number, received)
         self.pump(end.side)
 
     def granted(self, number: int, received: int) -> None:
@@ -312,17 +325,9 @@ class Link:
         if number != self.last_channel or end.channel is not None:
             self.world.after(self.latency, partial(self.notice, other, number))
             return
-        end.session.resume(received, end.clock())
-        end.channel = number
         self.dialling = False
-        self.refresh(end)
+        self.attach(end, number, received)
         self.pump(end.side)
-
-    def refresh(self, end: End) -> None:
-        end.heard = end.clock()
-        if end.side == POOL:
-            self.delivered = self.world.now
-        end.session.ping(end.clock())
 
     def late(self, number: int) -> None:
         """No answer came to this dial."""
