@@ -477,7 +477,9 @@ class Slots:
         try:
             slot.process = self._start()
         except OSError as error:  # no process, memory or descriptor to be had now
-            log.error("slot %d of %s: no task process can be started (%s); trying again", slot.index, self.name, error)
+            # As text: a record that somebody keeps must not keep what the error refers to.
+            said = str(error)
+            log.error("slot %d of %s: no task process can be started (%s); trying again", slot.index, self.name, said)
             slot.deaths_in_a_row = max(slot.deaths_in_a_row, _FREE_DEATHS) + 1
             if silently:  # now it must be known
                 slot.forget()
