@@ -92,6 +92,14 @@ IMPORTERS = {
     "websockets": {"transport.dial", "transport.listen", "transport.websocket"},
 }
 
+#: Who reads the time of the day, and what for. Durations come from a clock that is never set.
+WALL_CLOCK = {
+    "checkpoint.owner": "two machines share no other clock; the owner must have been silent for long",
+    "checkpoint.sections": "when a section of a checkpoint was begun, for people",
+    "checkpoint.store": "when a result was kept, for people",
+    "transport.tls": "the validity of a certificate, which nobody asks for",
+}
+
 #: Modules without a test file of their own, and why.
 UNTESTED = {
     "_version": "one string",
@@ -264,6 +272,24 @@ def test_the_exemptions_are_needed() -> None:
     assert set(UNTESTED) <= set(MODULES)
     places = {name: name.split(".") for name in UNTESTED}
     assert not [n for n, (*folders, last) in places.items() if TESTS.joinpath(*folders, f"test_{last}.py").exists()]
+
+
+def test_the_wall_clock_measures_nothing() -> None:
+    """A clock that is set changes no wait and no judgement: only what is shown or dated reads the time of the day."""
+    readers = set()
+    for name, path in MODULES.items():
+        for node in ast.walk(tree_of(path)):
+            match node:
+                case ast.Attribute(value=ast.Name(id="time"), attr="time" | "time_ns"):
+                    readers.add(name)
+                case ast.Attribute(
+                    attr="now" | "today" | "utcnow",
+                    value=ast.Attribute(attr="datetime" | "date") | ast.Name(id="datetime" | "date"),
+                ):
+                    readers.add(name)
+                case ast.ImportFrom(module="time", names=names) if {"time", "time_ns"} & {one.name for one in names}:
+                    readers.add(name)
+    assert readers == set(WALL_CLOCK)
 
 
 def test_test_folders_are_no_packages() -> None:

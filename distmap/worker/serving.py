@@ -152,9 +152,9 @@ class PoolSession:
             return
         self._broke_at, self.kept = loop.time(), 0
         seconds = _patience(self._broke_at - self.conversation.connection.channel.last_heard, self._limits)
-        self._orphan_timer = loop.call_later(seconds, self.end, f"out of reach for {seconds:g} s")
+        self._orphan_timer = loop.call_later(seconds, self.end, f"out of reach for {seconds:.3g} s")
         log.warning(
-            "pool %s is out of reach (%s); its tasks go on, and results are kept for it for %g s",
+            "pool %s is out of reach (%s); its tasks go on, and results are kept for it for %.3g s",
             self.pool, broken, seconds,
         )  # fmt: skip
 
@@ -341,4 +341,4 @@ def _size(parts: Sequence[Buffer]) -> str:
 def _patience(silent: float, limits: Limits) -> float:
     """Seconds for which a pool may stay away that was silent for so long before its connection broke."""
     # A host that has vanished is silent first. A kernel that was busy for minutes is not gone, and may come back.
-    return round(max(limits.orphan_after - silent, min(limits.reconnect_grace, limits.orphan_after)), 1)
+    return max(limits.orphan_after - silent, min(limits.reconnect_grace, limits.orphan_after))

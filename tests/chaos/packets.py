@@ -47,6 +47,7 @@ def in_namespace(module: str, arguments: Sequence[str]) -> None:
     if os.environ.get("DISTMAP_CHAOS_NAMESPACE") != "yes":
         os.environ["DISTMAP_CHAOS_NAMESPACE"] = "yes"
         os.execvp("unshare", ["unshare", "-Urn", sys.executable, "-m", module, *arguments])
+    subprocess.run("ip link set lo up".split(), check=True)
 
 
 def open_tun(address: str) -> int:

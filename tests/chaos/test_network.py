@@ -51,6 +51,11 @@ def test_nothing_outlives_its_kernel() -> None:
     play("chaos.orphans goodbye killed --orphan-after 2")
 
 
+def test_a_side_that_stands_still() -> None:
+    """A worker that is stopped for long joins anew when it goes on; one whose kernel is busy for long just waits."""
+    play("chaos.pauses stopped --grace 2", "chaos.pauses busy --grace 2")
+
+
 def test_a_link_that_loses_packets() -> None:
     """Loss, delay and a narrow link slow a map down; after a long outage others do it, and the worker is back."""
     if not possible():
