@@ -199,6 +199,32 @@ def test_links_lead_to_files() -> None:
             assert (page.parent / target).exists(), f"{name(page)}: {target}"
 
 
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+#: Rows of the list of faults that distmap answers for.
+FAULTS = range(1, 53)
+
+
+def test_every_fault_has_its_tests() -> None:
+    """The page of faults has each row of the list once; its tests exist, or it says why there is none."""
+    found = [row for row in tables(read("explanation/faults.md")) if "#" in row]
+    described = {int(row["#"]): row for row in found if "fault" in row}
+    tested = {int(row["#"]): row["tests"] for row in found if "tests" in row}
+    assert sorted(described) == sorted(tested) == list(FAULTS)
+    assert len(found) == 2 * len(FAULTS)
+    assert all(all(row.values()) for row in described.values())
+    missing = []
+    for number, cell in tested.items():
+        for test in code(cell):
+            file, _, function = test.partition("::")
+            path = Path(__file__).parent / file
+            if not path.is_file() or (function and function not in defined(path)):
+                missing.append(f"row {number}: {test}")
+        if not code(cell) and not cell.startswith("none: "):
+            missing.append(f"row {number} names no test, and no reason")
+    assert missing == []
+
+
 # --- the architecture ------------------------------------------------------------------------------------------------
 
 

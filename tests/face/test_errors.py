@@ -225,6 +225,23 @@ def test_a_result_that_does_not_pickle(pool2):
     assert "lock" in str(error)
 
 
+def test_recursion_without_end_is_an_error_of_its_item(pool2):
+    """In the function, or in what is pickled of its result."""
+
+    def endless():
+        return endless()
+
+    def deep():
+        found = []
+        for _ in range(100_000):
+            found = [found]
+        return found
+
+    assert isinstance(only_five_failed(pool2.map(sparse(endless), range(10), on_error="return")), RecursionError)
+    error = only_five_failed(pool2.map(sparse(deep), range(10), on_error="return"))
+    assert "recursion" in f"{error!r} {error.__cause__!r}".lower()
+
+
 def test_a_result_whose_pickling_raises_anything(pool2):
     """A result whose __reduce__ raises, even SystemExit, costs its item only."""
 
