@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from distmap.calls.arguments import label_of
 from distmap.calls.controls import Callbacks
-from distmap.calls.inputs import Input, Pulled, check_wait, failing
+from distmap.calls.inputs import AsyncPulled, Input, Pulled, check_wait, failing
 from distmap.calls.job import Job, hand_over, serving_of, weakly
 from distmap.calls.options import MapOptions
 from distmap.calls.reader import JobContext
@@ -92,7 +92,7 @@ class Jobs:
         entry, progress = self._entry(call, gather, buffer=buffer, stop=False)
         serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=label_of(call.fn))
         _keep(call, serving)
-        _close_at_end(call.source, entry)
+        _end_with(call.source, entry)
         stream = StreamJob(serving, results, call.pool)
         # A stream that is left behind is cancelled: only whoever iterates over it may keep it.
         self._remember(stream, weakref.ref(stream))
@@ -108,7 +108,7 @@ class Jobs:
             call=call.name, function=label_of(call.fn), callbacks=callbacks,
         )  # fmt: skip
         _keep(call, serving)
-        _close_at_end(call.source, entry)
+        _end_with(call.source, entry)
         job = Job(serving, on_given=partial(_given, weakref.ref(self)))
         serving.keep = (job, call.pool)
         self._remember(job, lambda: job)
@@ -183,16 +183,15 @@ def _keep(call: Call, serving: Serving) -> None:
         serving.checkpoint = Checkpointed(serving, call.fn, call.source, call.options, style=call.style, kept=call.kept)
 
 
-def _close_at_end(source: Input, entry: JobEntry) -> None:
-    """Let an input that has something to close do so when the job is over, also while it is being read."""
-    close = getattr(source, "close", None)
-    if close is None:
+def _end_with(source: Input, entry: JobEntry) -> None:
+    """Let an async input end with its job, also while an item is waited for."""
+    if not isinstance(source, AsyncPulled):
         return
     sink = entry.sink
 
     def route(message: JobMessage) -> None:
         if isinstance(message, Finished):
-            close()
+            source.close()
             entry.sink = sink  # whoever keeps the job does not keep its input
         sink(message)
 

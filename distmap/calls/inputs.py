@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
 from distmap.core.limits import LIMITS
-from distmap.tasks.items import SCALARS, is_fixed
+from distmap.tasks.items import NUMBERS, fixed_size
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
@@ -70,15 +70,23 @@ class Pulled:
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         deadline = time.monotonic() + LIMITS.read_seconds
         items: list[Any] = []
+        nbytes, most = 0, LIMITS.chunk_bytes
         # In growing blocks, so that a slow source gives what it has after a moment and a quick one costs no clock.
         while True:
             wanted, fixed = min(2 * len(items) or 1, count), True
             try:
                 for item in itertools.islice(self._items, wanted - len(items)):
-                    fixed = type(item) in SCALARS or is_fixed(item)
-                    if not fixed:
+                    if type(item) in NUMBERS:
+                        items.append(item)
+                        continue
+                    size = fixed_size(item)
+                    if size is None:
+                        fixed = False
                         break
                     items.append(item)
+                    nbytes += size
+                    if nbytes >= most:  # what was read before says nothing of the size of these
+                        return take(items), len(items), False
             except Exception as error:  # the iterator's
                 if not items:
                     raise
@@ -156,9 +164,8 @@ class Batches:
 
 def check_wait(source: Input | None, call: str) -> None:
     """Raise RuntimeError if this thread must not wait for the call: its input runs on the event loop of this thread."""
-    check = getattr(source, "check_wait", None)
-    if check is not None:
-        check(f"{call}()")
+    if isinstance(source, AsyncPulled):
+        source.check_wait(f"{call}()")
 
 
 def length_of(data: Any) -> int | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distmap.calls.controls import Callbacks, CallCheckpoint, JobControls
-from distmap.calls.inputs import Input, check_wait
+from distmap.calls.inputs import AsyncPulled, Input, check_wait
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.notices import warn_of
 from distmap.calls.outcome import Completion, end_of, state_of, worded
@@ -346,6 +346,8 @@ class MapServing(Serving):
         finally:
             # Over: whoever keeps the handle keeps results and figures, not the pool, the input or what functions
             # captured.
+            if isinstance(self._source, AsyncPulled):
+                self._source.close()
             self._source, self._callbacks, self.keep, self.checkpoint = None, Callbacks(), (), None
             self.record.sink = ignore
             self.results.let_go()

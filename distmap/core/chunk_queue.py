@@ -31,7 +31,7 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         largest=stats.largest if stats else 0,
         left=None if unread is None else unread + job.queued,
         slots=job.group.capacity,
-        item_bytes=job.item_bytes,
+        item_bytes=max(job.item_bytes, job.result_item_bytes),
     )
     return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
 

@@ -252,6 +252,8 @@ class JobRecord:
     input_bytes: int = 0
     result_bytes: int = 0
     item_bytes: float = 0.0
+    #: Of streaming jobs: bytes of the result of an item, measured as `item_bytes` of its input is.
+    result_item_bytes: float = 0.0
 
     failed: int = 0
     retried: int = 0
@@ -314,10 +316,13 @@ class JobRecord:
         Without unfinished items no bytes are held, so one item has room even if it is larger than the limit. Items are
         read in input order, so the earliest missing item is always inside the window: no window stops a job for ever.
         """
-        left = limits.job_bytes - self.input_bytes - self.result_bytes
+        # Results that are to come count too, but for one item for each slot: else large ones would run one by one.
+        coming = self.result_item_bytes * max(0, self.read - self.settled - self.group.capacity)
+        left = limits.job_bytes - self.input_bytes - self.result_bytes - coming
         if left <= 0:
             return 0
-        by_bytes = max(1, int(left / self.item_bytes)) if self.item_bytes > 0 else limits.chunk_items
+        each = self.item_bytes + self.result_item_bytes
+        by_bytes = max(1, int(left / each)) if each > 0 else limits.chunk_items
         if not self.streaming:
             return by_bytes
         if self.spec.buffer is not None:

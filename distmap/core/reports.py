@@ -133,8 +133,9 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
     job, chunk = attempt.job, attempt.chunk
     if job.state == "stopping" and job.outcome == "failed":
         return _discard(state, attempt, event.lo, event.hi)
-    if job.streaming:
+    if job.streaming and event.lo < event.hi:
         job.result_bytes += event.nbytes
+        job.result_item_bytes = max(event.nbytes / (event.hi - event.lo), job.result_item_bytes / 2)
     start = event.lo
     for at in event.failed:
         if chunk.tries.get(at, 0) < job.spec.retries:

@@ -18,9 +18,11 @@ from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
 from distmap.driver.messages import Incident, Landed, Placed, ReadRequest
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers, needs_of
+from distmap.errors import PayloadError
 from distmap.tasks.items import dump_items
+from distmap.tasks.oversize import as_failed, refusal
 from distmap.tasks.payload import Blob, Payload
-from distmap.wire.messages import Task
+from distmap.wire.messages import Refused, Report, Task
 
 log = logging.getLogger("distmap")
 
@@ -96,19 +98,26 @@ class Commands:
             needs = job.needs[worker.id] = self._that_travel(needs_of(code, worker), worker)
         if chunk.needs:
             needs = (*needs, *self._that_travel(chunk.needs, worker))
-        for digest in (*needs, code.digest):
-            if digest not in worker.blobs:
-                blob = self._blobs[digest]
-                worker.blobs.add(digest)
-                name = job.spec.name if digest == code.digest else ""
-                worker.engine.put(worker.id, digest, blob.kind, blob.payload.parts, name)
         where = (command.worker, command.slot, command.lo, command.hi)
         self._attempts.add(command.attempt, AttemptEntry(job, command.chunk, *where))
+        try:
+            for digest in (*needs, code.digest):
+                if digest not in worker.blobs:
+                    blob = self._blobs[digest]
+                    name = job.spec.name if digest == code.digest else ""
+                    worker.engine.put(worker.id, digest, blob.kind, blob.payload.parts, name)
+                    worker.blobs.add(digest)
+        except PayloadError as error:  # it is too large to be sent: the job cannot run there
+            return worker.refused(Refused(command.slot, command.attempt), refusal(error))
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start,
             job.timeout, job.router is not None,
         )  # fmt: skip
-        worker.engine.assign(worker.id, task, chunk.payload.parts)
+        try:
+            worker.engine.assign(worker.id, task, chunk.payload.parts)
+        except PayloadError as error:  # the items, then, fail
+            report = Report(command.slot, command.attempt, command.lo, command.hi, 0.0, True, ())
+            worker.reported(*as_failed(report, error, "the item, or those that were to be sent with it"))
 
     def _that_travel(self, needs: Sequence[bytes], worker: WorkerEntry) -> tuple[bytes, ...]:
         """Those that the worker is sent.

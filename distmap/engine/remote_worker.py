@@ -65,9 +65,9 @@ class RemoteWorker:
         )
 
     def assign(self, task: msg.Task, parts: Parts) -> None:
-        """Send a task, and remember its attempt."""
-        self._attempts[task.slot].add(task.attempt)
+        """Send a task, and remember its attempt; PayloadError if it is too large to be sent."""
         self.conversation.send(task, parts)
+        self._attempts[task.slot].add(task.attempt)
 
     def lost(self, reason: str, *, charged: bool) -> None:
         """It is gone. Losing it twice is fine."""

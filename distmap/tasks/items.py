@@ -23,7 +23,8 @@ from distmap.tasks.picklers import UNPICKLABLE, Definitions, loading
 from distmap.tasks.pickling import Writer, dump_small, dump_value
 
 #: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
-SCALARS = frozenset({int, float, complex, str, bytes, bool, type(None)})
+NUMBERS = frozenset({int, float, complex, bool, type(None)})
+SCALARS = NUMBERS | {str, bytes}
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
 #: The largest number of values of a chunk that are searched for the part that does not pickle.
@@ -107,15 +108,24 @@ def _is_plain(values: Sequence[object]) -> bool:
     return kinds <= SCALARS
 
 
-def is_fixed(value: Any) -> bool:
-    """Whether nothing can change it any more: a plain value, a tuple of them, or a number of NumPy's."""
+def fixed_size(value: Any) -> int | None:
+    """The length of the text and bytes in what nothing can change any more; None if something can.
+
+    That is: a plain value, a tuple of them, or a number of NumPy's.
+    """
     kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value)
     if kind is tuple:
+        size = 0
         for part in value:  # `all` would cost twice as much
-            if type(part) not in SCALARS:
-                return False
-        return True
-    return kind in SCALARS or (kind.__module__ == "numpy" and kind.__name__ in _NUMBERS)
+            if type(part) in NUMBERS:
+                continue
+            if type(part) is not str and type(part) is not bytes:
+                return None
+            size += len(part)
+        return size
+    return 0 if kind in NUMBERS or (kind.__module__ == "numpy" and kind.__name__ in _NUMBERS) else None
 
 
 def _as_array(values: Any) -> Any:

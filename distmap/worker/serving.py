@@ -261,7 +261,9 @@ class PoolSession:
         try:
             self._send(report, self._backlog.stow(parts))
         except PayloadError as exc:
-            self._send(*_too_large(report, exc))
+            from distmap.tasks.oversize import as_failed
+
+            self._send(*as_failed(report, exc, "its result, or those that were to be sent with it"))
         if report.ended:
             self._end_attempt(report.slot, report.attempt)
 
@@ -310,18 +312,6 @@ class PoolSession:
     def _update_idle(self) -> None:
         if not any(self._attempts):
             self.idle.set()
-
-
-def _too_large(report: msg.Report, exc: PayloadError) -> tuple[msg.Report, list[Buffer]]:
-    """The report with, for each result, the error that the results do not fit into a message."""
-    from distmap.tasks.broadcast import Dependencies
-    from distmap.tasks.failures import describe
-    from distmap.tasks.items import encode
-    from distmap.tasks.pickling import dump_small
-
-    items = range(report.lo, report.hi)
-    failure = describe(exc, "its result, or those that were to be sent with it", dump_small)
-    return report._replace(failed=tuple(items)), encode([failure] * len(items), Dependencies(), what="")[0].parts
 
 
 def _printable(name: str) -> str:

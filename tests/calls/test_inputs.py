@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distmap.calls.inputs import from_batches, from_iterables
+from distmap.calls.inputs import Pulled, from_batches, from_iterables
+from distmap.core.limits import LIMITS
 
 
 def drain(source, count=3):
@@ -159,3 +160,20 @@ def test_what_an_iterator_may_change_is_taken_one_by_one():
     source = from_iterables([itertools.chain(range(9), rows())])
     assert source.read(11, lambda items: [str(item) for item in items]) == ([*"012345678", "[0]", "[1]"], 11, False)
     assert source.read(9, lambda items: [str(item) for item in items]) == (["[2]", "[3]"], 2, True)
+
+
+HEAVY = b"x" * (1 << 20)
+
+
+@pytest.mark.parametrize("heavy", [HEAVY, HEAVY.decode(), (7, HEAVY)], ids=["bytes", "text", "pair"])
+def test_a_read_ends_where_its_items_become_heavy(heavy):
+    """What was read before says nothing of the size of the next items: memory is bounded all the same."""
+    source = Pulled(itertools.chain([b""] * 1000, itertools.repeat(heavy)))
+    read = 0
+    while read < 1000:
+        items, count, last = source.read(1_000_000)
+        assert len(items) == count
+        assert not last
+        read += count
+    assert read <= 1000 + LIMITS.chunk_bytes // (1 << 20)
+    assert source.read(1_000_000)[1] == LIMITS.chunk_bytes // (1 << 20)

@@ -60,6 +60,18 @@ def test_room_in_bytes() -> None:
     assert job.room(LIMITS) == 1
 
 
+def test_room_for_results_that_are_to_come() -> None:
+    """Items that run will give results: their bytes are counted before they are there, but one for each slot."""
+    job = make(gather="ordered", buffer=100)
+    job.read, job.settled, job.result_item_bytes, job.item_bytes = 8, 2, 150.0, 50.0
+    assert job.room(LIMITS) == 2  # 1000 - 4 * 150, at 200 each
+    job.read = 11
+    assert job.room(LIMITS) == 0
+    job.read = job.settled = 20
+    job.result_item_bytes = 1e6
+    assert job.room(LIMITS) == 1
+
+
 def test_room_of_a_list_counts_bytes_only() -> None:
     """Nobody consumes a list, so its window is bytes of input."""
     job = make()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import queue
 
+import pytest
+
 from distmap.calls.results import results_of
 from distmap.core.events import Consumed, ItemsAdded, JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Landed, ReadRequest
+from distmap.engine.inline import InlineEngine
+from distmap.errors import PayloadError
 from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.code import dump_code
-from distmap.tasks.items import dump_items
+from distmap.tasks.items import dump_items, load_results
 from distmap.wire.messages import Died, Ready
 
 DEADLINE = 10
@@ -97,3 +101,49 @@ def test_a_pinned_broadcast_outlives_its_job(harness):
     assert harness.portal.ask(lambda: (len(harness.driver.blobs), handle.digest in harness.driver.blobs)) == (1, True)
     harness.portal.ask(harness.driver.blobs.unpin, handle.digest)
     assert not harness.portal.ask(lambda: len(harness.driver.blobs))
+
+
+class Narrow(InlineEngine):
+    """An engine whose connection takes small messages only."""
+
+    def check(self, parts):
+        if (nbytes := sum(memoryview(part).nbytes for part in parts)) > 10_000:
+            raise PayloadError(f"a message of {nbytes} bytes is too large to be sent")
+
+    def put(self, worker, digest, kind, parts, name=""):
+        self.check(parts)
+        super().put(worker, digest, kind, parts, name)
+
+    def assign(self, worker, task, parts):
+        self.check(parts)
+        super().assign(worker, task, parts)
+
+
+@pytest.fixture
+def narrow(make_harness):
+    """A driver with one such worker."""
+    harness = make_harness(workers=0)
+    harness.engines.append(Narrow())
+    harness.portal.run(harness.engines[0].start(harness.driver)).result(DEADLINE)
+    return harness
+
+
+def test_an_item_that_no_message_holds_fails_alone(narrow):
+    """It is the item's error; the others are done, and the pool goes on."""
+    job, box = narrow.open(len, 3, chunksize=1, stop_on_failure=False)
+    found, last = narrow.serve(job, box, [b"a", bytes(20_000), b"bcd"])
+    assert (found[0], found[2], last.outcome) == (1, 3, "done")
+    assert isinstance(found[1], PayloadError)
+    assert "too large to be sent" in str(found[1])
+
+
+def test_a_function_that_no_message_holds_ends_its_job(narrow):
+    """The job fails with the reason, each time, and the next one runs."""
+    large = bytes(range(256)) * 100
+    for _ in range(2):
+        job, box = narrow.open(lambda x: large[x], 1)
+        found, last = narrow.serve(job, box, [1])
+        assert (found, last.outcome) == ({}, "failed")
+        assert "too large to be sent" in load_results(last.refusal[0], 0, 1)[0].message
+    job, box = narrow.open(abs, 1)
+    assert narrow.serve(job, box, [-1])[0] == {0: 1}
