@@ -14,7 +14,7 @@ import sys
 from time import monotonic
 
 from distmap.tasks._typing import Any
-from distmap.tasks.leftovers import Stray, end, has_children, strays
+from distmap.tasks.leftovers import Stray, end, has_children, reserve, strays
 
 #: Seconds between two looks for processes that were left behind, while there are any.
 _LOOK_EVERY = 1.0
@@ -60,6 +60,7 @@ class Hygiene:
         self._look_at = 0.0
         self._mask = _umask()
         self.begin()
+        reserve.fill()
 
     def begin(self) -> None:
         """What is now is what items are to find."""
@@ -86,6 +87,7 @@ class Hygiene:
         for fd, copy in enumerate(self._copies):
             if copy >= 0 and _identity(fd) != self._files[fd]:
                 os.dup2(copy, fd)
+        reserve.fill()
 
     def _restore_environment(self) -> None:
         decode = os.fsdecode

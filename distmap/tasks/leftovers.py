@@ -16,8 +16,39 @@ from distmap.tasks._typing import Any
 
 #: Not known on this system.
 UNKNOWN = -1
+#: Descriptors that are kept back: imports and sources of a traceback need one or two at a time.
+_RESERVE = 4
 #: Seconds that processes which were killed have to end, before this one goes on.
 _END_SECONDS = 0.1
+
+
+class Reserve:
+    """Descriptors that are kept back, so that an error can be described after items took all the others."""
+
+    def __init__(self) -> None:
+        self._kept: list[int] = []
+
+    def fill(self) -> None:
+        """Take them, as far as there are any."""
+        try:
+            while len(self._kept) < _RESERVE:
+                self._kept.append(os.dup(0))
+        except OSError:
+            pass  # there are none just now, or a task closed descriptor 0: the next call tries again
+
+    def release(self) -> bool:
+        """Let go of them; False if there were none."""
+        kept, self._kept = self._kept, []
+        for fd in kept:
+            try:
+                os.close(fd)
+            except OSError:
+                continue  # a task closed all that it could find
+        return bool(kept)
+
+
+#: Of this process; filled in task processes only.
+reserve = Reserve()
 
 
 def held() -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _thread import _local
 from collections.abc import Callable, Iterable, MutableSequence
+from errno import EMFILE
 from time import perf_counter
 from types import FrameType
 
@@ -18,6 +19,7 @@ from distmap.tasks.caller import PACKAGE
 from distmap.tasks.cells import CELL_AT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import Failure, describe, failed_to_travel, short_repr, type_name
 from distmap.tasks.items import Items, encode, fold, load_results, show_call
+from distmap.tasks.leftovers import reserve
 from distmap.tasks.library import Library
 from distmap.tasks.payload import Payload, load_value
 from distmap.tasks.picklers import UNPICKLABLE
@@ -154,7 +156,12 @@ class AttemptRun:
         if isinstance(exc, _Carried):
             return exc.failure
         try:
-            return self._described(exc, x)
+            try:
+                return self._described(exc, x)
+            except OSError as none_left:
+                if none_left.errno != EMFILE or not reserve.release():
+                    raise
+                return self._described(exc, x)
         except BaseException as second:
             self._unless_interrupted(second)
             said = f"<it cannot be told: {type_name(type(second))} while it was described>"

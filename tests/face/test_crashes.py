@@ -285,3 +285,39 @@ def test_a_slot_that_rests_is_shown_and_does_not_stop_the_pool(until):
         assert [lane.state for lane in job.progress.lanes] == ["resting"]
         assert isinstance(job.result(12)[0], distmap.PoisonItemError)
         assert pool.workers[0].state == "ready"
+
+
+def exhaust_descriptors():
+    import os
+    import sys
+
+    sys.kept = []
+    while True:
+        sys.kept.append(os.dup(0))
+
+
+def nest(_=None):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+def test_an_item_that_takes_all_descriptors(pool2):
+    """It fails with the system's error; the others complete, and so do later calls, in that process or a fresh one."""
+    error = others_completed(pool2.map_async(at_five(exhaust_descriptors), range(12), on_error="return").get(15))
+    assert isinstance(error, OSError)
+    assert "Too many open files" in str(error)
+    big = [bytes([x]) * 300_000 for x in range(8)]  # these would travel by descriptors
+    assert pool2.map_async(bytes.upper, big, chunksize=1).get(15) == [block.upper() for block in big]
+
+
+def test_a_value_that_is_nested_too_deep_to_pickle(pool2):
+    """As a result it is an error of its item, as an item too; the others complete, and no process dies."""
+    error = others_completed(pool2.map_async(at_five(nest), range(12), on_error="return").get(15))
+    assert "recursion" in f"{type(error).__name__} {error}".lower()
+    items = [0, nest(), 2]
+    got = pool2.map_async(type, items, on_error="return").get(15)
+    assert [got[0], got[2]] == [int, int]
+    assert "recursion" in f"{type(got[1]).__name__} {got[1]}".lower()
+    assert dict(pool2.last.stats)["deaths"] == 0
