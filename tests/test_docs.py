@@ -217,7 +217,7 @@ def test_every_fault_has_its_tests() -> None:
     for number, cell in tested.items():
         for test in code(cell):
             file, _, function = test.partition("::")
-            path = Path(__file__).parent / file
+            path = ROOT / file
             if not path.is_file() or (function and function not in defined(path)):
                 missing.append(f"row {number}: {test}")
         if not code(cell) and not cell.startswith("none: "):
