@@ -131,14 +131,34 @@ class Calls:
         return self._pool.map_batches(self._fn(0.1), list(range(4_000)), 5)
 
 
+#: Set when Python swallowed an interrupt, as it does in finalizers and callbacks of weak references.
+swallowed = threading.Event()
+
+
+def watch_swallowed(how: Any) -> None:
+    """The hook for exceptions that nobody can catch."""
+    if how.exc_type is KeyboardInterrupt:
+        swallowed.set()
+    else:
+        sys.__unraisablehook__(how)
+
+
 def interrupted(call: Callable[[], object], delay: float) -> float:
-    """Run a call, interrupt it after `delay` seconds; seconds until the prompt was back."""
+    """Run a call, interrupt it after `delay` seconds; seconds until the prompt was back.
+
+    Where Python swallows the interrupt it is sent again, as a person would press Ctrl-C again.
+    """
     sent: list[float] = []
+    back = threading.Event()
 
     def send() -> None:
         time.sleep(delay)
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
+        while not back.is_set():
+            swallowed.clear()
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+            while not back.wait(0.05) and not swallowed.is_set():
+                pass
 
     sender = threading.Thread(target=send, name="sender", daemon=True)
     try:
@@ -147,7 +167,8 @@ def interrupted(call: Callable[[], object], delay: float) -> float:
         while True:  # it was over before
             time.sleep(0.01)
     except KeyboardInterrupt:
-        return time.monotonic() - sent[0]
+        back.set()
+        return time.monotonic() - sent[-1]
 
 
 def chaos(
@@ -156,6 +177,7 @@ def chaos(
     """So many interrupts, or as many as there is time for: the figures, and what went wrong."""
     rng = random.Random(seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = watch_swallowed
     problems: list[str] = []
     counts: Counter[str] = Counter()
     longest, slowest, quietest = 0.0, 0.0, 0.0
