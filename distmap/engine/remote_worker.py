@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from distmap.core.limits import Limits
@@ -19,8 +20,12 @@ from distmap.transport.conversation import Conversation
 from distmap.transport.identity import read_worker
 from distmap.wire import messages as msg
 from distmap.wire.liveness import Liveness
+from distmap.wire.outages import Outage, send_ahead
 
 log = logging.getLogger("distmap.hub")
+
+#: Outages that are remembered: the longest of the last minutes counts.
+OUTAGES = 32
 
 
 class RemoteWorker:
@@ -54,6 +59,8 @@ class RemoteWorker:
         self._rtt = connection.rtt
         #: Loop time at which its connection broke last.
         self._broke_at = 0.0
+        #: Its last outages: they say how much work is sent ahead.
+        self._outages: deque[Outage] = deque(maxlen=OUTAGES)
         self.conversation = Conversation(
             connection,
             on_message=self._on_message,
@@ -102,6 +109,8 @@ class RemoteWorker:
         else:
             kept = self.conversation.connection.peer_info.get("kept")
             self.listener.resumed(now - self._broke_at, kept if isinstance(kept, int) and kept > 0 else 0)
+            self._outages.append(Outage(now, now - self._broke_at))
+            self._measured(self.listener)  # first: what is sent now is sent ahead
             self.listener.trusted()
 
     # --- its messages -------------------------------------------------------------------------------------------------
@@ -123,7 +132,7 @@ class RemoteWorker:
                 listener.printed(message, parts)
             case msg.Beat(cpu, memory, slots, states):
                 self._cpu, self._memory, self._rtt = cpu, memory, self.conversation.rtt
-                listener.measured(self._rtt, cpu, memory)
+                self._measured(listener)
                 for attempts, (attempt, at, _elapsed) in zip(self._attempts, slots, strict=False):
                     if attempt in attempts:
                         listener.progressed(attempt, at)
@@ -160,7 +169,13 @@ class RemoteWorker:
         rtt = self.conversation.rtt
         if not rtt / 2 <= self._rtt <= rtt * 2:
             self._rtt = rtt
-            listener.measured(rtt, self._cpu, self._memory)
+            self._measured(listener)
+
+    def _measured(self, listener: WorkerListener) -> None:
+        """Report the figures of its last heartbeat, and how much work to send ahead."""
+        now = asyncio.get_running_loop().time()
+        ahead = send_ahead(self.conversation.peer.round_trips, self._outages, now, self._limits)
+        listener.measured(self._rtt, self._cpu, self._memory, ahead)
 
     def _died(self, listener: WorkerListener, died: msg.Died) -> None:
         attempts = self._attempts_of(died.slot)

@@ -70,6 +70,8 @@ class Conversation:
         self._loop = asyncio.get_running_loop()
         #: Its state is that of the conversation: once it is `over`, nothing is reported any more.
         self._session = Session(self._loop.time(), limits=limits, allocate=_allocate)
+        #: What is measured of the other side.
+        self.peer = self._session.peer
         self._liveness: Liveness = "fine"
         #: Set while a new connection is wanted: there is none, or reason to doubt it; and at the end.
         self.troubled = asyncio.Event()

@@ -64,6 +64,11 @@ class PeerClock:
             self._round_trips.append(max(0.0, now - sent))
 
     @property
+    def round_trips(self) -> tuple[float, ...]:
+        """The last round trips in seconds."""
+        return tuple(self._round_trips)
+
+    @property
     def rtt(self) -> float | None:
         """The shortest of the last round trips in seconds; None before the first."""
         return min(self._round_trips) if self._round_trips else None

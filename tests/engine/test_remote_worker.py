@@ -7,7 +7,7 @@ from typing import Any
 
 from support.notes import Notes
 
-from distmap.core.events import WorkerLost, WorkerSuspected, WorkerTrusted
+from distmap.core.events import WorkerLost, WorkerMeasured, WorkerSuspected, WorkerTrusted
 from distmap.core.limits import LIMITS
 from distmap.engine.remote_worker import RemoteWorker
 from distmap.transport.identity import worker_info
@@ -40,12 +40,29 @@ def test_an_outage_is_told_as_silence_and_as_what_it_is() -> None:
         told = [message for kind, message in heard if kind in ("disconnected", "resumed")]
         assert told[0] == "the cable was pulled"
         assert [message[1] for message in told[1::2]] == [3, 0, 0]
-        events = [message for kind, message in heard if kind == "event"]
+        events = [message for kind, message in heard if kind == "event" and not isinstance(message, WorkerMeasured)]
         assert events == [WorkerSuspected(7), WorkerTrusted(7)] * 3 + [WorkerSuspected(7)]
         worker.lost("a test", charged=True)
         worker.lost("a test", charged=False)
         worker.conversation.give_up("late")
         assert heard[-1] == ("event", WorkerLost(7, charged=True))
+
+    asyncio.run(main())
+
+
+def test_an_outage_has_more_work_sent_ahead() -> None:
+    """The scheduler hears how long the outage was before it sends the worker anything again."""
+
+    async def main() -> None:
+        heard: list[tuple[str, Any]] = []
+        worker, _ = joined(heard)
+        worker.conversation.detach("the cable was pulled")
+        worker._broke_at -= 6.0
+        worker.conversation.attach(connect({"name": "nb"}, WORKER)[0], 0)
+        suspected, measured, trusted = [message for kind, message in heard if kind == "event"]
+        assert (suspected, trusted) == (WorkerSuspected(7), WorkerTrusted(7))
+        assert 6.0 <= measured.ahead < 7.0
+        worker.conversation.abort()
 
     asyncio.run(main())
 

@@ -41,8 +41,8 @@ class Notes:
     def watched(self, slots: Sequence[tuple[int, int, float]], states: str) -> None:
         self._note("watched", (tuple(slots), states))
 
-    def measured(self, rtt: float, cpu: float, memory: float) -> None:
-        self._note("event", ev.WorkerMeasured(self.id, rtt, cpu, memory))
+    def measured(self, rtt: float, cpu: float, memory: float, ahead: float = 0.0) -> None:
+        self._note("event", ev.WorkerMeasured(self.id, rtt, cpu, memory, ahead))
 
     def suspected(self) -> None:
         self._note("event", ev.WorkerSuspected(self.id))

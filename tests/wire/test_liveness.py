@@ -23,6 +23,7 @@ def test_the_shortest_of_six_round_trips_counts() -> None:
     for sent, back in ((100.0, 100.5), (101.0, 101.25), (102.0, 103.0)):
         clock.returned(sent, back)
     assert clock.rtt == 0.25
+    assert clock.round_trips == (0.5, 0.25, 1.0)
     for _ in range(6):
         clock.returned(104.0, 104.75)
     assert clock.rtt == 0.75
