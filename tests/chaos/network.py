@@ -280,7 +280,7 @@ def chaos(seconds: float, seed: int) -> tuple[dict[str, object], list[str]]:
             for nemesis in nemeses:
                 nemesis.start()
             try:
-                while not calls.problems and (time.monotonic() - began < seconds or sum(calls.counts.values()) < 5):
+                while not calls.problems and (time.monotonic() - began < seconds or sum(calls.counts.values()) < 3):
                     watchdog(2 * DEADLINE)
                     calls.one()
                     calls.problems += [f"the script failed: {n.error!r}" for n in nemeses if n.error]

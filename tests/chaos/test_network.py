@@ -38,12 +38,12 @@ def play(*commands: str) -> None:
 
 def test_faults_of_two_networks_at_random() -> None:
     """Calls over two workers whose connections fail in many ways: right results, nothing runs or travels twice."""
-    play("chaos.network --minutes 0.05 --seed 5")
+    play("chaos.network --minutes 0.02 --seed 5")
 
 
 def test_a_connection_may_fail_at_any_byte() -> None:
     """Cut, stalled or with a changed bit, at bytes of TLS, of the proof, of resuming and of a map: nothing is lost."""
-    play("chaos.cuts --minutes 0.04 --seed 5")
+    play("chaos.cuts --minutes 0.02 --seed 5")
 
 
 def test_nothing_outlives_its_kernel() -> None:
