@@ -269,6 +269,9 @@ class Limits(NamedTuple):
     #: Seconds of silence after which the side that dialled tries a second connection beside the first: longer than two
     #: heartbeats are apart.
     doubt_after: float = 6.5
+    #: Seconds after which it does so if nothing that it sent is acknowledged, though the other side is heard. A frame
+    #: takes 21 seconds at 100 kbit/s.
+    stuck_after: float = 25.0
     #: Seconds without a connection to its pool after which a worker ends its tasks, and (`--exit-if-orphaned`) leaves.
     orphan_after: float = 120.0
     #: Seconds of silence after which a worker gives up a pool that is connected: its process may hold the GIL for long.

@@ -99,7 +99,7 @@ class Conversation:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of messages that wait to be written, or for the other side to acknowledge them."""
-        return self._session.queued_bytes + self._session.log_bytes
+        return self._session.queued_bytes + self._session.log.nbytes
 
     @property
     def over(self) -> bool:
@@ -206,7 +206,8 @@ class Conversation:
             self.give_up(f"{connection.channel.peer} cannot go on with the session: {error}")
             return
         self.connection, self._carrier = connection, self._carrier_on(connection.channel)
-        self._calm()
+        self._doubts.fresh(self._loop.time())
+        self.troubled.clear()
         self._liveness = "fine"
         self._session.ping(self._loop.time())
         if self._session.settled:
@@ -216,8 +217,9 @@ class Conversation:
         self._carrier.start()
 
     def _take(self, complete: Sequence[Complete]) -> None:
-        if self.troubled.is_set() and not self.over:
-            self._calm()
+        if self.troubled.is_set() and not self.over and not self._doubts.stuck:
+            self._doubts.heard(self._loop.time())
+            self.troubled.clear()
         for message, parts in complete:
             self._on_message(message, parts)
         if not self._settled.is_set() and self._session.settled:
@@ -256,7 +258,7 @@ class Conversation:
             if self.attached:
                 session.peer.heard(self._carrier.channel.last_heard)
                 self._doubts.heard(self._carrier.channel.last_heard)
-            if self._doubts.look(now):
+            if self._doubts.look(now, session.log.oldest if self.attached else None):
                 self.troubled.set()
             liveness = session.peer.liveness(now)
             if liveness != self._liveness:
@@ -272,10 +274,6 @@ class Conversation:
                     session.send(beat)
                 session.ping(now)
                 self._carrier.pump()
-
-    def _calm(self) -> None:
-        self._doubts.heard(self._loop.time())
-        self.troubled.clear()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,11 @@ class FrameLog:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def oldest(self) -> int | None:
+        """Number of the oldest frame in the log; None if all that was given out is acknowledged."""
+        return self.acked + 1 if self._frames else None
+
     def add(self, frame: list[Buffer], nbytes: int, data: int) -> None:
         """Keep the frame with the number after `sent`."""
         self.sent += 1

@@ -89,7 +89,8 @@ class Session:
         self._turns = Turns()
         self._order: Order[Outgoing] = Order(self._turns.add)
         self._signals: deque[bytes] = deque()
-        self._log = FrameLog()
+        #: What was given out and is not acknowledged; for others to read only.
+        self.log = FrameLog()
         # receiving
         #: Number of the last frame that was taken. Tell it to the other side for its `resume`; `detached` comes first.
         self.received = 0
@@ -101,8 +102,8 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"<Session {self.state}{'' if self.attached else ', detached'}: {self._log.sent} frames out, "
-            f"{len(self._log)} of them unacknowledged, {self._order.unfinished} messages to write; "
+            f"<Session {self.state}{'' if self.attached else ', detached'}: {self.log.sent} frames out, "
+            f"{len(self.log)} of them unacknowledged, {self._order.unfinished} messages to write; "
             f"{self.received} frames in, {len(self._streams)} messages incomplete>"
         )
 
@@ -141,7 +142,7 @@ class Session:
 
     def can_resume(self, received: int) -> bool:
         """Whether `resume` takes this number. No for one that is out of date, as that of a dial which came too late."""
-        return "resume" in TABLE[self.state] and self._log.acked <= received <= self._log.sent
+        return "resume" in TABLE[self.state] and self.log.acked <= received <= self.log.sent
 
     def resume(self, received: int, now: float) -> None:
         """Go on over a new channel, on which the other side proved who it is.
@@ -155,7 +156,7 @@ class Session:
         """
         if not self._step("resume"):
             raise ProtocolError(f"the session is {self.state} and cannot be resumed")
-        self._log.rewind(received)
+        self.log.rewind(received)
         self._acknowledged(received)
         self.detached()
         self.attached = True
@@ -193,7 +194,7 @@ class Session:
         if self._signals:
             signal = self._signals.popleft()
             return [self._head(signal[0], 0, 0) + signal[1:]]
-        log, limits = self._log, self._limits
+        log, limits = self.log, self._limits
         if log.behind and (old := log.again()) is not None:
             self.replayed += 1
             kind, stream, seq, _ = _HEAD.unpack_from(old[0])
@@ -210,7 +211,7 @@ class Session:
         before, opening = entry.left, entry.opening
         entry.opening = b""
         taken = entry.cut()
-        log = self._log
+        log = self.log
         head = self._head(_OPEN if opening else _MORE, entry.stream, log.sent + 1) + opening
         frame: list[Buffer] = [head, *taken]
         size = before - entry.left
@@ -254,7 +255,7 @@ class Session:
         """Whether `outgoing` has something to give; may be true for nothing, never false for something."""
         if not self.attached:
             return False
-        log, limits = self._log, self._limits
+        log, limits = self.log, self._limits
         return bool(
             self._signals
             or log.behind
@@ -265,12 +266,7 @@ class Session:
     @property
     def settled(self) -> bool:
         """Whether all that was sent has been given out, and acknowledged by the other side."""
-        return not self._log and not self._order.unfinished
-
-    @property
-    def log_bytes(self) -> int:
-        """Bytes of the frames that are kept because the other side has not acknowledged them."""
-        return self._log.nbytes
+        return not self.log and not self._order.unfinished
 
     def _ack_due(self) -> bool:
         return (
@@ -310,7 +306,7 @@ class Session:
         if len(view) < _HEAD.size:
             raise ProtocolError(f"a frame of {len(view)} bytes is too short")
         kind, stream, seq, ack = _HEAD.unpack_from(view)
-        if ack > self._log.acked:
+        if ack > self.log.acked:
             self._acknowledged(ack)
         body = view[_HEAD.size :]
         if kind in (_OPEN, _MORE):
@@ -350,8 +346,8 @@ class Session:
         return [(entry.message, entry.parts)]
 
     def _acknowledged(self, ack: int) -> None:
-        self._log.acknowledge(ack)
-        if self.state == "parting" and not self._log:
+        self.log.acknowledge(ack)
+        if self.state == "parting" and not self.log:
             self._step("Bye acknowledged")
 
     def _signal(self, kind: int, body: memoryview, now: float) -> None:

@@ -378,8 +378,8 @@ class NetWorld(World):
 
     def check_end(self, number: int, end: End) -> None:
         """At the end of a world nothing is kept for a live worker, and all that was sent to it has come out."""
-        if end.session.log_bytes or end.session.queued_bytes or +end.under_way:
-            raise Broken(f"link {number}: {end.session} keeps {end.session.log_bytes} bytes, {dict(+end.under_way)}")
+        if end.session.log.nbytes or end.session.queued_bytes or +end.under_way:
+            raise Broken(f"link {number}: {end.session} keeps {end.session.log.nbytes} bytes, {dict(+end.under_way)}")
 
     def note(self, text: str) -> None:
         if self.keep:

@@ -132,8 +132,8 @@ class Link:
             return
         while len(self.buffer[side]) < BUFFERED and (frame := end.session.outgoing()) is not None:
             self.carry(side, end.channel, b"".join(frame))
-        if end.session.log_bytes > limits.log_bytes + limits.frame_bytes:
-            raise Broken(f"the log of {end.session} has {end.session.log_bytes} bytes")
+        if end.session.log.nbytes > limits.log_bytes + limits.frame_bytes:
+            raise Broken(f"the log of {end.session} has {end.session.log.nbytes} bytes")
 
     def carry(self, side: int, channel: int, what: bytes | int) -> None:
         """Put a frame on its way; a number is the answer to a dial: what the other end has received."""

@@ -26,6 +26,27 @@ def test_a_silence_longer_than_heartbeats_is_doubtful() -> None:
     assert not looks(doubts, 9, 10)
 
 
+def test_what_nobody_acknowledges_is_doubtful_though_the_other_side_is_heard() -> None:
+    """One direction may be dead alone. Each frame that is acknowledged begins the time anew, as a slow link shows."""
+    doubts, stuck = Doubts(0.0, LIMITS), round(LIMITS.stuck_after)
+
+    def hears(begin: int, end: int, oldest: int | None) -> list[bool]:
+        answers = []
+        for now in range(begin, end):
+            doubts.heard(float(now))
+            answers.append(doubts.look(float(now), oldest))
+        return answers
+
+    assert not any(hears(1, stuck, 7))
+    assert not any(hears(stuck, 2 * stuck, 8))
+    assert not any(hears(2 * stuck, 4 * stuck, None))
+    assert hears(4 * stuck, 5 * stuck + 1, 9) == [False] * stuck + [True]
+    assert doubts.stuck
+    doubts.fresh(5.0 * stuck)
+    assert not doubts.stuck
+    assert not any(hears(5 * stuck + 1, 6 * stuck, 9))
+
+
 def test_a_side_that_was_starved_doubts_nobody() -> None:
     """What came meanwhile still waits in the socket."""
     doubts = Doubts(0.0, LIMITS)

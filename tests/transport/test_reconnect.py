@@ -140,6 +140,20 @@ def test_a_silent_connection_is_replaced_by_one_that_works() -> None:
     run(main)
 
 
+def test_a_connection_that_is_dead_in_our_direction_alone_is_replaced() -> None:
+    """The other side is heard all the time, but acknowledges nothing; what was sent arrives over the new one, once."""
+
+    async def main() -> None:
+        both = Pair(QUICK._replace(stuck_after=0.5))
+        both.worker.channel.stall()
+        both.pool.say(1, 2)
+        await eventually(lambda: both.worker.came == [Ready(1), Ready(2)])
+        assert both.pool.channels[-1] is None
+        await both.end()
+
+    run(main)
+
+
 def test_an_old_connection_that_speaks_again_is_kept() -> None:
     """What dials it made its side begin are given up, and never become connections of the session."""
 

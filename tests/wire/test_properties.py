@@ -273,7 +273,7 @@ class Net:
             self.under_way[source].append(b"".join(frame))
             count -= 1
             # Data stops at the credit, everything at the bound of the log: at most one frame is above it.
-            assert self.sides[source].log_bytes < 400 + TINY.frame_bytes
+            assert self.sides[source].log.nbytes < 400 + TINY.frame_bytes
 
     def arrive(self, source: int, count: int) -> None:
         """Frames of a side arrive at the other."""
@@ -374,7 +374,7 @@ def test_cuts_lose_and_double_nothing(play: list[Any], leaves: bool) -> None:
     net.settle()
     for source in (0, 1):
         assert net.sides[source].settled
-        assert net.sides[source].log_bytes == net.sides[source].queued_bytes == 0
+        assert net.sides[source].log.nbytes == net.sides[source].queued_bytes == 0
         assert net.sides[source].repeated == 0
         assert len(net.came[source]) == len(sent[source])
         assert_allowed(sent[source], net.came[source])

@@ -338,6 +338,20 @@ def test_two_full_windows_do_not_lock_each_other() -> None:
     assert names(at_left) == names(at_right) == ["Report"] * 3
 
 
+def test_the_oldest_frame_that_nobody_acknowledged_is_known() -> None:
+    """Whoever looks twice sees whether anything that was sent arrives."""
+    left, right = Session(0), Session(0)
+    assert left.log.oldest is None
+    left.send(report(0), [b"x"])
+    left.send(report(0), [b"y"])
+    assert left.log.oldest is None
+    carry(left, right)
+    assert left.log.oldest == 1
+    right.acknowledge()
+    carry(right, left)
+    assert left.log.oldest is None
+
+
 def test_acknowledgements_ride_on_frames() -> None:
     """What goes out anyway carries the acknowledgement; none of its own follows."""
     left, right = Session(0), Session(0)
@@ -444,7 +458,7 @@ def test_what_was_lost_on_its_way_comes_again_and_first() -> None:
     assert (left.resumes, left.replayed, right.repeated) == (1, 3, 0)
     settle(left, right)
     assert left.settled
-    assert left.log_bytes == right.log_bytes == 0
+    assert left.log.nbytes == right.log.nbytes == 0
 
 
 def test_a_message_may_come_over_two_channels() -> None:
@@ -631,8 +645,8 @@ def test_a_full_log_is_back_pressure() -> None:
     for _ in range(100):
         left.send(Drop(A))
     written = frames(left)
-    assert left.log_bytes == sum(map(len, written))
-    assert 10 * HEAD.size <= left.log_bytes < 14 * HEAD.size
+    assert left.log.nbytes == sum(map(len, written))
+    assert 10 * HEAD.size <= left.log.nbytes < 14 * HEAD.size
     assert not left.wants_to_write
     left.ping(0)
     right.send(Draining())
@@ -643,7 +657,7 @@ def test_a_full_log_is_back_pressure() -> None:
     given = [given for frame in written for given in right.incoming(frame, 0)]
     given += settle(left, right)[1]
     assert names(given) == ["Drop"] * 100
-    assert left.log_bytes == 0
+    assert left.log.nbytes == 0
 
 
 def test_what_no_frame_was_cut_of_is_known() -> None:
