@@ -124,7 +124,6 @@ LARGE = {
     "pool.Pool": "its short calls, with their docstrings, are the face of the package",
     "pool.Pool.__init__": "the options of a pool, most of them by keyword",
     "pool.Pool._assemble": "it makes the parts of a pool in one order: imports while processes start, costly ones last",
-    "slots.slots.Slots": "how a process starts, reports, dies and is replaced is one life, and one timer serves all",
 }
 
 

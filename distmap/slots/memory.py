@@ -1,7 +1,7 @@
 """How much memory task processes use: their limit, their growth, and whether one was ended because memory ran out.
 
 Owns these three judgements, and the files of the system that they come from. Knows no slots and ends nothing:
-`slots.py` does. On the loop's thread; nothing here waits.
+`watching.py` does. On the loop's thread; nothing here waits.
 
 What counts is what a process has for itself (Linux: anonymous memory and what of it was swapped out). Broadcasts, items
 and results in shared memory do not count, nor libraries, nor processes that a task starts.

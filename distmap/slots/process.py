@@ -1,7 +1,7 @@
 """One task process as its parent sees it: started, fed, read, ended.
 
 Owns the process, its socket, its cells and the memory shared with it. Knows nothing of what is to be done when it
-dies: `slots.py` does. Everything here happens on the loop's thread (starting it too: on Linux the process dies with
+dies: `processes.py` does. Everything here happens on the loop's thread (starting it too: on Linux the process dies with
 the thread that started it).
 """
 

@@ -1,7 +1,7 @@
 """One slot: the attempts that it holds, what of them its process has been sent, and how its process ended.
 
-Owns the records of a slot and everything that concerns one slot alone. Knows no timer and no listener (`slots.py`), no
-byte of a frame (`process.py`). On the loop's thread.
+Owns the records of a slot and everything that concerns one slot alone. Knows no timer (`watching.py`), no listener
+(`processes.py`), no byte of a frame (`process.py`). On the loop's thread.
 """
 
 from __future__ import annotations

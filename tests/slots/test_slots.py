@@ -1,10 +1,9 @@
-"""Slots with real processes: they die in every way, are replaced, and leave nothing."""
+"""Slots with real processes: they start, run tasks in order, are ended or replaced when asked to, and leave nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,13 +15,10 @@ import psutil
 import pytest
 from support.waiting import eventually
 
-from distmap.core.limits import LIMITS
-from distmap.slots import slots as slots_module
 from distmap.slots.control import BLOCKS
-from distmap.slots.process import Process
 from distmap.slots.slots import Slots
 from distmap.tasks.items import load_results
-from distmap.wire.messages import Died, Drop, Ready, Report
+from distmap.wire.messages import Died, Ready, Report
 
 DEADLINE = 15.0
 
@@ -46,10 +42,6 @@ def nap(seconds: float) -> float:
 
 def task_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "distmap.slots.child" in " ".join(p.cmdline())]
-
-
-def stands_in(text: str, fn: Callable[..., Any]) -> bool:
-    return f'File "{__file__}", line ' in text and f", in {fn.__name__}" in text
 
 
 def run(coroutine: Any) -> Any:
@@ -89,123 +81,7 @@ def test_a_slot_runs_its_tasks_in_order(bench: Bench) -> None:
     run(main())
 
 
-# --- dying -----------------------------------------------------------------------------------------------------------
-
-
-def die_at(how: Callable[[], object], when: int) -> Callable[[int], int]:
-    def task(x: int) -> int:
-        if x == when:
-            how()
-        return x
-
-    return task
-
-
-def segfault() -> None:
-    import ctypes
-
-    ctypes.string_at(0)
-
-
-def leave() -> None:
-    os._exit(3)
-
-
-def close_everything() -> None:
-    os.closerange(3, 100_000)
-    time.sleep(30)
-
-
-def overflow() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).abort()
-
-
-def scribble() -> None:
-    for fd in range(3, 2000):
-        try:
-            os.write(fd, b"\xff" * 1000)
-        except OSError:
-            continue
-    time.sleep(30)
-
-
-@linux
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        (segfault, "SIGSEGV"),
-        (overflow, "SIGABRT"),
-        (leave, "exited with code 3"),
-        (close_everything, "closed the descriptors"),
-        (scribble, "was ended"),
-    ],
-)
-def test_a_death_names_the_item(bench: Bench, how: Callable[[], object], said: str) -> None:
-    """The attempt and the item that ran are named, with how it died; a fresh process takes the slot's place."""
-
-    async def main() -> None:
-        async with bench(1) as b:
-            attempt = b.send(die_at(how, 3), range(10))
-            b.send(square, [1])  # waits, and is void with the death
-            died = await b.hear(Died)
-            assert (died.slot, died.attempt, died.at, died.reason) == (0, attempt, 3, "died")
-            assert said in died.text
-            assert await b.hear(Ready) == Ready(0)
-            assert await b.values(b.send(square, [6])) == [36]
-
-    run(main())
-
-
-@linux
-def test_a_segfault_is_told_with_its_stack(bench: Bench) -> None:
-    """The text of a crash holds what faulthandler saw: where in the user's function it was."""
-
-    async def main() -> None:
-        async with bench(1) as b:
-            b.send(die_at(segfault, 0), [0])
-            died = await b.hear(Died)
-            assert "Segmentation fault" in died.text
-            assert "in segfault" in died.text
-
-    run(main())
-
-
-def test_a_kill_from_outside_is_a_death(bench: Bench) -> None:
-    """SIGKILL, as the kernel's when memory runs out, is noticed; what was reported before it was heard."""
-
-    async def main() -> None:
-        async with bench(2) as b:
-            (victim,) = await b.values(b.send(pid, [0], slot=1))
-            attempt = b.send(nap, [0.0] * 5 + [0.06] + [30.0], slot=1)
-            report, _ = await b.hear(Report)
-            assert report.attempt == attempt
-            await b.started(attempt, at=6, slot=1)
-            begun = time.monotonic()
-            os.kill(victim, signal.SIGKILL)
-            died = await b.hear(Died)
-            assert (died.slot, died.attempt, died.at, died.reason) == (1, attempt, 6, "died")
-            assert "SIGKILL" in died.text
-            await b.hear(Ready)
-            assert time.monotonic() - begun < 1.0
-            assert await b.values(b.send(square, [2], slot=1)) == [4]
-
-    run(main())
-
-
-def test_an_idle_death_charges_nobody(bench: Bench) -> None:
-    """A process that dies between tasks is replaced, and no attempt is named."""
-
-    async def main() -> None:
-        async with bench(1) as b:
-            (victim,) = await b.values(b.send(pid, [0]))
-            os.kill(victim, signal.SIGKILL)
-            died = await b.hear(Died)
-            assert (died.attempt, died.at, died.reason) == (-1, -1, "idle")
-            assert await b.values(b.send(square, [2])) == [4]
-
-    run(main())
+# --- ending and replacing ---------------------------------------------------------------------------------------------
 
 
 def test_kill_ends_the_process_and_what_it_started(bench: Bench, tmp_path: Path) -> None:
@@ -232,41 +108,6 @@ def test_kill_ends_the_process_and_what_it_started(bench: Bench, tmp_path: Path)
     run(main())
 
 
-@linux
-def test_a_forked_process_that_lives_on_hides_no_death(bench: Bench) -> None:
-    """A grandchild holds the socket open; the death of the task process is noticed all the same."""
-
-    def fork_and_die(_: object) -> None:
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-        os._exit(1)
-
-    async def main() -> None:
-        async with bench(1) as b:
-            attempt = b.send(fork_and_die, [0])
-            died = await b.hear(Died)
-            assert (died.attempt, died.text) == (attempt, "exited with code 1")
-
-    run(main())
-
-
-def test_processes_that_cannot_start_are_tried_ever_more_rarely(bench: Bench, capfd: Any) -> None:
-    """A process that dies at its start again and again does not keep the machine busy."""
-
-    async def main() -> None:
-        async with bench(1, sys_path=["/nowhere"]) as b:
-            begun = time.monotonic()
-            for _ in range(5):
-                died = await b.hear(Died)
-                assert (died.attempt, died.reason) == (-1, "idle")
-                assert "exited with code 1" in died.text
-            assert time.monotonic() - begun > 0.1 + 0.2
-
-    run(main())
-    assert "No module named" in capfd.readouterr().err
-
-
 def test_a_process_is_replaced_after_its_tasks(bench: Bench) -> None:
     """With `tasks` each process runs so many and leaves; nothing is lost and nobody died."""
 
@@ -286,192 +127,23 @@ def test_a_process_is_replaced_after_its_tasks(bench: Bench) -> None:
     run(main())
 
 
-def test_a_process_that_retires_can_be_killed(bench: Bench) -> None:
-    """A Kill while the process leaves is answered as any other."""
-
-    async def main() -> None:
-        async with bench(1, tasks=1) as b:
-            await b.values(b.send(square, [3]))
-            b.slots.kill(0)
-            died = await b.hear(Died)
-            assert (died.attempt, died.reason) == (-1, "killed")
-            await b.hear(Ready)
-            assert await b.values(b.send(square, [4])) == [16]
-
-    run(main())
-
-
-def test_a_process_that_cannot_be_replaced_when_it_retires(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is told as a death that charges nobody, and the slot comes back once the system gives a process."""
-    real = subprocess.Popen
-
-    async def main() -> None:
-        async with bench(1, tasks=1) as b:
-
-            def popen(*args: Any, **kwargs: Any) -> Any:
-                monkeypatch.setattr(subprocess, "Popen", real)
-                raise OSError(11, "Resource temporarily unavailable")
-
-            first = b.send(square, [3])
-            b.send(square, [4])
-            monkeypatch.setattr(subprocess, "Popen", popen)
-            assert await b.values(first) == [9]
-            died = await b.hear(Died)
-            assert (died.attempt, died.reason) == (-1, "idle")
-            await b.hear(Ready)
-            assert await b.values(b.send(square, [5])) == [25]
-
-    run(main())
-
-
-def leak(x: int) -> int:
-    if x:
-        sys.leaked = [os.dup(0) for _ in range(x)]  # type: ignore[attr-defined]
-    return os.getpid()
-
-
-def test_a_process_that_grows_is_replaced_between_two_tasks(bench: Bench) -> None:
-    """What its first task opens is no growth; 600 files more are: it is replaced, which is told once."""
-
-    async def main() -> None:
-        async with bench(1) as b:
-            (first,) = await b.values(b.send(leak, [300]))
-            found = await b.values(b.send(leak, [0]))
-            assert found == [first]
-            found = await b.values(b.send(leak, [900]))
-            async with asyncio.timeout(DEADLINE):
-                while found == [first]:
-                    found = await b.values(b.send(leak, [0]))
-            assert b.slots.retired == 1
-            assert b.remarks == ["a task process was replaced between two tasks, as it held over 512 open files more "
-                                 "than after its first task"]  # fmt: skip
-            assert b.died_or_ready == 0
-
-    run(main())
-
-
 def test_whoever_watches_a_process_can_have_it_replaced(bench: Bench) -> None:
     """`retire` lets what a process was given end there, and what waits run in the next; an idle one goes at once."""
 
     async def main() -> None:
         async with bench(1) as b:
-            running = b.send(leak, [0])
+            running = b.send(pid, [0])
             b.slots.retire(0, "was too warm")
             b.slots.retire(0, "was too warm")
-            waiting = b.send(leak, [0])
+            waiting = b.send(pid, [0])
             (first,), (second,) = await b.all_values([running, waiting])
             assert first != second
             assert b.remarks == ["a task process was replaced between two tasks, as it was too warm"]
             b.slots.retire(0, "was too warm")
-            assert await b.values(b.send(leak, [0])) != [second]
+            assert await b.values(b.send(pid, [0])) != [second]
             assert b.slots.retired == 2
             assert b.died_or_ready == 0
             assert len(b.remarks) == 1  # nobody's call ran
-
-    run(main())
-
-
-# --- time limits -----------------------------------------------------------------------------------------------------
-
-
-def test_an_item_beyond_its_time_is_ended_and_named(bench: Bench) -> None:
-    """The time limit is an item's, not the chunk's; other attempts without a limit go on."""
-
-    async def main() -> None:
-        async with bench(2) as b:
-            await b.values(b.send(nap, [0.0]))
-            free = b.send(nap, [1.5], slot=1)
-            attempt = b.send(nap, [0.15] * 3 + [30.0], timeout=0.5)
-            died = await b.hear(Died)
-            assert (died.slot, died.attempt, died.at, died.reason) == (0, attempt, 3, "timeout")
-            assert died.text.startswith("ran longer than its time limit and was ended\n")
-            assert stands_in(died.text, nap)
-            assert await b.values(free) == [1.5]
-
-    run(main())
-
-
-def test_a_stopped_process_is_ended_by_the_time_limit(bench: Bench) -> None:
-    """SIGSTOP does not save an item from its limit."""
-
-    async def main() -> None:
-        async with bench(1) as b:
-            (process,) = await b.values(b.send(pid, [0]))
-            attempt = b.send(nap, [0.2, 0.0], timeout=0.5)
-            await b.started(attempt)
-            os.kill(process, signal.SIGSTOP)
-            died = await b.hear(Died)
-            assert (died.attempt, died.at, died.reason) == (attempt, 0, "timeout")
-            assert died.text.endswith("Its process was stopped by a signal (state T).")
-            assert stands_in(died.text, nap)
-
-    run(main())
-
-
-def test_a_held_interpreter_lock_does_not_stop_the_clock(bench: Bench) -> None:
-    """A task that never lets go of the interpreter is ended by its limit."""
-
-    def hold(_: object) -> None:
-        import re
-
-        re.match(r"(a|aa)+$", "a" * 60 + "b")
-
-    async def main() -> None:
-        async with bench(1) as b:
-            attempt = b.send(hold, [0], timeout=0.3)
-            died = await b.hear(Died)
-            assert (died.attempt, died.reason) == (attempt, "timeout")
-            assert stands_in(died.text, hold)
-
-    run(main())
-
-
-def test_an_item_has_time_to_end_by_itself_and_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes before SIGKILL; what its handler raises in the item does not count, nor does ignoring it help."""
-    monkeypatch.setattr(slots_module, "LIMITS", LIMITS._replace(terminate_seconds=0.2))
-
-    def leave_by_itself(_: object) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-        time.sleep(30)
-
-    def ignore(_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(30)
-
-    async def main() -> None:
-        async with bench(1) as b:
-            for fn in (leave_by_itself, ignore):
-                attempt = b.send(fn, [0, 1], timeout=0.3)
-                died = await b.hear(Died)
-                assert (died.attempt, died.at, died.reason) == (attempt, 0, "timeout")
-                assert stands_in(died.text, fn)
-
-    run(main())
-
-
-def test_a_process_that_does_not_end_is_replaced_and_watched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the system does not end a killed process, the slot says so and gets another one; its late end is noticed."""
-    monkeypatch.setattr(slots_module, "LIMITS", LIMITS._replace(give_up_seconds=0.1))
-    ended, held = Process.ended, set()
-    # No test can put a process into an uninterruptible wait.
-    monkeypatch.setattr(Process, "ended", lambda process: process.pid not in held and ended(process))
-
-    async def main() -> None:
-        async with bench(1) as b:
-            held.update(await b.values(b.send(pid, [0])))
-            attempt = b.send(nap, [30.0])
-            await b.started(attempt)
-            b.slots.kill(0)
-            died = await b.hear(Died)
-            assert (died.attempt, died.reason) == (attempt, "killed")
-            (process,) = held
-            assert f"its process {process} does not end, though it was killed" in died.text
-            await b.hear(Ready)
-            assert await b.values(b.send(square, [5])) == [25]
-            assert [one.pid for one in b.slots.given_up] == [process]
-            held.clear()
-            await eventually(lambda: not b.slots.given_up)
-            assert not psutil.pid_exists(process)
 
     run(main())
 
@@ -550,87 +222,3 @@ def test_a_failed_spawn_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="temporarily"):
         Slots(3).spawn()
     assert not task_processes()
-
-
-def test_a_process_that_cannot_be_replaced_now_is_replaced_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no process after a death, the slot comes back once it does."""
-    real = subprocess.Popen
-
-    async def main() -> None:
-        async with bench(1) as b:
-            (victim,) = await b.values(b.send(pid, [0]))
-
-            def popen(*args: Any, **kwargs: Any) -> Any:
-                monkeypatch.setattr(subprocess, "Popen", real)
-                raise OSError(11, "Resource temporarily unavailable")
-
-            monkeypatch.setattr(subprocess, "Popen", popen)
-            os.kill(victim, signal.SIGKILL)
-            await b.hear(Died)
-            await b.hear(Ready)
-            assert await b.values(b.send(square, [4])) == [16]
-
-    run(main())
-
-
-@pytest.fixture
-def unannounced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that does not announce the end of processes."""
-
-    def fail(process: int) -> int:
-        raise OSError(38, "Function not implemented")
-
-    if hasattr(os, "pidfd_open"):
-        monkeypatch.setattr(os, "pidfd_open", fail)
-
-
-def test_what_receiving_sends_goes_when_the_socket_takes_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that receiving gives rise to, and that does not fit just then, waits for nothing but the socket."""
-    real = Process.receive
-
-    def receive(self: Process, freed: Any) -> Any:
-        found = real(self, freed)
-        if not self.outbox and found:
-            with monkeypatch.context() as full:
-                full.setattr(self.outbox, "flush", lambda: False)
-                self.send(Drop(b"x" * 16))
-        return found
-
-    async def main() -> None:
-        async with bench() as here:
-            monkeypatch.setattr(Process, "receive", receive)
-            assert await here.values(here.send(abs, [-1])) == [1]
-            monkeypatch.undo()
-            await eventually(lambda: not here.slots._slots[0].process.outbox)
-
-    run(main())
-
-
-@pytest.mark.usefixtures("unannounced")
-def test_deaths_are_found_where_they_are_not_announced(bench: Bench) -> None:
-    """Without process descriptors the end of the socket and a look now and then tell of every death."""
-
-    def fork_and_die(_: object) -> None:
-        if os.fork() == 0:
-            time.sleep(60)
-            os._exit(0)
-        os._exit(1)
-
-    async def main() -> None:
-        async with bench(2) as b:
-            attempt = b.send(die_at(leave, 1), range(3))
-            died = await b.hear(Died)
-            assert (died.attempt, died.at, died.text) == (attempt, 1, "exited with code 3")
-            await b.hear(Ready)
-            attempt = b.send(nap, [30.0], slot=1)
-            await b.started(attempt, slot=1)
-            b.slots.kill(1)
-            died = await b.hear(Died)
-            assert (died.attempt, died.reason) == (attempt, "killed")
-            await b.hear(Ready)
-            attempt = b.send(fork_and_die, [0])
-            died = await b.hear(Died)
-            assert died.attempt == attempt
-            assert await b.values(b.send(square, [3], slot=1)) == [9]
-
-    run(main())
