@@ -64,7 +64,7 @@ class Checkpointed:
         if options.seed is not None:
             settings["seed"] = options.seed
         behaviour = Behaviour(found.name, style, found.digest, found.parts, settings, found.versions())
-        store = open_store(path)
+        self._store = store = open_store(path)
         try:
             section = store.section(behaviour, options.on_change, changes)
             record = serving.record
@@ -93,7 +93,15 @@ class Checkpointed:
     def begin(self) -> None:
         """The job begins."""
         name = f"distmap-journal-{self._serving.record.spec.name}"
-        threading.Thread(target=self._journal.run, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._journal.run, name=name, daemon=True).start()
+        except RuntimeError:  # no thread can be started
+            close_store(self._store)
+            raise
+
+    def leave(self) -> None:
+        """Nobody waits for the job any more, though its last message may not have come: end the journal; any thread."""
+        self._journal.stop()
 
     # --- for the server of the call -----------------------------------------------------------------------------------
 

@@ -57,3 +57,6 @@ class CallCheckpoint(Protocol):
 
     def open_wide(self) -> None:
         """Nobody consumes any more; any thread."""
+
+    def leave(self) -> None:
+        """Nobody waits for the job any more, though its last message may not have come; any thread."""

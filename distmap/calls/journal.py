@@ -107,6 +107,10 @@ class _Flush(threading.Event):
     """Among what comes: write what came before it, then set it."""
 
 
+class _Stop:
+    """Among what comes: nobody waits for results any more."""
+
+
 class _Chunk:
     """A chunk that is under way: its row, and items that did not come back yet."""
 
@@ -139,7 +143,7 @@ class Journal:
         #: Reports that may come in further pieces, by identity.
         self._reports: dict[int, tuple[Any, ReportRow]] = {}
         #: What has come and is not written, and a bell that rings for each; only the journal's thread takes from it.
-        self._came: deque[Landed | Lost | Finished | _Flush] = deque()
+        self._came: deque[Landed | Lost | Finished | _Flush | _Stop] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._over = threading.Event()
         #: Why nothing can be written any more.
@@ -166,19 +170,25 @@ class Journal:
         if not self._over.is_set():
             flush.wait(timeout)
 
-    def _put(self, message: Landed | Lost | Finished | _Flush) -> None:
+    def stop(self) -> None:
+        """Nobody waits for results any more, nor for the end of the job: write what has come, and end.
+
+        Stopping twice, or after the end, is fine.
+        """
+        self._put(_Stop())
+
+    def _put(self, message: Landed | Lost | Finished | _Flush | _Stop) -> None:
         self._came.append(message)
         self._bell.put(None)
 
     # --- in the journal's thread --------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Write until the job is over, then give the file back."""
-        finished: Finished | None = None
+        """Write until the job is over or `stop` is called, then give the file back."""
+        end: Finished | _Flush | _Stop | None = None
         _running.add(self)
-        while finished is None:
+        while not isinstance(end, Finished | _Stop):
             messages, end = self._gather()
-            finished = end if isinstance(end, Finished) else None
             try:
                 if messages and self._commit(messages):
                     for message in messages:
@@ -192,22 +202,22 @@ class Journal:
             close_store(self._store)
         except Exception as error:
             log.warning("x checkpoint %s could not be closed: %s", self._store.path, error)
-        if self._error is not None and finished.outcome == "done":
-            finished = finished._replace(outcome="failed", error=self._error)
         self._over.set()
-        for flush in self._came:
+        for flush in list(self._came):
             if isinstance(flush, _Flush):
                 flush.set()
-        self._forward(finished)
+        if isinstance(end, Finished):
+            failed = self._error is not None and end.outcome == "done"
+            self._forward(end._replace(outcome="failed", error=self._error) if failed else end)
 
-    def _gather(self) -> tuple[list[Landed | Lost], Finished | _Flush | None]:
+    def _gather(self) -> tuple[list[Landed | Lost], Finished | _Flush | _Stop | None]:
         """What there is to write, as much as fits together; and what is to be done behind it, if anything is."""
         messages: list[Landed | Lost] = []
         items, until = 0, 0.0
         while True:
             if self._came:
                 message = self._came.popleft()
-                if isinstance(message, Finished | _Flush):
+                if isinstance(message, Finished | _Flush | _Stop):
                     return messages, message
                 if not messages:
                     until = time.monotonic() + self._linger
@@ -260,8 +270,10 @@ class Journal:
 
     def _given_up(self) -> bool:
         """Whether the job was cancelled: nobody waits for room on the disk then."""
-        last = self._came[-1] if self._came else None
-        return isinstance(last, Finished) and last.outcome == "cancelled"
+        return any(
+            isinstance(end, _Stop) or (isinstance(end, Finished) and end.outcome == "cancelled")
+            for end in list(self._came)
+        )
 
     def _fail(self, error: BaseException) -> None:
         self._error = error
@@ -289,17 +301,15 @@ class Journal:
             if lo < at:
                 usable.append((lo, at))
             lo = at + 1
-        if not usable:
-            return None
         known = self._reports.pop(id(report), None)
         if known is not None:
             row = known[1]
             row.usable += usable
         else:
             row = ReportRow(chunk.row, report.lo, report.hi, report.parts, report.worker, usable)
-        if landed.hi < report.hi:  # it comes in pieces
+        if landed.hi < report.hi:  # it comes in pieces; who gets the first one takes the report's parts out of it
             self._reports[id(report)] = report, row
-        return row
+        return row if usable else None
 
 
 #: Journals that run. Python does not wait for their threads when it ends.

@@ -348,6 +348,8 @@ class MapServing(Serving):
             # captured.
             if isinstance(self._source, AsyncPulled):
                 self._source.close()
+            if self.checkpoint is not None:
+                self.checkpoint.leave()
             self._source, self._callbacks, self.keep, self.checkpoint = None, Callbacks(), (), None
             self.record.sink = ignore
             self.results.let_go()

@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 import distmap
 from distmap import CheckpointChanged, CheckpointInUse
+from distmap.calls.job import serving_of
 from distmap.core.limits import LIMITS
 
 
@@ -313,6 +315,35 @@ def test_an_interrupt_keeps_what_was_finished(pool2, ran, path, gate):
     ran.new()
     assert pool2.map(slow, range(20), checkpoint=path) == list(range(20))
     assert len(ran.new()) <= 20 - done
+
+
+def test_a_call_that_is_interrupted_twice_gives_its_file_back(pool2, path, gate, until):
+    """The second interrupt waits for no item; all the same what came is in the file, which others may then use."""
+    wait, before = gate.wait, pool2.last
+
+    def stubborn(x):
+        while x:
+            try:
+                return wait(x)
+            except KeyboardInterrupt:
+                continue
+        return x
+
+    def interrupt():
+        until(lambda: pool2.last is not before and pool2.last.partial)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        until(lambda: serving_of(pool2.last).display.interrupted)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool2.map(stubborn, range(2), checkpoint=path, chunksize=1)
+    helper.join(30)
+    until(lambda: not [one for one in threading.enumerate() if "journal" in one.name])
+    gate.open()
+    assert distmap.checkpoint_info(path).owner == ""
+    assert dict(distmap.Checkpoint(path).results())[0] == 0
 
 
 def test_nothing_of_it_stays(pool2, path, until):

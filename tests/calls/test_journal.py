@@ -153,6 +153,48 @@ def test_a_job_that_is_cancelled_waits_for_no_disk(start):
     assert isinstance(steered.error, CheckpointError)
 
 
+def test_a_report_in_pieces_is_written_if_its_first_piece_failed(path, start):
+    """Whoever decodes a piece takes the bytes out of the report; the pieces behind it are written all the same."""
+    journal, _, out, _ = start()
+    journal.expect(0, 3, BY_PLACE * 3)
+    whole = landed(0, "abc", failed=[0])
+    journal.take(whole._replace(hi=1))
+    assert out.get(timeout=10).hi == 1
+    whole.report.parts = ()
+    journal.take(whole._replace(lo=1))
+    journal.take(finished())
+    assert out.get(timeout=10).lo == 1
+    assert out.get(timeout=10).outcome == "done"
+    assert known_items(path) == 2
+
+
+def test_a_journal_ends_if_nobody_waits_any_more(path, start):
+    """The last message of a job that was left never comes: what has come is written, and the file given back."""
+    journal, _, out, _ = start(linger=600)
+    journal.expect(0, 2, BY_PLACE * 2)
+    journal.take(landed(0, "ab"))
+    journal.stop()
+    assert isinstance(out.get(timeout=10), Landed)
+    journal.flush(20)
+    journal.stop()
+    assert known_items(path) == 2
+    assert out.empty()
+
+
+def test_a_job_that_was_left_waits_for_no_disk(start):
+    """What cannot be written is given up with the job."""
+    journal, store, out, steered = start()
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    journal.expect(0, 1, BY_PLACE)
+    journal.take(landed(0, [str(list(range(20_000)))]))
+    assert steered.held.wait(10)
+    journal.stop()
+    journal.flush(20)
+    assert isinstance(steered.error, CheckpointError)
+    assert out.empty()
+
+
 def test_a_file_that_was_taken_over_ends_the_job(start):
     """Nothing is handed over that another process would not find; the job fails."""
     journal, store, out, steered = start()
