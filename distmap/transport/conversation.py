@@ -192,10 +192,15 @@ class Conversation:
     def attach(self, connection: Connection, received: object) -> None:
         """Go on over a new connection. Whatever is wrong with it ends the conversation, and is reported.
 
+        After the end the connection is broken: it was dialled before, and nobody would close it.
+
         Args:
             connection: A proved one, whose other end said that it holds this session.
             received: What that end says it has received.
         """
+        if self.over:
+            connection.channel.abort()
+            return
         self.detach("another connection takes its place")
         try:
             if not isinstance(received, int):

@@ -142,6 +142,8 @@ class PoolSession:
         return {"resume": conversation.id, "received": conversation.received, "kept": self.kept}
 
     def _on_channel(self, broken: str | None) -> None:
+        if self.over.is_set():
+            return
         loop = asyncio.get_running_loop()
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()

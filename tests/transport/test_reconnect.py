@@ -11,7 +11,7 @@ from support.waiting import eventually
 
 from distmap.core.limits import Limits
 from distmap.errors import ConnectError
-from distmap.transport.channel import Connection
+from distmap.transport.channel import ChannelClosed, Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.memory import connect
 from distmap.transport.reconnect import keep
@@ -225,6 +225,26 @@ def test_a_bug_while_dialling_is_logged_and_dialled_again(caplog: pytest.LogCapt
 
     run(main)
     assert "of ours" in caplog.text
+
+
+def test_a_connection_that_comes_after_the_end_is_broken() -> None:
+    """A side that was closed while it dialled leaves no connection, and no reader of one, behind."""
+
+    async def main() -> None:
+        both = Pair()
+        both.cut()
+        both.passes.clear()
+        await eventually(lambda: both.dials)
+        await both.pool.conversation.close()
+        late, other = connect({}, {})
+        both.pool.conversation.attach(late, 0)
+        with pytest.raises(ChannelClosed):
+            await asyncio.wait_for(other.channel.recv(), 5)
+        assert await both.keeping is None
+        both.worker.conversation.abort()
+        assert [sentence is None for sentence in both.pool.channels] == [False]
+
+    run(main)
 
 
 def test_an_answer_that_makes_no_sense_ends_the_session() -> None:

@@ -443,6 +443,22 @@ def test_a_pool_that_stays_away_is_given_up(caplog: pytest.LogCaptureFixture) ->
         run(main)
 
 
+def test_a_connection_that_breaks_after_the_end_is_waited_for_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """No timer holds on to the session, and the log says nothing of results that would be kept."""
+
+    async def main() -> None:
+        async with serving() as pool:
+            pool.begin()
+            pool.session.end("another pool came meanwhile")
+            pool.cut()
+            await eventually(lambda: not pool.session.conversation.attached)
+            assert pool.session._orphan_timer is None
+
+    with caplog.at_level(logging.INFO, "distmap.worker"):
+        run(main)
+    assert "out of reach" not in caplog.text
+
+
 @pytest.mark.parametrize("spool_bytes", [1 << 30, 0], ids=["to files", "the slots wait"])
 def test_results_that_no_pool_takes_do_not_fill_the_memory(spool_bytes: int, caplog: pytest.LogCaptureFixture) -> None:
     """They go to files, and where there is no room the slots wait; none is lost, and nothing is left."""
