@@ -5,8 +5,9 @@ transactions.
 
 A process is known by host, boot, number and start time, so that a number that was given again, or a clock that was
 set, fools nobody. On the same host the owner is there as long as its process is, however long it was suspended. Of
-another host only the heartbeat tells. Every transaction beats first: who was taken for gone, and was not, finds that
-its token is no longer there, and writes nothing more.
+another host, and where the system does not tell when a process began (macOS), only the heartbeat tells. Every
+transaction beats first: who was taken for gone, and was not, finds that its token is no longer there, and writes
+nothing more.
 """
 
 from __future__ import annotations
@@ -100,20 +101,24 @@ def in_use(path: str, row: tuple[Any, ...]) -> str:
 
 def is_alive(owner: Process, heartbeat: float) -> bool:
     """Whether this owner may still write."""
-    me = this_process()
+    me, beats = this_process(), abs(time.time() - heartbeat) < LIMITS.checkpoint_owner_lost
     if owner == me:
         return False  # a store of this process that was not closed; it has one for each file
     # On Windows the signal 0 would end the process.
     if (owner.host, owner.boot) != (me.host, me.boot) or os.name == "nt":
         before = owner.host == me.host and owner.boot != me.boot and owner.boot and me.boot
-        return not before and abs(time.time() - heartbeat) < LIMITS.checkpoint_owner_lost
+        return not before and beats
+    hidden = False
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it is there, but is somebody else's: the system may not tell when it began
-        return started(owner.pid) in ("", owner.started)
-    return not owner.started or started(owner.pid) == owner.started
+        hidden = True
+    began = started(owner.pid)
+    if owner.started and (began or not hidden):
+        return began == owner.started
+    return beats  # the number may have been given again, perhaps after a restart of the machine
 
 
 @cache

@@ -67,6 +67,14 @@ def test_another_boot_and_another_start_are_another_process() -> None:
     assert not is_alive(parent._replace(started="1"), time.time())
 
 
+def test_where_no_start_is_told_a_number_counts_with_its_heartbeat_only() -> None:
+    """There the number may be another process's by now: it must not keep the file for ever."""
+    parent = this_process()._replace(pid=os.getppid(), started="")
+    assert is_alive(parent, time.time())
+    assert not is_alive(parent, time.time() - 1000)
+    assert not is_alive(parent._replace(pid=2**22 + 1), time.time())
+
+
 def test_who_was_replaced_writes_no_more(db: Connection) -> None:
     """A process that was taken for gone learns it at its next transaction."""
     owner = Owner("x.sqlite")
