@@ -36,6 +36,7 @@ _COUNTS = (
     "duplicates",
     "deaths",
     "losses",
+    "resumes",
     "elapsed",
     "rate",
 )
@@ -113,7 +114,7 @@ class JobHandle:
     @property
     def stats(self) -> dict[str, Any]:
         """The counts of the job: total, done, known (from the checkpoint), failed, retried, requeued, duplicates,
-        deaths, losses, elapsed, rate, chunks.
+        deaths, losses, resumes (connections that dropped and came back), elapsed, rate, chunks.
         """
         snapshot = self.progress
         if snapshot is None:

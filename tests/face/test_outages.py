@@ -61,11 +61,13 @@ def test_resets_cost_nothing(dials, worker, runs, until):
         started = worker("--port", "0", "--slots", "2", "--name", "ann")
         with Relay.before(started.expect(r"listening on (\S+)")[1]) as relay, distmap.Pool(relay.url) as pool:
             work_through(pool, runs, until, [relay.reset] * 3)
+            assert 1 <= pool.last.stats["resumes"] <= 3
     else:
         with distmap.Pool(listen="wss://127.0.0.1:0") as pool, Relay.before(pool.url) as relay:
             started = worker(relay.url, "--slots", "2", "--name", "ann")
             pool.wait_for_workers(1, 15)
             work_through(pool, runs, until, [relay.reset] * 3)
+            assert 1 <= pool.last.stats["resumes"] <= 3
     started.expect(r"pool .* is out of reach")
     started.expect(r"pool .* is back after .* s; \d+ kept results? sent")
     assert sum("run: function received" in line for line in started.log) == 1
