@@ -122,8 +122,8 @@ class Carrier:
             self._on_frame(complete)
             complete.clear()
             if session.wants_to_write:
-                self.pump()
-            elif session.owes and self._ack_timer is None and not session.over:
+                self.pump()  # perhaps for nothing: `wants_to_write` is not exact
+            if session.owes and self._ack_timer is None and not session.over:
                 self._ack_timer = self._loop.call_later(self._limits.ack_delay, self._acknowledge)
 
     async def _write(self) -> None:

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 
 from support.waiting import eventually
 
-from distmap.core.limits import LIMITS
+from distmap.core.limits import LIMITS, Limits
 from distmap.errors import ProtocolError
 from distmap.transport.carrier import Carrier, Complete
 from distmap.transport.channel import ChannelClosed
 from distmap.transport.memory import MemoryChannel, pair
-from distmap.wire.messages import Draining, Ready
+from distmap.wire.messages import Draining, Ready, Task
 from distmap.wire.session import Session
 
 
 class End:
     """One end of a channel with its session and carrier; what happened is in `seen`."""
 
-    def __init__(self, channel: MemoryChannel) -> None:
-        self.session = Session(0.0)
+    def __init__(self, channel: MemoryChannel, limits: Limits) -> None:
+        self.session = Session(0.0, limits=limits)
         self.seen: asyncio.Queue[object] = asyncio.Queue()
         self.carrier = Carrier(
-            channel, self.session, on_frame=self._take, on_end=self.seen.put_nowait, limits=LIMITS
+            channel, self.session, on_frame=self._take, on_end=self.seen.put_nowait, limits=limits
         )  # fmt: skip
 
     def _take(self, complete: Sequence[Complete]) -> None:
@@ -31,9 +31,9 @@ class End:
             self.seen.put_nowait(message)
 
 
-def ends() -> tuple[End, End, MemoryChannel]:
+def ends(limits: Limits = LIMITS) -> tuple[End, End, MemoryChannel]:
     left, right = pair()
-    return End(left), End(right), left
+    return End(left, limits), End(right, limits), left
 
 
 def test_messages_and_acknowledgements_move() -> None:
@@ -47,6 +47,26 @@ def test_messages_and_acknowledgements_move() -> None:
         left.carrier.start()
         assert await right.seen.get() == Draining()
         await eventually(lambda: left.session.settled)
+        for end in (left, right):
+            end.carrier.stop()
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_brings_credit_back_is_acknowledged() -> None:
+    """Also where the credit was all that was waited for, and nothing is left to be sent with it."""
+
+    async def main() -> None:
+        left, right, _ = ends(Limits(frame_bytes=512, credit_bytes=1000))
+        task = Task(0, 1, b"c" * 16, (), 0, 1, 0, 0.0)
+        left.session.send(task, [bytes(1200)])
+        right.carrier.start()
+        left.carrier.start()
+        assert await right.seen.get() == task
+        right.session.send(Ready(0))
+        right.carrier.pump()
+        assert await left.seen.get() == Ready(0)
+        await eventually(lambda: right.session.settled)
         for end in (left, right):
             end.carrier.stop()
 
