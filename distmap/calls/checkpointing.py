@@ -151,6 +151,9 @@ class Checkpointed:
         portal, driver = self._serving.context
         portal.call(driver.cancel, self._serving.record.id, error)
 
+    def is_given_up(self) -> bool:
+        return self._serving.controls.cancelled or self._serving.context.portal.loop.is_closed()
+
     def say(self, sentence: str) -> None:
         log.warning("! %s", sentence)
         self._serving.display.add_issue(Issue("note", None, "", 0, sentence))

@@ -26,7 +26,7 @@ class JobControls:
     def __init__(self, context: JobContext, job: int) -> None:
         self._context = context
         self._job = job
-        self.paused = False
+        self.paused = self.cancelled = False
 
     def pause(self) -> None:
         """Start no further items."""
@@ -40,6 +40,7 @@ class JobControls:
 
     def cancel(self) -> None:
         """Stop what runs, drop what waits."""
+        self.cancelled = True
         self._context.portal.call(self._context.driver.cancel, self._job)
 
 

@@ -52,6 +52,9 @@ class Steering(Protocol):
     def say(self, sentence: str) -> None:
         """Tell the user."""
 
+    def is_given_up(self) -> bool:
+        """Whether the user cancelled the job, even after its work was over, or the pool has ended."""
+
 
 class Order:
     """Puts known results back among those that arrive. Any thread.
@@ -207,7 +210,8 @@ class Journal:
             if isinstance(flush, _Flush):
                 flush.set()
         if isinstance(end, Finished):
-            failed = self._error is not None and end.outcome == "done"
+            # Without an error of its own: what failed was not handed over either.
+            failed = self._error is not None and end.outcome != "cancelled" and end.error is None
             self._forward(end._replace(outcome="failed", error=self._error) if failed else end)
 
     def _gather(self) -> tuple[list[Landed | Lost], Finished | _Flush | _Stop | None]:
@@ -270,7 +274,7 @@ class Journal:
 
     def _given_up(self) -> bool:
         """Whether the job was cancelled: nobody waits for room on the disk then."""
-        return any(
+        return self._steering.is_given_up() or any(
             isinstance(end, _Stop) or (isinstance(end, Finished) and end.outcome == "cancelled")
             for end in list(self._came)
         )

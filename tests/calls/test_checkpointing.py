@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 
 import distmap
-from distmap import CheckpointChanged, CheckpointInUse
+from distmap import CheckpointChanged, CheckpointError, CheckpointInUse
 from distmap.calls.job import serving_of
+from distmap.checkpoint.store import close_store, open_store
 from distmap.core.limits import LIMITS
 
 
@@ -344,6 +346,34 @@ def test_a_call_that_is_interrupted_twice_gives_its_file_back(pool2, path, gate,
     gate.open()
     assert distmap.checkpoint_info(path).owner == ""
     assert dict(distmap.Checkpoint(path).results())[0] == 0
+
+
+def test_a_failed_call_can_be_cancelled_while_its_disk_is_full(pool2, path, gate, until, caplog):
+    """Nothing else would end it: its work is over, and there is no room for what it computed."""
+    wait, begun = gate.wait, str(Path(path).with_name("at-1"))
+
+    def fails(x):
+        if x:
+            wait(x)
+            raise ValueError("no room, no result")
+        while not os.path.exists(begun):
+            time.sleep(0.005)
+        return os.urandom(200_000)
+
+    store = open_store(path)
+    try:
+        (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+        store._db.execute(f"PRAGMA max_page_count={pages}")
+        job = pool2.map_async(fails, range(2), checkpoint=path, chunksize=1)
+        until(lambda: "cannot be written" in caplog.text)
+        gate.open()
+        until(lambda: job.id not in pool2._driver._jobs)
+        job.cancel()
+        assert job.wait(20)
+        with pytest.raises(CheckpointError, match="could not be written"):
+            job.result()
+    finally:
+        close_store(store)
 
 
 def test_nothing_of_it_stays(pool2, path, until):

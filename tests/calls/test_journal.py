@@ -35,6 +35,7 @@ class Steered:
 
     def __init__(self):
         self.said, self.error = [], None
+        self.given_up = False
         self.held, self.gone_on = threading.Event(), threading.Event()
 
     def hold(self):
@@ -48,6 +49,9 @@ class Steered:
 
     def say(self, sentence):
         self.said.append(sentence)
+
+    def is_given_up(self):
+        return self.given_up
 
 
 @pytest.fixture
@@ -151,6 +155,19 @@ def test_a_job_that_is_cancelled_waits_for_no_disk(start):
     journal.take(finished("cancelled"))
     assert out.get(timeout=20).outcome == "cancelled"
     assert isinstance(steered.error, CheckpointError)
+
+
+def test_a_job_that_is_over_can_be_cancelled_while_the_disk_is_full(start):
+    """Its last message waits for the disk, and is handed over when the user waits no more, or the pool has ended."""
+    journal, store, out, steered = start()
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    journal.expect(0, 1, BY_PLACE)
+    journal.take(landed(0, [str(list(range(20_000)))]))
+    journal.take(finished("failed"))
+    assert steered.held.wait(10)
+    steered.given_up = True
+    assert out.get(timeout=20).outcome == "failed"
 
 
 def test_a_report_in_pieces_is_written_if_its_first_piece_failed(path, start):
