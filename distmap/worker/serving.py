@@ -162,7 +162,8 @@ class PoolSession:
 
     def drain(self) -> None:
         """Announce to the pool that this worker wants to leave; it takes back the attempts that have not begun."""
-        self._send(msg.Draining())
+        if self.connected or any(self._attempts):  # else it has nothing here, and `flushed` would wait for its answer
+            self._send(msg.Draining())
 
     async def flushed(self) -> None:
         """Wait until the pool has acknowledged everything sent so far, or is gone."""

@@ -443,6 +443,21 @@ def test_a_pool_that_stays_away_is_given_up(caplog: pytest.LogCaptureFixture) ->
         run(main)
 
 
+def test_a_pool_that_is_out_of_reach_and_has_nothing_here_is_not_waited_for() -> None:
+    """A worker that wants to leave has no results for it, and need not tell it."""
+
+    async def main() -> None:
+        async with serving() as pool:
+            pool.begin()
+            await pool.session.flushed()
+            pool.cut()
+            await pool.until(lambda: not pool.session.connected)
+            pool.session.drain()
+            await asyncio.wait_for(pool.session.flushed(), 5)
+
+    run(main)
+
+
 def test_a_connection_that_breaks_after_the_end_is_waited_for_no_more(caplog: pytest.LogCaptureFixture) -> None:
     """No timer holds on to the session, and the log says nothing of results that would be kept."""
 
