@@ -130,7 +130,7 @@ class Limits(NamedTuple):
 
     # leaving
     #: Seconds that a task process has for its exit functions (atexit, threads, multiprocessing).
-    leave_seconds: float = 1.0
+    leave_seconds: float = 2.0
 
     # cancelling
     #: Seconds from the interrupt of an item until its process is killed.

@@ -114,7 +114,7 @@ class ExecutorEngine:
         self._waiting: deque[ForeignAttempt] = deque()
         self._most_in_flight: int | None = None
         self._suspects: set[int] = set()
-        #: Items that broke an executor when they ran there alone, by code: they run alone from now on.
+        #: Items whose process ended when no other item was in their attempt, by code: they run alone from now on.
         self._deadly_items: dict[bytes, set[int]] = {}
         #: Something that nobody listens to any more may run there.
         self._abandoned = False
@@ -294,6 +294,9 @@ class ExecutorEngine:
         if self._forget(entry) and self._listener is not None:
             task = entry.task
             at = task.lo if task.hi - task.lo == 1 else None
+            if at is not None:
+                # Others may have been in the same process: the next time nothing runs beside it, so that it shows.
+                self._deadly_items.setdefault(task.code, set()).add(task.start + at)
             self._listener.broke(task.attempt, at, _exit_text(error))
             self._submit_waiting()
 
@@ -331,9 +334,6 @@ class ExecutorEngine:
         self._abandoned = False
         if alone:
             self._suspects.clear()
-            task = in_flight[0].task
-            if task.hi - task.lo == 1:
-                self._deadly_items.setdefault(task.code, set()).add(task.start + task.lo)
             return self._lose(in_flight[0], error)
         for entry in reversed(in_flight):
             entry.future = None

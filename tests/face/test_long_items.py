@@ -11,14 +11,14 @@ import pytest
 
 import distmap
 from distmap.driver import workers
-from distmap.slots import slots
+from distmap.slots import watching
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 def test_an_item_whose_process_is_stopped_is_shown(gate, until, monkeypatch):
     """`pool.workers`, their repr and the progress say which item it is, where, for how long, and in which state."""
-    for module in (slots, workers):
+    for module in (watching, workers):
         monkeypatch.setattr(module, "LIMITS", module.LIMITS._replace(state_after=0.2))
     before = {child.pid for child in psutil.Process().children()}
     with distmap.Pool(1) as pool:
