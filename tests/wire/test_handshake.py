@@ -48,6 +48,20 @@ def reply(token: bytes, hello_l: bytes, **changes: object) -> bytes:
     return len(hello_d).to_bytes(2, "big") + hello_d + side._mac(b"D")
 
 
+def test_both_sides_know_the_id_of_their_session_and_nobody_else_does() -> None:
+    """There is none before the proof; another handshake has another one."""
+    found = []
+    for nonce in (b"D" * 32, b"E" * 32):
+        left, right = listener(), dialer(nonce=nonce)
+        for side in (left, right):
+            with pytest.raises(ProtocolError, match="no session before the proof"):
+                side.session_id  # noqa: B018
+        right.receive_proof(left.receive(right.receive_hello(left.hello())))
+        assert left.session_id == right.session_id
+        found.append(left.session_id)
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("roles", [("worker", "pool"), ("pool", "worker")])
 def test_both_sides_trust_each_other(roles: tuple[Role, Role]) -> None:
     """With one token on both sides, whoever listens, both end up proved and know each other's INFO."""
