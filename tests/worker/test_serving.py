@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import operator
 import os
@@ -478,13 +477,17 @@ def test_a_connection_that_breaks_after_the_end_is_waited_for_no_more(caplog: py
 def test_results_that_no_pool_takes_do_not_fill_the_memory(spool_bytes: int, caplog: pytest.LogCaptureFixture) -> None:
     """They go to files, and where there is no room the slots wait; none is lost, and nothing is left."""
 
+    def large_soon(item: int) -> bytes:  # in here, so that it travels by value
+        time.sleep(0.06)  # longer than reports are apart
+        return bytes([item]) * 300_000
+
     async def main() -> None:
         limits = FAST._replace(kept_bytes=1 << 20, spool_bytes=spool_bytes, spool_file_bytes=1 << 20)
         before = task_pids()
         async with serving(limits=limits) as pool:
             pool.begin()
             # A result each 0.1 s, so that each is reported by itself.
-            pool.give(functools.partial(_large_soon, 300_000), list(range(20)))
+            pool.give(large_soon, list(range(20)))
             await pool.conversation.flushed()
             pool.cut()
             said = "further ones go to files" if spool_bytes else "task processes wait until"
@@ -507,11 +510,6 @@ def test_results_that_no_pool_takes_do_not_fill_the_memory(spool_bytes: int, cap
 
     with caplog.at_level(logging.INFO, "distmap.worker"):
         run(main)
-
-
-def _large_soon(size: int, item: int) -> bytes:
-    time.sleep(0.06)  # longer than reports are apart
-    return bytes([item]) * size
 
 
 @pytest.mark.parametrize(("silent", "patience"), [(0, 120), (35, 85), (110, 30)])
