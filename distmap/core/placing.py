@@ -41,7 +41,8 @@ def assign_work(state: SchedulerState) -> None:
             _claim_place(state, group)
         if group.idle and group.victims:
             _steal(state, group)
-        if group.ahead_heap and group.job_heap:
+        # An idle slot may be reserved for a chunk that is being read. What comes then goes there, or waits for it.
+        if group.ahead_heap and group.job_heap and not group.idle:
             _send_ahead(state, group)
 
 

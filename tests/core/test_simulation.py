@@ -22,6 +22,9 @@ def test_every_promise_is_kept(part: int) -> None:
     "seed",
     [
         pytest.param(45, id="an-idle-slot-beside-the-one-that-sets-its-worker-up"),
+        pytest.param(3233992, id="work-sent-ahead-beside-a-slot-that-is-reserved"),
+        pytest.param(3058635, id="work-sent-ahead-beside-a-reserved-slot-of-the-same-worker"),
+        pytest.param(3200763, id="a-slot-that-ends-its-rest-for-the-call-of-a-set-up"),
         pytest.param(3523, id="a-set-up-that-is-refused-after-it-was-cancelled"),
         pytest.param(11, id="a-dial-that-comes-after-a-later-one"),
         pytest.param(259, id="a-ping-under-way-as-the-clock-jumps"),

@@ -74,6 +74,7 @@ class Oracle(Ledger):
         if command.job in worker.required:
             worker.required[command.job].add(command.slot)
         job.places[job.read] = (command.worker, command.slot)
+        self._wake_early()  # the slot may have rested long enough for a call that nothing else can take
         self.enter(job, command.chunk, 1, 0)
 
     def _may_run(self, command: ev.Assign, job: JobAccount) -> None:
