@@ -22,7 +22,7 @@ from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
 from distmap.transport.identity import OUTDATED, pool_info
 from distmap.transport.listen import Server, listen
-from distmap.transport.reconnect import Dial, keep
+from distmap.transport.reconnect import keep
 from distmap.transport.redial import Route, delays, pause
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -199,7 +199,7 @@ class HubEngine:
                 self._causes.pop(key, None)
                 self._fatal.discard(key)
                 self._tried[key].set()
-                fresh = await keep(worker.conversation, self._dial_again(url), pool_info, limits=self._limits)
+                fresh = await self._keep(worker, url)
                 fenced, route, pauses = worker.conversation.id, Route(worker.conversation.connection.remote), delays()
                 if fresh is not None:
                     continue
@@ -207,6 +207,21 @@ class HubEngine:
             fresh = None
             self._tried[key].set()
             await pause(wait, route)
+
+    async def _keep(self, worker: RemoteWorker, url: WorkerURL) -> Connection | None:
+        """Keep the worker's session over one connection after the other until it is over; see `keep`."""
+        try:
+            return await keep(
+                worker.conversation,
+                lambda info: prove(url, token=self._token, role="pool", info=info, timeout=self._timeout),
+                pool_info,
+                limits=self._limits,
+            )
+        except Exception as error:
+            # A bug. Without this the worker would stay out of reach for ever, and the URL would never be dialled again.
+            log.exception("! the session with %s failed", url)
+            worker.conversation.give_up(f"distmap failed on this side: {error!r}")
+            return None
 
     async def _connect(self, url: WorkerURL, fresh: Connection | None, fenced: str) -> Connection:
         """A connection to a worker that takes us: `fresh`, if it is one, or else a new one.
@@ -221,9 +236,6 @@ class HubEngine:
             return fresh
         info = {**pool_info(), "fenced": fenced} if fenced else pool_info()
         return await dial(url, token=self._token, role="pool", info=info, timeout=self._timeout)
-
-    def _dial_again(self, url: WorkerURL) -> Dial:
-        return lambda info: prove(url, token=self._token, role="pool", info=info, timeout=self._timeout)
 
     def _dial_failed(self, key: str, error: Exception) -> None:
         sentence = str(error)

@@ -29,6 +29,7 @@ from distmap.core.events import (
     WorkerTrusted,
 )
 from distmap.core.limits import LIMITS, Limits
+from distmap.engine import hub as hub_module
 from distmap.engine.base import Engine, Parts, WorkerInfo
 from distmap.engine.hub import HubEngine
 from distmap.errors import AuthenticationError, WorkerBusy
@@ -247,6 +248,34 @@ def test_a_dial_that_comes_too_late_is_refused(token: Secret, dials: str) -> Non
             await engine.close(now=True)
 
     run(main)
+
+
+def test_a_bug_while_a_session_is_kept_costs_that_session_only(
+    token: Secret, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, the worker is lost, and its URL is dialled again."""
+    real, calls = hub_module.keep, []
+
+    async def broken_once(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ZeroDivisionError("a bug")
+        return await real(*args, **options)
+
+    monkeypatch.setattr(hub_module, "keep", broken_once)
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1") as worker:
+            engine, sink = hub(worker.url, token=token), RecordingSink()
+            await engine.start(sink)
+            assert (await sink.event(WorkerLost)).worker == 1
+            give(engine, await sink.worker(2), operator.neg, [1])
+            await sink.until(lambda: sink.ended(1))
+            await engine.close(now=True)
+
+    run(main)
+    assert "the session with wss://127.0.0.1" in caplog.text
+    assert "ZeroDivisionError: a bug" in caplog.text
 
 
 def test_work_handed_out_while_joining_arrives(token: Secret) -> None:
