@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,20 +10,13 @@ import pytest
 from distmap.checkpoint.keys import Keyer
 from distmap.checkpoint.known import Known, Run
 from distmap.checkpoint.sections import Behaviour, OnChange, Section
-from distmap.checkpoint.store import ChunkRow, ReportRow, Store, close_store, open_store
+from distmap.checkpoint.store import ChunkRow, ReportRow, Store
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointChanged
 from distmap.tasks.fingerprint import changes
 from distmap.tasks.items import dump_items
 
 BEHAVIOUR = Behaviour("f", "one", b"1", {}, {})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    found = open_store(str(tmp_path / "x.sqlite"))
-    yield found
-    close_store(found)
 
 
 def section_of(store: Store) -> Section:

@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.checkpoints import SCORE, report, write
 
 from distmap.checkpoint.reader import ReportReader
-from distmap.checkpoint.schema import BY_PLACE
-from distmap.checkpoint.sections import Behaviour
-from distmap.checkpoint.store import ChunkRow, NoRoom, ReportRow, Store, close_store, open_store
+from distmap.checkpoint.store import NoRoom, Store, close_store, open_store
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointError, CheckpointInUse
 from distmap.tasks.fingerprint import changes
-from distmap.tasks.items import dump_items
-
-SCORE = Behaviour("score", "one", b"1", {"the code of score": "1", "the global helper": "1"}, {})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    found = open_store(str(tmp_path / "scores.sqlite"))
-    yield found
-    close_store(found)
-
-
-def report(store: Store, function: int, first: int, values: list[Any], usable: list[tuple[int, int]]) -> ReportRow:
-    chunk = ChunkRow(function, first, len(values), BY_PLACE * len(values))
-    return ReportRow(chunk, 0, len(values), dump_items(values)[0].parts, "local", usable)
-
-
-def write(store: Store, function: int, first: int, values: list[Any]) -> ReportRow:
-    row = report(store, function, first, values, [(0, len(values))])
-    store.write([row])
-    return row
 
 
 def test_results_come_back(store: Store) -> None:
