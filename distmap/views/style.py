@@ -131,7 +131,8 @@ div.dm-call{padding-left:15px}
 .dm-workers tr>:nth-child(5){width:9%}
 .dm-workers tr>:nth-child(6){width:34%}
 .dm-functions tr>:nth-child(n+2){width:11%}
-.dm-functions tr>:nth-child(n+5){width:19%}
+.dm-functions tr>:nth-child(5){width:25%}
+.dm-functions tr>:nth-child(6){width:16%}
 .dm-card .dm-command{display:block;margin:6px 0 2px;padding:5px 10px !important;border-radius:4px;
 color:var(--dm-text) !important;background:var(--dm-shade) !important;user-select:all;white-space:pre-wrap;
 overflow-wrap:anywhere}
