@@ -86,6 +86,8 @@ def test_memory_that_runs_out(cgroup, tmp_path):
                 for _ in range(blocks):
                     held.append(bytearray(b"x") * 10_000_000)
                     time.sleep(0.002)
+                    if len(held) == 22:
+                        time.sleep(1.0)  # long enough to be looked at before its end
                 time.sleep(0.2)
                 return len(held)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.waiting import eventually
+from support.waiting import eventually, until
 
 from distmap.slots.control import BLOCKS
 from distmap.slots.slots import Slots
@@ -41,7 +41,17 @@ def nap(seconds: float) -> float:
 
 
 def task_processes() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "distmap.slots.child" in " ".join(p.cmdline())]
+    children = psutil.Process().children()
+    # For a moment after its start a process has no command line yet.
+    until(lambda: all(_command(p) for p in children))
+    return [p for p in children if "distmap.slots.child" in _command(p)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # or a zombie
+        return "ended"
 
 
 def run(coroutine: Any) -> Any:
