@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.kernels import Kernel
 
@@ -296,7 +297,7 @@ def test_installed_packages_count_by_their_names() -> None:
     """Their versions can be asked for, and are no part; what their decorators capture is."""
     source = "import numpy as np, functools\n@functools.singledispatch\ndef f(x): return np.sum(x)"
     found = of(source)
-    assert found.versions()["numpy"] == importlib.import_module("numpy").__version__
+    assert found.versions()["numpy"] == np.__version__
     assert not [name for name in found.parts if "module" in name]
     assert changes(found.parts, of(source.replace("sum", "max")).parts) == ["the function f changed"]
 
