@@ -15,6 +15,7 @@ from distmap.tasks.payload import Payload
 from distmap.tasks.picklers import definition
 from distmap.tasks.reprs import shown
 
+_PATHS = {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"}
 #: What makes plain values: of these modules everything that has no effect but its value.
 _HARMLESS = {
     "builtins": {"bytearray", "complex", "frozenset", "object", "range", "set", "slice"},
@@ -23,7 +24,8 @@ _HARMLESS = {
     "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
     "decimal": {"Decimal"},
     "fractions": {"Fraction"},
-    "pathlib": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,  # 3.13
     "uuid": {"UUID"},
 }
 _NUMPY = {"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"}
