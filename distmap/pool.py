@@ -29,6 +29,7 @@ from distmap.calls.arguments import (
     variables,
 )
 from distmap.calls.checks import WAIT, checked, function, functions
+from distmap.calls.remote import remote
 from distmap.calls.traces import gate
 from distmap.driver.portal import Portal
 from distmap.tasks.nesting import cores, depth, importing
@@ -71,13 +72,21 @@ class Pool:
             already run; if it does not say how many calls it runs at once, give `processes` too. A list of these: all
             of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
-            picks one, `pool.url` tells.
+            picks one, `pool.url` tells. True: for workers that come through a proxy on this machine, such as that of
+            a JupyterHub; only such a proxy reaches the port.
         token: the secret that pool and workers share; None (default) takes `DISTMAP_TOKEN_FILE`, `DISTMAP_TOKEN` or
             the file that is made in your home on first use.
         connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
             10 when dialling, 60 when workers dial in.
         tls_cert: certificate file for `listen`; default: an ephemeral certificate.
         tls_key: file of its private key.
+        headers: HTTP headers for a proxy in front of a worker: a mapping, or a file with a line `Name: value` each that
+            only you can read, which is read anew for each connection. None (default): the file `DISTMAP_HEADER_FILE`,
+            if it is set. They are sent over TLS to a host whose certificate is trusted, and never shown.
+        ca: file of certificates to trust, besides those of the system, for a proxy in front of a worker; None
+            (default): `DISTMAP_CA`. Workers themselves need none: they prove the token.
+        proxy: URL of a proxy to go out through: "http://host:3128", "socks5h://host:1080"; "" for none. None
+            (default): what `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`. Beside an executor: how many items
             it is to run at once.
         initializer: called once in each task process before its first item, as in `multiprocessing.Pool`; again if
@@ -115,11 +124,14 @@ class Pool:
         maxtasksperchild: int | None = None,
         context: Any = None,
         *,
-        listen: str | None = None,
+        listen: str | bool | None = None,
         token: str | Secret | None = None,
         connect_timeout: float | None = None,
         tls_cert: str | None = None,
         tls_key: str | None = None,
+        headers: Mapping[str, str] | str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        proxy: str | None = None,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
         progress: ProgressOption = None,
@@ -127,7 +139,18 @@ class Pool:
     ) -> None:
         self._closed = True  # until everything is there: __del__ and repr may come early
         self._pid = os.getpid()
-        wanted = sort_out(workers, listen, checked("processes", processes))
+        self._remote = remote(
+            listen=listen,
+            token=token,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            headers=headers,
+            ca=ca,
+            proxy=proxy,
+            connect_timeout=connect_timeout,
+        )
+        self._connect_timeout = self._remote.connect_timeout
+        wanted = sort_out(workers, self._remote.listen, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         memory_limit = checked("memory_limit", memory_limit)
         mp_options(wanted, self._tasks, context, memory_limit)
@@ -137,7 +160,6 @@ class Pool:
 
             self._memory_limit = limit_of(memory_limit, wanted.local)
         self._progress: ProgressOption = checked("progress", progress)
-        self._token = checked("token", token)
         self._added = variables(env, wanted)
         functions(initializer=initializer)
         given = checked("initargs", initargs)
@@ -146,16 +168,13 @@ class Pool:
         self._initialized = b""
         #: What `run` returned and somebody keeps, the oldest first.
         self._set_up: list[weakref.ref[SetUp]] = []
-        connect_timeout = checked("connect_timeout", connect_timeout)
-        self._connect_timeout = (60.0 if listen else 10.0) if connect_timeout is None else connect_timeout
-        tls = checked("tls_cert", tls_cert), checked("tls_key", tls_key)
         self._members_changed = threading.Condition()
         self._beginning = threading.RLock()
         #: How and where it was closed, for messages.
         self._how_closed = "closed"
 
         def begin() -> None:
-            self._begin(wanted, listen, tls)
+            self._begin(wanted)
 
         if importing() is None:
             begin()
@@ -183,7 +202,7 @@ class Pool:
                     del self._late
             return object.__getattribute__(self, name)
 
-    def _begin(self, wanted: Wanted, listen: str | None, tls: tuple[str | None, str | None]) -> None:
+    def _begin(self, wanted: Wanted) -> None:
         from distmap.core.limits import LIMITS
 
         if depth >= LIMITS.pool_depth:
@@ -219,7 +238,7 @@ class Pool:
             # imported.
             spawned.wait()
             try:
-                self._assemble(started, wanted, listen, tls, held)
+                self._assemble(started, wanted, held)
             except BaseException:
                 for engine in self._engines:
                     with contextlib.suppress(Exception):  # what went wrong first is told
@@ -234,14 +253,7 @@ class Pool:
             weakref.finalize(self, self._ending.end)
             self._closed = False
 
-    def _assemble(
-        self,
-        started: list[Slots],
-        wanted: Wanted,
-        listen: str | None,
-        tls: tuple[str | None, str | None],
-        held: Held,
-    ) -> None:
+    def _assemble(self, started: list[Slots], wanted: Wanted, held: Held) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
         from distmap.calls.factory import Jobs
         from distmap.calls.reader import JobContext
@@ -270,21 +282,10 @@ class Pool:
             from distmap.engine.local import LocalEngine
 
             planned.append(LocalEngine(wanted.local, slots=started[0]))
-        remote_workers.expected = remote_workers.expected or bool(wanted.urls or listen is not None or wanted.executors)
-        if wanted.urls or listen is not None:
-            from distmap.engine.hub import HubEngine
-            from distmap.transport.token import load_token
-            from distmap.transport.url import parse_url
-
-            self._hub = HubEngine(
-                [parse_url(url) for url in wanted.urls],
-                listen=None if listen is None else parse_url(listen, listening=True),
-                token=load_token(self._token),
-                # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
-                connect_timeout=min(10.0, self._connect_timeout) or 10.0,
-                tls_cert=tls[0],
-                tls_key=tls[1],
-            )
+        elsewhere = bool(wanted.urls or self._remote.listen)
+        remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.executors)
+        if elsewhere:
+            self._hub = self._remote.hub(wanted.urls)
             planned.append(self._hub)
         if wanted.executors:
             from distmap.engine.foreign import ExecutorEngine
@@ -694,16 +695,14 @@ class Pool:
             self._add_url(url)
 
     def _add_url(self, text: str) -> None:
-        from distmap.engine.hub import HubEngine
         from distmap.tasks.extras import remote_workers
-        from distmap.transport.token import load_token
         from distmap.transport.url import parse_url
 
         url = parse_url(text)
         remote_workers.expected = True
         self._codes.clear()
         if self._hub is None:
-            self._hub = HubEngine([], listen=None, token=load_token(self._token))
+            self._hub = self._remote.hub([])
             self._portal.run(self._ending.add(self._hub)).result()
         self._portal.call(self._hub.add, url)
 

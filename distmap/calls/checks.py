@@ -112,6 +112,14 @@ def _variables(value: Any) -> dict[str, str]:
     return taken
 
 
+def _headers(value: Any) -> dict[str, str] | str | None:
+    return _variables(value) if isinstance(value, Mapping) else _path(value)
+
+
+def _listen(value: Any) -> str | bool | None:
+    return value if isinstance(value, bool) else _text(value)
+
+
 def _size(value: Any) -> int | str | None:
     if isinstance(value, bool):
         raise TypeError
@@ -159,6 +167,7 @@ RULES: dict[str, Rule] = {
     "buffer": _whole(1, none=True),
     "buffersize": _whole(1, none=True),
     "checkpoint": Rule('the path of a file, such as "scores.sqlite", or None', _file),
+    "ca": Rule("the path of a file of certificates, or None", _path),
     "chunksize": _whole(1, none=True),
     "connect_timeout": _seconds("a number of seconds of at least 0", lambda number: number >= 0),
     "desc": Rule("a string, or None", _text),
@@ -166,7 +175,10 @@ RULES: dict[str, Rule] = {
         'a dict of names and values as text, such as {"OMP_NUM_THREADS": "4"}, or None', _variables, secret=True
     ),
     "initargs": Rule("a list or tuple of arguments", tuple),
-    "listen": Rule('an address such as "wss://0.0.0.0:8786", or None', _text),
+    "headers": Rule(
+        'a dict of names and values, the path of a file with a line "Name: value" each, or None', _headers, secret=True
+    ),
+    "listen": Rule('an address such as "wss://0.0.0.0:8786", True, or None', _listen),
     "maxtasksperchild": _whole(1, none=True),
     "memory_limit": Rule('a number of bytes, text such as "2GB" or "80%", or None', _size),
     "n": _whole(0),
@@ -176,6 +188,7 @@ RULES: dict[str, Rule] = {
     "priority": _whole(),
     "processes": _whole(1, none=True),
     "progress": Rule("True, False, None or a function that takes a snapshot", _progress),
+    "proxy": Rule('the URL of a proxy, such as "http://host:3128", "" for none, or None', _text, secret=True),
     "retries": _whole(0),
     "seed": _whole(0, none=True),
     "slots": _whole(1),

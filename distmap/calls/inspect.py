@@ -45,11 +45,15 @@ class Worker(NamedTuple):
     rest: float = 0.0
     #: Items that have been running there for five seconds or more, the longest first.
     long_items: tuple[LongItem, ...] = ()
+    #: How its connection is encrypted: "end to end" (no hop between this pool and the worker ends TLS), "end to end
+    #: through a proxy" (one does; the two ends speak TLS inside that), or "" for slots of this machine.
+    way: str = ""
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
+        far += f", {self.way}" if "proxy" in self.way else ""
         rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
         held = [item for item in self.long_items if item.state in HELD_UP]
         long = "".join(f", {long_words(item)}" for item in (held or self.long_items)[:1])
@@ -137,8 +141,14 @@ def worker_of(member: WorkerStatus) -> Worker:
     state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
         info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags, member.resting, member.rest, member.long_items,
+        info.address, info.tags, member.resting, member.rest, member.long_items, _way(member),
     )  # fmt: skip
+
+
+def _way(member: WorkerStatus) -> str:
+    if member.place != "there":
+        return ""
+    return "end to end through a proxy" if member.info.through_hop else "end to end"
 
 
 def _row(member: WorkerStatus) -> WorkerRow:

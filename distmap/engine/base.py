@@ -28,6 +28,8 @@ class WorkerInfo(NamedTuple):
     #: How it is reached: "local", or its URL or address.
     address: str = "local"
     rtt: float = 0.0
+    #: Whether TLS of its connection ends on the way, at a proxy, and the two ends speak TLS inside that.
+    through_hop: bool = False
 
 
 class WorkerListener(SlotListener, Protocol):

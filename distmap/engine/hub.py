@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Location, Parts, Sink
@@ -20,6 +21,7 @@ from distmap.engine.remote_worker import RemoteWorker
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
+from distmap.transport.first_hop import FirstHop
 from distmap.transport.identity import OUTDATED, pool_info
 from distmap.transport.listen import Server, listen
 from distmap.transport.reconnect import keep
@@ -41,6 +43,7 @@ class HubEngine:
         connect_timeout: Seconds for one try to connect.
         tls_cert: See `transport.listen.listen`.
         tls_key: See `transport.listen.listen`.
+        hop: What a proxy in front of a worker needs.
         limits: Times of liveness, dialling and closing.
     """
 
@@ -55,6 +58,7 @@ class HubEngine:
         connect_timeout: float = 10.0,
         tls_cert: str | Path | None = None,
         tls_key: str | Path | None = None,
+        hop: FirstHop = FirstHop(),  # noqa: B008 - frozen
         limits: Limits = LIMITS,
     ) -> None:
         #: URL -> why it is not connected now, in one sentence; under our own `url`, why a dial-in worker was refused.
@@ -65,8 +69,11 @@ class HubEngine:
         self._urls = list(urls)
         self._listen = listen
         self._token = token
-        self._timeout = connect_timeout
+        # What each dial is given, besides where.
+        self._dial: dict[str, Any] = {"token": token, "role": "pool", "timeout": connect_timeout}
         self._tls = (tls_cert, tls_key)
+        self._hop = hop
+        self._hops: dict[str, FirstHop] = {}
         self._limits = limits
         self._sink: Sink | None = None
         self._server: Server | None = None
@@ -147,10 +154,11 @@ class HubEngine:
 
     # --- dialling and listening --------------------------------------------------------------------------------------
 
-    def add(self, url: WorkerURL) -> None:
-        """Dial one more worker; a URL that is dialled already is left alone."""
+    def add(self, url: WorkerURL, hop: FirstHop | None = None) -> None:
+        """Dial one more worker; a URL that is dialled already is left alone. `hop`: instead of the pool's."""
         key = str(url)
         if key not in self._dialling and not self._closing:
+            self._hops[key] = self._hop if hop is None else hop
             self._tried[key] = asyncio.Event()
             self._dialling[key] = asyncio.get_running_loop().create_task(self._keep_connected(url), name=f"dial {key}")
 
@@ -213,7 +221,7 @@ class HubEngine:
         try:
             return await keep(
                 worker.conversation,
-                lambda info: prove(url, token=self._token, role="pool", info=info, timeout=self._timeout),
+                lambda info: prove(url, info=info, hop=self._hops[str(url)], **self._dial),
                 pool_info,
                 limits=self._limits,
             )
@@ -235,7 +243,7 @@ class HubEngine:
             await check_fit(fresh, pool_info(), str(url))
             return fresh
         info = {**pool_info(), "fenced": fenced} if fenced else pool_info()
-        return await dial(url, token=self._token, role="pool", info=info, timeout=self._timeout)
+        return await dial(url, info=info, hop=self._hops[str(url)], **self._dial)
 
     def _dial_failed(self, key: str, error: Exception) -> None:
         sentence = str(error)
@@ -304,7 +312,10 @@ class HubEngine:
         self._workers[worker.listener.id] = worker
         worker.conversation.start()
         info = worker.info
-        log.info("= worker %s joined (%s, %d slots, Python %s)", info.name, address, info.slots, info.python)
+        through = ", end to end through a proxy" if info.through_hop else ""
+        log.info(
+            "= worker %s joined (%s%s, %d slots, Python %s)", info.name, address, through, info.slots, info.python
+        )  # fmt: skip
         return worker
 
     def _on_gone(self, worker: RemoteWorker) -> bool:

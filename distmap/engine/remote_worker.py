@@ -45,7 +45,9 @@ class RemoteWorker:
         self, connection: Connection, address: str, *, on_gone: Callable[[RemoteWorker], bool], limits: Limits
     ) -> None:
         peer = read_worker(connection.peer_info, address)
-        self.info = WorkerInfo(peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt)
+        self.info = WorkerInfo(
+            peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt, connection.through_hop
+        )
         #: What it reports goes there; None until the sink has returned it.
         self.listener: WorkerListener | None = None
         #: Set when the worker is lost, has left, or the pool is closed.

@@ -70,3 +70,5 @@ class Connection:
     session: str = ""
     #: Address of the other end as its socket has it (of a proxy, if there is one); None: it has none.
     remote: tuple[Any, ...] | None = None
+    #: Whether TLS of the connection ends on the way, at a proxy, and the two ends speak TLS inside the messages.
+    through_hop: bool = False

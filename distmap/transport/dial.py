@@ -2,6 +2,11 @@
 
 Owns the side of a connection that dials, and the sentences for every hop that can fail on the way. It must not know
 what is sent after the handshake.
+
+The listener's HELLO names its certificate. If TLS has shown that one, the connection is direct. If not, something on
+the way ends TLS (nginx, a JupyterHub): then the two ends speak TLS inside the messages, where the same certificate is
+shown and the same proof is given. Who lies about it in either direction spoils the proof, which holds the certificate.
+What ends TLS on the way has to be trusted by the system or by `ca`, and is shown headers only once it is.
 """
 
 from __future__ import annotations
@@ -19,12 +24,23 @@ from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
+from websockets.exceptions import InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, CLOSE_UNWANTED, Connection
+from distmap.tasks._typing import Buffer
+from distmap.transport.channel import (
+    CLOSE_PROTOCOL,
+    CLOSE_REFUSED,
+    CLOSE_TOKEN,
+    CLOSE_UNWANTED,
+    Channel,
+    ChannelClosed,
+    Connection,
+)
+from distmap.transport.first_hop import FirstHop
 from distmap.transport.identity import refusal
-from distmap.transport.tls import client_context
+from distmap.transport.inner_tls import InnerTLS
+from distmap.transport.tls import client_context, verified_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import OPTIONS, PATH, SUBPROTOCOL, Link, WebSocketChannel
@@ -51,8 +67,18 @@ class GivenUp(Exception):
     """Raised by the `info` of `prove`: this connection is not wanted any more."""
 
 
+class _EndsOnTheWay(Exception):
+    """TLS ends before the other side does, at a hop whose certificate has not been verified."""
+
+
 async def dial(
-    url: WorkerURL, *, token: Secret, role: handshake.Role, info: Mapping[str, object], timeout: float = 10.0
+    url: WorkerURL,
+    *,
+    token: Secret,
+    role: handshake.Role,
+    info: Mapping[str, object],
+    timeout: float = 10.0,
+    hop: FirstHop = FirstHop(),  # noqa: B008 - frozen
 ) -> Connection:
     """Dial the other side, prove the token both ways, exchange INFO, and see that the two sides fit together.
 
@@ -63,7 +89,7 @@ async def dial(
         VersionMismatch: Python or protocol versions do not fit; the other side reports the same.
         WorkerBusy: The worker serves another pool.
     """
-    connection = await prove(url, token=token, role=role, info=lambda: info, timeout=timeout)
+    connection = await prove(url, token=token, role=role, info=lambda: info, timeout=timeout, hop=hop)
     await check_fit(connection, info, str(url))
     return connection
 
@@ -83,6 +109,7 @@ async def prove(
     role: handshake.Role,
     info: Callable[[], Mapping[str, object]],
     timeout: float = 10.0,
+    hop: FirstHop = FirstHop(),  # noqa: B008 - frozen
 ) -> Connection:
     """As `dial`, but whether the other side refuses is left to the caller.
 
@@ -92,23 +119,60 @@ async def prove(
         role: Role of this side.
         info: Called when the other side has proved itself, just before our INFO is sent. May raise GivenUp.
         timeout: Seconds for all of it.
+        hop: What a proxy on the way needs.
     """
+    began = asyncio.get_running_loop().time()
+    try:
+        return await _prove(url, token, role, info, timeout, hop, verified=bool(hop.headers))
+    except _EndsOnTheWay:
+        left = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
+        return await _prove(url, token, role, info, left, hop, verified=True)
+
+
+async def _prove(
+    url: WorkerURL,
+    token: Secret,
+    role: handshake.Role,
+    info: Callable[[], Mapping[str, object]],
+    timeout: float,
+    hop: FirstHop,
+    *,
+    verified: bool,
+) -> Connection:
+    """One connection. `verified`: only to a host whose certificate is trusted."""
     deadline = asyncio.get_running_loop().time() + timeout
-    link = await _open(url, timeout)
+    link = await _open(url, timeout, hop, verified)
     channel = WebSocketChannel(link, str(url))
+    peer: handshake.Role = "worker" if role == "pool" else "pool"
     try:
         async with asyncio.timeout_at(deadline):
-            side, theirs, rtt = await _prove_to_listener(link, token, role, info)
-    except GivenUp:
+            hello, certificate = await channel.recv(), _certificate_of(link)
+            inner = None
+            if handshake.certificate_of(bytes(hello), peer) != certificate:
+                if not verified and url.scheme == "wss":
+                    raise _EndsOnTheWay
+                inner = InnerTLS(channel, client_context(), server_side=False)
+                await inner.handshake()
+                hello, certificate = await inner.recv(), inner.certificate
+            side = handshake.Dialer(
+                kid=token.kid,
+                token=token.material(),
+                role=role,
+                nonce=secrets.token_bytes(handshake.NONCE_BYTES),
+                certificate=certificate,
+            )
+            theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
+    except (GivenUp, _EndsOnTheWay):
         await channel.close(CLOSE_UNWANTED)
         raise
     except Exception as error:
         await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
-        raise _handshake_error(url, "worker" if role == "pool" else "pool", token, error, timeout) from error
+        raise _handshake_error(url, peer, token, error, timeout) from error
     except BaseException:
         channel.abort()
         raise
-    return Connection(channel, theirs, rtt, side.session_id, link.transport.get_extra_info("peername"))
+    remote = link.transport.get_extra_info("peername")
+    return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
 
 
 def nothing_listens(error: BaseException) -> bool:
@@ -116,23 +180,34 @@ def nothing_listens(error: BaseException) -> bool:
     return isinstance(error, ConnectError) and error.refused
 
 
-async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
+async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -> _ClientLink:
     links: list[_ClientLink] = []
-    proxy = _proxy(url)
+    proxy = _proxy(url) if hop.proxy is None else hop.proxy or None
+    extra: dict[str, Any] = {}
+    if url.scheme == "wss":
+        context = verified_context(hop.ca) if verified else _any_context()
+        # Shorter, so that silence of TLS can be distinguished from silence of the network.
+        extra = {"ssl": context, "ssl_handshake_timeout": timeout / 2}
+    elif hop.headers and not url.is_loopback:
+        raise ConnectError(f"{url}: headers are not sent over ws://, where everybody on the way can read them; use wss")
 
     def make(*args: Any, **kwargs: Any) -> _ClientLink:
         links.append(_ClientLink(*args, **kwargs))
         return links[-1]
 
+    if hop.tunnel is not None:
+        began = asyncio.get_running_loop().time()
+        extra |= {"sock": await hop.tunnel(timeout)}
+        timeout = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
+        proxy = None
     try:
         link = await _Connect(
             f"{url}{PATH}",
             **OPTIONS,
-            ssl=client_context(),
+            **extra,
             proxy=proxy,
             open_timeout=timeout,
-            # Shorter, so that silence of TLS can be distinguished from silence of the network.
-            ssl_handshake_timeout=timeout / 2,
+            additional_headers=hop.headers.reveal(),
             user_agent_header=None,
             create_connection=make,  # type: ignore[arg-type]
         )
@@ -142,7 +217,7 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
         if proxy is not None and at_proxy:
             why = f"{_failed_proxy(proxy, error, timeout)}; set no_proxy={url.host} if none is needed"
         else:
-            why = _failed_hop(url, error, any(link.secured for link in links), timeout)
+            why = _failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
         failed = ConnectError(f"{url}: {why}")
         failed.refused = not at_proxy and _is_refused(error)
         raise failed from error
@@ -155,24 +230,35 @@ async def _open(url: WorkerURL, timeout: float) -> _ClientLink:
 
 
 async def _prove_to_listener(
-    link: _ClientLink, token: Secret, role: handshake.Role, info: Callable[[], Mapping[str, object]]
-) -> tuple[handshake.Dialer, Mapping[str, object], float]:
-    """The dialer's half of the handshake; returns it, the INFO of the other side and the round trip in seconds."""
-    certificate = link.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    side = handshake.Dialer(
-        kid=token.kid,
-        token=token.material(),
-        role=role,
-        nonce=secrets.token_bytes(handshake.NONCE_BYTES),
-        certificate=hashlib.sha256(certificate).digest(),
-    )
-    answer = side.receive_hello(await link.recv(decode=False))
-    began = link.loop.time()
-    await link.send(answer)
-    side.receive_proof(await link.recv(decode=False))
-    rtt = link.loop.time() - began
-    await link.send(side.seal_info(info()))
-    return side, side.open_info(await link.recv(decode=False)), rtt
+    channel: Channel,
+    side: handshake.Dialer,
+    hello: Buffer,
+    info: Callable[[], Mapping[str, object]],
+) -> tuple[Mapping[str, object], float]:
+    """The dialer's half of the handshake after HELLO; the INFO of the other side and the round trip in seconds."""
+    clock = asyncio.get_running_loop().time
+    answer = side.receive_hello(bytes(hello))
+    began = clock()
+    await channel.send([answer])
+    side.receive_proof(bytes(await channel.recv()))
+    rtt = clock() - began
+    await channel.send([side.seal_info(info())])
+    return side.open_info(bytes(await channel.recv())), rtt
+
+
+def _any_context() -> ssl.SSLContext:
+    """For the first look: the end of the way may be a proxy, which may speak an older TLS."""
+    context = client_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _certificate_of(link: _ClientLink) -> bytes | None:
+    """SHA-256 of the certificate that TLS has shown; None where it is not TLS 1.3, which every distmap speaks."""
+    secured = link.transport.get_extra_info("ssl_object")
+    if secured is None or secured.version() != "TLSv1.3":
+        return None
+    return hashlib.sha256(secured.getpeercert(binary_form=True)).digest()
 
 
 def _proxy(url: WorkerURL) -> str | None:
@@ -211,11 +297,17 @@ def _failed_proxy(proxy: str, error: Exception, timeout: float) -> str:
     return f"{shown} cannot be reached ({error})"
 
 
-def _failed_hop(url: WorkerURL, error: Exception, secured: bool, timeout: float) -> str:
-    """Which hop failed, host name to upgrade. `secured`: TLS succeeded."""
+def _failed_hop(url: WorkerURL, error: Exception, secured: bool, timeout: float, headers: bool) -> str:
+    """Which hop failed, host name to upgrade. `secured`: TLS succeeded. `headers`: there are some to be sent."""
     elsewhere = "something listens there, but it is no distmap worker or pool"
     if isinstance(error, socket.gaierror):
         return f"the host name {url.host} does not resolve ({error.strerror})"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = "headers are sent only to a host that is trusted, and" if headers else "TLS ends at a proxy there, and"
+        return (
+            f"{why} the certificate that {url.host} shows is not trusted ({error.verify_message}). If that host is "
+            "right, name the file of the CA that signed it, or of the certificate: DISTMAP_CA, ca="
+        )
     if isinstance(error, ssl.SSLError):
         return f"{elsewhere}: it does not speak TLS 1.3 ({error.reason or error})"
     if secured:
@@ -255,15 +347,14 @@ def _handshake_error(url: WorkerURL, peer: str, token: Secret, error: Exception,
         return type(error)(f"{url}: {error}")
     if isinstance(error, TimeoutError):
         return ConnectError(f"{url}: the {peer} did not finish the handshake within {timeout:g} s")
-    if not isinstance(error, ConnectionClosed):
+    if not isinstance(error, ChannelClosed):
         return error
-    close = error.rcvd
-    if close is not None and close.code == CLOSE_TOKEN:
+    if error.code == CLOSE_TOKEN:
         return AuthenticationError(
             f"{url}: wrong token: the {peer} holds another one than this side ({token.kid}), or TLS is terminated in "
             "between; give both sides the same token file (DISTMAP_TOKEN_FILE)"
         )
-    if close is not None and close.code == CLOSE_PROTOCOL:
+    if error.code == CLOSE_PROTOCOL:
         return ProtocolError(f"{url}: the {peer} did not understand the handshake; install one distmap on both sides")
-    how = f"code {close.code}" if close else "without a word"
+    how = "without a word" if error.code == 1006 else f"code {error.code}"
     return ConnectError(f"{url}: the {peer} ended the connection during the handshake ({how})")

@@ -2,6 +2,9 @@
 
 Owns the side of a connection that listens: HTTP checks, proof, INFO, and how many connections may wait for the proof.
 It must not know what is sent after the handshake.
+
+A port for what comes from a proxy on this machine has no TLS of its own (`ws://`): it takes nothing but TLS inside the
+messages, which every port takes. See `dial.py`.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -19,13 +24,21 @@ from typing import Any
 
 from websockets.asyncio import server as library
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TOKEN, CLOSE_UNWANTED, Connection
+from distmap.transport.channel import (
+    CLOSE_PROTOCOL,
+    CLOSE_REFUSED,
+    CLOSE_TOKEN,
+    CLOSE_UNWANTED,
+    Channel,
+    ChannelClosed,
+    Connection,
+)
 from distmap.transport.identity import refusal
+from distmap.transport.inner_tls import FIRST_BYTE, InnerTLS
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -55,18 +68,16 @@ class _ServerLink(Link, ServerConnection):
 
 
 class UnauthenticatedLimit:
-    """The connections without proof, which are limited in all and by address."""
+    """The connections without proof, which are limited in all and, unless they all come from a proxy, by address."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_proxy: bool) -> None:
+        self._most_per_address = LIMITS.unauthenticated if by_proxy else LIMITS.unauthenticated_per_address
         self._links: set[_ServerLink] = set()
         self._by_address: Counter[str] = Counter()
 
     def enter(self, link: _ServerLink) -> bool:
         """Count the link; False if there are too many already."""
-        if (
-            len(self._links) >= LIMITS.unauthenticated
-            or self._by_address[link.address] >= LIMITS.unauthenticated_per_address
-        ):
+        if len(self._links) >= LIMITS.unauthenticated or self._by_address[link.address] >= self._most_per_address:
             return False
         self._links.add(link)
         self._by_address[link.address] += 1
@@ -88,18 +99,19 @@ class Acceptor:
         self,
         token: Secret,
         role: handshake.Role,
-        certificate: bytes,
+        tls: tuple[ssl.SSLContext, bytes],
+        by_proxy: bool,
         info: Callable[[Mapping[str, object]], Mapping[str, object]],
         on_connection: OnConnection,
         on_refused: Callable[[str], None],
     ) -> None:
         self._token = token
         self._role = role
-        self._certificate = certificate
+        self._context, self._certificate = tls
         self._info = info
         self._on_connection = on_connection
         self._on_refused = on_refused
-        self._limit = UnauthenticatedLimit()
+        self._limit = UnauthenticatedLimit(by_proxy)
         # Held while our INFO is sent: connections get it one after the other.
         self._info_lock = asyncio.Lock()
 
@@ -114,23 +126,26 @@ class Acceptor:
         if "Origin" in request.headers:
             self._on_refused(f"{_peer_of(link)}: a web page tried to connect; refused")
             return link.respond(HTTPStatus.FORBIDDEN, "")
-        return None if request.path == PATH else link.respond(HTTPStatus.NOT_FOUND, "")
+        # A proxy may leave its own path in front.
+        return None if request.path.endswith(PATH) else link.respond(HTTPStatus.NOT_FOUND, "")
 
     async def accept(self, link: ServerConnection) -> None:
         """Called by the library after the upgrade; the connection lives until this returns."""
         assert isinstance(link, _ServerLink)
         peer = _peer_of(link)
-        channel = WebSocketChannel(link, peer)
+        outer = WebSocketChannel(link, peer)
         code, sentence = CLOSE_REFUSED, ""
         try:
             async with asyncio.timeout(LIMITS.hop_timeout):
-                side, theirs, rtt = await self._prove(link)
-            connection = Connection(channel, theirs, rtt, side.session_id, link.remote_address)
+                channel, side, theirs, rtt = await self._prove(outer, link)
+            connection = Connection(
+                channel, theirs, rtt, side.session_id, link.remote_address, through_hop=channel is not outer
+            )
             # No await between info() and the first step of on_connection but this send, and that under the lock: two
             # pools must not both be accepted by a worker that is free.
             async with self._info_lock:
                 ours = self._info(theirs)
-                await link.send(side.seal_info(ours))
+                await channel.send([side.seal_info(ours)])
             problem = refusal(ours, theirs)
             if problem is None:
                 await self._on_connection(connection)
@@ -139,39 +154,54 @@ class Acceptor:
             sentence = f"{peer}: {problem}"
             if not ours.get("refused"):
                 # The other side comes to the same result and hangs up; if it does not, this side does.
-                with suppress(TimeoutError, ConnectionClosed):
+                with suppress(TimeoutError, ChannelClosed):
                     async with asyncio.timeout(LIMITS.close_timeout):
-                        await link.recv(decode=False)
+                        await channel.recv()
         except AuthenticationError as error:
             code, sentence = CLOSE_TOKEN, f"{peer}: wrong token, refused: {error}"
         except (ProtocolError, VersionMismatch) as error:
             code, sentence = CLOSE_PROTOCOL, f"{peer}: refused: {error}"
         except TimeoutError:
             sentence = f"{peer}: refused: no proof of the token within {LIMITS.hop_timeout:g} s"
-        except ConnectionClosed as error:
-            if error.rcvd is not None and error.rcvd.code == CLOSE_UNWANTED:
+        except ChannelClosed as error:
+            if error.code == CLOSE_UNWANTED:
                 return  # it tried a second connection, and its first one works after all
             sentence = f"{peer}: left during the handshake{_why_left(error)}"
         self._on_refused(sentence)
-        await channel.close(code)
+        await outer.close(code)
 
-    async def _prove(self, link: _ServerLink) -> tuple[handshake.Listener, Mapping[str, object], float]:
-        """The listener's half of the handshake; returns it, the INFO of the other side and the round trip."""
-        side = handshake.Listener(
-            kid=self._token.kid,
-            token=self._token.material(),
-            role=self._role,
-            nonce=secrets.token_bytes(handshake.NONCE_BYTES),
-            certificate=self._certificate,
-        )
-        began = link.loop.time()
-        await link.send(side.hello())
-        answer = await link.recv(decode=False)
-        rtt = link.loop.time() - began
+    async def _prove(
+        self, outer: Channel, link: _ServerLink
+    ) -> tuple[Channel, handshake.Listener, Mapping[str, object], float]:
+        """The listener's half of the handshake.
+
+        Returns:
+            The channel that it went over, itself, the INFO of the other side and the round trip in seconds.
+        """
+        clock, channel = link.loop.time, outer
+        for turn in range(2):
+            side = handshake.Listener(
+                kid=self._token.kid,
+                token=self._token.material(),
+                role=self._role,
+                nonce=secrets.token_bytes(handshake.NONCE_BYTES),
+                certificate=self._certificate,
+            )
+            began = clock()
+            await channel.send([side.hello()])
+            answer = bytes(await channel.recv())
+            rtt = clock() - began
+            if turn or answer[:1] != bytes([FIRST_BYTE]):
+                break
+            # TLS ends on the way: begin again, inside.
+            channel = inner = InnerTLS(outer, self._context, server_side=True)
+            await inner.handshake(answer)
+        if channel is outer and link.transport.get_extra_info("ssl_object") is None:
+            raise ProtocolError("this port is for connections through a proxy; it takes TLS inside the messages only")
         proof = side.receive(answer)
         self._limit.leave(link)
-        await link.send(proof)
-        return side, side.open_info(await link.recv(decode=False)), rtt
+        await channel.send([proof])
+        return channel, side, side.open_info(bytes(await channel.recv())), rtt
 
 
 class Server:
@@ -206,7 +236,8 @@ async def listen(
     """Open a port; each connection that proves the token is given to `on_connection`.
 
     Args:
-        address: Where to listen; hosts "0.0.0.0" and "::" mean every interface, port 0 picks a free one.
+        address: Where to listen; hosts "0.0.0.0" and "::" mean every interface, port 0 picks a free one. `ws://`: the
+            port has no TLS of its own, so a proxy can lead there. A path is where such a proxy is reached.
         token: What the other side must hold too.
         role: Role of this side.
         info: Called per authenticated connection with the INFO of the other side; returns ours. If it has "refused"
@@ -218,8 +249,8 @@ async def listen(
         tls_key: Its key, if not in the same file.
     """
     host, port = address.host, address.port
-    context, certificate = server_context(tls_cert, tls_key)
-    acceptor = Acceptor(token, role, certificate, info, on_connection, on_refused)
+    tls = server_context(tls_cert, tls_key)
+    acceptor = Acceptor(token, role, tls, address.scheme == "ws", info, on_connection, on_refused)
     try:
         # One address: with port 0 each further one would get a port of its own.
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -230,7 +261,7 @@ async def listen(
             str(found[0][4][0]),
             port,
             **OPTIONS,
-            ssl=context,
+            ssl=tls[0] if address.scheme == "wss" else None,
             open_timeout=LIMITS.hop_timeout,
             origins=[None],
             process_request=acceptor.check_request,
@@ -243,13 +274,13 @@ async def listen(
         raise ConnectError(f"{address}: cannot listen there: {error.strerror or error}") from error
     chosen = server.sockets[0].getsockname()[1]
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
-    return Server(server, WorkerURL(shown, chosen))
+    return Server(server, replace(address, host=shown, port=chosen))
 
 
-def _why_left(error: ConnectionClosed) -> str:
-    if error.rcvd is not None and error.rcvd.code == CLOSE_TOKEN:
+def _why_left(error: ChannelClosed) -> str:
+    if error.code == CLOSE_TOKEN:
         return ": it doubts this side's token, or something stands in between"
-    if error.rcvd is not None and error.rcvd.code in (CLOSE_PROTOCOL, CLOSE_REFUSED):
+    if error.code in (CLOSE_PROTOCOL, CLOSE_REFUSED):
         return ": it speaks another version of the protocol"
     return ""
 

@@ -27,6 +27,25 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
+def verified_context(ca: str | Path | None = None) -> ssl.SSLContext:
+    """TLS for the way to a proxy. It accepts what the system trusts for that host name, or what `ca` has signed.
+
+    Args:
+        ca: A file of certificates (PEM) to trust besides, or a folder of them as OpenSSL names them.
+
+    Raises:
+        ConnectError: `ca` cannot be read, or has no certificate in it.
+    """
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            folder = Path(ca).is_dir()
+            context.load_verify_locations(cafile=None if folder else ca, capath=ca if folder else None)
+        except (OSError, ValueError) as error:
+            raise ConnectError(f"the certificates of {ca} (ca=, DISTMAP_CA) cannot be used: {error}") from error
+    return context
+
+
 def server_context(
     tls_cert: str | Path | None = None, tls_key: str | Path | None = None
 ) -> tuple[ssl.SSLContext, bytes]:
@@ -37,6 +56,8 @@ def server_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Sessions of TLS are not resumed here; tickets would be messages that nobody waits for.
+    context.num_tickets = 0
     if tls_cert is None:
         if tls_key is not None:
             raise ConnectError(f"a TLS key ({tls_key}) needs its certificate too: --tls-cert")

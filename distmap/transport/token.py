@@ -16,14 +16,13 @@ import hmac
 import os
 import re
 import secrets
-import stat
 import sys
 import threading
 from pathlib import Path
 from typing import NoReturn
 
-from distmap.core.limits import LIMITS
 from distmap.errors import TokenError
+from distmap.transport.private import read_private
 
 #: Length of a token; part of its form.
 TOKEN_BYTES = 32
@@ -153,32 +152,8 @@ def _create_token(path: Path) -> None:
 
 
 def _read_token(path: Path) -> Secret:
-    try:
-        # Not blocking, in case the path is a named pipe.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        named = os.environ.get("DISTMAP_TOKEN_FILE") == str(path)
-        remedy = "correct or unset DISTMAP_TOKEN_FILE, which names it" if named else "name another file"
-        raise TokenError(
-            f"the token file {path} cannot be read: {error.strerror or error}; copy the other side's token file there "
-            f"(scp, then chmod 600), or {remedy}"
-        ) from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise TokenError(f"the token file {path} is not a regular file")
-        if sys.platform != "win32":
-            _check_private(path, status)
-        text = os.read(descriptor, LIMITS.token_file_bytes).decode("utf-8", "replace")
-    finally:
-        os.close(descriptor)
-    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    named = os.environ.get("DISTMAP_TOKEN_FILE") == str(path)
+    remedy = "correct or unset DISTMAP_TOKEN_FILE, which names it" if named else "name another file"
+    copy = "copy the other side's token file there (scp, then chmod 600)"
+    lines = read_private(path, "token file", TokenError, f"{copy}, or {remedy}")
     return Secret.parse(lines[0] if lines else "", source=f"the content of {path}")
-
-
-def _check_private(path: Path, status: os.stat_result) -> None:
-    if status.st_uid != os.geteuid():
-        raise TokenError(f"the token file {path} belongs to another user; copy it and point DISTMAP_TOKEN_FILE there")
-    if status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise TokenError(f"the token file {path} is open to others (mode {mode:04o}); do: chmod 600 {path}")

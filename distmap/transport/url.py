@@ -1,4 +1,4 @@
-"""Addresses: `wss://host:port` of a worker or of a listening pool.
+"""Addresses: `wss://host:port` of a worker or of a listening pool, or a URL with a path that a proxy leads there.
 
 Owns what such a URL may be, and the errors for what it may not. Knows no socket.
 """
@@ -16,6 +16,10 @@ from distmap.errors import ConnectError
 #: The port of a worker when its URL names none.
 DEFAULT_PORT = 8786
 
+#: What a URL may begin with -> the scheme it stands for, and the port of a proxy there.
+_SCHEMES = {"wss": ("wss", 443), "https": ("wss", 443), "ws": ("ws", 80), "http": ("ws", 80)}
+_PROXY_PORTS = dict(_SCHEMES.values())
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerURL:
@@ -24,6 +28,10 @@ class WorkerURL:
     host: str
     port: int
     options: Mapping[str, str] = field(default_factory=dict)
+    #: Of a proxy that leads there: "/user/ann/proxy/41234"; without a slash at its end.
+    path: str = ""
+    #: "wss": the first hop is reached over TLS. "ws": it is not, and only the two ends speak TLS, inside the messages.
+    scheme: str = "wss"
 
     @property
     def is_loopback(self) -> bool:
@@ -37,13 +45,15 @@ class WorkerURL:
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"wss://{host}:{self.port}"
+        port = "" if self.path and self.port == _PROXY_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.path}"
 
 
 def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
-    """The address of `wss://host:port`, with options after a `?`. Port 8786 if none is named.
+    """The address of `wss://host:port`, or of `wss://host/path` behind a proxy, with options after a `?`.
 
-    `listening` admits port 0, which picks a free one. Raises ConnectError with one sentence.
+    Port 8786 if none is named; 443 (80 without TLS) with a path, and for `https://` and `http://`, which mean `wss://`
+    and `ws://`. `listening` admits port 0, which picks a free one. Raises ConnectError with one sentence.
     """
     if "dm1_" in text or re.search(r"[?&](token|key|secret|password)=", text, re.IGNORECASE):
         raise ConnectError("the URL holds a token, and URLs end up in logs: take it out, and use a token file")
@@ -56,9 +66,8 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
         port = parts.port
     except ValueError as error:
         raise ConnectError(f"{text!r} is no wss:// URL: {error}") from error
-    if parts.scheme != "wss":
-        hint = "everything is encrypted" if parts.scheme == "ws" else "a worker's address looks like wss://host:8786"
-        raise ConnectError(f"{text!r} is no wss:// URL; {hint}")
+    if parts.scheme not in _SCHEMES:
+        raise ConnectError(f"{text!r} is no wss:// URL; a worker's address looks like wss://host:8786")
     if parts.username is not None or parts.password is not None:
         raise ConnectError(f"the URL for {parts.hostname} holds a user name or password; distmap uses a token file")
     if not parts.hostname:
@@ -70,8 +79,12 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
         possible = None
     if not possible:
         raise ConnectError(f"{text!r} names no possible host; a worker's address looks like wss://host:8786")
-    if parts.path not in ("", "/") or parts.fragment:
-        raise ConnectError(f"{text!r} has a path; a worker's address looks like wss://host:8786")
+    if parts.fragment:
+        raise ConnectError(f"{text!r} has a fragment (#...); a worker's address looks like wss://host:8786")
     if port == 0 and not listening:
         raise ConnectError(f"{text!r} has port 0; name the port that the other side prints")
-    return WorkerURL(parts.hostname, DEFAULT_PORT if port is None else port, dict(parse_qsl(parts.query)))
+    scheme, proxy_port = _SCHEMES[parts.scheme]
+    path = parts.path.rstrip("/")
+    if port is None:
+        port = proxy_port if path or parts.scheme.startswith("http") else DEFAULT_PORT
+    return WorkerURL(parts.hostname, port, dict(parse_qsl(parts.query)), path, scheme)

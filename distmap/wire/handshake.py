@@ -13,8 +13,9 @@ the server's certificate enter as arguments. Nothing else of distmap's protocol 
     PROOF_D = HMAC(k, "D" + T)      PROOF_L = HMAC(k, "L" + T)      MAC = HMAC(k, "d" or "l" + T + INFO)
 
 Both nonces, both roles, versions, the key's id and the certificate's hash are under the MACs, so that replay,
-reflection, relay, swapped roles and downgrades all fail at the same comparison. Only HMAC and TLS are relied on:
-there is no cipher or key exchange of our own here. A session that goes on over a new connection is named in the INFO
+reflection, relay, swapped roles and downgrades all fail at the same comparison. Where a hop on the way ends TLS, all of
+this happens inside a TLS of the two ends, whose certificate it is then. Only HMAC and TLS are relied on: there is no
+cipher or key exchange of our own here. A session that goes on over a new connection is named in the INFO
 of both, so it takes the whole handshake again (`transport/reconnect.py`).
 """
 
@@ -185,8 +186,8 @@ class Dialer(_Side):
         # Only for the wording, and so that a relay is given no proof; what decides is the MAC, which holds the hash.
         if fields.get("cert") != self._certificate.hex():
             raise AuthenticationError(
-                f"TLS is being terminated between you and the {self.peer_role} (a proxy or an attacker): the "
-                "certificate on the way is not the one at the end; connect directly, or through a plain tunnel (ssh -L)"
+                f"something between you and the {self.peer_role} passes itself off as the {self.peer_role}: the "
+                "certificate that it shows is not the one at the end"
             )
         hello = _json(v=PROTOCOL, role=self.role, nonce=self._nonce.hex(), kid=self._kid)
         self._bind(message, hello)
@@ -199,6 +200,19 @@ class Dialer(_Side):
         if not hmac.compare_digest(message, self._mac(b"L")):
             raise AuthenticationError(f"the {self.peer_role} did not prove that it holds the token {self._kid}")
         self.proved = True
+
+
+def certificate_of(hello: bytes, role: Role) -> bytes:
+    """The hash of the certificate that the HELLO of a listener names. Nothing about it is proved.
+
+    Raises:
+        ProtocolError: It names none. `role` is the one that was expected there.
+    """
+    _bounded(hello, role)
+    named = _object(hello, role).get("cert")
+    if not isinstance(named, str) or not (len(named) == 64 and set(named) <= set("0123456789abcdef")):
+        raise ProtocolError(f"the {role} sent something that is not of distmap's handshake")
+    return bytes.fromhex(named)
 
 
 def sanitized(text: str, limit: int = 200) -> str:

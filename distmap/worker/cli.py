@@ -25,6 +25,7 @@ from distmap.driver.portal import new_loop
 from distmap.errors import DistmapError
 from distmap.slots.memory import limit_of, shown
 from distmap.tasks.nesting import cores
+from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.token import load_token, token_path
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"the token (default: {token_path()})")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    _add_ways_through_proxies(parser)
     parser.add_argument(
         "--memory-limit",
         metavar="SIZE",
@@ -95,14 +97,38 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ways_through_proxies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base-path",
+        metavar="PATH",
+        help="listen for a proxy that ends TLS and leads PATH here ('/' if it leads everything): without TLS on the "
+        "port itself, so that all of it is inside the messages",
+    )
+    parser.add_argument(
+        "--header-file",
+        type=Path,
+        metavar="FILE",
+        help="with URL: headers for a proxy, a line 'Name: value' each (default: DISTMAP_HEADER_FILE)",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="with URL: certificates to trust for a proxy (default: DISTMAP_CA)"
+    )
+    parser.add_argument(
+        "--proxy", metavar="URL", help="with URL: go out through it; '' for none (default: HTTPS_PROXY, ALL_PROXY)"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until a signal ends it; returns the exit code."""
     parser = build_parser()
     options = parser.parse_args(argv)
     if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
         parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
-    if options.url is None and options.retry is not None:
-        parser.error("--retry is for a worker that dials: give URL, or leave it out")
+    for name in ("retry", "header_file", "ca", "proxy"):
+        if options.url is None and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is for a worker that dials: give URL, or leave it out")
+    if options.base_path is not None and (options.url is not None or options.tls_cert):
+        parser.error("--base-path is for a worker that listens without TLS: leave out URL, --tls-cert and --tls-key")
     if (options.tls_cert is None) != (options.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together: give both or neither")
     if len(options.tag) > LIMITS.tags or any(len(tag) > LIMITS.tag_chars for tag in options.tag):
@@ -125,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             orphan_exit=options.exit_if_orphaned,
             retry=options.retry,
             memory_limit=memory_limit,
+            hop=load_hop(options.header_file, options.ca, options.proxy),
         )
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_work(settings, options, url, tokens))
@@ -152,10 +179,18 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     if url is not None:
         return await supervisor.dial(url)
     return await supervisor.listen(
-        WorkerURL(options.host or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port),
+        _listening_address(options),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
     )
+
+
+def _listening_address(options: argparse.Namespace) -> WorkerURL:
+    host, port = options.host or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port
+    if options.base_path is None:
+        return WorkerURL(host, port)
+    path = options.base_path.strip("/")
+    return WorkerURL(host, port, path=f"/{path}" if path else "", scheme="ws")
 
 
 def _token_source(token_file: Path | None) -> str:

@@ -20,6 +20,7 @@ from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, nothing_listens, prove
+from distmap.transport.first_hop import FirstHop
 from distmap.transport.identity import OUTDATED, pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.reconnect import Dial, keep
@@ -51,6 +52,8 @@ class Settings:
     retry: float | None = None
     #: Bytes that each slot may use; None: no limit.
     memory_limit: int | None = None
+    #: What a proxy on the way to the pool needs.
+    hop: FirstHop = FirstHop()  # noqa: RUF009 - frozen
 
 
 class Supervisor:
@@ -137,10 +140,11 @@ class Supervisor:
         if fresh is not None:
             await check_fit(fresh, self._own_info(), str(url))
             return fresh
-        return await dial(url, token=self._settings.token, role="worker", info=self._info({}))
+        return await dial(url, token=self._settings.token, role="worker", info=self._info({}), hop=self._settings.hop)
 
     def _dial_again(self, url: WorkerURL) -> Dial:
-        return lambda info: prove(url, token=self._settings.token, role="worker", info=info)
+        settings = self._settings
+        return lambda info: prove(url, token=settings.token, role="worker", info=info, hop=settings.hop)
 
     def _announce_registration(self, url: WorkerURL) -> None:
         if self._registered:
@@ -196,7 +200,8 @@ class Supervisor:
             return None
         if self._orphan_timer is not None:
             self._orphan_timer.cancel()
-        log.info("pool %s joined (%s)", pool, connection.channel.peer)
+        through = ", end to end through a proxy" if connection.through_hop else ""
+        log.info("pool %s joined (%s%s)", pool, connection.channel.peer, through)
         session.begin(connection, pool)
         self._spawn(self._see_out_when_over(session))
         return session

@@ -54,6 +54,30 @@ def test_workers_that_dial_in(worker):
         assert sorted(one.name for one in pool.workers) == ["ann", "bob"]
 
 
+def test_a_port_for_a_proxy_of_this_machine(worker):
+    """`listen=True`: a port without TLS of its own, whose two ends speak TLS inside the messages, and say so."""
+    with distmap.Pool(listen=True) as pool:
+        assert pool.url.startswith("ws://127.0.0.1:")
+        started = worker(pool.url, "--slots", "1", "--name", "ann")
+        started.expect("pool .* joined .*, end to end through a proxy")
+        started.expect("registered with ws://")
+        pool.wait_for_workers(1, 15)
+        assert [one.way for one in pool.workers] == ["end to end through a proxy"]
+        assert "end to end through a proxy" in repr(pool.workers)
+        data = [bytes([x]) * 1_000_000 for x in range(4)]
+        assert pool.map(lambda block: block[:1] * 700_000, data) == [bytes([x]) * 700_000 for x in range(4)]
+
+
+def test_a_worker_behind_a_path(worker):
+    """`--base-path`: a worker that a proxy leads to; its banner has the path, and it takes TLS inside the messages."""
+    started = worker("--port", "0", "--slots", "1", "--base-path", "/lab/")
+    url = started.expect(r"listening on (ws://\S+)")[1]
+    assert url.endswith("/lab")
+    with distmap.Pool(url) as pool:
+        assert pool.map(str, range(3)) == ["0", "1", "2"]
+        assert [one.way for one in pool.workers] == ["end to end through a proxy"]
+
+
 def test_a_worker_that_is_killed(worker, gate, until):
     """A worker that is killed in the middle of a map loses nothing: nothing listens there any more."""
     started = {name: listening(worker, "--name", name) for name in ("ann", "bob")}

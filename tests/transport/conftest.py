@@ -26,6 +26,7 @@ class ListeningWorker:
         self.refused: asyncio.Queue[str] = asyncio.Queue()
         self.info: Mapping[str, object] = {"name": "gpu1", "slots": 2, "python": "3.13"}
         self.server: Server
+        self.token = TOKEN
 
     @property
     def url(self) -> WorkerURL:
@@ -42,6 +43,7 @@ class ListeningWorker:
 @contextlib.asynccontextmanager
 async def _open_port(**options: Any) -> AsyncIterator[ListeningWorker]:
     worker = ListeningWorker()
+    address = parse_url(options.pop("address", "wss://127.0.0.1:0"), listening=True)
     options = {
         "token": TOKEN,
         "role": "worker",
@@ -49,7 +51,7 @@ async def _open_port(**options: Any) -> AsyncIterator[ListeningWorker]:
         "on_connection": worker.accept,
         **options,
     }
-    worker.server = await listen(WorkerURL("127.0.0.1", 0), on_refused=worker.refused.put_nowait, **options)
+    worker.server = await listen(address, on_refused=worker.refused.put_nowait, **options)
     try:
         yield worker
     finally:

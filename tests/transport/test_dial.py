@@ -14,7 +14,7 @@ import pytest
 from websockets.asyncio.server import serve
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
-from distmap.transport.tls import client_context, server_context
+from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL, parse_url
 from distmap.transport.websocket import SUBPROTOCOL
@@ -82,73 +82,6 @@ def test_a_wrong_token_is_told_on_both_sides(open_port: Any, dial_pool: Any, run
             assert "dm1_" not in sentence + str(caught.value)
             assert worker.accepted.empty()
 
-    run(main)
-
-
-@contextlib.asynccontextmanager
-async def relay(target: WorkerURL) -> AsyncIterator[WorkerURL]:
-    """A man in the middle with a certificate of his own."""
-    pumps: set[asyncio.Task[None]] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back_reader, back_writer = await asyncio.open_connection(target.host, target.port, ssl=client_context())
-        tasks = {asyncio.create_task(pump(reader, back_writer)), asyncio.create_task(pump(back_reader, writer))}
-        pumps.update(tasks)
-        await asyncio.wait(tasks)
-        for end in (writer, back_writer):
-            end.transport.abort()
-            with contextlib.suppress(OSError):
-                await end.wait_closed()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=server_context()[0])
-    try:
-        yield WorkerURL("127.0.0.1", server.sockets[0].getsockname()[1])
-    finally:
-        server.close()
-        await server.wait_closed()
-        if pumps:
-            await asyncio.wait(pumps)
-
-
-def test_a_relay_is_refused_on_both_sides(open_port: Any, dial_pool: Any, run: Any) -> None:
-    """TLS that ends in between is noticed, and the dialer's proof is never given."""
-
-    async def main() -> None:
-        async with open_port() as worker:
-            async with relay(worker.url) as middle:
-                with pytest.raises(AuthenticationError, match="TLS is being terminated between you and the worker"):
-                    await dial_pool(middle)
-                assert "something stands in between" in await worker.refusal()
-            assert worker.accepted.empty()
-
-    run(main)
-
-
-def test_a_relay_that_lies_is_refused(
-    monkeypatch: pytest.MonkeyPatch, open_port: Any, dial_pool: Any, run: Any
-) -> None:
-    """A dialer that is fooled about the certificate gives a proof that the listener does not take."""
-
-    class Fooled(handshake.Dialer):
-        def receive_hello(self, message: bytes) -> bytes:
-            true, self_seen = bytes.fromhex(__import__("json").loads(message)["cert"]), self._certificate
-            return super().receive_hello(message.replace(true.hex().encode(), self_seen.hex().encode()))
-
-    async def main() -> None:
-        async with open_port() as worker:
-            async with relay(worker.url) as middle:
-                with pytest.raises(AuthenticationError, match="wrong token"):
-                    await dial_pool(middle)
-            assert "its proof is wrong" in await worker.refusal()
-
-    monkeypatch.setattr(handshake, "Dialer", Fooled)
     run(main)
 
 

@@ -18,13 +18,25 @@ from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
         (" wss://gpu_1.lab.:1\n", WorkerURL("gpu_1.lab.", 1), "wss://gpu_1.lab.:1"),
         ("wss://größe.example", WorkerURL("größe.example", 8786), "wss://größe.example:8786"),
         ("wss://[fe80::1%eth0]:1", WorkerURL("fe80::1%eth0", 1), "wss://[fe80::1%eth0]:1"),
+        (
+            "wss://hub.org/user/ann/proxy/9/",
+            WorkerURL("hub.org", 443, {}, "/user/ann/proxy/9"),
+            "wss://hub.org/user/ann/proxy/9",
+        ),
+        ("wss://hub.org:8443/dm", WorkerURL("hub.org", 8443, {}, "/dm"), "wss://hub.org:8443/dm"),
+        ("https://hub.org/dm", WorkerURL("hub.org", 443, {}, "/dm"), "wss://hub.org/dm"),
+        ("https://gpu1", WorkerURL("gpu1", 443), "wss://gpu1:443"),
+        ("http://hub.org/dm", WorkerURL("hub.org", 80, {}, "/dm", "ws"), "ws://hub.org/dm"),
+        ("ws://gpu1", WorkerURL("gpu1", DEFAULT_PORT, {}, "", "ws"), "ws://gpu1:8786"),
+        ("ws://127.0.0.1:9/a/b", WorkerURL("127.0.0.1", 9, {}, "/a/b", "ws"), "ws://127.0.0.1:9/a/b"),
         ("wss://gpu1:1?name=big&tags=gpu", WorkerURL("gpu1", 1, {"name": "big", "tags": "gpu"}), "wss://gpu1:1"),
     ],
 )
 def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
-    """Host, port (8786 if none), options."""
+    """Host, port (8786 if none; 443 or 80 with a path, and for https and http), path, options."""
     assert parse_url(text) == expected
     assert str(parse_url(text)) == shown
+    assert str(parse_url(shown)) == shown
 
 
 @pytest.mark.parametrize(
@@ -32,8 +44,7 @@ def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
     [
         ("", "'' is no wss:// URL"),
         ("gpu1:8786", "'gpu1:8786' is no wss:// URL; a worker's address looks like wss://host:8786"),
-        ("https://gpu1", "is no wss:// URL"),
-        ("ws://gpu1", "everything is encrypted"),
+        ("ftp://gpu1", "is no wss:// URL"),
         ("wss://", "names no host"),
         ("wss://:8786", "names no host"),
         ("wss://gpu1:port", "is no wss:// URL"),
@@ -48,8 +59,7 @@ def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
         (f"wss://{'g' * 64}", "names no possible host"),
         ("wss://*:8786", "names no possible host"),
         ("wss://gpu1,gpu2", "names no possible host"),
-        ("wss://gpu1/hub", "has a path"),
-        ("wss://gpu1/#x", "has a path"),
+        ("wss://gpu1/#x", "has a fragment"),
         ("wss://user:pw@gpu1", "holds a user name or password"),
         ("wss://gpu1?token=abc", "holds a token"),
         ("wss://dm1_00000000_abc@gpu1", "holds a token"),

@@ -10,7 +10,7 @@ import pytest
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import PROTOCOL, Dialer, Listener, Role, sanitized
+from distmap.wire.handshake import PROTOCOL, Dialer, Listener, Role, certificate_of, sanitized
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -126,12 +126,36 @@ def test_a_listener_without_the_token_is_refused() -> None:
 def test_a_relay_is_noticed_by_both() -> None:
     """TLS that ends in between: the dialer says so and gives no proof; a relay that lies fails at the proof."""
     left = listener()
-    with pytest.raises(AuthenticationError, match="TLS is being terminated"):
+    with pytest.raises(AuthenticationError, match="passes itself off as the worker"):
         dialer(certificate=FOREIGN).receive_hello(left.hello())
     lied = forge(left.hello(), cert=FOREIGN.hex())
     with pytest.raises(AuthenticationError):
         left.receive(dialer(certificate=FOREIGN).receive_hello(lied))
     assert not left.proved
+
+
+def test_the_certificate_that_hello_names() -> None:
+    """Read before anything is proved, to see whether TLS ends on the way."""
+    assert certificate_of(listener().hello(), "worker") == CERT
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"{}",
+        b"[]",
+        b"hello",
+        b'{"cert": 5}',
+        b'{"cert": "%s"}' % (b"g" * 64),
+        b'{"cert": "%s"}' % (b" " * 64),
+        b'{"cert": "00"}',
+        b"x" * 5000,
+    ],
+)
+def test_what_is_no_hello(hello: bytes) -> None:
+    """Whatever else comes there is of another protocol."""
+    with pytest.raises(ProtocolError, match="worker sent"):
+        certificate_of(hello, "worker")
 
 
 def test_every_bit_flip_is_refused() -> None:

@@ -110,10 +110,10 @@ def test_senseless_arguments_are_refused(arguments: list[str], capsys: pytest.Ca
 
 def test_an_url_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """What is no wss URL is named in one sentence."""
-    assert main(["http://pool:1"]) == 2
+    assert main(["ftp://pool:1"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
-    assert "http" in said[0]
+    assert "ftp" in said[0]
 
 
 def test_version_names_distmap_and_python(capsys: pytest.CaptureFixture[str]) -> None:

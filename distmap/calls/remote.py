@@ -1,0 +1,84 @@
+"""What a pool is told about workers elsewhere, and the hub that this makes.
+
+Owns how `Pool(listen=, token=, headers=, ...)` and the addresses of workers become a hub. It must not know how a
+connection is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from distmap.calls.checks import checked
+
+if TYPE_CHECKING:
+    from distmap.engine.hub import HubEngine
+    from distmap.transport.token import Secret
+
+#: Where `listen=True` waits: a port of this machine that only a proxy here leads to (jupyter-server-proxy, nginx).
+_BEHIND_A_PROXY = "ws://127.0.0.1:0"
+
+
+class Remote(NamedTuple):
+    """The arguments of a pool that are about workers elsewhere; see `Pool`."""
+
+    listen: str | None
+    token: str | Secret | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
+    headers: Mapping[str, str] | str | Path | None
+    ca: str | Path | None
+    proxy: str | None
+    connect_timeout: float
+
+    def hub(self, urls: Sequence[str]) -> HubEngine:
+        """A hub that dials the URLs and, if the pool is told so, listens. Not started.
+
+        Raises:
+            ConnectError: An address, a file of headers or one of certificates cannot be used.
+            TokenError: The token cannot be read.
+        """
+        from distmap.engine.hub import HubEngine
+        from distmap.transport.first_hop import load_hop
+        from distmap.transport.token import load_token
+        from distmap.transport.url import parse_url
+
+        return HubEngine(
+            [parse_url(url) for url in urls],
+            listen=None if self.listen is None else parse_url(self.listen, listening=True),
+            token=load_token(self.token),
+            # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
+            connect_timeout=min(10.0, self.connect_timeout) or 10.0,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            hop=load_hop(self.headers, self.ca, self.proxy),
+        )
+
+
+def remote(
+    *,
+    listen: str | bool | None,
+    token: str | Secret | None,
+    tls_cert: str | Path | None,
+    tls_key: str | Path | None,
+    headers: Mapping[str, str] | str | os.PathLike[str] | None,
+    ca: str | os.PathLike[str] | None,
+    proxy: str | None,
+    connect_timeout: float | None,
+) -> Remote:
+    """The arguments, checked; TypeError or ValueError if one cannot be meant."""
+    listen = checked("listen", listen)
+    where = {True: _BEHIND_A_PROXY, False: None}.get(listen) if isinstance(listen, bool) else listen
+    timeout = checked("connect_timeout", connect_timeout)
+    return Remote(
+        where,
+        checked("token", token),
+        checked("tls_cert", tls_cert),
+        checked("tls_key", tls_key),
+        checked("headers", headers),
+        checked("ca", ca),
+        checked("proxy", proxy),
+        (60.0 if where else 10.0) if timeout is None else timeout,
+    )
