@@ -49,8 +49,8 @@ def test_what_is_no_pool_is_refused(workers):
 @pytest.mark.parametrize(
     "url",
     [
-        "http://host:1",
-        "ws://host:1",
+        "ftp://host:1",
+        "//host:1",
         "host:8786",
         "wss://",
         "wss://host:port",
