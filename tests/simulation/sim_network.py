@@ -93,6 +93,10 @@ class Link:
         self.dialer = world.rng.randrange(2)
         self.dialling = False
         self.last_channel = 0
+        #: Dials that have not arrived yet: a late one takes the other end off its channel.
+        self.knocking = 0
+        #: The last channel that was cut: it may live a little longer.
+        self.doomed = -1
         #: By sender: frames of channels up to this one are lost on their way; frames do not pass; those that wait.
         self.broken = [-1, -1]
         self.blocked = [False, False]
@@ -118,7 +122,8 @@ class Link:
         return (
             pool.channel is not None
             and pool.channel == worker.channel
-            and pool.channel > max(self.broken)
+            and pool.channel > max(*self.broken, self.doomed)
+            and not self.knocking
             and pool.session.settled
             and worker.session.settled
         )
@@ -191,7 +196,7 @@ class Link:
     def cut(self, *, notices: tuple[bool, bool]) -> None:
         """The channel breaks: what is under way is lost, in one or both directions. Not every end notices."""
         rng = self.world.rng
-        channel = self.last_channel
+        channel = self.doomed = self.last_channel
         for side in (POOL, WORKER):
             # What was sent before an orderly end may still arrive.
             if rng.random() < 0.8:
@@ -286,6 +291,7 @@ class Link:
         number = self.last_channel
         # A connection of its own: it may be late, and then also comes after a later one.
         slow = world.rng.uniform(0.0, 1.0) if self.blocked[self.dialer] or world.rng.random() < 0.1 else 0.0
+        self.knocking += 1
         world.after(self.latency + slow, partial(self.knock, number, dials.session.received))
         world.after(10 * self.latency + 0.1, partial(self.late, number))
 
@@ -294,8 +300,10 @@ class Link:
         again = partial(self.knock, number, received)
         if self.blocked[self.dialer]:
             return self.world.after(self.world.rng.uniform(0.0, 1.0), again)
-        if not (self.ends[not self.dialer].defer(again) or (self.dialer == POOL and self.dead)):
-            self.answer(number, received)
+        if self.ends[not self.dialer].defer(again):
+            return None
+        self.knocking -= 1
+        return None if self.dialer == POOL and self.dead else self.answer(number, received)
 
     def answer(self, number: int, received: int) -> None:
         """The listening end is dialled: it leaves its old channel, and answers with what it has received.
