@@ -89,7 +89,7 @@ IMPORTERS = {
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load", "slots.memory"},
     "tqdm": {"views.terminal"},
-    "websockets": {"transport.dial", "transport.listen", "transport.websocket"},
+    "websockets": {"transport.dial", "transport.hop_errors", "transport.listen", "transport.websocket"},
 }
 
 #: Who reads the time of the day, and what for. Durations come from a clock that is never set.

@@ -1,7 +1,7 @@
 """Dialling the other side: proxy, TCP, TLS, upgrade, proof, INFO.
 
-Owns the side of a connection that dials, and the sentences for every hop that can fail on the way. It must not know
-what is sent after the handshake.
+Owns the side of a connection that dials. It must not know what is sent after the handshake. What is said of a hop that
+fails is in `hop_errors.py`.
 
 The listener's HELLO names its certificate. If TLS has shown that one, the connection is direct. If not, something on
 the way ends TLS (nginx, a JupyterHub): then the two ends speak TLS inside the messages, where the same certificate is
@@ -12,21 +12,16 @@ What ends TLS on the way has to be trusted by the system or by `ca`, and is show
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
-import re
 import secrets
-import socket
 import ssl
-import urllib.request
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidProxy, InvalidStatus, ProxyError
+from websockets.exceptions import InvalidHandshake, InvalidProxy, ProxyError
 
-from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
+from distmap.errors import AuthenticationError, ConnectError
 from distmap.tasks._typing import Buffer
 from distmap.transport.channel import (
     CLOSE_PROTOCOL,
@@ -34,12 +29,13 @@ from distmap.transport.channel import (
     CLOSE_TOKEN,
     CLOSE_UNWANTED,
     Channel,
-    ChannelClosed,
     Connection,
 )
 from distmap.transport.first_hop import FirstHop
+from distmap.transport.hop_errors import failed_hop, failed_proxy, handshake_error, is_refused
 from distmap.transport.identity import refusal
 from distmap.transport.inner_tls import InnerTLS
+from distmap.transport.proxies import proxy_for
 from distmap.transport.tls import client_context, verified_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -167,7 +163,7 @@ async def _prove(
         raise
     except Exception as error:
         await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
-        raise _handshake_error(url, peer, token, error, timeout) from error
+        raise handshake_error(url, peer, token, error, timeout) from error
     except BaseException:
         channel.abort()
         raise
@@ -182,7 +178,7 @@ def nothing_listens(error: BaseException) -> bool:
 
 async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -> _ClientLink:
     links: list[_ClientLink] = []
-    proxy = _proxy(url) if hop.proxy is None else hop.proxy or None
+    proxy = proxy_for(url, hop.proxy) if hop.tunnel is None else None
     extra: dict[str, Any] = {}
     if url.scheme == "wss":
         context = verified_context(hop.ca) if verified else _any_context()
@@ -190,6 +186,9 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -
         extra = {"ssl": context, "ssl_handshake_timeout": timeout / 2}
     elif hop.headers and not url.is_loopback:
         raise ConnectError(f"{url}: headers are not sent over ws://, where everybody on the way can read them; use wss")
+
+    if proxy is not None and proxy.startswith("https://"):
+        extra["proxy_ssl"] = verified_context(hop.ca)
 
     def make(*args: Any, **kwargs: Any) -> _ClientLink:
         links.append(_ClientLink(*args, **kwargs))
@@ -199,7 +198,6 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -
         began = asyncio.get_running_loop().time()
         extra |= {"sock": await hop.tunnel(timeout)}
         timeout = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
-        proxy = None
     try:
         link = await _Connect(
             f"{url}{PATH}",
@@ -215,11 +213,11 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -
     except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
         at_proxy = proxy is not None and (not links or isinstance(error, ProxyError))
         if proxy is not None and at_proxy:
-            why = f"{_failed_proxy(proxy, error, timeout)}; set no_proxy={url.host} if none is needed"
+            why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
         else:
-            why = _failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
+            why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
         failed = ConnectError(f"{url}: {why}")
-        failed.refused = not at_proxy and _is_refused(error)
+        failed.refused = not at_proxy and is_refused(error)
         raise failed from error
     assert isinstance(link, _ClientLink)
     if link.subprotocol != SUBPROTOCOL:
@@ -259,102 +257,3 @@ def _certificate_of(link: _ClientLink) -> bytes | None:
     if secured is None or secured.version() != "TLSv1.3":
         return None
     return hashlib.sha256(secured.getpeercert(binary_form=True)).digest()
-
-
-def _proxy(url: WorkerURL) -> str | None:
-    """The proxy for the URL by the environment or the system's settings; None: no proxy."""
-    if url.is_loopback or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
-        return None
-    found = urllib.request.getproxies()
-    proxy = next((found[kind] for kind in ("wss", "socks", "https") if kind in found), None)
-    if proxy is not None and proxy == found.get("socks") and proxy.startswith("http://"):
-        return "socks5h://" + proxy.removeprefix("http://")  # the form in the settings of macOS
-    return proxy
-
-
-# --- sentences for what failed ---------------------------------------------------------------------------------------
-
-
-def _failed_proxy(proxy: str, error: Exception, timeout: float) -> str:
-    """What is wrong with the way to the proxy, or through it. Without its password."""
-    shown = "the proxy " + re.sub(r"^(\w+://)?.*@", r"\1", proxy)
-    if isinstance(error, ImportError):
-        return f"{shown} speaks SOCKS, which needs a package: pip install python-socks"
-    if isinstance(error, ProxyError):
-        return f"{shown} refused ({error})"
-    if isinstance(error, InvalidProxy):
-        return f"{shown} is none that can be used ({error.msg}); http://, https:// and socks5h:// can"
-    if isinstance(error, ValueError):
-        return f"{shown} is none that can be used ({error})"
-    if isinstance(error, socket.gaierror):
-        return f"the host name of {shown} does not resolve ({error.strerror})"
-    if isinstance(error, ssl.SSLError):
-        return f"{shown} does not speak TLS ({error.reason or error}); perhaps it is http://"
-    if _is_refused(error):
-        return f"nothing listens at {shown} (connection refused)"
-    if isinstance(error, TimeoutError):
-        return f"{shown} did not answer within {timeout:g} s"
-    return f"{shown} cannot be reached ({error})"
-
-
-def _failed_hop(url: WorkerURL, error: Exception, secured: bool, timeout: float, headers: bool) -> str:
-    """Which hop failed, host name to upgrade. `secured`: TLS succeeded. `headers`: there are some to be sent."""
-    elsewhere = "something listens there, but it is no distmap worker or pool"
-    if isinstance(error, socket.gaierror):
-        return f"the host name {url.host} does not resolve ({error.strerror})"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        why = "headers are sent only to a host that is trusted, and" if headers else "TLS ends at a proxy there, and"
-        return (
-            f"{why} the certificate that {url.host} shows is not trusted ({error.verify_message}). If that host is "
-            "right, name the file of the CA that signed it, or of the certificate: DISTMAP_CA, ca="
-        )
-    if isinstance(error, ssl.SSLError):
-        return f"{elsewhere}: it does not speak TLS 1.3 ({error.reason or error})"
-    if secured:
-        if isinstance(error, InvalidStatus):
-            status = error.response.status_code
-            if status == HTTPStatus.SERVICE_UNAVAILABLE:
-                return "it is shutting down (HTTP 503)"
-            return f"{elsewhere}: it answered the WebSocket upgrade with HTTP {status}"
-        if isinstance(error, TimeoutError):
-            return f"{elsewhere}: it speaks TLS, but did not answer the WebSocket upgrade within {timeout:g} s"
-        if isinstance(error, OSError | EOFError) or isinstance(error.__cause__, EOFError):
-            return "it speaks TLS, but ended the connection: too many are waiting there, or it is no distmap at all"
-        return f"{elsewhere}: it speaks TLS, but no WebSocket ({error})"
-    if _is_refused(error):
-        return (
-            f"nothing listens on port {url.port} of {url.host} (connection refused); start distmap-worker there, with "
-            f"--host 0.0.0.0 if it is another machine and --port {url.port}"
-        )
-    if isinstance(error, ConnectionAbortedError | ConnectionResetError) or not isinstance(error, OSError):
-        return f"{elsewhere}: it ended the connection instead of speaking TLS, or kept silent"
-    if isinstance(error, TimeoutError):
-        return f"{url.host} did not answer within {timeout:g} s; it is down, or a firewall drops the connection"
-    return f"{url.host} cannot be reached ({error.strerror or error})"
-
-
-def _is_refused(error: Exception) -> bool:
-    if isinstance(error, ConnectionRefusedError):
-        return True
-    # A host with several addresses: asyncio puts the errors of all of them into one text.
-    codes = set(re.findall(r"\[Errno (\d+)\]", str(error)))
-    return str(errno.ECONNREFUSED) in codes
-
-
-def _handshake_error(url: WorkerURL, peer: str, token: Secret, error: Exception, timeout: float) -> Exception:
-    """The error to raise for one that came after the upgrade and before both sides trusted each other."""
-    if isinstance(error, AuthenticationError | ProtocolError | VersionMismatch):
-        return type(error)(f"{url}: {error}")
-    if isinstance(error, TimeoutError):
-        return ConnectError(f"{url}: the {peer} did not finish the handshake within {timeout:g} s")
-    if not isinstance(error, ChannelClosed):
-        return error
-    if error.code == CLOSE_TOKEN:
-        return AuthenticationError(
-            f"{url}: wrong token: the {peer} holds another one than this side ({token.kid}), or TLS is terminated in "
-            "between; give both sides the same token file (DISTMAP_TOKEN_FILE)"
-        )
-    if error.code == CLOSE_PROTOCOL:
-        return ProtocolError(f"{url}: the {peer} did not understand the handshake; install one distmap on both sides")
-    how = "without a word" if error.code == 1006 else f"code {error.code}"
-    return ConnectError(f"{url}: the {peer} ended the connection during the handshake ({how})")
