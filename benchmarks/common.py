@@ -261,14 +261,17 @@ class PeakMemory:
 
 
 @contextlib.contextmanager
-def loopback_workers(count: int, *, slots: int = 1) -> Iterator[list[str]]:
-    """Start `distmap-worker` processes on this machine, with TLS and the user's own token; yields their URLs."""
+def loopback_workers(count: int, *more: str, slots: int = 1) -> Iterator[list[str]]:
+    """Start `distmap-worker` processes on this machine, with TLS and the user's own token; yields their URLs.
+
+    `more`: arguments of theirs.
+    """
     command = [sys.executable, "-c", "import sys; from distmap.worker.cli import main; sys.exit(main())"]
     processes: list[subprocess.Popen[str]] = []
     try:
         urls = []
         for index in range(count):
-            arguments = ["--port", "0", "--slots", str(slots), "--name", f"bench{index}"]
+            arguments = ["--port", "0", "--slots", str(slots), "--name", f"bench{index}", *more]
             process = subprocess.Popen(command + arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             processes.append(process)
             urls.append(_listening(process))
@@ -298,6 +301,6 @@ def _listening(process: subprocess.Popen[str]) -> str:
     seen = ""
     while line := lines.get(timeout=30):
         seen += line
-        if found := re.search(r"listening on (wss://\S+)", line):
+        if found := re.search(r"listening on (wss?://\S+)", line):
             return found[1]
     raise RuntimeError(f"distmap-worker ended before it listened: {seen}")

@@ -42,8 +42,9 @@ def make(task: tuple[int, int]) -> np.ndarray:
 
 
 def certificate(folder: str) -> tuple[str, str]:
-    """A throw-away certificate and key for the raw socket."""
+    """A throw-away certificate for 127.0.0.1, and its key."""
     import datetime
+    import ipaddress
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -54,7 +55,9 @@ def certificate(folder: str) -> tuple[str, str]:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-    signed = builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(here, critical=False)
+    signed = builder.sign(key, hashes.SHA256())
     cert_path, key_path = Path(folder) / "cert.pem", Path(folder) / "key.pem"
     cert_path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8

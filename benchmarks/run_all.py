@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "import_cost", "cold", "tiny", "latency", "many", "skew", "closure", "arrays", "real", "stream", "remote",
-    "checkpoint", "outage", "scheduler", "panel", "cards",
+    "inner_tls", "checkpoint", "outage", "scheduler", "panel", "cards",
 )  # fmt: skip
 
 
