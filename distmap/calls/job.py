@@ -17,6 +17,7 @@ from distmap.calls.awaiting import await_interruptible
 from distmap.calls.checks import WAIT, checked
 from distmap.calls.interrupts import Interrupts
 from distmap.calls.outcome import Completion
+from distmap.calls.rerun import ItemFailure
 from distmap.calls.results import ResultSink, TakenResults
 from distmap.calls.serving import MapServing, Serving
 from distmap.calls.traces import clean, gate
@@ -101,10 +102,13 @@ class JobHandle:
         return self._results.partial()
 
     @property
-    def failures(self) -> list[tuple[int, BaseException]]:
-        """The items that failed for good: (index, exception) pairs in input order."""
+    def failures(self) -> list[ItemFailure]:
+        """The items that failed for good: (index, exception) pairs in input order.
+
+        `failures[0].rerun_locally()` runs the first of them again, in this process.
+        """
         self._serving.catch_up()
-        return sorted(self._results.failures.copy().items())
+        return [ItemFailure(*pair) for pair in sorted(self._results.failures.copy().items())]
 
     @property
     def progress(self) -> Snapshot | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 from distmap.calls.naming import name_of_item
+from distmap.calls.rerun import make_rerunnable
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError, WorkerMemoryError
@@ -143,7 +144,8 @@ def results_of(landed: Landed) -> tuple[list[Any], dict[int, BaseException]]:
         values = [SKIP if isinstance(value, Failure) else value for value in values]
     for offset, failure in zip(offsets, failures, strict=False):
         index, tries = landed.start + offset, report.attempts.get(offset, 1)
-        failed[index] = revive(failure, index=index, worker=report.worker, attempt=tries)
+        failed[index] = error = revive(failure, index=index, worker=report.worker, attempt=tries)
+        make_rerunnable(error, report.ran_with, index, offset)
     return values, failed
 
 
@@ -158,6 +160,12 @@ def failure_of(report: ReportData, at: int) -> str:
 
 def exception_of(lost: Lost, name: str | None = None) -> BaseException:
     """The error of an item that was lost for good; `name` names what is no item."""
+    error = _exception_of(lost, name)
+    make_rerunnable(error, lost.ran_with, lost.item, lost.at, deadly=lost.cause != "timeout")
+    return error
+
+
+def _exception_of(lost: Lost, name: str | None) -> BaseException:
     name = name or f"item {lost.item} ({'?' if lost.payload is None else name_of_item(lost.payload, lost.at)})"
     deaths = list(lost.deaths)
     if lost.cause == "timeout":

@@ -285,6 +285,10 @@ class Limits(NamedTuple):
     #: Bytes of each of these files; a larger result has a file of its own.
     spool_file_bytes: int = 64 << 20
 
+    # items that failed, for `rerun_locally`
+    #: Bytes of the items of a job that its errors keep, all together. Of its function they keep half as much.
+    rerun_bytes: int = 32 << 20
+
     # load
     #: Used share of a host's memory above which its worker gets nothing new while others can take it.
     memory_pressure: float = 0.90

@@ -7,13 +7,13 @@ the fields of a `JobEntry` before it passes it to `Driver.open`, and not afterwa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
-from distmap.driver.messages import Finished, Incident, JobMessage, Lost
+from distmap.driver.messages import Finished, Incident, Input, JobMessage, Lost, Room
 from distmap.engine.base import Parts
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Blob, Payload
@@ -40,6 +40,12 @@ class ChunkEntry:
     #: By offset: how often an item raised; the workers where it ended its process, and how. Mostly absent.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def tried(self, failed: Sequence[int]) -> dict[int, int]:
+        """These items raised: how often by now, by offset."""
+        for at in failed:
+            self.tries[at] = self.tries.get(at, 0) + 1
+        return {at: self.tries[at] for at in failed}
 
 
 class FirstChunk(NamedTuple):
@@ -106,6 +112,7 @@ class JobEntry:
     #: Of a set-up: the worker that each item is for; name and reason of those that were lost.
     places: list[int] = field(default_factory=list)
     lost_workers: dict[int, tuple[str, str]] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
     #: Lines for whoever made the call (NOTICE or REMARK, and the line), each with the workers that sent it.
     notices: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
@@ -136,9 +143,14 @@ class JobEntry:
         if cause == "gone":
             deaths = (self.lost_workers[self.places[entry.start + at]],)
         refusal, self.refusal = self.refusal, None
-        self.sink(Lost(self.id, chunk, entry.start + at, at, cause, deaths, entry.payload, self.timeout, refusal))
+        place = (self.id, chunk, entry.start + at, at)
+        self.sink(Lost(*place, cause, deaths, entry.payload, self.timeout, refusal, self.input_of(entry)))
         self.settle(chunk, 1)
         return entry.start + at
+
+    def input_of(self, chunk: ChunkEntry) -> Input | None:
+        """What the chunk is run with; None once its input was released."""
+        return None if chunk.payload is None else Input(self.code, chunk.payload, self.room)
 
     def note_death(self, chunk: int, at: int, worker: str, text: str, *, show: bool) -> None:
         """An item ended its process: its error names all such processes, if it comes to that."""

@@ -9,9 +9,33 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from distmap.core.events import JobSpec, Outcome
+from distmap.core.limits import LIMITS
 from distmap.core.progress import Snapshot
 from distmap.engine.base import Parts
+from distmap.tasks.code import Code
 from distmap.tasks.payload import Payload
+
+
+class Room:
+    """What the errors of a job keep together: a copy of its function, and so many bytes of items at most.
+
+    Changed in the threads that make the errors: two of them at once may pass the limit by an item.
+    """
+
+    __slots__ = ("copy", "left")
+
+    def __init__(self) -> None:
+        self.left = LIMITS.rerun_bytes
+        #: Made for the first error; None if the function is too large.
+        self.copy: Payload | None = None
+
+
+class Input(NamedTuple):
+    """What a chunk was run with: for the errors of its items, which can be run again in this process."""
+
+    code: Code
+    payload: Payload
+    room: Room
 
 
 class ReadRequest(NamedTuple):
@@ -50,6 +74,7 @@ class Lost(NamedTuple):
     timeout: float = 0.0
     #: Why the function did not load, and where.
     refusal: tuple[Parts, str] | None = None
+    ran_with: Input | None = None
 
 
 class Placed(NamedTuple):
@@ -98,7 +123,9 @@ JobMessage = ReadRequest | Placed | Landed | Lost | Printed | Incident | Finishe
 class ReportData:
     """A report as it arrived. Decoded once, by the first consumer that asks, never on the loop."""
 
-    __slots__ = ("attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "start", "values", "worker")
+    __slots__ = (
+        "attempts", "failed", "hi", "left", "lo", "nbytes", "parts", "plain", "ran_with", "start", "values", "worker",
+    )  # fmt: skip
 
     def __init__(
         self, start: int, lo: int, hi: int, failed: tuple[int, ...], parts: Parts, worker: str, nbytes: int
@@ -115,6 +142,8 @@ class ReportData:
         self.left = hi - lo
         #: For each failed offset, which try of that item it was (1 = the first).
         self.attempts: dict[int, int] = {}
+        #: If an item failed, until it is decoded.
+        self.ran_with: Input | None = None
         self.values: Any = None
         #: Known once it is decoded: there is nothing among the values that has to be looked for.
         self.plain = False

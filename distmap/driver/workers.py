@@ -89,9 +89,9 @@ class WorkerEntry:
             chunk = entry.job.chunks.get(entry.chunk)  # None: all was delivered; the scheduler discards these results
             start = 0 if chunk is None else chunk.start
             data = ReportData(start, report.lo, report.hi, report.failed, parts, self.info.name, nbytes)
-            if chunk is not None:
-                for at in report.failed:
-                    data.attempts[at] = chunk.tries[at] = chunk.tries.get(at, 0) + 1
+            if chunk is not None and report.failed:
+                data.ran_with = entry.job.input_of(chunk)
+                data.attempts = chunk.tried(report.failed)
             self._attempts.add_report(report.attempt, entry.job, data)
         if report.ended:
             self._attempts.end(report.attempt)

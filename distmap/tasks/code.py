@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _weakref import ref
 from collections.abc import Callable, Sequence
 from types import FunctionType
 
@@ -33,6 +34,15 @@ HASHED = 1 << 20
 _LARGE = 100 << 20
 
 
+class Origin(NamedTuple):
+    """What a code was made of, for whoever runs one of its items in this process."""
+
+    #: The function itself, while somebody else holds it; else None.
+    fn: Callable[[], Any]
+    style: Style
+    seed: int | None
+
+
 class Code(NamedTuple):
     """A pickled function with what belongs to its job; the same digest means the same behaviour."""
 
@@ -44,6 +54,7 @@ class Code(NamedTuple):
     surroundings: CallSurroundings = NO_SURROUNDINGS
     #: What has to run before it in a task process.
     setups: tuple[Setup, ...] = ()
+    origin: Origin | None = None
 
     def own(self) -> Code:
         """The same with copies of what it captured: what the caller does to an array from now on does not matter."""
@@ -121,7 +132,15 @@ def build(
     if sum(map(size, buffers)) > HASHED:
         buffers = tuple(map(_hash, buffers)) if exact else (os.urandom(16),)
     digests = [blob.digest for blob in (*blobs, *surroundings) if blob is not None]
-    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, surroundings, setups), needs
+    origin = Origin(_weakly(fn), content[1], content[3])
+    return Code(digest_of(payload.head, *buffers, *digests), payload, blobs, surroundings, setups, origin), needs
+
+
+def _weakly(fn: Callable[..., Any]) -> Callable[[], Any]:
+    try:
+        return ref(fn)
+    except TypeError:  # it takes no weak references
+        return lambda: None
 
 
 def _hash(buffer: Buffer) -> bytes:

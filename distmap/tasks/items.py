@@ -227,7 +227,7 @@ def _encode_singly(
 class Items:
     """An opened chunk: `whole` is a sequence of its items, or None, and then `load(i)` gives one of them."""
 
-    __slots__ = ("_buffers", "_definitions", "_ends", "_used", "_view", "count", "whole")
+    __slots__ = ("_buffers", "_definitions", "_used", "_view", "count", "ends", "whole")
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
         view = memoryview(parts[0])
@@ -238,9 +238,9 @@ class Items:
             return
         self._view, self._buffers = view, parts[1:]
         start = int.from_bytes(view[-8:], "little")
-        self.count, self._ends, self._used = _pickle.loads(view[start:-8])
+        self.count, self.ends, self._used = _pickle.loads(view[start:-8])
         self._definitions: Any = None
-        if len(self._ends) > self.count:
+        if len(self.ends) > self.count:
             self._definitions = _load_definitions(self)
 
     def load(self, at: int, unpickler: Callable[..., Any] | None = None) -> Any:
@@ -253,17 +253,17 @@ class Items:
             return self._load(at)
         from io import BytesIO
 
-        return unpickler(BytesIO(self.pickled(at)), buffers=self._buffers_of(at)).load()
+        return unpickler(BytesIO(self.pickled(at)), buffers=self.buffers_of(at)).load()
 
     def _load(self, at: int) -> Any:
-        return _pickle.loads(self.pickled(at), buffers=self._buffers_of(at))
+        return _pickle.loads(self.pickled(at), buffers=self.buffers_of(at))
 
-    def _buffers_of(self, at: int) -> Sequence[Buffer]:
+    def buffers_of(self, at: int) -> Sequence[Buffer]:
         used = self._used.get(at)
         return [self._buffers[n] for n in used] if used else ()
 
     def pickled(self, at: int) -> memoryview:
-        return self._view[self._ends[at - 1] if at else 1 : self._ends[at]]
+        return self._view[self.ends[at - 1] if at else 1 : self.ends[at]]
 
 
 #: Definitions that were loaded lately, by their bytes: chunk after chunk brings the same ones.

@@ -245,9 +245,8 @@ def give(name: str) -> Exception:
 def shown(error: BaseException) -> tuple[Any, ...]:
     """What there is to compare of an exception."""
     members = tuple(map(shown, error.exceptions)) if isinstance(error, BaseExceptionGroup) else ()
-    kept = {
-        key: repr(value).split(" at 0x")[0] for key, value in vars(error).items() if key not in ("__notes__", "read")
-    }
+    added = ("__notes__", "read", "rerun_locally")
+    kept = {key: repr(value).split(" at 0x")[0] for key, value in vars(error).items() if key not in added}
     fields = {
         name: getattr(error, name, None) for name in ("errno", "filename", "filename2", "reason", "lineno", "name")
     }
