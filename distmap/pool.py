@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from distmap.calls.arguments import (
     Workers,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from distmap.calls.arguments import Wanted
+    from distmap.calls.checking import Check, Checks
     from distmap.calls.ending import Ending
     from distmap.calls.executor import PoolExecutor
     from distmap.calls.factory import Call, Jobs
@@ -678,6 +679,44 @@ class Pool:
                 self._members_changed.wait(min(left, 0.1))
             self._check_open()
         return found
+
+    @overload
+    def check(self, url: None = None, *, timeout: float = 10.0) -> Checks: ...
+
+    @overload
+    def check(self, url: str, *, timeout: float = 10.0) -> Check: ...
+
+    @gate
+    def check(self, url: str | None = None, *, timeout: float = 10.0) -> Check | Checks:
+        """Go the way to a worker hop by hop, from its host name to the bandwidth, and tell which hop fails.
+
+        What it shows has a line for each hop, and says at the first one that failed what to do. It disturbs nobody: a
+        worker goes on with the pool that it serves. On the other machine `distmap-worker --check URL` does the same.
+
+        Args:
+            url: a worker, or a listening pool. None (default): all workers that this pool dials, and, if it listens,
+                the way that workers take to it.
+            timeout: seconds for the way; the measurements at its end take at most ten seconds more.
+
+        Returns:
+            A `Check`; without `url` a tuple of them, with `ok` and `summary`.
+
+        Raises:
+            ConnectError: the URL is none, or a file of headers or certificates cannot be read.
+
+        Examples:
+            >>> from distmap import Pool
+            >>> with Pool(listen="wss://127.0.0.1:0") as pool:
+            ...     found = pool.check(pool.url)
+            >>> found.ok, found["token"].state
+            (True, 'ok')
+        """
+        self._check_open()
+        from distmap.calls.checking import checks
+
+        timeout = checked("timeout", timeout) or 10.0
+        found = checks(self._portal, self._remote, self._hub, checked("url", url), self.url, timeout)
+        return found if url is None else found[0]
 
     @gate
     def add(self, workers: int | str) -> None:

@@ -198,6 +198,7 @@ RULES: dict[str, Rule] = {
     "tls_key": Rule("the path of a file, or None", _path),
     "token": Rule("a string, a Secret or None", _token, secret=True),
     "total": _whole(0, none=True),
+    "url": Rule('an address such as "wss://gpu1:8786", or None', _text),
 }
 
 

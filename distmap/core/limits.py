@@ -259,6 +259,18 @@ class Limits(NamedTuple):
     #: Unsent bytes in the kernel: control messages stay quick while data flows (0.22 s instead of 0.71 s at 16 Mbit/s).
     unsent_bytes: int = 128 << 10
 
+    # a check of the way to a worker or pool
+    #: Seconds that its measurements may take. The connection before them has the time of any other one.
+    check_seconds: float = 10.0
+    #: Round trips of which the shortest counts.
+    check_round_trips: int = 5
+    #: Seconds after which a transfer is long enough to tell the bandwidth; until then a larger one follows.
+    check_transfer: float = 0.1
+    #: Bytes that the other side moves for one check, both ways together.
+    check_bytes: int = 16 << 20
+    #: Checks of one pool at one time. They measure one after the other, and the other sides wait for so long.
+    checks_at_once: int = 8
+
     # liveness
     #: Seconds between two heartbeats.
     beat_every: float = 5.0

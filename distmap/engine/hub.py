@@ -73,7 +73,8 @@ class HubEngine:
         self._dial: dict[str, Any] = {"token": token, "role": "pool", "timeout": connect_timeout}
         self._tls = (tls_cert, tls_key)
         self._hop = hop
-        self._hops: dict[str, FirstHop] = {}
+        #: URL of a worker that is dialled -> what a proxy on the way to it needs.
+        self.hops: dict[str, FirstHop] = {}
         self._limits = limits
         self._sink: Sink | None = None
         self._server: Server | None = None
@@ -158,7 +159,7 @@ class HubEngine:
         """Dial one more worker; a URL that is dialled already is left alone. `hop`: instead of the pool's."""
         key = str(url)
         if key not in self._dialling and not self._closing:
-            self._hops[key] = self._hop if hop is None else hop
+            self.hops[key] = self._hop if hop is None else hop
             self._tried[key] = asyncio.Event()
             self._dialling[key] = asyncio.get_running_loop().create_task(self._keep_connected(url), name=f"dial {key}")
 
@@ -221,7 +222,7 @@ class HubEngine:
         try:
             return await keep(
                 worker.conversation,
-                lambda info: prove(url, info=info, hop=self._hops[str(url)], **self._dial),
+                lambda info: prove(url, info=info, hop=self.hops[str(url)], **self._dial),
                 pool_info,
                 limits=self._limits,
             )
@@ -243,7 +244,7 @@ class HubEngine:
             await check_fit(fresh, pool_info(), str(url))
             return fresh
         info = {**pool_info(), "fenced": fenced} if fenced else pool_info()
-        return await dial(url, info=info, hop=self._hops[str(url)], **self._dial)
+        return await dial(url, info=info, hop=self.hops[str(url)], **self._dial)
 
     def _dial_failed(self, key: str, error: Exception) -> None:
         sentence = str(error)

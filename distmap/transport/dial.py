@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidProxy, ProxyError
+from websockets.exceptions import InvalidHandshake, InvalidProxy, NegotiationError, ProxyError
 
 from distmap.errors import AuthenticationError, ConnectError
 from distmap.tasks._typing import Buffer
@@ -33,9 +34,10 @@ from distmap.transport.channel import (
 )
 from distmap.transport.first_hop import FirstHop
 from distmap.transport.hop_errors import failed_hop, failed_proxy, handshake_error, is_refused
+from distmap.transport.hop_report import OnHop, unwatched
 from distmap.transport.identity import refusal
 from distmap.transport.inner_tls import InnerTLS
-from distmap.transport.proxies import proxy_for
+from distmap.transport.proxies import address_of, proxy_for, shown_proxy
 from distmap.transport.tls import client_context, verified_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -44,13 +46,16 @@ from distmap.wire import handshake
 
 
 class _ClientLink(Link, ClientConnection):
-    """Notes whether TLS succeeded."""
+    """Notes whether TLS succeeded, and tells of it."""
 
     secured = False
+    on_secured: Callable[[ssl.SSLObject | None], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.secured = True
+        if self.on_secured is not None:
+            self.on_secured(transport.get_extra_info("ssl_object"))
 
 
 class _Connect(connect):
@@ -102,54 +107,62 @@ async def prove(
     url: WorkerURL,
     *,
     token: Secret,
-    role: handshake.Role,
+    role: handshake.Role | None,
     info: Callable[[], Mapping[str, object]],
     timeout: float = 10.0,
     hop: FirstHop = FirstHop(),  # noqa: B008 - frozen
+    on_hop: OnHop = unwatched,
 ) -> Connection:
     """As `dial`, but whether the other side refuses is left to the caller.
 
     Args:
         url: Where to dial.
         token: What the other side must hold too.
-        role: Role of this side.
+        role: Role of this side; None: the one that fits the other side.
         info: Called when the other side has proved itself, just before our INFO is sent. May raise GivenUp.
         timeout: Seconds for all of it.
         hop: What a proxy on the way needs.
+        on_hop: Called for each hop that is passed. A hop that ends TLS is gone to once more when its certificate has
+            to be verified: then the hops begin anew.
     """
     began = asyncio.get_running_loop().time()
     try:
-        return await _prove(url, token, role, info, timeout, hop, verified=bool(hop.headers))
+        return await _prove(url, token, role, info, timeout, hop, on_hop, verified=bool(hop.headers))
     except _EndsOnTheWay:
         left = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
-        return await _prove(url, token, role, info, left, hop, verified=True)
+        return await _prove(url, token, role, info, left, hop, on_hop, verified=True)
 
 
 async def _prove(
     url: WorkerURL,
     token: Secret,
-    role: handshake.Role,
+    role: handshake.Role | None,
     info: Callable[[], Mapping[str, object]],
     timeout: float,
     hop: FirstHop,
+    on_hop: OnHop,
     *,
     verified: bool,
 ) -> Connection:
     """One connection. `verified`: only to a host whose certificate is trusted."""
     deadline = asyncio.get_running_loop().time() + timeout
-    link = await _open(url, timeout, hop, verified)
+    link = await _open(url, timeout, hop, verified, on_hop)
     channel = WebSocketChannel(link, str(url))
-    peer: handshake.Role = "worker" if role == "pool" else "pool"
+    peer: str = "other side" if role is None else handshake.OTHER[role]
     try:
         async with asyncio.timeout_at(deadline):
-            hello, certificate = await channel.recv(), _certificate_of(link)
-            inner = None
-            if handshake.certificate_of(bytes(hello), peer) != certificate:
+            hello, certificate = bytes(await channel.recv()), _certificate_of(link)
+            role = role or handshake.OTHER[handshake.role_of(hello)]
+            peer = handshake.OTHER[role]
+            named, inner = handshake.certificate_of(hello, handshake.OTHER[role]), None
+            on_hop("hello", role=peer)
+            if named != certificate:
                 if not verified and url.scheme == "wss":
                     raise _EndsOnTheWay
                 inner = InnerTLS(channel, client_context(), server_side=False)
                 await inner.handshake()
-                hello, certificate = await inner.recv(), inner.certificate
+                hello, certificate = bytes(await inner.recv()), inner.certificate
+            on_hop("inner TLS", inside=inner is not None)
             side = handshake.Dialer(
                 kid=token.kid,
                 token=token.material(),
@@ -158,6 +171,7 @@ async def _prove(
                 certificate=certificate,
             )
             theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
+            on_hop("token", kid=token.kid)
     except (GivenUp, _EndsOnTheWay):
         await channel.close(CLOSE_UNWANTED)
         raise
@@ -176,7 +190,15 @@ def nothing_listens(error: BaseException) -> bool:
     return isinstance(error, ConnectError) and error.refused
 
 
-async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -> _ClientLink:
+def check_hop(url: WorkerURL, hop: FirstHop) -> None:
+    """Raise the ConnectError with which any dial would end before its first hop."""
+    if hop.headers and url.scheme == "ws" and not url.is_loopback:
+        raise ConnectError(f"{url}: headers are not sent over ws://, where everybody on the way can read them; use wss")
+    if hop.ca is not None:
+        verified_context(hop.ca)
+
+
+async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool, on_hop: OnHop) -> _ClientLink:
     links: list[_ClientLink] = []
     proxy = proxy_for(url, hop.proxy) if hop.tunnel is None else None
     extra: dict[str, Any] = {}
@@ -184,21 +206,32 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -
         context = verified_context(hop.ca) if verified else _any_context()
         # Shorter, so that silence of TLS can be distinguished from silence of the network.
         extra = {"ssl": context, "ssl_handshake_timeout": timeout / 2}
-    elif hop.headers and not url.is_loopback:
-        raise ConnectError(f"{url}: headers are not sent over ws://, where everybody on the way can read them; use wss")
+    else:
+        check_hop(url, hop)
 
     if proxy is not None and proxy.startswith("https://"):
         extra["proxy_ssl"] = verified_context(hop.ca)
 
     def make(*args: Any, **kwargs: Any) -> _ClientLink:
-        links.append(_ClientLink(*args, **kwargs))
-        return links[-1]
+        # Called when there is a TCP connection, through the proxy if there is one.
+        if hop.tunnel is None and proxy is None:
+            on_hop("TCP", port=url.port)
+        on_hop("proxy", proxy="" if proxy is None else shown_proxy(proxy))
+        link = _ClientLink(*args, **kwargs)
+        link.on_secured = lambda session: on_hop("TLS", session=session, verified=verified)
+        links.append(link)
+        return link
 
     if hop.tunnel is not None:
         began = asyncio.get_running_loop().time()
         extra |= {"sock": await hop.tunnel(timeout)}
         timeout = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
+        on_hop("name")
+        on_hop("TCP")
     try:
+        if hop.tunnel is None and on_hop is not unwatched:
+            async with asyncio.timeout(timeout):
+                await _show_first_hops(url, proxy, on_hop)
         link = await _Connect(
             f"{url}{PATH}",
             **OPTIONS,
@@ -211,20 +244,43 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool) -
         )
     # A proxy's address is the user's, and its scheme may need a package: ValueError, ImportError.
     except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
-        at_proxy = proxy is not None and (not links or isinstance(error, ProxyError))
-        if proxy is not None and at_proxy:
-            why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
-        else:
-            why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
-        failed = ConnectError(f"{url}: {why}")
-        failed.refused = not at_proxy and is_refused(error)
-        raise failed from error
+        if isinstance(error, NegotiationError):
+            on_hop("HTTP upgrade", response=links[-1].response)
+        raise _connect_error(url, hop, proxy, links, error, timeout) from error
     assert isinstance(link, _ClientLink)
+    on_hop("HTTP upgrade", response=link.response)
     if link.subprotocol != SUBPROTOCOL:
         link.transport.abort()
         await link.wait_closed()
         raise ConnectError(f"{url}: a WebSocket server listens there, but it is not distmap's")
+    on_hop("subprotocol", subprotocol=link.subprotocol)
     return link
+
+
+def _connect_error(
+    url: WorkerURL, hop: FirstHop, proxy: str | None, links: Sequence[_ClientLink], error: Exception, timeout: float
+) -> ConnectError:
+    """The error to raise for one that came before the end of the upgrade; `links`: what was there by then."""
+    at_proxy = proxy is not None and (not links or isinstance(error, ProxyError))
+    if proxy is not None and at_proxy:
+        why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
+    else:
+        why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
+    failed = ConnectError(f"{url}: {why}")
+    failed.refused = not at_proxy and is_refused(error)
+    return failed
+
+
+async def _show_first_hops(url: WorkerURL, proxy: str | None, on_hop: OnHop) -> None:
+    """Take the steps that the library takes at once, for who wants to know of each: name, and TCP to a proxy."""
+    host, port = (url.host, url.port) if proxy is None else address_of(proxy)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    on_hop("name", host=host, addresses=tuple(dict.fromkeys(str(address[4][0]) for address in found)))
+    if proxy is not None:
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        await writer.wait_closed()
+        on_hop("TCP", port=port)
 
 
 async def _prove_to_listener(

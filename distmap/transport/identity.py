@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMismatch, WorkerBusy
-from distmap.wire.handshake import sanitized
+from distmap.wire.handshake import Role, sanitized
 
 #: Shown in full. `refusal` compares the first two numbers: pickled functions hold bytecode, which only the same minor
 #: version can run.
@@ -56,6 +56,28 @@ def worker_info(*, name: str, slots: int, tags: frozenset[str]) -> dict[str, obj
         "python": PYTHON,
         "distmap": __version__,
     }
+
+
+def check_info(role: Role) -> dict[str, object]:
+    """The INFO of a side that only checks the way: it takes nobody, and nobody has to take it."""
+    return {"role": role, "name": me(), "python": PYTHON, "distmap": __version__, "check": True}
+
+
+def is_check(info: Mapping[str, object]) -> bool:
+    """Whether the side with that INFO only checks the way."""
+    return info.get("check") is True
+
+
+def checker(info: Mapping[str, object]) -> str:
+    """Who checks, for the log of the other side."""
+    return _name(info)
+
+
+def described(info: Mapping[str, object]) -> dict[str, object]:
+    """The INFO of the other side as it is shown: cleaned texts, and the slots of a worker."""
+    shown: dict[str, object] = {key: _text(info, key) or "?" for key in ("role", "name", "python", "distmap")}
+    slots = info.get("slots")
+    return {**shown, "slots": slots} if isinstance(slots, int) else shown
 
 
 def pool_name(info: Mapping[str, object]) -> str:

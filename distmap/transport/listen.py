@@ -10,6 +10,7 @@ messages, which every port takes. See `dial.py`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 import ssl
@@ -37,13 +38,16 @@ from distmap.transport.channel import (
     ChannelClosed,
     Connection,
 )
-from distmap.transport.identity import refusal
+from distmap.transport.identity import checker, is_check, refusal
 from distmap.transport.inner_tls import FIRST_BYTE, InnerTLS
+from distmap.transport.measure import answer
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import OPTIONS, PATH, Link, WebSocketChannel
 from distmap.wire import handshake
+
+logger = logging.getLogger(__name__)
 
 OnConnection = Callable[[Connection], Awaitable[None]]
 
@@ -146,6 +150,11 @@ class Acceptor:
             async with self._info_lock:
                 ours = self._info(theirs)
                 await channel.send([side.seal_info(ours)])
+            if is_check(theirs):
+                logger.info("checked by %s (%s)", checker(theirs), peer)
+                await answer(channel)
+                await outer.close()
+                return
             problem = refusal(ours, theirs)
             if problem is None:
                 await self._on_connection(connection)
@@ -241,7 +250,8 @@ async def listen(
         token: What the other side must hold too.
         role: Role of this side.
         info: Called per authenticated connection with the INFO of the other side; returns ours. If it has "refused"
-            in it, it is sent all the same, and `on_connection` is not called.
+            in it, it is sent all the same, and `on_connection` is not called. Nor is it for a side that only checks the
+            way (`is_check`), which gets what it wants here.
         on_connection: May return early: the connection lives until its channel is closed. No other connection is
             accepted between `info()` and its first await, so "busy" can be decided there.
         on_refused: Called with one sentence for each connection that was refused.

@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 import urllib.request
 from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
 
 from distmap.transport.url import WorkerURL
 
 #: The variables that count, the first that is set: `wss_proxy`, `https_proxy`, `all_proxy`, in capitals too. "socks"
 #: is what the settings of macOS have.
 _KINDS = {"wss": ("wss", "socks", "https", "all"), "ws": ("ws", "socks", "https", "http", "all")}
+
+#: Where a proxy is whose URL names no port; of SOCKS it is 1080.
+_PORTS = {"http": 80, "https": 443}
 
 
 def proxy_for(url: WorkerURL, given: str | None = None) -> str | None:
@@ -33,6 +37,18 @@ def proxy_for(url: WorkerURL, given: str | None = None) -> str | None:
     if proxy is not None and proxy == found.get("socks") and proxy.startswith("http://"):
         return "socks5h://" + proxy.removeprefix("http://")
     return proxy and _with_scheme(proxy)
+
+
+def address_of(proxy: str) -> tuple[str, int]:
+    """Host and port of a proxy.
+
+    Raises:
+        ValueError: It names none.
+    """
+    parts = urlsplit(proxy)
+    if not parts.hostname or (parts.scheme not in _PORTS and not parts.scheme.startswith("socks")):
+        raise ValueError("its address is not like http://HOST:PORT")
+    return parts.hostname, parts.port or _PORTS.get(parts.scheme, 1080)
 
 
 def has_password(proxy: str) -> bool:

@@ -13,9 +13,15 @@ import ssl
 import sys
 import tempfile
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from distmap.errors import ConnectError
+from distmap.wire.handshake import sanitized
+
+if TYPE_CHECKING:
+    import datetime
+
+    from cryptography import x509
 
 
 def client_context() -> ssl.SSLContext:
@@ -86,6 +92,43 @@ def _fingerprint(pem: bytes) -> bytes:
     match = re.search(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
     assert match is not None, "a chain was loaded from it"
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(match[0].decode() + "\n")).digest()
+
+
+class Certificate(NamedTuple):
+    """What a certificate says, for people."""
+
+    subject: str
+    issuer: str
+    #: The end of its validity, in UTC.
+    until: datetime.datetime
+    self_signed: bool
+
+
+def read_certificate(der: bytes) -> Certificate:
+    """What the certificate says. Nothing about it is verified."""
+    from cryptography import x509
+
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = [str(name) for name in names.get_values_for_type(x509.DNSName)]
+    except (x509.ExtensionNotFound, ValueError):
+        hosts = []
+    return Certificate(
+        _shown(certificate.subject) or ", ".join(hosts[:2]) or "nobody",
+        _shown(certificate.issuer) or "nobody",
+        certificate.not_valid_after_utc,
+        certificate.subject == certificate.issuer,
+    )
+
+
+def _shown(name: x509.Name) -> str:
+    """The organization and the common name, as far as there are any; these texts are the other side's."""
+    from cryptography.x509 import NameOID
+
+    oids = (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME)
+    parts = [str(attribute.value) for oid in oids for attribute in name.get_attributes_for_oid(oid)]
+    return sanitized(" ".join(dict.fromkeys(parts)) or name.rfc4514_string(), 80)
 
 
 def _ephemeral_certificate() -> tuple[bytes, bytes]:

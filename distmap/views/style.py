@@ -133,6 +133,9 @@ div.dm-call{padding-left:15px}
 .dm-functions tr>:nth-child(n+2){width:11%}
 .dm-functions tr>:nth-child(5){width:25%}
 .dm-functions tr>:nth-child(6){width:16%}
+.dm-hops td,.dm-checks td{white-space:normal !important;overflow-wrap:anywhere;vertical-align:top !important}
+.dm-hops tr>:nth-child(1){width:132px}
+.dm-checks tr>:nth-child(1){width:40%}
 .dm-card .dm-command{display:block;margin:6px 0 2px;padding:5px 10px !important;border-radius:4px;
 color:var(--dm-text) !important;background:var(--dm-shade) !important;user-select:all;white-space:pre-wrap;
 overflow-wrap:anywhere}

@@ -41,7 +41,8 @@ SESSION_ID_CHARS = 32
 _BINDING = b"tls-server-end-point"
 _SIZE = struct.Struct(">H")
 _PROOF_BYTES = 32
-_OTHER: Mapping[Role, Role] = {"pool": "worker", "worker": "pool"}
+#: The role that a side of this role talks to.
+OTHER: Mapping[Role, Role] = {"pool": "worker", "worker": "pool"}
 
 
 class _Side:
@@ -63,7 +64,7 @@ class _Side:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {len(nonce)} bytes, not {NONCE_BYTES}")
         self.role = role
-        self.peer_role: Role = _OTHER[role]
+        self.peer_role: Role = OTHER[role]
         #: Whether the other side has proved that it holds the token, with nothing in between.
         self.proved = False
         self._kid = kid
@@ -213,6 +214,21 @@ def certificate_of(hello: bytes, role: Role) -> bytes:
     if not isinstance(named, str) or not (len(named) == 64 and set(named) <= set("0123456789abcdef")):
         raise ProtocolError(f"the {role} sent something that is not of distmap's handshake")
     return bytes.fromhex(named)
+
+
+def role_of(hello: bytes) -> Role:
+    """The role that the HELLO of a listener names. Nothing about it is proved.
+
+    Raises:
+        ProtocolError: It names none.
+    """
+    _bounded(hello, "worker")
+    match _object(hello, "worker").get("role"):
+        case "pool":
+            return "pool"
+        case "worker":
+            return "worker"
+    raise ProtocolError("what listens there sent something that is not of distmap's handshake")
 
 
 def sanitized(text: str, limit: int = 200) -> str:

@@ -2,7 +2,7 @@
 
 Owns the command line, the format of the log and the signals. It must not know what a pool sends. It writes exactly one
 line to standard output, which programs may read: `listening on wss://HOST:PORT` or `registered with wss://HOST:PORT`.
-Everything for people goes to standard error.
+Everything for people goes to standard error. (`--check` runs no worker: its report goes to standard output.)
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.token import load_token, token_path
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
+from distmap.worker.checked import checked
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
 
 log = logging.getLogger("distmap.worker")
@@ -92,6 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="with URL: leave (exit code 2) after dialling for S seconds a pool that is not there (default: never)",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only go the way to URL, hop by hop, and say which one fails and what to do (exit code 0: none does)",
+    )
     parser.add_argument("--version", action="version", version=f"distmap {__version__}, Python {PYTHON}")
     parser.add_argument("--token", nargs="?", action=_NoToken, help=argparse.SUPPRESS)
     return parser
@@ -127,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("retry", "header_file", "ca", "proxy"):
         if options.url is None and getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')} is for a worker that dials: give URL, or leave it out")
+    if options.check and options.url is None:
+        parser.error("--check needs the URL of a pool or worker: distmap-worker --check wss://HOST:PORT")
     if options.base_path is not None and (options.url is not None or options.tls_cert):
         parser.error("--base-path is for a worker that listens without TLS: leave out URL, --tls-cert and --tls-key")
     if (options.tls_cert is None) != (options.tls_key is None):
@@ -142,6 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = _token_source(options.token_file)
     try:
         url = None if options.url is None else parse_url(options.url)
+        if options.check and url is not None:
+            return checked(
+                url, load_token(token_file=options.token_file), load_hop(options.header_file, options.ca, options.proxy)
+            )
         settings = Settings(
             name=options.name,
             slots=options.slots,

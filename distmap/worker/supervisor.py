@@ -21,7 +21,7 @@ from distmap.errors import AuthenticationError, DistmapError, TokenError, Versio
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, nothing_listens, prove
 from distmap.transport.first_hop import FirstHop
-from distmap.transport.identity import OUTDATED, pool_name, worker_info
+from distmap.transport.identity import OUTDATED, is_check, pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.reconnect import Dial, keep
 from distmap.transport.redial import Route, delays, pause
@@ -166,21 +166,30 @@ class Supervisor:
     def _info(self, theirs: Mapping[str, object]) -> Mapping[str, object]:
         """The INFO of this worker at this moment, for a pool with that INFO."""
         info, session = self._own_info(), self._session
+        if is_check(theirs):
+            return {**info, **self._refusing()}
         if session is not None and session.is_of(theirs):
             if not session.conversation.can_attach(theirs.get("received")):
                 return {**info, "refused": OUTDATED}
             return {**info, **session.offer()}
         if self._leaving.is_set():
-            return {**info, "refused": "leaving"}
+            return {**info, **self._refusing()}
         if session is not None and session.taken and (not session.connected or session.is_of(theirs, "fenced")):
             fenced = session.is_of(theirs, "fenced")
             session.end("it has given up this session" if fenced else f"pool {pool_name(theirs)} came meanwhile")
             self._see_out(session)
+        return {**info, **self._refusing()}
+
+    def _refusing(self) -> dict[str, object]:
+        """What our INFO says of why no new pool is taken now; empty if one is."""
+        if self._leaving.is_set():
+            return {"refused": "leaving"}
         if self._session is None:
-            return {**info, "refused": "it cannot start its task processes now"}
-        if self._session.taken:
-            return {**info, "refused": "busy", "by": self._session.pool}
-        return info
+            return {"refused": "it cannot start its task processes now"}
+        if not self._session.taken:
+            return {}
+        away = "" if self._session.connected else ", which is out of reach: another pool may have it"
+        return {"refused": "busy", "by": f"{self._session.pool}{away}"}
 
     # --- which pool it serves ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,19 @@ import pytest
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, ProtocolError, VersionMismatch, WorkerBusy
-from distmap.transport.identity import PYTHON, me, pool_info, pool_name, read_worker, refusal, worker_info
+from distmap.transport.identity import (
+    PYTHON,
+    check_info,
+    checker,
+    described,
+    is_check,
+    me,
+    pool_info,
+    pool_name,
+    read_worker,
+    refusal,
+    worker_info,
+)
 
 GOOD = {"name": "gpu1", "host": "lab", "python": "3.13", "slots": 4, "tags": ["gpu", "big"]}
 INFO_L: dict[str, object] = {"name": "gpu1", "slots": 2, "python": "3.13.1"}
@@ -113,3 +125,21 @@ def test_names_of_strangers_are_made_harmless() -> None:
     assert "\x1b" not in text
     assert "another pool" in text
     assert len(text) < 400
+
+
+def test_the_info_of_a_check_names_it() -> None:
+    """It is known by its INFO alone, in either role; who asks is named in the log of the other side."""
+    for role in ("pool", "worker"):
+        info = check_info(role)
+        assert is_check(json.loads(json.dumps(info)))
+        assert checker(info) == f"{role} {me()}"
+    assert not is_check(pool_info())
+    assert not is_check({"check": "yes"})
+
+
+def test_what_the_other_side_says_is_cleaned() -> None:
+    """Texts of the other side are shown without control characters; what it does not say is a question mark."""
+    assert described({"role": "pool", "name": "a\x1bb", "python": 3}) == {
+        "role": "pool", "name": "ab", "python": "?", "distmap": "?",
+    }  # fmt: skip
+    assert described({"slots": 4, "role": "worker"})["slots"] == 4

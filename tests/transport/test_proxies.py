@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from distmap.transport.proxies import proxy_for, shown_proxy
+from distmap.transport.proxies import address_of, proxy_for, shown_proxy
 from distmap.transport.url import parse_url
 
 URL = parse_url("wss://gpu1.example:8786")
@@ -84,3 +84,24 @@ def test_people_see_no_password(proxy: str) -> None:
     assert "cret" not in shown_proxy(proxy)
     assert "ann" not in shown_proxy(proxy)
     assert shown_proxy(proxy).endswith("p:1")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "address"),
+    [
+        ("http://p:3128", ("p", 3128)),
+        ("http://ann:secret@p", ("p", 80)),
+        ("https://p", ("p", 443)),
+        ("socks5h://s", ("s", 1080)),
+    ],
+)
+def test_where_a_proxy_is(proxy: str, address: tuple[str, int]) -> None:
+    """Host and port; without one, the usual port of its kind."""
+    assert address_of(proxy) == address
+
+
+@pytest.mark.parametrize("proxy", ["gopher://p", "http://", "http://p:port"])
+def test_an_address_that_is_none(proxy: str) -> None:
+    """A proxy that cannot be meant is refused."""
+    with pytest.raises(ValueError, match=r"address|port"):
+        address_of(proxy)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import certificate
 
 from distmap.errors import ConnectError
 from distmap.transport import tls
-from distmap.transport.tls import client_context, server_context
+from distmap.transport.tls import client_context, read_certificate, server_context
 
 
 def write(path: Path, text: str) -> Path:
@@ -121,3 +122,29 @@ def test_importing_it_is_light() -> None:
     """`cryptography` is loaded by a listener only."""
     code = "import sys, distmap.transport.tls; assert not any(name.startswith('cryptography') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=15)
+
+
+def test_what_a_certificate_says(tmp_path: Path) -> None:
+    """For whom it is, who signed it, and until when."""
+    shown = read_certificate(ssl.PEM_cert_to_DER_cert(certificate(tmp_path, days=3).cert.read_text()))
+    assert (shown.subject, shown.issuer, shown.self_signed) == ("proxy", "proxy authority", False)
+    own = read_certificate(ssl.PEM_cert_to_DER_cert(tls._ephemeral_certificate()[0].decode()))
+    assert (own.subject, own.issuer, own.self_signed) == ("distmap", "distmap", True)
+    assert own.until > shown.until
+
+
+def test_a_certificate_without_a_name(tmp_path: Path) -> None:
+    """Public authorities name hosts only in an extension; then these are shown."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    made = certificate(tmp_path)
+    key = serialization.load_pem_private_key(made.key.read_bytes(), None)
+    old = x509.load_pem_x509_certificate(made.cert.read_bytes())
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([]))
+    builder = builder.public_key(old.public_key()).serial_number(old.serial_number)
+    builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
+    hosts = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("gpu1.example")]), critical=False)
+    for signed, subject in ((builder, "nobody"), (hosts, "gpu1.example")):
+        der = signed.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        assert read_certificate(der).subject == subject

@@ -10,7 +10,7 @@ import pytest
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, DistmapError, ProtocolError, VersionMismatch
 from distmap.wire import handshake
-from distmap.wire.handshake import PROTOCOL, Dialer, Listener, Role, certificate_of, sanitized
+from distmap.wire.handshake import PROTOCOL, Dialer, Listener, Role, certificate_of, role_of, sanitized
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 CERT, FOREIGN = b"c" * 32, b"f" * 32
@@ -156,6 +156,19 @@ def test_what_is_no_hello(hello: bytes) -> None:
     """Whatever else comes there is of another protocol."""
     with pytest.raises(ProtocolError, match="worker sent"):
         certificate_of(hello, "worker")
+
+
+@pytest.mark.parametrize("role", ["worker", "pool"])
+def test_the_role_that_hello_names(role: Role) -> None:
+    """Read before anything is proved, by who only checks the way."""
+    assert role_of(listener(role).hello()) == role
+
+
+@pytest.mark.parametrize("hello", [b"{}", b"[]", b'{"role": "relay"}', b'{"role": []}', b"x" * 5000])
+def test_a_hello_without_a_role(hello: bytes) -> None:
+    """Whatever else comes there is of another protocol."""
+    with pytest.raises(ProtocolError, match="sent"):
+        role_of(hello)
 
 
 def test_every_bit_flip_is_refused() -> None:
