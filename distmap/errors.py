@@ -103,6 +103,8 @@ class ConnectError(DistmapError, ConnectionError):
 
     #: Whether its host answered that nothing listens on the port.
     refused = False
+    #: Whether a proxy on the way wants a token that was not shown to it, or none that it accepts.
+    wants_login = False
 
 
 class WorkerBusy(DistmapError, ConnectionError):

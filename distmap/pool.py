@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from distmap.calls.setups import SetUp
     from distmap.calls.stream import StreamJob
     from distmap.calls.submissions import Submissions
+    from distmap.calls.worker_command import Way
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
     from distmap.driver.driver import Driver
@@ -287,6 +288,7 @@ class Pool:
         remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.executors)
         if elsewhere:
             self._hub = self._remote.hub(wanted.urls)
+            self._driver.on_open = self._hub.waiting.call
             planned.append(self._hub)
         if wanted.executors:
             from distmap.engine.foreign import ExecutorEngine
@@ -633,8 +635,38 @@ class Pool:
 
     @property
     def url(self) -> str | None:
-        """What workers dial, when the pool listens."""
-        return None if self._hub is None else self._hub.url
+        """What workers dial, when the pool listens: behind a JupyterHub or a Jupyter server, the address through it."""
+        return self._remote.reached_at(self._hub)
+
+    def worker_command(self, kind: str | None = None, **options: Any) -> str:
+        """What to type to start a worker for this pool on another machine, and what it needs there; no secret is in it.
+
+        A pool that listens gives the command for the other machine. What else is needed follows as comments, so all of
+        it can be pasted. Any other pool gives the two lines that make one that workers can reach.
+
+        Args:
+            kind: None (default): the command. The name of a batch system: a job script that runs it.
+            options: of the job script.
+
+        Raises:
+            ValueError: there is no such kind, or the pool does not listen and so no job can reach it.
+
+        Examples:
+            >>> from distmap import Pool
+            >>> with Pool(listen="wss://127.0.0.1:0") as pool:
+            ...     print(pool.worker_command())  # doctest: +ELLIPSIS
+            distmap-worker wss://127.0.0.1:...
+            # It asks for the token of this pool: ...
+        """
+        self._check_open()
+        from distmap.calls.worker_command import script_of, text_of
+
+        return text_of(self._way()) if kind is None else script_of(kind, self.url, options)
+
+    def _way(self) -> Way:
+        from distmap.calls.worker_command import token_words, way_to
+
+        return way_to(self.url, self._remote.server, token_words(self._remote.token))
 
     @property
     def jobs(self) -> list[Job | StreamJob]:
@@ -668,6 +700,8 @@ class Pool:
         n, timeout = checked("n", n), checked("timeout", timeout, WAIT)
         limit = self._connect_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
+        if self._hub is not None and len(self._hub.waiting):
+            self._portal.call(self._hub.waiting.call)
         while len(found := self.workers) < n:
             if self._hub is not None and not found and (why := self._hub.fatal) is not None:
                 raise self._none(f"no worker can come: {why}")
@@ -761,7 +795,7 @@ class Pool:
         from distmap.calls.inspect import card_of, repr_of
 
         look = self._look()
-        return {"text/plain": repr_of(look), "text/html": card_of(look)}
+        return {"text/plain": repr_of(look), "text/html": card_of(look, self._way() if look.state == "open" else None)}
 
     def _look(self) -> Look:
         """What is shown of the pool, without waiting long for the loop."""
@@ -771,7 +805,12 @@ class Pool:
             return CLOSED
         here = os.getpid() == self._pid
         return look_at(
-            self._context if here else None, self._jobs, self._submissions.outstanding, self.url, self._closed
+            self._context if here else None,
+            self._jobs,
+            self._submissions.outstanding,
+            self.url,
+            self._closed,
+            0 if self._hub is None else len(self._hub.waiting),
         )
 
     def __reduce__(self) -> Any:

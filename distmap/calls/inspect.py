@@ -16,6 +16,7 @@ from distmap.calls.job import Job
 from distmap.calls.reader import JobContext
 from distmap.calls.serving import Serving
 from distmap.calls.stream import StreamJob
+from distmap.calls.worker_command import Way
 from distmap.core.limits import LIMITS
 from distmap.core.progress import LongItem
 from distmap.driver.workers import WorkerStatus
@@ -73,18 +74,22 @@ class Look(NamedTuple):
     submitted: int = 0
     #: What workers dial, when the pool listens.
     url: str | None = None
+    #: Workers that were idle for long, and come when there is work.
+    waiting: int = 0
 
 
 CLOSED = Look("closed")
 
 
-def look_at(context: JobContext | None, jobs: Jobs, submitted: int, url: str | None, closing: bool) -> Look:
+def look_at(
+    context: JobContext | None, jobs: Jobs, submitted: int, url: str | None, closing: bool, waiting: int = 0
+) -> Look:
     """A pool now, by any thread; waits at most LIMITS.look_wait seconds. A forked child has no context to ask."""
     workers = None
     if context is not None:
         with contextlib.suppress(TimeoutError):
             workers = context.portal.ask(context.driver.worker_statuses, timeout=LIMITS.look_wait)
-    return Look("closing" if closing else "open", workers, jobs.servings, submitted, url)
+    return Look("closing" if closing else "open", workers, jobs.servings, submitted, url, waiting)
 
 
 def repr_of(look: Look) -> str:
@@ -101,15 +106,17 @@ def repr_of(look: Look) -> str:
     doing += [f"{look.submitted} submitted item{'s' * (look.submitted != 1)} under way"] if look.submitted else []
     work = ", ".join(doing) or "idle"
     workers = f"{len(look.workers)} worker{'s' * (len(look.workers) != 1)}"
+    if look.waiting:
+        workers += f" ({look.waiting} more on call)"
     return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
 
 
-def card_of(look: Look) -> str:
-    """The card of the pool, as HTML."""
+def card_of(look: Look, way: Way | None) -> str:
+    """The card of the pool, as HTML. `way`: how a worker elsewhere comes to it, while it is open."""
     work = "not known: the pool does not answer now" if look.workers is None else _work(look)
     rows = tuple(map(_row, look.workers or ()))
-    how_to_add = _how_to_add(look.url) if look.state == "open" else ""
-    return pool_html(PoolFacts(look.state, rows, look.url, work, how_to_add))
+    lines, notes = way or ((), ())
+    return pool_html(PoolFacts(look.state, rows, look.url, work, "\n".join(lines), notes, look.waiting))
 
 
 def _work(look: Look) -> str:
@@ -123,16 +130,6 @@ def _work(look: Look) -> str:
     if look.submitted:
         parts.append(counted(look.submitted, "submitted item"))
     return " \N{MIDDLE DOT} ".join(parts)
-
-
-def _how_to_add(url: str | None) -> str:
-    """The command that starts a worker for this pool elsewhere."""
-    if url is not None:
-        return f"distmap-worker {url}"
-    return (
-        "distmap-worker --host 0.0.0.0     # there; it prints its address: wss://THAT-HOST:8786\n"
-        'pool.add("wss://THAT-HOST:8786")  # here'
-    )
 
 
 def worker_of(member: WorkerStatus) -> Worker:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from distmap.calls.checks import checked
 
 if TYPE_CHECKING:
+    from distmap.calls.jupyter_server import JupyterServer
     from distmap.engine.hub import HubEngine
     from distmap.transport.token import Secret
 
 #: Where `listen=True` waits: a port of this machine that only a proxy here leads to (jupyter-server-proxy, nginx).
-_BEHIND_A_PROXY = "ws://127.0.0.1:0"
+_BEHIND_A_PROXY = "ws://127.0.0.1:{}"
 
 
 class Remote(NamedTuple):
@@ -32,6 +33,8 @@ class Remote(NamedTuple):
     ca: str | Path | None
     proxy: str | None
     connect_timeout: float
+    #: The Jupyter server whose proxy leads to the port, if the pool listens for that.
+    server: JupyterServer | None = None
 
     def hub(self, urls: Sequence[str]) -> HubEngine:
         """A hub that dials the URLs and, if the pool is told so, listens. Not started.
@@ -56,6 +59,15 @@ class Remote(NamedTuple):
             hop=load_hop(self.headers, self.ca, self.proxy),
         )
 
+    def reached_at(self, hub: HubEngine | None) -> str | None:
+        """What workers dial, from elsewhere; None: the pool does not listen."""
+        if hub is None or hub.url is None or self.server is None:
+            return None if hub is None else hub.url
+        from distmap.transport.jupyter_url import behind
+        from distmap.transport.url import parse_url
+
+        return str(behind(self.server.address, parse_url(hub.url).port))
+
 
 def remote(
     *,
@@ -69,8 +81,7 @@ def remote(
     connect_timeout: float | None,
 ) -> Remote:
     """The arguments, checked; TypeError or ValueError if one cannot be meant."""
-    listen = checked("listen", listen)
-    where = {True: _BEHIND_A_PROXY, False: None}.get(listen) if isinstance(listen, bool) else listen
+    where, server = _listening(checked("listen", listen))
     timeout = checked("connect_timeout", connect_timeout)
     return Remote(
         where,
@@ -81,4 +92,18 @@ def remote(
         checked("ca", ca),
         checked("proxy", proxy),
         (60.0 if where else 10.0) if timeout is None else timeout,
+        server,
     )
+
+
+def _listening(listen: str | bool | None) -> tuple[str | None, JupyterServer | None]:
+    """Where to listen, and the Jupyter server that leads there."""
+    if listen is None or listen is False:
+        return None, None
+    if isinstance(listen, str) and not listen.strip().lower().startswith(("https://", "http://")):
+        return listen, None
+    from distmap.calls.jupyter_server import find_server, port_of_notebook, server_at
+
+    # An address for browsers is that of a page of the Jupyter server.
+    server, port = (find_server(), 0) if listen is True else server_at(listen)
+    return _BEHIND_A_PROXY.format(port or port_of_notebook()), server

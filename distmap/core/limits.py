@@ -226,6 +226,19 @@ class Limits(NamedTuple):
     redial: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     #: Largest share of a pause that is added to it at random, so that many workers do not connect in step.
     redial_jitter: float = 0.25
+    #: Seconds without work after which a worker behind a proxy leaves its pool, and waits to be called.
+    idle_leave: float = 600.0
+    #: Seconds before a worker that waits to be called dials again, once its connection has ended; twice as long each
+    #: time, as each dial may count as activity of a user on a JupyterHub.
+    call_redial: float = 2.0
+    #: Seconds after which it takes a fresh connection for that, to see that the pool is still there; twice as long each
+    #: time.
+    call_held: float = 7200.0
+    #: The longest of these pauses.
+    call_most: float = 86_400.0
+    #: The first port that a pool takes for the Jupyter server's proxy, and how many there are: below those that systems
+    #: give out by themselves, so that the same notebook has the same port after a restart.
+    notebook_ports: tuple[int, int] = (20_000, 10_000)
     #: Longest pause between two dials while a session waits to go on: results flow soon after the network is back.
     redial_session: float = 0.5
     #: The same while nothing listens on a host that answers: a notebook's kernel that restarts has its workers back

@@ -109,6 +109,8 @@ class Driver:
         #: The error of every new job, once the driver broke or was closed.
         self._refuses: BaseException | None = None
         self._when_idle: Callable[[], object] | None = None
+        #: Called when there is work that was not there before.
+        self.on_open: Callable[[], object] = lambda: None
         #: (time, event, its commands).
         self.trace: deque[tuple[float, ev.Event, list[ev.Command]]] = deque(maxlen=TRACE)
 
@@ -137,7 +139,13 @@ class Driver:
             self.post(ev.JobSubmitted(job.id, job.spec, first.count, first.payload.nbytes, first.last))
         self.workers.check_unserved()
         self.snapshots.start()
+        self.on_open()
         return job.id
+
+    @property
+    def busy(self) -> bool:
+        """See Sink."""
+        return any(not job.spec.each for job in self._jobs.values())
 
     def chunk_read(
         self,

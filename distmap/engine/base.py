@@ -78,6 +78,10 @@ class WorkerListener(SlotListener, Protocol):
 class Sink(Protocol):
     """Takes new workers: the driver."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a job that workers work for; a set-up that waits for new workers is none."""
+
     def joined(self, engine: Engine, info: WorkerInfo) -> WorkerListener:
         """A worker can take work from now on, even before this returns. The engine reports to what is returned."""
 

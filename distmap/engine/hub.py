@@ -28,6 +28,7 @@ from distmap.transport.reconnect import keep
 from distmap.transport.redial import Route, delays, pause
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
+from distmap.transport.waiting import Waiting, waits
 from distmap.wire import messages as msg
 
 log = logging.getLogger("distmap.hub")
@@ -84,6 +85,8 @@ class HubEngine:
         # URLs whose last error a person has to correct.
         self._fatal: set[str] = set()
         self._workers: dict[int, RemoteWorker] = {}
+        #: Those that dial in and were idle for long; other threads count them.
+        self.waiting = Waiting()
         # The worker that `sink.joined` is being called for; it has no id yet.
         self._joining: RemoteWorker | None = None
         self._closing = False
@@ -142,9 +145,9 @@ class HubEngine:
             task.cancel()
         workers, self._workers = list(self._workers.values()), {}
         goodbyes = [asyncio.ensure_future(worker.conversation.close("the pool is closed")) for worker in workers]
-        if goodbyes:
-            seconds = self._limits.hub_close
-            await asyncio.wait(goodbyes, timeout=seconds / 5 if now else seconds)
+        goodbyes.append(asyncio.ensure_future(self.waiting.close()))
+        seconds = self._limits.hub_close
+        await asyncio.wait(goodbyes, timeout=seconds / 5 if now else seconds)
         for worker in workers:
             worker.conversation.abort()
             worker.gone.set()
@@ -283,6 +286,10 @@ class HubEngine:
         worker = self._worker_of(connection.peer_info)
         if worker is not None:
             worker.conversation.attach(connection, connection.peer_info.get("received"))
+            return
+        if waits(connection.peer_info):
+            # Work may have come while it went to wait.
+            await self.waiting.hold(connection, called=self._sink is not None and self._sink.busy)
             return
         try:
             self._join(connection, connection.channel.peer)

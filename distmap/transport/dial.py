@@ -33,7 +33,7 @@ from distmap.transport.channel import (
     Connection,
 )
 from distmap.transport.first_hop import FirstHop
-from distmap.transport.hop_errors import failed_hop, failed_proxy, handshake_error, is_refused
+from distmap.transport.hop_errors import failed_hop, failed_proxy, handshake_error, is_login_wanted, is_refused
 from distmap.transport.hop_report import OnHop, unwatched
 from distmap.transport.identity import refusal
 from distmap.transport.inner_tls import InnerTLS
@@ -149,6 +149,7 @@ async def _prove(
     link = await _open(url, timeout, hop, verified, on_hop)
     channel = WebSocketChannel(link, str(url))
     peer: str = "other side" if role is None else handshake.OTHER[role]
+    hello = b""
     try:
         async with asyncio.timeout_at(deadline):
             hello, certificate = bytes(await channel.recv()), _certificate_of(link)
@@ -177,7 +178,7 @@ async def _prove(
         raise
     except Exception as error:
         await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
-        raise handshake_error(url, peer, token, error, timeout) from error
+        raise handshake_error(url, peer, token, error, timeout, heard=bool(hello)) from error
     except BaseException:
         channel.abort()
         raise
@@ -267,7 +268,9 @@ def _connect_error(
     else:
         why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
     failed = ConnectError(f"{url}: {why}")
-    failed.refused = not at_proxy and is_refused(error)
+    # What refuses where a path begins is a proxy, which says nothing of what it leads to.
+    failed.refused = not at_proxy and not url.path and is_refused(error)
+    failed.wants_login = is_login_wanted(error)
     return failed
 
 

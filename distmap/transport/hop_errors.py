@@ -19,6 +19,7 @@ from websockets.http11 import Response
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
 from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_TOKEN, ChannelClosed
+from distmap.transport.jupyter_errors import jupyter_answered, nobody_listens, unknown_host, wants_login
 from distmap.transport.proxies import has_password, shown_proxy
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -98,7 +99,7 @@ def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float
         headers: Whether there are some to be sent.
     """
     if isinstance(error, socket.gaierror):
-        return f"the host name {url.host} does not resolve ({error.strerror})"
+        return unknown_host(url) or f"the host name {url.host} does not resolve ({error.strerror})"
     if isinstance(error, ssl.SSLCertVerificationError):
         why = "headers are sent only to a host that is trusted, and" if headers else "TLS ends at a proxy there, and"
         return (
@@ -137,6 +138,8 @@ def answered(url: WorkerURL, response: Response, headers: bool) -> str:
         headers: Whether some were sent.
     """
     status = response.status_code
+    if (said := jupyter_answered(url, status, response.headers.get("Location", ""), headers)) is not None:
+        return said
     if status == HTTPStatus.SERVICE_UNAVAILABLE and response.body.startswith(b"Server is shutting down"):
         return "it is shutting down (HTTP 503)"
     software = _text(response.headers.get("Server", ""))
@@ -156,6 +159,13 @@ def first_line(response: Response) -> str:
     return _text(html.unescape(" ".join(lines) if title is not None else lines[0])) if lines else ""
 
 
+def is_login_wanted(error: Exception) -> bool:
+    """Whether a hop did not let it through for want of a token."""
+    if not isinstance(error, InvalidStatus):
+        return False
+    return wants_login(error.response.status_code, error.response.headers.get("Location", ""))
+
+
 def is_refused(error: Exception) -> bool:
     """Whether the host is there and nothing listens on the port."""
     if isinstance(error, ConnectionRefusedError):
@@ -165,8 +175,19 @@ def is_refused(error: Exception) -> bool:
     return str(errno.ECONNREFUSED) in codes
 
 
-def handshake_error(url: WorkerURL, peer: str, token: Secret, error: Exception, timeout: float) -> Exception:
-    """The error to raise for one that came after the upgrade and before both sides trusted each other."""
+def handshake_error(
+    url: WorkerURL, peer: str, token: Secret, error: Exception, timeout: float, *, heard: bool
+) -> Exception:
+    """The error to raise for one that came after the upgrade and before both sides trusted each other.
+
+    Args:
+        url: What was dialled.
+        peer: Who should be there: "worker" or "pool".
+        token: That of this side.
+        error: What was raised.
+        timeout: The seconds that it had.
+        heard: Whether the other side had said anything.
+    """
     if isinstance(error, AuthenticationError | ProtocolError | VersionMismatch):
         return type(error)(f"{url}: {error}")
     if isinstance(error, TimeoutError):
@@ -180,6 +201,10 @@ def handshake_error(url: WorkerURL, peer: str, token: Secret, error: Exception, 
         )
     if error.code == CLOSE_PROTOCOL:
         return ProtocolError(f"{url}: the {peer} did not understand the handshake; install one distmap on both sides")
+    if not heard and (said := nobody_listens(url)) is not None:
+        failed = ConnectError(f"{url}: {said}")
+        failed.refused = True
+        return failed
     how = "without a word" if error.code == 1006 else f"code {error.code}"
     return ConnectError(f"{url}: the {peer} ended the connection during the handshake ({how})")
 

@@ -119,6 +119,14 @@ def load_token(token: Secret | str | None = None, *, token_file: str | Path | No
     return _read_token(path)
 
 
+def token_source(token_file: str | Path | None = None) -> Path | None:
+    """The file that `load_token` takes the token from, if none is given; None: from the variable DISTMAP_TOKEN."""
+    path = token_file or os.environ.get("DISTMAP_TOKEN_FILE")
+    if not path and (_from_environment is not None or os.environ.get("DISTMAP_TOKEN")):
+        return None
+    return Path(path) if path else token_path()
+
+
 def token_path() -> Path:
     """The token file of this user."""
     if sys.platform == "win32":

@@ -58,6 +58,10 @@ class PoolFacts(NamedTuple):
     work: str
     #: The command line that starts a worker elsewhere; empty: none can be added so.
     command: str
+    #: What else is needed for that, a sentence each.
+    notes: tuple[str, ...] = ()
+    #: Workers that were idle for long, and come when there is work.
+    waiting: int = 0
 
 
 # --- a job ------------------------------------------------------------------------------------------------------------
@@ -167,22 +171,41 @@ def job_html(
 def pool_html(facts: PoolFacts) -> str:
     """The card of a pool: state, workers, and how to add one."""
     slots = sum(worker.slots for worker in facts.workers)
-    pairs = [("Workers", f"{number(len(facts.workers))} connected · {counted(slots, 'slot')}")]
+    connected = f"{number(len(facts.workers))} connected · {counted(slots, 'slot')}"
+    if facts.waiting:
+        connected += f" · {number(facts.waiting)} on call"
+    pairs = [("Workers", connected)]
     if facts.url is not None:
         pairs.append(("Listening", f"<code>{text_html(facts.url)}</code>"))
     pairs.append(("Current work", text_html(facts.work) or "none"))
     rows = "".join(row_html((f'<span class="dm-muted">{key}</span>', value)) for key, value in pairs)
     html = f'<table class="dm-table dm-facts"><tbody>{rows}</tbody></table>'
+    add = ""
+    if facts.command:
+        command = f'<code class="dm-command">{text_html(facts.command)}</code>'
+        notes = "".join(f"<li>{_with_code(note)}</li>" for note in facts.notes)
+        # Where workers dial in, nobody works before the line has been typed: it comes first.
+        is_open = facts.url is not None and not facts.workers
+        add = details_html(
+            "Add a worker from another machine",
+            command + (f'<ul class="dm-notes">{notes}</ul>' if notes else ""),
+            is_open=is_open,
+        )
+        if is_open:
+            html, add = add + html, ""
     if facts.workers:
         rows = "".join(_worker_html(worker) for worker in facts.workers[:MAX_WORKERS])
         table = table_html("workers", ("Name", "Host", "Python", "Slots", "State", "Load"), rows)
         more = more_html(len(facts.workers) - MAX_WORKERS, "worker")
         html += details_html("Workers", table + more, is_open=True)
-    if facts.command:
-        command = f'<code class="dm-command">{text_html(facts.command)}</code>'
-        html += details_html("Add a worker from another machine", command)
     pill = pill_html(facts.state, facts.state.capitalize())
-    return framed_html(f'<div class="dm-head"><b>Pool</b> {pill}</div>{html}')
+    return framed_html(f'<div class="dm-head"><b>Pool</b> {pill}</div>{html}{add}')
+
+
+def _with_code(note: str) -> str:
+    """A sentence; what stands between backquotes in it is typed somewhere."""
+    parts = note.split("`")
+    return "".join(f"<code>{text_html(part)}</code>" if i % 2 else text_html(part) for i, part in enumerate(parts))
 
 
 def _worker_html(worker: WorkerRow) -> str:

@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import ctypes
 import logging
-import os
+import re
 import signal
 import socket
 import sys
@@ -22,14 +22,19 @@ from typing import Any, NoReturn
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.driver.portal import new_loop
-from distmap.errors import DistmapError
-from distmap.slots.memory import limit_of, shown
+from distmap.errors import ConnectError, DistmapError
+from distmap.slots.memory import limit_of
+from distmap.slots.memory import shown as shown_bytes
 from distmap.tasks.nesting import cores
 from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
-from distmap.transport.token import load_token, token_path
+from distmap.transport.jupyter_errors import page_sentence
+from distmap.transport.jupyter_url import is_page
+from distmap.transport.token import load_token, token_path, token_source
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
+from distmap.worker.asking import credentials, kept_files
 from distmap.worker.checked import checked
+from distmap.worker.idle import shown
 from distmap.worker.supervisor import FATAL, Settings, Supervisor
 
 log = logging.getLogger("distmap.worker")
@@ -88,6 +93,13 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"leave after S seconds without a pool (S without a number: {LIMITS.orphan_after:g})",
     )
     parser.add_argument(
+        "--idle",
+        type=_duration,
+        metavar="TIME",
+        help="with URL: leave the pool after so long without work (30, 10m, 2h), until it has some, with no traffic; "
+        f"off: stay (default: {shown(LIMITS.idle_leave)} if the URL has a path, as behind a JupyterHub; else off)",
+    )
+    parser.add_argument(
         "--retry",
         type=_seconds,
         metavar="S",
@@ -130,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
         parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
-    for name in ("retry", "header_file", "ca", "proxy"):
+    for name in ("retry", "idle", "header_file", "ca", "proxy"):
         if options.url is None and getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')} is for a worker that dials: give URL, or leave it out")
     if options.check and options.url is None:
@@ -147,23 +159,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         memory_limit = limit_of(options.memory_limit, options.slots)
     except ValueError as error:
         parser.error(f"--memory-limit: {error}")
-    tokens = _token_source(options.token_file)
+    source = token_source(options.token_file)
+    tokens = "from the variable DISTMAP_TOKEN" if source is None else f"in the file {source}"
     try:
-        url = None if options.url is None else parse_url(options.url)
-        if options.check and url is not None:
-            return checked(
-                url, load_token(token_file=options.token_file), load_hop(options.header_file, options.ca, options.proxy)
-            )
+        url = None if options.url is None else _pool_url(options.url)
+        if url is None:
+            token, hop = load_token(token_file=options.token_file), load_hop()
+        elif options.check:
+            token_file, header_file = kept_files(url, options.token_file, options.header_file)
+            return checked(url, load_token(token_file=token_file), load_hop(header_file, options.ca, options.proxy))
+        else:
+            token, hop = credentials(url, options.token_file, options.header_file, options.ca, options.proxy)
         settings = Settings(
             name=options.name,
             slots=options.slots,
-            token=load_token(token_file=options.token_file),
+            token=token,
             tags=frozenset(options.tag),
             drain=options.drain,
             orphan_exit=options.exit_if_orphaned,
             retry=options.retry,
+            idle=_idle(options.idle, url),
             memory_limit=memory_limit,
-            hop=load_hop(options.header_file, options.ca, options.proxy),
+            hop=hop,
         )
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_work(settings, options, url, tokens))
@@ -186,7 +203,7 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     _catch_signals(supervisor)
     slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
     if settings.memory_limit is not None:
-        slots += f" of at most {shown(settings.memory_limit)}"
+        slots += f" of at most {shown_bytes(settings.memory_limit)}"
     _say(f"distmap-worker {settings.name}: {slots}, Python {PYTHON}, distmap {__version__}")
     if url is not None:
         return await supervisor.dial(url)
@@ -197,20 +214,19 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     )
 
 
+def _pool_url(text: str) -> WorkerURL:
+    url = parse_url(text)
+    if text.strip().lower().startswith("http") and is_page(url):
+        raise ConnectError(page_sentence(url))
+    return url
+
+
 def _listening_address(options: argparse.Namespace) -> WorkerURL:
     host, port = options.host or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port
     if options.base_path is None:
         return WorkerURL(host, port)
     path = options.base_path.strip("/")
     return WorkerURL(host, port, path=f"/{path}" if path else "", scheme="ws")
-
-
-def _token_source(token_file: Path | None) -> str:
-    """Where `load_token` finds the token, for people. Call it before: `load_token` removes DISTMAP_TOKEN."""
-    path = token_file or os.environ.get("DISTMAP_TOKEN_FILE")
-    if path is None and os.environ.get("DISTMAP_TOKEN"):
-        return "from the variable DISTMAP_TOKEN"
-    return f"in the file {path or token_path()}"
 
 
 def _catch_signals(supervisor: Supervisor) -> None:
@@ -259,6 +275,23 @@ def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[
         return number
 
     return parse
+
+
+def _duration(text: str) -> float:
+    """Seconds of "90", "10m" or "2h"; 0 for "off"."""
+    if text == "off":
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if found is None or not (seconds := float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)):
+        raise argparse.ArgumentTypeError(f"expected a time such as 30, 10m or 2h, or off; got {text!r}")
+    return seconds
+
+
+def _idle(given: float | None, url: WorkerURL | None) -> float | None:
+    """Seconds without work after which the worker leaves its pool; None: it stays."""
+    if given is None and url is not None and url.path:
+        return LIMITS.idle_leave
+    return given or None
 
 
 _slots = _within(int, 1, LIMITS.worker_slots)

@@ -74,6 +74,10 @@ class PoolSession:
         #: Set while no slot has an attempt.
         self.idle = asyncio.Event()
         self.idle.set()
+        #: Loop time since when that is so.
+        self.idle_since = asyncio.get_running_loop().time()
+        #: Whether it ends because there was no work for long; then the worker waits to be called.
+        self.rests = False
         self._left = False
         self._load = load
         self._limits = limits
@@ -106,6 +110,7 @@ class PoolSession:
     def begin(self, connection: Connection, pool: str) -> None:
         """The pool has connected and may send tasks from now on."""
         self.taken, self.pool = True, pool
+        self.idle_since = asyncio.get_running_loop().time()
         self._conversation = Conversation(
             connection,
             on_message=self._on_message,
@@ -314,6 +319,7 @@ class PoolSession:
 
     def _update_idle(self) -> None:
         if not any(self._attempts):
+            self.idle_since = asyncio.get_running_loop().time()
             self.idle.set()
 
 

@@ -13,22 +13,26 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
-from distmap.transport.dial import check_fit, dial, nothing_listens, prove
+from distmap.transport.dial import check_fit, dial, prove
 from distmap.transport.first_hop import FirstHop
 from distmap.transport.identity import OUTDATED, is_check, pool_name, worker_info
 from distmap.transport.listen import listen
 from distmap.transport.reconnect import Dial, keep
-from distmap.transport.redial import Route, delays, pause
+from distmap.transport.redial import delays
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
+from distmap.transport.waiting import WAITS
+from distmap.worker.idle import leave_when_idle, wait_for_call
 from distmap.worker.load import Load
 from distmap.worker.serving import PoolSession
+from distmap.worker.trying import Trying
 
 log = logging.getLogger("distmap.worker")
 
@@ -50,6 +54,8 @@ class Settings:
     orphan_exit: float | None = None
     #: Seconds for which a pool that is not there is dialled; None: for ever.
     retry: float | None = None
+    #: Seconds without work after which a worker that dials leaves its pool until it is called; None: it stays.
+    idle: float | None = None
     #: Bytes that each slot may use; None: no limit.
     memory_limit: int | None = None
     #: What a proxy on the way to the pool needs.
@@ -109,7 +115,8 @@ class Supervisor:
             await self._end_all()
 
     async def _keep_dialling(self, url: WorkerURL) -> int:
-        trying = _Trying(url, self._settings.retry, self._limits)
+        begin_trying = partial(Trying, url, self._settings.retry, self._limits, idle=self._settings.idle)
+        trying = begin_trying()
         fresh: Connection | None = None
         while not self._leaving.is_set():
             try:
@@ -119,10 +126,15 @@ class Supervisor:
                     fresh = await keep(
                         session.conversation, self._dial_again(url), self._resume_info, limits=self._limits
                     )
-                    trying = _Trying(url, self._settings.retry, self._limits, connection)
+                    trying = begin_trying(last=connection)
                     session.end("connection lost")
                     self._see_out(session)
-                    if fresh is not None:
+                    if session.rests:
+                        try:
+                            await self._wait_for_call(url)
+                        finally:
+                            trying = begin_trying()
+                    if fresh is not None or session.rests:
                         continue
                 await trying.pause()
             except (AuthenticationError, TokenError, VersionMismatch) as error:
@@ -141,6 +153,19 @@ class Supervisor:
             await check_fit(fresh, self._own_info(), str(url))
             return fresh
         return await dial(url, token=self._settings.token, role="worker", info=self._info({}), hop=self._settings.hop)
+
+    async def _wait_for_call(self, url: WorkerURL) -> None:
+        """Wait, out of the pool, until it has work. Raises what dialling it does, if it has gone."""
+        log.info("waiting for pool at %s to call: no traffic until it has work", url)
+        settings = self._settings
+        info = {**self._own_info(), WAITS: True}
+        self._count_as_orphan(False)
+        try:
+            await wait_for_call(
+                lambda: dial(url, token=settings.token, role="worker", info=info, hop=settings.hop), self._limits
+            )
+        finally:
+            self._count_as_orphan(True)
 
     def _dial_again(self, url: WorkerURL) -> Dial:
         settings = self._settings
@@ -207,12 +232,13 @@ class Supervisor:
         if session is None or session.taken or self._leaving.is_set():
             connection.channel.abort()
             return None
-        if self._orphan_timer is not None:
-            self._orphan_timer.cancel()
+        self._count_as_orphan(False)
         through = ", end to end through a proxy" if connection.through_hop else ""
         log.info("pool %s joined (%s%s)", pool, connection.channel.peer, through)
         session.begin(connection, pool)
         self._spawn(self._see_out_when_over(session))
+        if self._settings.idle is not None:
+            self._spawn(leave_when_idle(session, self._settings.idle))
         return session
 
     async def _see_out_when_over(self, session: PoolSession) -> None:
@@ -256,11 +282,15 @@ class Supervisor:
             memory_limit=settings.memory_limit,
             limits=self._limits,
         )
-        if self._settings.orphan_exit is not None:
+        self._count_as_orphan(True)
+
+    def _count_as_orphan(self, orphan: bool) -> None:
+        """Whether this worker is without a pool from now on; for long, and it leaves."""
+        if self._orphan_timer is not None:
+            self._orphan_timer.cancel()
+        if orphan and (seconds := self._settings.orphan_exit) is not None:
             loop = asyncio.get_running_loop()
-            self._orphan_timer = loop.call_later(
-                self._settings.orphan_exit, self._leave, f"no pool for {self._settings.orphan_exit:g} s"
-            )
+            self._orphan_timer = loop.call_later(seconds, self._leave, f"no pool for {seconds:g} s")
 
     # --- how it leaves -----------------------------------------------------------------------------------------------
 
@@ -301,8 +331,7 @@ class Supervisor:
 
     async def _end_all(self) -> None:
         """End every process and every task of this worker."""
-        if self._orphan_timer is not None:
-            self._orphan_timer.cancel()
+        self._count_as_orphan(False)
         self._leaving.set()
         if self._session is not None:
             await self._session.leave("the worker left")
@@ -322,52 +351,6 @@ class Supervisor:
             leaving.cancel()
             working.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-class _Trying:
-    """The tries to find a pool that is not there: their pauses, their lines in the log, their end.
-
-    Args:
-        url: Where it is dialled.
-        retry: Seconds after which the tries end; None: never.
-        limits: Pauses.
-        last: The last connection to it.
-    """
-
-    def __init__(self, url: WorkerURL, retry: float | None, limits: Limits, last: Connection | None = None) -> None:
-        self._url = url
-        self._retry = retry
-        self._limits = limits
-        self._route = Route(None if last is None else last.remote)
-        self._pauses = delays()
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-        self._said_at, self._said = -math.inf, ""
-
-    def in_vain(self, error: Exception) -> bool:
-        """Say why the pool is not there: at first, when the reason changes, and now and then. Whether to give up."""
-        now = self._clock()
-        waited, long = now - self._began, "for ever" if self._retry is None else f"for {self._retry:g} s"
-        if self._retry is not None and waited >= self._retry:
-            log.error("no pool at %s for %.0f s, giving up: %s", self._url, waited, error)
-            return True
-        if str(error) != self._said:
-            log.warning("%s; trying again %s", error, long)
-        elif now - self._said_at >= self._limits.redial_log:
-            log.warning("no pool at %s for %.0f s; trying again %s", self._url, waited, long)
-        else:
-            return False
-        self._said, self._said_at = str(error), now
-        return False
-
-    async def pause(self, error: Exception | None = None) -> None:
-        """Wait until the next try: never long where a kernel that restarts will listen again."""
-        seconds = next(self._pauses)
-        if error is not None and nothing_listens(error):
-            seconds = min(seconds, self._limits.redial_refused)
-        if self._retry is not None:
-            seconds = min(seconds, max(0.05, self._began + self._retry - self._clock()))
-        await pause(seconds, self._route)
 
 
 async def _wait_for_first(*waits: Coroutine[Any, Any, object], deadline: float) -> None:

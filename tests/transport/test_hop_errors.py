@@ -16,7 +16,7 @@ from distmap.transport.hop_errors import answered, failed_hop, failed_proxy, fir
 from distmap.transport.token import Secret
 from distmap.transport.url import parse_url
 
-URL = parse_url("wss://hub.example/user/ann")
+URL = parse_url("wss://hub.example/pool")
 PROXY = "http://ann:s3cret@proxy.example:3128"
 
 
@@ -180,6 +180,6 @@ def test_headers_are_the_reason_to_ask_for_trust() -> None:
 )
 def test_a_handshake_that_fails_is_told(error: Exception, kind: type[Exception], expected: str) -> None:
     """What came between the upgrade and the trust, as an error of distmap; a bug stays what it is."""
-    made = handshake_error(URL, "worker", Secret(b"t" * 32), error, 5)
+    made = handshake_error(URL, "worker", Secret(b"t" * 32), error, 5, heard=True)
     assert type(made) is kind
     assert expected in str(made)

@@ -1,0 +1,136 @@
+"""Tests of distmap/worker/asking.py: real workers on a terminal; through a real hub: tests/reach/."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from distmap import Pool
+from distmap.testing.workers import WorkerProcess
+from distmap.transport.token import Secret, load_token
+
+
+class Terminal:
+    """A worker at a terminal of its own: what it shows there, and what is typed. Its standard output is a pipe."""
+
+    def __init__(self, *args: str, env: Mapping[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "distmap.worker.cli", *args],
+            stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=env, start_new_session=True, text=True,
+        )  # fmt: skip
+        os.close(theirs)
+
+    def until(self, text: str, seconds: float = 15) -> None:
+        """Wait until it shows the text, behind what was waited for before."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            left = end - time.monotonic()
+            assert left > 0, f"it never showed {text!r}:\n{self.shown}"
+            if select.select([self._ours], [], [], left)[0]:
+                try:
+                    self.shown += os.read(self._ours, 4096).decode()
+                except OSError:  # it has ended
+                    raise AssertionError(f"it ended before it showed {text!r}:\n{self.shown}") from None
+
+    def type(self, line: str) -> None:
+        self.shown = ""
+        os.write(self._ours, f"{line}\n".encode())
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        os.close(self._ours)
+
+
+@contextmanager
+def terminal(home: Path, *args: str) -> Iterator[Terminal]:
+    """A worker of a user with nothing in their home."""
+    gone = ("DISTMAP_TOKEN_FILE", "DISTMAP_TOKEN", "DISTMAP_HEADER_FILE", "XDG_CONFIG_HOME")
+    env = {name: value for name, value in os.environ.items() if name not in gone} | {"HOME": str(home)}
+    shown = Terminal(*args, env=env)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    with Pool(listen="wss://127.0.0.1:0") as pool:
+        yield pool
+
+
+def far(pool: Pool) -> str:
+    """The pool's address by a name that may be another machine's."""
+    return str(pool.url).replace("127.0.0.1", "127.0.0.1.nip.invalid")
+
+
+def test_a_wrong_token_is_asked_for_and_kept_if_wanted(pool: Pool, tmp_path: Path) -> None:
+    """The token of this machine is another one: what is typed is not shown, is used, and is kept for that host."""
+    own = tmp_path / ".config" / "distmap" / "token"
+    own.parent.mkdir(parents=True, mode=0o700)
+    own.touch(0o600)
+    own.write_text(Secret.generate().reveal())
+    before = own.read_text()
+    token = load_token().reveal()
+    with terminal(tmp_path, str(pool.url), "--slots", "1") as shown:
+        shown.until("is not that of the pool")
+        shown.until("not shown): ")
+        shown.type("dm1_nonsense")
+        shown.until("not of the form")
+        shown.until("not shown): ")
+        shown.type(token)
+        shown.until("[y/N] ")
+        assert token not in shown.shown
+        shown.type("y")
+        shown.until("joined")
+        assert pool.wait_for_workers(1)
+    kept = own.parent / "127.0.0.1" / "token"
+    assert kept.read_text().strip() == token
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert own.read_text() == before
+    with terminal(tmp_path, str(pool.url), "--slots", "1") as shown:
+        shown.until("joined")
+        assert "not shown" not in shown.shown
+
+
+def test_what_is_not_kept_is_told_where_to_put(pool: Pool, tmp_path: Path) -> None:
+    """Without a yes nothing is written, and the options for the next time are named."""
+    (tmp_path / ".config" / "distmap").mkdir(parents=True, mode=0o700)
+    own = tmp_path / ".config" / "distmap" / "token"
+    own.touch(0o600)
+    own.write_text(Secret.generate().reveal())
+    with terminal(tmp_path, str(pool.url), "--slots", "1") as shown:
+        shown.until("not shown): ")
+        shown.type(load_token().reveal())
+        shown.until("[y/N] ")
+        shown.type("")
+        shown.until("--token-file")
+        shown.until("joined")
+    assert [path.name for path in own.parent.iterdir()] == ["token"]
+
+
+def test_without_a_terminal_one_sentence(tmp_path: Path) -> None:
+    """A worker that nobody can answer for says what is missing and ends, and makes no token of its own."""
+    env = {"HOME": str(tmp_path), "DISTMAP_TOKEN_FILE": "", "XDG_CONFIG_HOME": ""}
+    with WorkerProcess("wss://hub.example/user/ann/proxy/41234", "--slots", "1", env=env) as worker:
+        assert worker.wait() == 2
+        (line,) = worker.stderr
+        assert "no token of the pool" in line
+        assert re.search(r"chmod 600.*--token-file", line)
+    assert list(tmp_path.iterdir()) == []
