@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     )
     from distmap.pool import Pool
     from distmap.tasks.broadcast import Broadcast
+    from distmap.tasks.per_process import per_process
     from distmap.tasks.run import rng
 
 _HOMES = {
     "Pool": "distmap.pool",
     "Job": "distmap.calls.job",
     "Broadcast": "distmap.tasks.broadcast",
+    "per_process": "distmap.tasks.per_process",
     "rng": "distmap.tasks.run",
     "Checkpoint": "distmap.checkpoint.info",
     "CheckpointInfo": "distmap.checkpoint.info",
@@ -80,6 +82,7 @@ __all__ = [
     "WorkerMemoryError",
     "__version__",
     "checkpoint_info",
+    "per_process",
     "rng",
 ]
 

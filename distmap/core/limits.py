@@ -128,6 +128,10 @@ class Limits(NamedTuple):
     #: Seconds after which a process that was killed and has not ended is given up, and its slot gets another one.
     give_up_seconds: float = 5.0
 
+    # values that a process keeps
+    #: Values of `distmap.per_process` that a process keeps: models are large, and a function seldom has many.
+    per_process_values: int = 32
+
     # leaving
     #: Seconds that a task process has for its exit functions (atexit, threads, multiprocessing).
     leave_seconds: float = 2.0

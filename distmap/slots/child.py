@@ -23,8 +23,10 @@ from types import FrameType
 from distmap.slots.control import (
     BLOCKS,
     CELL_CLOSED,
+    CELL_KEPT,
     HELD,
     LOADING,
+    NOBODY,
     PROCESS,
     STACK_SIGNAL,
     blocks,
@@ -248,6 +250,7 @@ class Child:
             with self._capture.lock:
                 ended = isinstance(message, Refused) or (isinstance(message, Report) and message.ended)
                 if ended:
+                    self._tell_of_values()
                     self._tell_of_strays()
                     self._capture.end()
                 else:
@@ -258,6 +261,16 @@ class Child:
                 self._reported = message.hi
         finally:
             self._sending = False
+
+    def _tell_of_values(self) -> None:
+        """Tell the parent how much was asked to be kept: it takes that for no leak."""
+        cells, per_process = self._blocks[PROCESS], sys.modules.get("distmap.tasks.per_process")
+        if per_process is not None and cells[CELL_KEPT] != per_process.values.computed:
+            cells[CELL_KEPT] = per_process.values.computed
+            # The last count was before them.
+            self._count_at = 0.0
+            for cell in HELD:
+                cells[cell] = NOBODY
 
     def _tell_of_strays(self) -> None:
         """Tell the caller of processes that items left behind, once for a call."""

@@ -35,6 +35,8 @@ PROCESS = BLOCKS
 HELD = CELL_THREADS, CELL_FILES, CELL_PROCESSES = range(3)
 #: In the same block: 1 if the process leaves because its own end of the socket is closed.
 CELL_CLOSED = 3
+#: In the same block: values of `distmap.per_process` that it has computed.
+CELL_KEPT = 4
 _BLOCK = 8
 _PAGE = 4096
 _LOG = 4000

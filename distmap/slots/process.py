@@ -78,6 +78,8 @@ class Process:
         self.known: set[bytes] = set()
         #: What it held after its first task (`control.HELD`); None until that is known.
         self.held: list[int] | None = None
+        #: How many values of `distmap.per_process` it had computed then; None likewise.
+        self.kept: int | None = None
         #: What is known of its memory.
         self.usage = Usage()
         #: Set once somebody listens; what does not go at once is written when the socket takes it.

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from distmap.core.limits import LIMITS
-from distmap.slots.control import BLOCKS, CELL_CLOSED, HELD, NOBODY, PROCESS, finished_marker
+from distmap.slots.control import BLOCKS, CELL_CLOSED, CELL_KEPT, HELD, NOBODY, PROCESS, finished_marker
 from distmap.slots.frames import SegmentRef
 from distmap.slots.memory import MemoryWatch
 from distmap.slots.process import BlobPart, DescriptorPart, Process
@@ -175,6 +175,9 @@ class Slot:
         if process is None:
             return None
         now = [process.blocks[PROCESS][cell] for cell in HELD]
+        if process.kept != (kept := process.blocks[PROCESS][CELL_KEPT]):
+            # What it was asked to keep, such as a model, is no growth either.
+            process.kept, process.held, process.usage.first = kept, None, -1
         if process.held is None:
             # What the first task of a process needs (a pool of threads, say) is no growth.
             process.held = None if now[0] == NOBODY else now

@@ -39,6 +39,8 @@ _OF_CLASSES = {"__module__", "__dict__", "__weakref__", "__doc__", "__firstlinen
 _OF_CLASSES |= {"_abc_impl", "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 _OF_CLASSES |= {f"__pydantic_{name}__" for name in ("core_schema", "validator", "serializer", "decorators")}
 _MISSING = object()
+#: The end of the name of a part that holds what does not pickle.
+_TYPE_ONLY = "only the type counts)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Fingerprint:
     name: str
     parts: dict[str, str]
     installed: frozenset[str]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every captured value counts with its content. What does not pickle counts with its type only."""
+        return not any(name.endswith(_TYPE_ONLY) for name in self.parts)
 
     def versions(self) -> dict[str, str]:
         """The versions that the packages that it reaches give. Another version is no change, but worth a word."""
@@ -195,7 +202,7 @@ class _Walk:
         self._encoder.forget()
         encoded = self._encoder.encode(value)
         if self._encoder.opaque:
-            name += f" (of each {' and '.join(sorted(self._encoder.opaque))} only the type counts)"
+            name += f" (of each {' and '.join(sorted(self._encoder.opaque))} {_TYPE_ONLY}"
         self._set(name, encoded)
 
     def _captured(self, name: str, value: object, words: str) -> None:

@@ -17,7 +17,9 @@ from support.waiting import eventually
 
 from distmap.core.limits import LIMITS
 from distmap.slots import processes
+from distmap.slots.control import CELL_FILES, PROCESS
 from distmap.slots.process import Process
+from distmap.tasks.per_process import per_process
 from distmap.wire.messages import Died, Drop, Ready, Report
 
 DEADLINE = 15.0
@@ -240,6 +242,35 @@ def leak(x: int) -> int:
     if x:
         sys.leaked = [os.dup(0) for _ in range(x)]  # type: ignore[attr-defined]
     return os.getpid()
+
+
+def keep_files(x: int) -> int:
+    keep = per_process(lambda: [os.dup(0) for _ in range(600)])
+    if x:
+        keep()
+    return os.getpid()
+
+
+def test_what_a_process_was_asked_to_keep_is_no_growth(bench: Bench) -> None:
+    """A process whose value of `per_process` holds 600 files stays; with 600 more of another function it does not."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (first,) = await b.values(b.send(leak, [1]))
+            counted = b.slots._slots[0].process.blocks[PROCESS]
+            assert await b.values(b.send(keep_files, [1])) == [first]
+            async with asyncio.timeout(DEADLINE):
+                while counted[CELL_FILES] < 600:
+                    assert await b.values(b.send(keep_files, [0])) == [first]
+            assert await b.values(b.send(keep_files, [0])) == [first]
+            assert b.slots.retired == 0
+            found = await b.values(b.send(leak, [600]))
+            async with asyncio.timeout(DEADLINE):
+                while found == [first]:
+                    found = await b.values(b.send(leak, [0]))
+            assert b.slots.retired == 1
+
+    run(main())
 
 
 def test_a_process_that_grows_is_replaced_between_two_tasks(bench: Bench) -> None:
