@@ -70,7 +70,8 @@ class Pool:
 
     Args:
         workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
-            slots. "wss://host:8786": a `distmap-worker` that listens there. A `concurrent.futures.Executor` that you
+            slots. "gpu": one slot for each GPU of this machine, which is then the only one that it sees.
+            "wss://host:8786": a `distmap-worker` that listens there. A `concurrent.futures.Executor` that you
             already run; if it does not say how many calls it runs at once, give `processes` too. A list of these: all
             of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
@@ -160,7 +161,7 @@ class Pool:
         if memory_limit is not None:
             from distmap.slots.memory import limit_of
 
-            self._memory_limit = limit_of(memory_limit, wanted.local)
+            self._memory_limit = limit_of(memory_limit, wanted.here)
         self._progress: ProgressOption = checked("progress", progress)
         self._added = variables(env, wanted)
         functions(initializer=initializer)
@@ -219,13 +220,16 @@ class Pool:
 
         def first() -> None:
             try:
-                if wanted.local:
+                if wanted.here:
                     from distmap.slots.slots import Slots as Processes
 
-                    slots = Processes(wanted.local, None, env=env, tasks=tasks, memory_limit=memory_limit)
-                    # One core is left to this process, which has much to import now: its slot starts after that.
-                    slots.spawn(max(1, cores() - 1))
-                    started.append(slots)
+                    each = () if wanted.devices is None else wanted.devices.variables
+                    for count, own in ((wanted.local, ()), (len(each), each)):
+                        if count:
+                            slots = Processes(count, None, env=env, tasks=tasks, memory_limit=memory_limit, each=own)
+                            # One core is left to this process, which has much to import: its slot starts after that.
+                            slots.spawn(max(1, cores() - 1))
+                            started.append(slots)
             finally:
                 spawned.set()
 
@@ -280,10 +284,10 @@ class Pool:
                 none_can_come=lambda: bool(_broken(engines)),
             )
         )
-        if wanted.local:
-            from distmap.engine.local import LocalEngine
+        if wanted.here:
+            from distmap.engine.local import local_engines
 
-            planned.append(LocalEngine(wanted.local, slots=started[0]))
+            planned += local_engines(started, wanted.local, wanted.devices)
         elsewhere = bool(wanted.urls or self._remote.listen)
         remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.executors)
         if elsewhere:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from distmap.calls.checks import checked, displayed, is_whole
 from distmap.tasks.caller import warn
 from distmap.tasks.nesting import cores
+
+if TYPE_CHECKING:
+    from distmap.slots.devices import Devices
 
 Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
 
@@ -26,6 +29,13 @@ class Wanted(NamedTuple):
     inline: bool = False
     #: How many items an executor is to run at once; None: it says so itself.
     at_once: int | None = None
+    #: A slot for each of these GPUs of this machine; None: there are no such slots.
+    devices: Devices | None = None
+
+    @property
+    def here(self) -> int:
+        """Slots of this machine."""
+        return self.local + (0 if self.devices is None else len(self.devices))
 
 
 def label_of(fn: Callable[..., Any]) -> str:
@@ -55,6 +65,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
     if not many and listen is None:
         raise ValueError("a pool needs someone to work: a number of slots, a wss:// URL, or listen=")
     local, urls, inline = 0, [], False
+    devices: Devices | None = None
     executors: list[concurrent.futures.Executor] = []
     for one in many:
         if isinstance(one, concurrent.futures.Executor):
@@ -62,16 +73,20 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
         elif isinstance(one, str):
             if one == "inline":
                 inline = True
+            elif one == "gpu":
+                from distmap.slots.devices import find_devices
+
+                devices = devices or find_devices()
             else:
                 urls.append(one)
         elif is_whole(one) and not isinstance(one, bool):
             local += checked("slots", one)
         else:
             raise TypeError(
-                "Pool(...) takes a number of slots, a wss:// URL, an Executor, or a list of these; "
+                'Pool(...) takes a number of slots, "gpu", a wss:// URL, an Executor, or a list of these; '
                 f"got {displayed(one)}"
             )
-    return Wanted(local, tuple(urls), tuple(executors), inline)
+    return Wanted(local, tuple(urls), tuple(executors), inline, devices=devices)
 
 
 def mp_options(
@@ -82,9 +97,9 @@ def mp_options(
     Raises:
         TypeError, ValueError: one cannot be honoured; says why.
     """
-    if maxtasksperchild is not None and (wanted.urls or wanted.executors or wanted.inline or not wanted.local):
+    if maxtasksperchild is not None and (wanted.urls or wanted.executors or wanted.inline or not wanted.here):
         raise ValueError("maxtasksperchild= is for slots of this machine; the processes of other workers are not ours")
-    if memory_limit is not None and not wanted.local:
+    if memory_limit is not None and not wanted.here:
         raise ValueError(
             "memory_limit= is for slots of this machine, and this pool has none; give --memory-limit to distmap-worker"
         )

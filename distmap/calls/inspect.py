@@ -18,10 +18,10 @@ from distmap.calls.serving import Serving
 from distmap.calls.stream import StreamJob
 from distmap.calls.worker_command import Way
 from distmap.core.limits import LIMITS
-from distmap.core.progress import LongItem
+from distmap.core.progress import Device, LongItem
 from distmap.driver.workers import WorkerStatus
 from distmap.views.cards import PoolFacts, WorkerRow, pool_html
-from distmap.views.words import HELD_UP, counted, long_words, number
+from distmap.views.words import HELD_UP, counted, devices_words, long_words, number
 
 
 class Worker(NamedTuple):
@@ -49,10 +49,13 @@ class Worker(NamedTuple):
     #: How its connection is encrypted: "end to end" (no hop between this pool and the worker ends TLS), "end to end
     #: through a proxy" (one does; the two ends speak TLS inside that), or "" for slots of this machine.
     way: str = ""
+    #: The GPU of each slot, with its load and its memory in use; empty if slots have none of their own.
+    devices: tuple[Device, ...] = ()
 
     def __repr__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         load = f", cpu {self.cpu:.0%}, memory {self.memory:.0%}" if self.cpu or self.memory else ""
+        load += f", {gpu}" if (gpu := devices_words(self.devices)) else ""
         far = f", {self.latency * 1e3:.1f} ms away" if self.latency else ""
         far += f", {self.way}" if "proxy" in self.way else ""
         rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
@@ -138,7 +141,7 @@ def worker_of(member: WorkerStatus) -> Worker:
     state = "resting" if member.state == "ready" and member.resting == info.slots else member.state
     return Worker(
         info.name, info.host, info.slots, info.python, state, member.cpu, member.memory, member.rtt,
-        info.address, info.tags, member.resting, member.rest, member.long_items, _way(member),
+        info.address, info.tags, member.resting, member.rest, member.long_items, _way(member), member.devices,
     )  # fmt: skip
 
 
@@ -155,7 +158,9 @@ def _row(member: WorkerStatus) -> WorkerRow:
     host, cpu, memory = info.host, member.cpu, member.memory
     if member.place == "here":
         host, cpu, memory = "this machine", *_load()
-    return WorkerRow(info.name, host, info.python, info.slots, state, cpu, memory, member.rtt)
+    return WorkerRow(
+        info.name, host, info.python, info.slots, state, cpu, memory, member.rtt, devices_words(member.devices)
+    )
 
 
 def _load() -> tuple[float, float]:

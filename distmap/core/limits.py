@@ -128,6 +128,12 @@ class Limits(NamedTuple):
     #: Seconds after which a process that was killed and has not ended is given up, and its slot gets another one.
     give_up_seconds: float = 5.0
 
+    # GPUs
+    #: Seconds between two looks at how busy they are: as often as heartbeats tell of it.
+    device_every: float = 5.0
+    #: Seconds for which the driver is waited for: one that has to wake a GPU takes two or three.
+    device_seconds: float = 10.0
+
     # values that a process keeps
     #: Values of `distmap.per_process` that a process keeps: models are large, and a function seldom has many.
     per_process_values: int = 32
@@ -219,6 +225,9 @@ class Limits(NamedTuple):
     tags: int = 16
     #: Characters of a tag.
     tag_chars: int = 40
+    #: Devices of a worker that are named when it connects, and characters of the name of one.
+    named_devices: int = 64
+    device_chars: int = 40
     #: Slots of a worker.
     worker_slots: int = 4096
     #: Bytes of a token file that are read.

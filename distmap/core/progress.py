@@ -32,6 +32,17 @@ class Block(NamedTuple):
     kind: BlockKind
 
 
+class Device(NamedTuple):
+    """The GPU of a slot at one moment."""
+
+    #: Its number on the host, or the beginning of its UUID.
+    id: str
+    name: str
+    #: How busy it is, and its memory in use, 0 to 1; by whatever process. None: not known.
+    load: float | None = None
+    memory: float | None = None
+
+
 class Lane(NamedTuple):
     """One worker as a job sees it."""
 
@@ -52,6 +63,8 @@ class Lane(NamedTuple):
     worker: int = 0
     #: Seconds since it was last heard, while it is reconnecting.
     silent: float = 0.0
+    #: The GPU of each slot; empty if slots have none of their own.
+    devices: tuple[Device, ...] = ()
 
 
 class LongItem(NamedTuple):

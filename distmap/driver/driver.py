@@ -251,6 +251,7 @@ class Driver:
                     resting,
                     rest,
                     worker.long_items(),
+                    worker.devices,
                 )
             )
         return found

@@ -58,8 +58,10 @@ class Snapshots:
         return snapshot._replace(resumes=resumes, lanes=tuple(map(self._lane, snapshot.lanes)))
 
     def _lane(self, lane: Lane) -> Lane:
-        """The lane, which says so if its worker is out of reach: the scheduler knows only that it must wait."""
+        """The lane with what the scheduler does not know: GPUs, and why it must wait if its worker is out of reach."""
         worker = self._workers.get(lane.worker)
+        if worker is not None and worker.devices:
+            lane = lane._replace(devices=worker.devices)
         if worker is None or not worker.reconnecting:
             return lane
         return lane._replace(state="reconnecting", silent=self._loop.time() - worker.since)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS
-from distmap.core.progress import LongItem
+from distmap.core.progress import Device, LongItem
 from distmap.driver.attempts import Attempts
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Printed, ReportData
@@ -50,6 +50,8 @@ class WorkerStatus(NamedTuple):
     rest: float
     #: Items that have been running there for some seconds.
     long_items: tuple[LongItem, ...] = ()
+    #: The GPU of each slot; empty if slots have none of their own.
+    devices: tuple[Device, ...] = ()
 
 
 class WorkerEntry:
@@ -62,6 +64,7 @@ class WorkerEntry:
         self.state = "ready"
         self.rtt = info.rtt
         self.cpu = self.memory = 0.0
+        self.devices = tuple(Device(id, name) for id, name in info.devices)
         #: Why it was lost.
         self.reason = ""
         #: Whether it is out of reach now, and since when (loop time).
@@ -179,6 +182,14 @@ class WorkerEntry:
         """Round trip and load as of now, and how much work to send ahead."""
         self.rtt, self.cpu, self.memory = rtt, cpu, memory
         self._post(ev.WorkerMeasured(self.id, rtt, cpu, memory, ahead))
+
+    def devices_used(self, use: Sequence[tuple[float, float]]) -> None:
+        """Note how busy its GPUs are."""
+        if len(use) == len(self.devices):
+            pairs = zip(self.devices, use, strict=True)
+            self.devices = tuple(
+                device._replace(load=_known(load), memory=_known(memory)) for device, (load, memory) in pairs
+            )
 
     def suspected(self) -> None:
         """It has been silent for a while."""
@@ -381,6 +392,10 @@ class Workers:
         elif self._last_lost:
             error.add_note(f"{self._last_lost}.")
         return error
+
+
+def _known(share: float) -> float | None:
+    return share if 0 <= share <= 1 else None
 
 
 def needs_of(code: Code, worker: WorkerEntry) -> list[bytes]:

@@ -30,6 +30,8 @@ class WorkerInfo(NamedTuple):
     rtt: float = 0.0
     #: Whether TLS of its connection ends on the way, at a proxy, and the two ends speak TLS inside that.
     through_hop: bool = False
+    #: Id and name of each slot's GPU; empty if slots have none of their own.
+    devices: tuple[tuple[str, str], ...] = ()
 
 
 class WorkerListener(SlotListener, Protocol):
@@ -55,6 +57,9 @@ class WorkerListener(SlotListener, Protocol):
 
         ahead: seconds of work that each slot should hold beyond what runs (`wire.outages.send_ahead`).
         """
+
+    def devices_used(self, use: Sequence[tuple[float, float]]) -> None:
+        """Of each slot's GPU: load and memory in use, 0 to 1; negative: not known."""
 
     def suspected(self) -> None:
         """The worker has been silent for a while."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distmap.engine.base import Location, Parts, Sink, WorkerInfo
@@ -18,8 +18,27 @@ from distmap.wire.messages import BlobKind, Task
 if TYPE_CHECKING:
     import asyncio
 
+    from distmap.slots.devices import Devices, DeviceWatch
+
+#: The name and the tag of the worker whose slots have GPUs.
+TAG = "gpu"
 #: Seconds between two reports of the items that run; views draw at most ten times a second.
 PROGRESS_EVERY = 0.1
+
+
+def local_engines(started: Sequence[Slots], plain: int, devices: Devices | None) -> list[LocalEngine]:
+    """The engines of a pool for this machine.
+
+    Args:
+        started: the slots of each, in this order.
+        plain: how many slots have no GPU of their own; 0: there is no engine for such.
+        devices: the GPUs of the slots that have one; None: there is no engine for such.
+    """
+    left = iter(started)
+    engines = [LocalEngine(plain, slots=next(left))] if plain else []
+    if devices is not None:
+        engines.append(LocalEngine(len(devices), slots=next(left), name=TAG, devices=devices))
+    return engines
 
 
 class LocalEngine:
@@ -31,6 +50,7 @@ class LocalEngine:
         name: of the worker.
         tasks: a process is replaced after so many chunks; None: it stays.
         env: the environment of the processes; ours if not given.
+        devices: a GPU for each slot, which is watched; None: slots have none of their own.
     """
 
     place: Location = "here"
@@ -43,8 +63,11 @@ class LocalEngine:
         name: str = "local",
         tasks: int | None = None,
         env: Mapping[str, str] | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self._slots = Slots(count, name=name, tasks=tasks, env=env) if slots is None else slots
+        self._devices = devices
+        self._watch: DeviceWatch | None = None
         self._name = name
         self._timer: asyncio.TimerHandle | None = None
         #: The last look found an item that runs for long.
@@ -58,8 +81,16 @@ class LocalEngine:
         python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket. The slots report to the driver
         # directly; nothing can come before this returns, as it is the loop that reads.
-        self._listener = sink.joined(self, WorkerInfo(self._name, socket.gethostname(), len(self._slots), python))
+        info = WorkerInfo(self._name, socket.gethostname(), len(self._slots), python)
+        if self._devices is not None:
+            from distmap.slots.devices import DeviceWatch
+
+            info = info._replace(tags=frozenset({TAG}), devices=self._devices.names)
+        self._listener = sink.joined(self, info)
         self._slots.listener = self._listener
+        if self._devices is not None:
+            tell = self._listener.devices_used
+            self._watch = DeviceWatch(self._devices, lambda use: self._loop.call_soon_threadsafe(tell, use))
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         self._slots.put(digest, kind, parts)
@@ -86,6 +117,8 @@ class LocalEngine:
             self._timer.cancel()
             self._timer = None
         await self._slots.close(now=now)
+        if self._watch is not None:
+            await self._watch.close()
 
     def _progress(self) -> None:
         """Report which items run, as long as any does."""

@@ -46,8 +46,9 @@ class RemoteWorker:
     ) -> None:
         peer = read_worker(connection.peer_info, address)
         self.info = WorkerInfo(
-            peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt, connection.through_hop
-        )
+            peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt, connection.through_hop,
+            peer.devices,
+        )  # fmt: skip
         #: What it reports goes there; None until the sink has returned it.
         self.listener: WorkerListener | None = None
         #: Set when the worker is lost, has left, or the pool is closed.
@@ -132,9 +133,11 @@ class RemoteWorker:
                     self._refuse("it sent output that is not what it announced")
                     return
                 listener.printed(message, parts)
-            case msg.Beat(cpu, memory, slots, states):
+            case msg.Beat(cpu, memory, slots, states, devices):
                 self._cpu, self._memory, self._rtt = cpu, memory, self.conversation.rtt
                 self._measured(listener)
+                if devices:
+                    listener.devices_used(devices)
                 for attempts, (attempt, at, _elapsed) in zip(self._attempts, slots, strict=False):
                     if attempt in attempts:
                         listener.progressed(attempt, at)

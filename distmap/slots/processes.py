@@ -25,6 +25,7 @@ from distmap.slots.listener import SlotListener
 from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import Slot
 from distmap.slots.spawn import environment
+from distmap.tasks.surroundings import OWN_VARIABLES
 from distmap.wire.messages import REMARK, DeathReason, Died, Free, Output, Ready, Refused, Report
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Processes:
         numbers: numbers for processes and their segments, which nothing else of the host has.
         env: the environment of the processes; ours if not given.
         sys_path: their `sys.path`; ours if not given.
+        each: for each slot, variables that its process has besides, and that nobody changes there.
     """
 
     #: Takes the reports; to be set before the loop goes on after `attach`.
@@ -70,6 +72,7 @@ class Processes:
         *,
         env: Mapping[str, str] | None,
         sys_path: Sequence[str] | None,
+        each: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self.name = name
         #: Processes that were replaced because they held too much (`retire`).
@@ -84,7 +87,13 @@ class Processes:
         # What has been put on it may be anything; what is not text nobody can import from.
         path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
         spare = max(_LEAST_SPARE, _SPARE // len(slots))
-        self._new = partial(Process, environment(len(slots), env), path, spare, numbers)
+        common = environment(len(slots), env)
+        self._new = [
+            partial(
+                Process, {**common, **added, OWN_VARIABLES: " ".join(added)} if added else common, path, spare, numbers
+            )
+            for added in each or [{}] * len(slots)
+        ]
         self._rests: dict[int, asyncio.TimerHandle] = {}
         self._freed = FreedSegments(self._free)
 
@@ -98,7 +107,7 @@ class Processes:
         """
         for slot in self._slots[:most]:
             if slot.process is None:
-                slot.process = self._new()
+                slot.process = self._new[slot.index]()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Listen to the processes from now on."""
@@ -291,7 +300,7 @@ class Processes:
         if self.closing:
             return
         try:
-            slot.process = self._new()
+            slot.process = self._new[slot.index]()
         except OSError as error:  # no process, memory or descriptor to be had now
             # As text: a record that somebody keeps must not keep what the error refers to.
             said = str(error)

@@ -46,6 +46,7 @@ class Slots:
         name: for people.
         tasks: a process is replaced after so many; None: it stays.
         memory_limit: bytes that a process may use for itself; None: as many as there are.
+        each: for each slot, variables of its own, such as the one that names its GPU; nobody changes them there.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Slots:
         name: str = "local",
         tasks: int | None = None,
         memory_limit: int | None = None,
+        each: Sequence[Mapping[str, str]] = (),
     ) -> None:
         if count < 1:
             raise ValueError(f"a worker has at least one slot, not {count}")
@@ -65,7 +67,7 @@ class Slots:
         self._blobs: dict[bytes, SharedBlob] = {}
         memory = MemoryWatch(memory_limit)
         self._slots = [Slot(index, self._blobs, memory, tasks) for index in range(count)]
-        self._processes = Processes(self._slots, name, self._numbers, env=env, sys_path=sys_path)
+        self._processes = Processes(self._slots, name, self._numbers, env=env, sys_path=sys_path, each=each)
         self._watch = ItemWatch(self._slots, self._processes, memory)
         if listener is not None:
             self.listener = listener

@@ -22,6 +22,8 @@ from distmap.tasks.payload import Blob, Payload, digest_of
 
 #: Never part of what travels.
 _SECRET = "DISTMAP_TOKEN"
+#: Names the variables that a slot has of its own, such as the one of its GPU: no call changes them.
+OWN_VARIABLES = "DISTMAP_SLOT_VARIABLES"
 
 #: Action, message, module and name of the category, module, line; a text is (pattern, flags) where it is a regex.
 _Text = str | tuple[str, int] | None
@@ -194,6 +196,8 @@ class SurroundingsSwitch:
         self._digest = b""
         self._before: Surroundings | None = None
         self._env: dict[str, str] = {}
+        # Not for pools that a task makes.
+        self._own = os.environ.pop(OWN_VARIABLES, "").split()
 
     def switch_to(self, digest: bytes, payload: Payload) -> None:
         """Switch to the surroundings in this blob."""
@@ -217,7 +221,7 @@ class SurroundingsSwitch:
             sys.path[:] = [*own, *wanted.path]
         for name in before.env.keys() | wanted.env.keys():
             old, value = (of.get(name, self._env.get(name)) for of in (before.env, wanted.env))
-            if value != old:
+            if value != old and name not in self._own:
                 _set(name, value)
         if wanted.cwd is not None and wanted.cwd != before.cwd:
             _enter(wanted.cwd)

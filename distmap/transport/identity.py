@@ -10,7 +10,7 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distmap._version import __version__
@@ -22,6 +22,8 @@ from distmap.wire.handshake import Role, sanitized
 #: version can run.
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 
+#: Characters of the id of a device, for people: the beginning of a UUID tells it from others.
+_ID_CHARS = 16
 #: Why a connection is refused whose side has given it up before it was heard.
 OUTDATED = "this session has gone on over a later connection"
 
@@ -45,14 +47,22 @@ def pool_info() -> dict[str, object]:
     return {"role": "pool", "name": me(), "python": PYTHON, "distmap": __version__}
 
 
-def worker_info(*, name: str, slots: int, tags: frozenset[str]) -> dict[str, object]:
-    """The INFO of a worker."""
+def worker_info(
+    *, name: str, slots: int, tags: frozenset[str], devices: Sequence[tuple[str, str]] = ()
+) -> dict[str, object]:
+    """The INFO of a worker. `devices`: for each slot the id and the name of its GPU, if each has one."""
+    before, named = "", []
+    for id, called in devices[: LIMITS.named_devices]:
+        # The same name again is left out: all of the INFO has to fit into one small message.
+        named.append([id[:_ID_CHARS], "" if called == before else called[: LIMITS.device_chars]])
+        before = called
     return {
         "role": "worker",
         "name": name,
         "host": socket.gethostname(),
         "slots": slots,
         "tags": sorted(tags),
+        **({"devices": named} if named else {}),
         "python": PYTHON,
         "distmap": __version__,
     }
@@ -94,13 +104,15 @@ class Peer:
     python: str
     slots: int
     tags: frozenset[str]
+    #: Id and name of each slot's GPU; empty if slots have none.
+    devices: tuple[tuple[str, str], ...] = ()
 
 
 def read_worker(info: Mapping[str, object], address: str) -> Peer:
     """Check the INFO of a worker. `refusal` has made sure before that it fits.
 
     Raises:
-        ProtocolError: Slots or tags are outside the limits.
+        ProtocolError: Slots, tags or devices are outside the limits.
     """
     tags, slots = info.get("tags", []), info.get("slots")
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= LIMITS.worker_slots:
@@ -115,7 +127,20 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
         python=_named(info.get("python"), "?", 16),
         slots=slots,
         tags=frozenset(sanitized(str(tag), LIMITS.tag_chars) for tag in tags),
+        devices=_devices(info.get("devices", []), slots, address),
     )
+
+
+def _devices(told: object, slots: int, address: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(told, list) or len(told) > min(slots, LIMITS.named_devices):
+        raise ProtocolError(f"the worker at {address} sent devices that are not a list of at most one for each slot")
+    devices, name = [], ""
+    for one in told:
+        if not isinstance(one, list) or len(one) != 2:
+            raise ProtocolError(f"the worker at {address} sent a device that is no pair of id and name")
+        name = sanitized(str(one[1]), LIMITS.device_chars) or name
+        devices.append((sanitized(str(one[0]), _ID_CHARS), name))
+    return tuple(devices)
 
 
 def refusal(ours: Mapping[str, object], theirs: Mapping[str, object], url: str = "") -> DistmapError | None:

@@ -45,6 +45,8 @@ class WorkerRow(NamedTuple):
     memory: float
     #: Seconds of a round trip; 0 for this machine.
     latency: float
+    #: How busy its GPUs are, in words; empty: it has none, or nobody knows.
+    gpus: str = ""
 
 
 class PoolFacts(NamedTuple):
@@ -211,6 +213,8 @@ def _with_code(note: str) -> str:
 def _worker_html(worker: WorkerRow) -> str:
     # No host uses no memory at all: 0 means that there was no heartbeat yet.
     load = [f"cpu {worker.cpu:.0%}", f"memory {worker.memory:.0%}"] if worker.memory > 0 else []
+    if worker.gpus:
+        load.append(text_html(worker.gpus))
     if worker.latency > 0:
         load.append(f"{1000 * worker.latency:.1f} ms")
     dot = f'<span class="dm-dot dm-dot-{text_html(worker.state)}"></span>'

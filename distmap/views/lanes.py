@@ -12,7 +12,7 @@ from math import frexp
 from distmap.core.progress import Block, BlockKind, Lane, Snapshot, WorkerState
 from distmap.core.timeline import join_blocks
 from distmap.views.html import NO_NUMBER, text_html
-from distmap.views.words import counted, elapsed, held_up, is_live, number, out_of_reach
+from distmap.views.words import counted, device_words, devices_words, elapsed, held_up, is_live, number, out_of_reach
 
 #: Workers with a row of their own; further ones share a row.
 MAX_LANES = 8
@@ -71,7 +71,16 @@ def _timeline_svg(lane: Lane, seconds: float) -> str:
     return f'<svg class="dm-timeline dm-rows-{lane.rows}" {view}>{paths}</svg>'
 
 
-def _lane_html(lane: Lane, snapshot: Snapshot) -> str:
+def _gpu_html(lane: Lane) -> str:
+    """The cell that says how busy its GPUs are, all together; what it is of each is shown under the pointer."""
+    if not lane.devices or lane.state == "lost":
+        return f"<td>{NO_NUMBER}</td>"
+    each = "\n".join(map(device_words, lane.devices))
+    words = devices_words(lane.devices).replace("GPU memory", "memory").removeprefix("GPU ")
+    return f'<td title="{text_html(each)}">{words or NO_NUMBER}</td>'
+
+
+def _lane_html(lane: Lane, snapshot: Snapshot, gpu: bool) -> str:
     name, state, live = text_html(lane.name), _WORKER_WORDS[lane.state], is_live(snapshot)
     lost = lane.state == "lost"
     dim = ' class="dm-lost"' if lost else ""
@@ -79,11 +88,12 @@ def _lane_html(lane: Lane, snapshot: Snapshot) -> str:
     flight = number(lane.in_flight) if lane.in_flight else NO_NUMBER
     if lane.state not in ("idle", "busy", "reconnecting"):
         flight = state
+    gpus = "" if not gpu else _gpu_html(lane)
     return (
         f'<tr{dim}><td title="{name}, {counted(lane.slots, "slot")}, {state}">'
         f'<span class="dm-dot dm-dot-{lane.state}"></span>{name}<span class="dm-hidden"> ({state})</span></td>'
         f'<td><span class="dm-hidden">{number(lane.items)}</span>{_timeline_svg(lane, snapshot.elapsed)}</td>'
-        f"<td>{busy}</td><td>{number(lane.chunks)}</td>{f'<td>{flight}</td>' if live else ''}</tr>"
+        f"<td>{busy}</td><td>{number(lane.chunks)}</td>{f'<td>{flight}</td>' if live else ''}{gpus}</tr>"
     )
 
 
@@ -109,8 +119,9 @@ def _rank(lane: Lane) -> tuple[bool, bool, int]:
     return lane.state == "lost", lane.state not in ("suspect", "reconnecting", "draining"), -lane.items.bit_length()
 
 
-def _others_html(lanes: Sequence[Lane], live: bool) -> str:
+def _others_html(lanes: Sequence[Lane], live: bool, gpu: bool) -> str:
     """One row for all workers that have none of their own."""
+    gpus = f"<td>{NO_NUMBER}</td>" if gpu else ""
     slots = sum(lane.slots for lane in lanes if lane.state != "lost")
     busy = sum(lane.busy * lane.slots for lane in lanes if lane.state != "lost") / slots if slots else 0.0
     lost = sum(lane.state == "lost" for lane in lanes)
@@ -119,7 +130,7 @@ def _others_html(lanes: Sequence[Lane], live: bool) -> str:
     items, chunks = sum(lane.items for lane in lanes), sum(lane.chunks for lane in lanes)
     return (
         f'<tr class="dm-others"><td>{words}</td><td><span class="dm-hidden">{number(items)}</span></td>'
-        f"<td>{busy:.0%}</td><td>{number(chunks)}</td>{flight}</tr>"
+        f"<td>{busy:.0%}</td><td>{number(chunks)}</td>{flight}{gpus}</tr>"
     )
 
 
@@ -146,9 +157,11 @@ def lanes_html(snapshot: Snapshot) -> str:
     if not snapshot.lanes:
         return '<div class="dm-foot">Waiting for a worker</div>' if live else ""
     lanes, others = _chosen_lanes(snapshot.lanes)
-    rows = "".join(_lane_html(lane, snapshot) for lane in lanes)
+    # How busy a GPU was at the end says nothing about the job.
+    gpu = live and any(lane.devices for lane in snapshot.lanes)
+    rows = "".join(_lane_html(lane, snapshot, gpu) for lane in lanes)
     if others:
-        rows += _others_html(others, live)
+        rows += _others_html(others, live, gpu)
     whole = elapsed(snapshot)
     ends = (f"\N{MINUS SIGN}{whole}", "now") if live else ("0:00" if ":" in whole else "0 s", whole)
     axis = (
@@ -156,6 +169,8 @@ def lanes_html(snapshot: Snapshot) -> str:
         f'<i data-t="{ends[1]}"></i></span>'
     )
     flight = "<th>In flight</th>" if live else ""
+    if gpu:
+        flight += "<th>GPU</th>"
     return (
         f'<table class="dm-lanes"><thead><tr><th>Worker</th><th><span class="dm-hidden">Items</span>{axis}</th>'
         f"<th>Busy</th><th>Chunks</th>{flight}</tr></thead><tbody>{rows}</tbody></table>{_waiting_html(snapshot)}"

@@ -5,8 +5,10 @@ Owns how snapshots read as text; terminals and HTML share it. Knows no HTML and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distmap.core.limits import LIMITS
-from distmap.core.progress import JobState, LongItem, Snapshot
+from distmap.core.progress import Device, JobState, LongItem, Snapshot
 
 
 def number(n: int) -> str:
@@ -152,6 +154,25 @@ def long_words(item: LongItem) -> str:
     """An item that runs for long, in a few words."""
     state = f" ({HELD_UP[item.state]})" if item.state in HELD_UP else ""
     return f"item {number(item.item)} on {item.worker} running for {clock(item.seconds)}{state}"
+
+
+def devices_words(devices: Sequence[Device]) -> str:
+    """How busy the GPUs of a worker are, all together: "GPU 63%, GPU memory 41%"; empty if nothing is known."""
+    parts = []
+    for words, known in (
+        ("GPU", [device.load for device in devices if device.load is not None]),
+        ("GPU memory", [device.memory for device in devices if device.memory is not None]),
+    ):
+        if known:
+            parts.append(f"{words} {sum(known) / len(known):.0%}")
+    return ", ".join(parts)
+
+
+def device_words(device: Device) -> str:
+    """How busy one GPU is: "GPU 0 (NVIDIA A100): 63%, memory 41%"."""
+    load = "not known" if device.load is None else f"{device.load:.0%}"
+    memory = "" if device.memory is None else f", memory {device.memory:.0%}"
+    return f"GPU {device.id} ({device.name}): {load}{memory}"
 
 
 def recalled(snapshot: Snapshot) -> str:

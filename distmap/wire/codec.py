@@ -28,7 +28,8 @@ _report = struct.Struct("<BIQIIdBI")
 _output = struct.Struct("<BIQQI")
 _output_piece = struct.Struct("<qBI")
 _died = struct.Struct("<BIqqBI")
-_beat = struct.Struct("<BddII")
+_beat = struct.Struct("<BddIII")
+_beat_device = struct.Struct("<dd")
 _beat_slot = struct.Struct("<qqd")
 _bye = struct.Struct("<BI")
 
@@ -192,17 +193,27 @@ def _encode_beat(m: msg.Beat) -> bytes:
     if len(states) > len(m.slots):
         raise ValueError(f"states of {len(states)} slots where there are {len(m.slots)}")
     slots = [_beat_slot.pack(*slot) for slot in m.slots]
-    return b"".join((_beat.pack(_BEAT, m.cpu, m.memory, len(m.slots), len(states)), *slots, states))
+    if len(m.devices) > len(m.slots):
+        raise ValueError(f"{len(m.devices)} devices where there are {len(m.slots)} slots")
+    devices = [_beat_device.pack(*device) for device in m.devices]
+    head = _beat.pack(_BEAT, m.cpu, m.memory, len(m.slots), len(states), len(devices))
+    return b"".join((head, *slots, states, *devices))
 
 
 def _decode_beat(data: bytes) -> msg.Beat:
-    _, cpu, memory, count, letters = _beat.unpack_from(data)
-    end = _beat.size + count * _beat_slot.size
-    _exact(data, end + letters)
-    if letters > count:
-        raise ValueError(f"states of {letters} slots where there are {count}")
-    slots = tuple(_beat_slot.iter_unpack(data[_beat.size : end]))
-    return msg.Beat(cpu, memory, slots, str(data[end:], "ascii"))
+    _, cpu, memory, count, letters, devices = _beat.unpack_from(data)
+    slots_end = _beat.size + count * _beat_slot.size
+    states_end = slots_end + letters
+    _exact(data, states_end + devices * _beat_device.size)
+    if letters > count or devices > count:
+        raise ValueError(f"states of {letters} slots and {devices} devices where there are {count} slots")
+    return msg.Beat(
+        cpu,
+        memory,
+        tuple(_beat_slot.iter_unpack(data[_beat.size : slots_end])),
+        str(data[slots_end:states_end], "ascii"),
+        tuple(_beat_device.iter_unpack(data[states_end:])),
+    )
 
 
 def _encode_bye(m: msg.Bye) -> bytes:

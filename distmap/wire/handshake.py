@@ -34,7 +34,7 @@ from distmap.errors import AuthenticationError, ProtocolError, VersionMismatch
 Role = Literal["pool", "worker"]
 
 #: Lowest and highest version of the protocol that this side speaks.
-PROTOCOL = (5, 5)
+PROTOCOL = (6, 6)
 NONCE_BYTES = 32
 SESSION_ID_CHARS = 32
 

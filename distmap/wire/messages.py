@@ -165,6 +165,8 @@ class Beat(NamedTuple):
     #: For the first slots, the state of a process whose item runs for long, as the letter of the system (D, T ...); a
     #: space: not known.
     states: str = ""
+    #: Of slots with a GPU each: load and memory in use of it, 0 to 1; negative: not known.
+    devices: tuple[tuple[float, float], ...] = ()
 
 
 class Draining(NamedTuple):

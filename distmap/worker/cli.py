@@ -23,6 +23,7 @@ from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.driver.portal import new_loop
 from distmap.errors import ConnectError, DistmapError
+from distmap.slots.devices import TAG, VARIABLES, Devices, find_devices
 from distmap.slots.memory import limit_of
 from distmap.slots.memory import shown as shown_bytes
 from distmap.tasks.nesting import cores
@@ -42,6 +43,10 @@ log = logging.getLogger("distmap.worker")
 #: Settings of mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped anew, which
 #: costs page faults.
 MALLOPT = ((-3, 32 << 20), (-1, 512 << 20), (-2, 16 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+#: What `--slots gpu` stands for until they are counted.
+GPU = 0
 
 
 class _NoToken(argparse.Action):
@@ -66,7 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="a listening pool to register with: wss://HOST:PORT")
-    parser.add_argument("--slots", type=_slots, default=cores(), metavar="N", help="task processes (default: cores)")
+    parser.add_argument(
+        "--slots",
+        type=_slots,
+        default=cores(),
+        metavar="N",
+        help="task processes (default: cores); gpu: one for each GPU, which is then the only one that it sees",
+    )
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
@@ -80,6 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="memory that a slot may use, such as 2GB or 80%% (of this host, in equal parts); an item that passes it "
         "fails (default: no limit)",
+    )
+    parser.add_argument(
+        "--env",
+        type=_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for the environment of task processes; may be repeated",
     )
     parser.add_argument(
         "--drain", type=_seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
@@ -156,6 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 1 <= len(options.name) <= LIMITS.name_chars:
         parser.error(f"--name takes 1 to {LIMITS.name_chars} characters")
     try:
+        devices = _devices(options)
+    except ValueError as error:
+        print(f"distmap-worker: --slots gpu: {error}", file=sys.stderr, flush=True)
+        return FATAL
+    try:
         memory_limit = limit_of(options.memory_limit, options.slots)
     except ValueError as error:
         parser.error(f"--memory-limit: {error}")
@@ -180,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             retry=options.retry,
             idle=_idle(options.idle, url),
             memory_limit=memory_limit,
+            devices=devices,
+            env=dict(options.env),
             hop=hop,
         )
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -204,6 +230,8 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     slots = "1 slot" if settings.slots == 1 else f"{settings.slots} slots"
     if settings.memory_limit is not None:
         slots += f" of at most {shown_bytes(settings.memory_limit)}"
+    if settings.devices is not None:
+        slots += f" ({settings.devices})"
     _say(f"distmap-worker {settings.name}: {slots}, Python {PYTHON}, distmap {__version__}")
     if url is not None:
         return await supervisor.dial(url)
@@ -294,7 +322,36 @@ def _idle(given: float | None, url: WorkerURL | None) -> float | None:
     return given or None
 
 
-_slots = _within(int, 1, LIMITS.worker_slots)
+def _slots(text: str) -> float:
+    return GPU if text == "gpu" else _a_number(text)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, between, value = text.partition("=")
+    if not name or not between or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    if name == "DISTMAP_TOKEN":  # the value is not repeated
+        raise argparse.ArgumentTypeError("DISTMAP_TOKEN is not for task processes, nor for a command line")
+    return name, value
+
+
+def _devices(options: argparse.Namespace) -> Devices | None:
+    """The GPUs of this host, if each is to have a slot.
+
+    Raises:
+        ValueError: There is none, or they are chosen in two ways.
+    """
+    if options.slots != GPU:
+        return None
+    if taken := sorted(VARIABLES & dict(options.env).keys()):
+        raise ValueError(f"it sets {taken[0]} for each slot; to choose GPUs, set it in the environment of this worker")
+    devices = find_devices()
+    options.slots = len(devices)
+    options.tag.append(TAG)
+    return devices
+
+
+_a_number = _within(int, 1, LIMITS.worker_slots)
 _port = _within(int, 0, 65535)
 _seconds = _within(float, 0, 1e6)
 

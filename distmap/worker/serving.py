@@ -63,7 +63,15 @@ class PoolSession:
     """One pool's time at this worker: made before the pool comes, so that its slots are warm; `begin`, then `leave`."""
 
     def __init__(
-        self, count: int, load: Load, *, name: str, memory_limit: int | None = None, limits: Limits = LIMITS
+        self,
+        count: int,
+        load: Load,
+        *,
+        name: str,
+        memory_limit: int | None = None,
+        env: Mapping[str, str] | None = None,
+        each: Sequence[Mapping[str, str]] = (),
+        limits: Limits = LIMITS,
     ) -> None:
         #: Whether a pool has come, and its name, for people.
         self.taken = False
@@ -96,7 +104,8 @@ class PoolSession:
         self._total = _Tally()
         # Made by the first task process that needs it; removed by `leave`.
         self._folder = os.path.join(tempfile.gettempdir(), f"distmap-{secrets.token_hex(16)}")
-        self._slots = Slots(count, self, name=name, env={**os.environ, FOLDER: self._folder}, memory_limit=memory_limit)
+        env = {**os.environ, **(env or {}), FOLDER: self._folder}
+        self._slots = Slots(count, self, name=name, env=env, memory_limit=memory_limit, each=each)
         self._slots.attach(asyncio.get_running_loop())
         self._backlog = Backlog(
             self._folder,
@@ -245,7 +254,7 @@ class PoolSession:
 
     def _beat(self) -> msg.Beat:
         cpu, memory = self._load.read()
-        return msg.Beat(cpu, memory, tuple(self._slots.progress()), self._slots.states())
+        return msg.Beat(cpu, memory, tuple(self._slots.progress()), self._slots.states(), self._load.devices)
 
     def _send(self, message: msg.Message, parts: Sequence[Buffer] = ()) -> None:
         if self._conversation is not None and not self.over.is_set():

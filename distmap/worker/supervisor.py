@@ -12,13 +12,14 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
+from distmap.slots.devices import Devices
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
 from distmap.transport.first_hop import FirstHop
@@ -58,6 +59,10 @@ class Settings:
     idle: float | None = None
     #: Bytes that each slot may use; None: no limit.
     memory_limit: int | None = None
+    #: A GPU for each slot; None: slots have none of their own.
+    devices: Devices | None = None
+    #: Variables that task processes have besides those of this process.
+    env: Mapping[str, str] = field(default_factory=dict)
     #: What a proxy on the way to the pool needs.
     hop: FirstHop = FirstHop()  # noqa: RUF009 - frozen
 
@@ -69,7 +74,7 @@ class Supervisor:
         self._settings = settings
         self._announce = announce
         self._limits = limits
-        self._load = Load()
+        self._load = Load(settings.devices)
         self._leaving = asyncio.Event()
         self._reason = ""
         self._leave_now = asyncio.Event()
@@ -182,7 +187,8 @@ class Supervisor:
 
     def _own_info(self) -> dict[str, object]:
         settings = self._settings
-        return worker_info(name=settings.name, slots=settings.slots, tags=settings.tags)
+        devices = () if settings.devices is None else settings.devices.names
+        return worker_info(name=settings.name, slots=settings.slots, tags=settings.tags, devices=devices)
 
     def _resume_info(self) -> dict[str, object]:
         """The INFO for a pool that held our session before; it takes a worker that leaves, too."""
@@ -280,6 +286,8 @@ class Supervisor:
             self._load,
             name=settings.name,
             memory_limit=settings.memory_limit,
+            env=settings.env,
+            each=() if settings.devices is None else settings.devices.variables,
             limits=self._limits,
         )
         self._count_as_orphan(True)
@@ -337,6 +345,7 @@ class Supervisor:
             await self._session.leave("the worker left")
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await self._load.close()
 
     async def _unless_leaving(self, work: Coroutine[None, None, int]) -> int:
         loop = asyncio.get_running_loop()

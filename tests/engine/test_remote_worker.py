@@ -12,7 +12,7 @@ from distmap.core.limits import LIMITS
 from distmap.engine.remote_worker import RemoteWorker
 from distmap.transport.identity import worker_info
 from distmap.transport.memory import connect
-from distmap.wire.messages import Died, Revoke, Task
+from distmap.wire.messages import Beat, Died, Revoke, Task
 
 WORKER = worker_info(name="ann", slots=2, tags=frozenset())
 
@@ -81,5 +81,22 @@ def test_attempts_on_the_way_to_a_dead_process_are_taken_back() -> None:
         assert sent[2:] == [Revoke(0, 2, 0)]
         assert heard == [("died", Died(0, 1, 0, "died", "a test"))]
         worker.conversation.abort()
+
+    asyncio.run(main())
+
+
+def test_a_heartbeat_tells_how_busy_gpus_are() -> None:
+    """Who the GPUs are is known from the beginning, how busy they are from each heartbeat."""
+
+    async def main() -> None:
+        heard: list[tuple[str, Any]] = []
+        devices = [("0", "A100"), ("1", "A100")]
+        info = worker_info(name="ann", slots=2, tags=frozenset({"gpu"}), devices=devices)
+        to_worker, _ = connect({"name": "nb"}, info)
+        worker = RemoteWorker(to_worker, "wss://ann", on_gone=lambda worker: True, limits=LIMITS)
+        worker.listener = Notes(7, lambda kind, message: heard.append((kind, message)))
+        assert worker.info.devices == tuple(devices)
+        worker._on_message(Beat(0.5, 0.5, ((-1, 0, 0.0),) * 2, "", ((0.5, 0.25), (-1.0, 1.0))), [])
+        assert ("devices_used", ((0.5, 0.25), (-1.0, 1.0))) in heard
 
     asyncio.run(main())

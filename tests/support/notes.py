@@ -44,6 +44,9 @@ class Notes:
     def measured(self, rtt: float, cpu: float, memory: float, ahead: float = 0.0) -> None:
         self._note("event", ev.WorkerMeasured(self.id, rtt, cpu, memory, ahead))
 
+    def devices_used(self, use: Sequence[tuple[float, float]]) -> None:
+        self._note("devices_used", tuple(use))
+
     def suspected(self) -> None:
         self._note("event", ev.WorkerSuspected(self.id))
 

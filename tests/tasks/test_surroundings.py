@@ -45,6 +45,19 @@ def told(call: CallSurroundings) -> tuple[Surroundings, Surroundings]:
     return here, there
 
 
+def test_variables_of_a_slot_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call changes what a slot has of its own, such as its GPU, and pools inside tasks do not inherit the rule."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("DISTMAP_SLOT_VARIABLES", "CUDA_VISIBLE_DEVICES")
+    switch = SurroundingsSwitch()
+    assert "DISTMAP_SLOT_VARIABLES" not in os.environ
+    for value in ("7", None):
+        blob = _blob(Surroundings((), (), env={"CUDA_VISIBLE_DEVICES": value, "OTHER": "x"}))
+        assert blob is not None
+        switch.switch_to(blob.digest, blob.payload)
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OTHER"]) == ("1", "x")
+
+
 def test_the_same_is_given_while_nothing_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A call between two changes costs nothing and sends nothing; each kind of change makes a new one, told once."""
     seen: list[CallSurroundings] = []

@@ -65,6 +65,24 @@ def test_read_worker_refuses_senseless_tags(tags: object) -> None:
         read_worker({**GOOD, "tags": tags}, "wss://lab:1")
 
 
+def test_devices_are_named_in_few_bytes() -> None:
+    """Fifty parts of GPUs fit into the small message of the handshake: long ids are cut, a name is said once."""
+    parts = [(f"MIG-{n:08x}-d33d-2b2c-524d-9e3d8d2b8a77", "MIG of NVIDIA A100-SXM4-40GB") for n in range(56)]
+    info = worker_info(name="gpu1", slots=56, tags=frozenset({"gpu"}), devices=parts)
+    assert len(json.dumps(info)) < LIMITS.handshake_bytes / 2
+    told = read_worker(info, "wss://lab:1").devices
+    assert told[0] == ("MIG-00000000-d33", "MIG of NVIDIA A100-SXM4-40GB")
+    assert told[55] == ("MIG-00000037-d33", "MIG of NVIDIA A100-SXM4-40GB")
+    assert read_worker(GOOD, "wss://lab:1").devices == ()
+
+
+@pytest.mark.parametrize("devices", ["0", [["0"]], ["0"], [["0", "x"]] * 5])
+def test_read_worker_refuses_senseless_devices(devices: object) -> None:
+    """Devices that are not pairs of id and name, at most one for each slot, are refused."""
+    with pytest.raises(ProtocolError, match="device"):
+        read_worker({**GOOD, "devices": devices}, "wss://lab:1")
+
+
 def test_missing_names_have_a_stand_in() -> None:
     """A peer that does not name itself, or not by anything printable, can still be spoken of."""
     assert pool_name({}) == pool_name({"name": "\u200b"}) == pool_name({"name": " "}) == "of unknown name"

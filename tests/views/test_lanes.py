@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from distmap.core.limits import LIMITS
-from distmap.core.progress import Block, Lane, Snapshot
+from distmap.core.progress import Block, Device, Lane, Snapshot
 from distmap.views.lanes import MAX_BLOCKS, MAX_LANES, lanes_html
 
 
@@ -32,6 +32,21 @@ def cells(html: str) -> list[str]:
 
 def paths(html: str) -> dict[str, str]:
     return dict(re.findall(r'<path class="dm-block-(\w+)" d="([^"]*)"/>', html))
+
+
+def test_gpus_in_a_lane() -> None:
+    """While a job runs, a column says how busy the GPUs of each worker are, and of each under the pointer."""
+    devices = Device("0", "A<100>", 0.5, 0.25), Device("1", "A<100>", 0.7), Device("2", "A<100>")
+    shown = lanes_html(snapshot(lane("plain"), lane("gpu1")._replace(devices=devices)))
+    assert "<th>GPU</th>" in shown
+    assert cells(shown)[-1] == "60%, memory 25%"
+    assert 'title="GPU 0 (A&lt;100&gt;): 50%, memory 25%' in shown
+    assert "GPU 2 (A&lt;100&gt;): not known" in shown
+    assert cells(lanes_html(snapshot(lane("gpu1")._replace(devices=devices), lane("plain"))))[-1] == "–"
+    assert cells(lanes_html(snapshot(lane()._replace(devices=devices[2:]))))[-1] == "–"
+    assert "GPU" not in lanes_html(snapshot(lane()._replace(devices=devices), state="done"))
+    many = [lane(f"w{n}")._replace(devices=devices) for n in range(MAX_LANES + 2)]
+    assert cells(lanes_html(snapshot(*many)))[-1] == "–"
 
 
 def test_a_lane_in_words() -> None:

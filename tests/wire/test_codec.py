@@ -63,6 +63,7 @@ SAMPLES: list[Message] = [
     Beat(0.5, 0.25, ()),
     Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5))),
     Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5)), " D"),
+    Beat(0.0, 1.0, ((-1, 0, 0.0), (12, 3, 4.5)), "D", ((0.5, 0.25), (-1.0, -1.0))),
     Draining(),
     Bye(""),
     Bye("going away, auf Wiedersehen ü"),
@@ -183,9 +184,19 @@ def test_states_of_slots_that_there_are_not() -> None:
     with pytest.raises(ProtocolError, match="states of 2 slots where there are 1"):
         encode(Beat(0.0, 0.0, ((1, 2, 3.0),), "SD"))
     header = bytearray(encode(Beat(0.0, 0.0, ())))
-    header[-4:] = b"\1\0\0\0"
-    with pytest.raises(ProtocolError, match="states of 1 slots where there are 0"):
+    header[-8:-4] = b"\1\0\0\0"
+    with pytest.raises(ProtocolError, match="states of 1 slots and 0 devices where there are 0"):
         decode(bytes(header) + b"D")
+
+
+def test_devices_of_slots_that_there_are_not() -> None:
+    """A Beat has at most one device for each of its slots."""
+    with pytest.raises(ProtocolError, match="1 devices where there are 0 slots"):
+        encode(Beat(0.0, 0.0, (), "", ((1.0, 1.0),)))
+    header = bytearray(encode(Beat(0.0, 0.0, ())))
+    header[-4:] = b"\1\0\0\0"
+    with pytest.raises(ProtocolError, match="states of 0 slots and 1 devices where there are 0"):
+        decode(bytes(header) + bytes(16))
 
 
 def test_odd_floats_survive() -> None:

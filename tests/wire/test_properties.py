@@ -49,6 +49,7 @@ MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
         seconds,
         st.lists(st.tuples(i64, i64, seconds), min_size=3, max_size=4).map(tuple),
         st.text(" DTRS", max_size=3),
+        st.lists(st.tuples(seconds, seconds), max_size=3).map(tuple),
     ),
     msg.Draining: st.just(msg.Draining()),
     msg.Bye: st.builds(msg.Bye, texts),
