@@ -225,8 +225,9 @@ class Limits(NamedTuple):
     tags: int = 16
     #: Characters of a tag.
     tag_chars: int = 40
-    #: Devices of a worker that are named when it connects, and characters of the name of one.
+    #: GPUs of a worker that are named when it connects: more would not fit into one message.
     named_devices: int = 64
+    #: Characters of the name of a GPU.
     device_chars: int = 40
     #: Slots of a worker.
     worker_slots: int = 4096

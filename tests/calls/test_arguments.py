@@ -26,7 +26,7 @@ def test_forms_of_workers():
 @pytest.mark.parametrize("bad", [2.5, True, {"a": 1}, [None]])
 def test_other_forms_are_refused(bad):
     """The error lists what may be given."""
-    with pytest.raises(TypeError, match="a number of slots, a wss:// URL, an Executor"):
+    with pytest.raises(TypeError, match='a number of slots, "gpu", a wss:// URL, an Executor'):
         sort_out(bad, None)
 
 
