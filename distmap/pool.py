@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from distmap.core.events import Gather, OnError
     from distmap.core.progress import ProgressOption
     from distmap.driver.driver import Driver
-    from distmap.driver.workers import WorkerStatus
+    from distmap.driver.messages import WorkerStatus
     from distmap.engine.base import Engine
     from distmap.engine.hub import HubEngine
     from distmap.slots.slots import Slots

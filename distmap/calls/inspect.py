@@ -19,7 +19,7 @@ from distmap.calls.stream import StreamJob
 from distmap.calls.worker_command import Way
 from distmap.core.limits import LIMITS
 from distmap.core.progress import Device, LongItem
-from distmap.driver.workers import WorkerStatus
+from distmap.driver.messages import WorkerStatus
 from distmap.views.cards import PoolFacts, WorkerRow, pool_html
 from distmap.views.words import HELD_UP, counted, devices_words, long_words, number
 

@@ -21,9 +21,8 @@ from distmap.calls.reader import JobContext, JobReader, Mailbox
 from distmap.calls.results import decode, exception_of
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
-from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed
+from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed, WorkerStatus
 from distmap.driver.output import OutputRouter
-from distmap.driver.workers import WorkerStatus
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.code import Code, name_of
 from distmap.tasks.failures import throw

@@ -47,9 +47,9 @@ from distmap.driver.attempts import Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.commands import Commands
 from distmap.driver.jobs import FirstChunk, JobEntry
-from distmap.driver.messages import empty_snapshot
+from distmap.driver.messages import WorkerStatus, empty_snapshot
 from distmap.driver.snapshots import Snapshots
-from distmap.driver.workers import WorkerEntry, Workers, WorkerStatus
+from distmap.driver.workers import WorkerEntry, Workers
 from distmap.engine.base import Engine, WorkerInfo
 from distmap.errors import JobCancelled, PoolClosed
 from distmap.tasks.payload import Blob, Payload

@@ -1,4 +1,4 @@
-"""Messages from the driver to whoever consumes a job.
+"""Messages from the driver to whoever consumes a job, and what it tells of a worker.
 
 Owns their fields. The driver passes them to `JobEntry.sink` on the loop's thread; a consumer handles most of them in
 the calling thread. A job gets any number of messages and then exactly one `Finished`.
@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.limits import LIMITS
-from distmap.core.progress import Snapshot
-from distmap.engine.base import Parts
+from distmap.core.progress import Device, LongItem, Snapshot
+from distmap.engine.base import Location, Parts, WorkerInfo
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Payload
 
@@ -152,3 +152,24 @@ class ReportData:
 def empty_snapshot(spec: JobSpec, done: int = 0) -> Snapshot:
     """The snapshot of a job of which nothing is known but what its consumer has."""
     return Snapshot(spec.name, "failed", spec.size, done, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, None, ())
+
+
+class WorkerStatus(NamedTuple):
+    """A worker at one moment, for any thread."""
+
+    info: WorkerInfo
+    place: Location
+    #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect", "reconnecting" or "draining".
+    state: str
+    rtt: float
+    cpu: float
+    memory: float
+    #: Something runs or waits there.
+    busy: bool
+    #: Slots that rest after too many deaths, and seconds until the first of them goes on.
+    resting: int
+    rest: float
+    #: Items that have been running there for some seconds.
+    long_items: tuple[LongItem, ...] = ()
+    #: The GPU of each slot; empty if slots have none of their own.
+    devices: tuple[Device, ...] = ()

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS
@@ -20,7 +19,7 @@ from distmap.driver.attempts import Attempts
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Incident, Printed, ReportData
 from distmap.driver.output import OutputRouter
-from distmap.engine.base import Engine, Location, WorkerInfo
+from distmap.engine.base import Engine, WorkerInfo
 from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
 from distmap.tasks.payload import size
@@ -31,27 +30,6 @@ log = logging.getLogger("distmap")
 
 #: Seconds between the first dropped line of output and the line that says how many were dropped.
 REPORT_DROPPED_AFTER = 1.0
-
-
-class WorkerStatus(NamedTuple):
-    """A worker at one moment, for any thread."""
-
-    info: WorkerInfo
-    place: Location
-    #: For people: "ready", "unready" (a set-up has not succeeded there yet), "suspect", "reconnecting" or "draining".
-    state: str
-    rtt: float
-    cpu: float
-    memory: float
-    #: Something runs or waits there.
-    busy: bool
-    #: Slots that rest after too many deaths, and seconds until the first of them goes on.
-    resting: int
-    rest: float
-    #: Items that have been running there for some seconds.
-    long_items: tuple[LongItem, ...] = ()
-    #: The GPU of each slot; empty if slots have none of their own.
-    devices: tuple[Device, ...] = ()
 
 
 class WorkerEntry:

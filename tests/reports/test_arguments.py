@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[P], Any], str]] = {
     "pool-env-zero-byte": (lambda p: P(1, env={"A": "\0"}), "env must be a dict of names and values as text, such as"),
     "pool-listen": (
         lambda p: P(listen=8786),
-        'listen must be an address such as "wss://0.0.0.0:8786", or None; got 8786',
+        'listen must be an address such as "wss://0.0.0.0:8786", True, or None; got 8786',
     ),
     "pool-token": (lambda p: P(1, token=b"abc"), "token must be a string, a Secret or None; got bytes"),
     "pool-certificate": (lambda p: P(1, tls_cert=5), "tls_cert must be the path of a file, or None; got 5"),
