@@ -71,13 +71,6 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="a listening pool to register with: wss://HOST:PORT")
-    parser.add_argument(
-        "--slots",
-        type=_slots,
-        default=cores(),
-        metavar="N",
-        help="task processes (default: cores); gpu: one for each GPU, which is then the only one that it sees",
-    )
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
@@ -85,21 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"the token (default: {token_path()})")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    _add_task_processes(parser)
     _add_ways_through_proxies(parser)
-    parser.add_argument(
-        "--memory-limit",
-        metavar="SIZE",
-        help="memory that a slot may use, such as 2GB or 80%% (of this host, in equal parts); an item that passes it "
-        "fails (default: no limit)",
-    )
-    parser.add_argument(
-        "--env",
-        type=_variable,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a variable for the environment of task processes; may be repeated",
-    )
     parser.add_argument(
         "--drain", type=_seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
     )
@@ -132,6 +112,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"distmap {__version__}, Python {PYTHON}")
     parser.add_argument("--token", nargs="?", action=_NoToken, help=argparse.SUPPRESS)
     return parser
+
+
+def _add_task_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--slots",
+        type=_slots,
+        default=cores(),
+        metavar="N",
+        help="task processes (default: cores); gpu: one for each GPU, which is then the only one that it sees",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help="memory that a slot may use, such as 2GB or 80%% (of this host, in equal parts); an item that passes it "
+        "fails (default: no limit)",
+    )
+    parser.add_argument(
+        "--env",
+        type=_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable for the environment of task processes; may be repeated",
+    )
 
 
 def _add_ways_through_proxies(parser: argparse.ArgumentParser) -> None:
