@@ -19,7 +19,7 @@ from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMis
 from distmap.transport.channel import ChannelClosed, Connection
 from distmap.transport.dial import check_hop, prove
 from distmap.transport.first_hop import FirstHop
-from distmap.transport.hop_errors import first_line
+from distmap.transport.hop_errors import first_line, without_hint
 from distmap.transport.hop_report import HOPS, Hop, HopName, HopReport, HopState, rate_words, time_words
 from distmap.transport.identity import PYTHON, check_info, described, me, refusal
 from distmap.transport.measure import Measured, measure
@@ -95,7 +95,7 @@ class _Way:
         if isinstance(cause, ValueError | ImportError) and not isinstance(cause, OSError):
             at = "proxy"  # its address is wrong, or a package for it is missing
         name = next(name for name in HOPS if name not in self._hops) if at is None else at
-        words = str(error).removeprefix(f"{self._url}: ")
+        words = without_hint(self._url, str(error)).removeprefix(f"{self._url}: ")
         facts: dict[str, object] = {}
         if name == "TLS" and (seen := self._before.get("TLS")) is not None:
             words, facts = f"{seen.words}; {words}", {**seen.facts, "trusted": False}

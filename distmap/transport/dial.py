@@ -33,7 +33,14 @@ from distmap.transport.channel import (
     Connection,
 )
 from distmap.transport.first_hop import FirstHop
-from distmap.transport.hop_errors import failed_hop, failed_proxy, handshake_error, is_login_wanted, is_refused
+from distmap.transport.hop_errors import (
+    failed_hop,
+    failed_proxy,
+    handshake_error,
+    is_login_wanted,
+    is_refused,
+    with_hint,
+)
 from distmap.transport.hop_report import OnHop, unwatched
 from distmap.transport.identity import refusal
 from distmap.transport.inner_tls import InnerTLS
@@ -267,7 +274,7 @@ def _connect_error(
         why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
     else:
         why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
-    failed = ConnectError(f"{url}: {why}")
+    failed = ConnectError(f"{url}: {with_hint(url, why, error)}")
     # What refuses where a path begins is a proxy, which says nothing of what it leads to.
     failed.refused = not at_proxy and not url.path and is_refused(error)
     failed.wants_login = is_login_wanted(error)

@@ -44,7 +44,7 @@ _MEANINGS = {
     504: "what it leads to did not answer in time. See that distmap-worker (or the pool) runs behind it, and that no "
     "firewall is between them",
 }
-_MEANINGS[426] = _MEANINGS[400]
+_MEANINGS[426] = _MEANINGS[505] = _MEANINGS[400]
 
 
 def failed_proxy(proxy: str, url: WorkerURL, error: Exception, timeout: float, *, given: bool) -> str:
@@ -175,6 +175,17 @@ def is_refused(error: Exception) -> bool:
     return str(errno.ECONNREFUSED) in codes
 
 
+def with_hint(url: WorkerURL, sentence: str, error: Exception) -> str:
+    """The sentence; where it may have any of several causes, with the command at its end that tells them apart."""
+    unclear = isinstance(error, TimeoutError | ssl.SSLCertVerificationError | EOFError | ConnectionError)
+    return f"{sentence}{_hint(url)}" if unclear and not is_refused(error) else sentence
+
+
+def without_hint(url: WorkerURL, sentence: str) -> str:
+    """The sentence as it was; for the command itself."""
+    return sentence.removesuffix(_hint(url))
+
+
 def handshake_error(
     url: WorkerURL, peer: str, token: Secret, error: Exception, timeout: float, *, heard: bool
 ) -> Exception:
@@ -191,7 +202,8 @@ def handshake_error(
     if isinstance(error, AuthenticationError | ProtocolError | VersionMismatch):
         return type(error)(f"{url}: {error}")
     if isinstance(error, TimeoutError):
-        return ConnectError(f"{url}: the {peer} did not finish the handshake within {timeout:g} s")
+        words = f"the {peer} did not finish the handshake within {timeout:g} s"
+        return ConnectError(f"{url}: {with_hint(url, words, error)}")
     if not isinstance(error, ChannelClosed):
         return error
     if error.code == CLOSE_TOKEN:
@@ -206,7 +218,13 @@ def handshake_error(
         failed.refused = True
         return failed
     how = "without a word" if error.code == 1006 else f"code {error.code}"
-    return ConnectError(f"{url}: the {peer} ended the connection during the handshake ({how})")
+    words = f"the {peer} ended the connection during the handshake ({how})"
+    return ConnectError(f"{url}: {with_hint(url, words, error)}")
+
+
+def _hint(url: WorkerURL) -> str:
+    # Only what the command takes: a tunnel is known by another kind of URL.
+    return f"; to see at which hop:  distmap-worker --check {url}" if str(url).startswith("ws") else ""
 
 
 def _meaning(status: int, response: Response, headers: bool) -> str:

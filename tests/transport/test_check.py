@@ -58,6 +58,7 @@ def failing(found: HopReport, name: str, words: str) -> None:
     assert not found.ok
     assert found.failed == found[name]
     assert "\n" not in found[name].words
+    assert "--check" not in found[name].words  # that is what runs
     assert found.url not in found[name].words  # it is the heading
     assert found.summary == f"Failed: {name}. What comes after it was not tried."
 

@@ -12,7 +12,15 @@ from websockets.http11 import Response
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError
 from distmap.transport.channel import CLOSE_PROTOCOL, CLOSE_TOKEN, ChannelClosed
-from distmap.transport.hop_errors import answered, failed_hop, failed_proxy, first_line, handshake_error
+from distmap.transport.hop_errors import (
+    answered,
+    failed_hop,
+    failed_proxy,
+    first_line,
+    handshake_error,
+    with_hint,
+    without_hint,
+)
 from distmap.transport.token import Secret
 from distmap.transport.url import parse_url
 
@@ -183,3 +191,23 @@ def test_a_handshake_that_fails_is_told(error: Exception, kind: type[Exception],
     made = handshake_error(URL, "worker", Secret(b"t" * 32), error, 5, heard=True)
     assert type(made) is kind
     assert expected in str(made)
+
+
+@pytest.mark.parametrize(
+    ("error", "hinted"),
+    [
+        (TimeoutError(), True),
+        (CERTIFICATE, True),
+        (EOFError(), True),
+        (ConnectionResetError(), True),
+        (ChannelClosed(1006), True),
+        (ConnectionRefusedError(), False),
+        (socket.gaierror(-2, "Name or service not known"), False),
+        (InvalidStatus(response(404)), False),
+    ],
+)
+def test_the_command_that_tells_more(error: Exception, hinted: bool) -> None:
+    """It is named where a failure may have several causes, and only there; the command itself leaves it out."""
+    sentence = with_hint(URL, "it failed", error)
+    assert sentence == "it failed" + f"; to see at which hop:  distmap-worker --check {URL}" * hinted
+    assert without_hint(URL, sentence) == "it failed"

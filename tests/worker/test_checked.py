@@ -50,6 +50,24 @@ def test_a_worker_that_serves_a_pool(worker: WorkerProcess) -> None:
     assert not any("refused" in line for line in worker.stderr)
 
 
+@pytest.mark.timeout(60)
+def test_a_worker_whose_pool_is_out_of_reach(worker: WorkerProcess) -> None:
+    """It keeps its tasks and results for that pool; a check does not end that, as another pool would."""
+    code = f"from distmap import Pool; pool = Pool({worker.url!r}); print(len(pool.workers), flush=True); input()"
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with kernel:
+        assert kernel.stdin is not None
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == b"1\n"
+        kernel.kill()
+    worker.line("stderr", "out of reach")
+    for _ in range(2):
+        found = check(worker.url)
+        assert found.returncode == 0, found
+        assert "which is out of reach: another pool may have it." in found.stdout
+    assert not any("came meanwhile" in line for line in worker.stderr)
+
+
 def test_a_pool_that_listens() -> None:
     """A worker's machine checks the way to the pool; no worker joins for that."""
     with Pool(listen="wss://127.0.0.1:0") as pool:
