@@ -79,6 +79,9 @@ class Pool:
             a JupyterHub; only such a proxy reaches the port.
         token: the secret that pool and workers share; None (default) takes `DISTMAP_TOKEN_FILE`, `DISTMAP_TOKEN` or
             the file that is made in your home on first use.
+        relay: "wss://relay.example/" to wait for workers at a `distmap-relay` (`distmap-worker --relay
+            wss://relay.example/`), where neither side can reach the other. Pools that have the same token use rooms
+            of their own there: "wss://relay.example/?room=NAME", on both sides.
         connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
             10 when dialling, 60 when workers dial in.
         tls_cert: certificate file for `listen`; default: an ephemeral certificate.
@@ -135,6 +138,7 @@ class Pool:
         headers: Mapping[str, str] | str | os.PathLike[str] | None = None,
         ca: str | os.PathLike[str] | None = None,
         proxy: str | None = None,
+        relay: str | None = None,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
         progress: ProgressOption = None,
@@ -151,9 +155,10 @@ class Pool:
             ca=ca,
             proxy=proxy,
             connect_timeout=connect_timeout,
+            relay=relay,
         )
         self._connect_timeout = self._remote.connect_timeout
-        wanted = sort_out(workers, self._remote.listen, checked("processes", processes))
+        wanted = sort_out(workers, self._remote.dialled, checked("processes", processes))
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         memory_limit = checked("memory_limit", memory_limit)
         mp_options(wanted, self._tasks, context, memory_limit)
@@ -288,7 +293,7 @@ class Pool:
             from distmap.engine.local import local_engines
 
             planned += local_engines(started, wanted.local, wanted.devices)
-        elsewhere = bool(wanted.urls or self._remote.listen)
+        elsewhere = bool(wanted.urls or self._remote.dialled)
         remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.executors)
         if elsewhere:
             self._hub = self._remote.hub(wanted.urls)
@@ -924,7 +929,8 @@ class Pool:
     def _what_was_tried(self) -> str:
         tried = [] if self._hub is None else list(self._hub.errors.copy().values())
         if self.url:
-            tried.append(f"On the worker's machine run: distmap-worker {self.url} (with the same token)")
+            how = f"{'' if self._remote.listen else '--relay '}{self.url}"
+            tried.append(f"On the worker's machine run: distmap-worker {how} (with the same token)")
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:

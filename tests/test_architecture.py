@@ -29,6 +29,7 @@ RINGS = {
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core": 1,
     "wire": 1,
+    "relay": 2,  # it forwards what it cannot read: nothing of tokens and sessions is in reach
     "tasks": 2,
     "calls.traces": 3,  # how errors read: views show them too
     "checkpoint": 3,
@@ -89,7 +90,14 @@ IMPORTERS = {
     "ipywidgets": {"views.widgets"},
     "psutil": {"worker.load", "slots.memory"},
     "tqdm": {"views.terminal"},
-    "websockets": {"transport.dial", "transport.hop_errors", "transport.listen", "transport.websocket"},
+    "websockets": {
+        "relay.relay",
+        "transport.dial",
+        "transport.hop_errors",
+        "transport.listen",
+        "transport.room",
+        "transport.websocket",
+    },
 }
 
 #: Who reads the time of the day, and what for. Durations come from a clock that is never set.
@@ -120,6 +128,7 @@ FILE_LINES, FUNCTION_LINES, METHODS, PARAMETERS = 400, 60, 25, 8
 
 #: What is larger all the same, and why. (A file says it at its head: "Longer than 400 lines because ...".)
 LARGE = {
+    "calls.remote.remote": "the options of a pool that are about workers elsewhere, all of them by keyword",
     "engine.foreign.ExecutorEngine": "every answer of an executor changes the same few records",
     "pool.Pool": "its short calls, with their docstrings, are the face of the package",
     "pool.Pool.__init__": "the options of a pool, most of them by keyword",

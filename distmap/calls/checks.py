@@ -189,6 +189,7 @@ RULES: dict[str, Rule] = {
     "processes": _whole(1, none=True),
     "progress": Rule("True, False, None or a function that takes a snapshot", _progress),
     "proxy": Rule('the URL of a proxy, such as "http://host:3128", "" for none, or None', _text, secret=True),
+    "relay": Rule('the address of a relay, such as "wss://relay.example/", or None', _text),
     "retries": _whole(0),
     "seed": _whole(0, none=True),
     "slots": _whole(1),

@@ -35,6 +35,12 @@ class Remote(NamedTuple):
     connect_timeout: float
     #: The Jupyter server whose proxy leads to the port, if the pool listens for that.
     server: JupyterServer | None = None
+    relay: str | None = None
+
+    @property
+    def dialled(self) -> str | None:
+        """Where workers dial in: at the pool, or at a relay."""
+        return self.listen or self.relay
 
     def hub(self, urls: Sequence[str]) -> HubEngine:
         """A hub that dials the URLs and, if the pool is told so, listens. Not started.
@@ -45,10 +51,11 @@ class Remote(NamedTuple):
         """
         from distmap.engine.hub import HubEngine
         from distmap.transport.first_hop import load_hop
+        from distmap.transport.room import parse_relay
         from distmap.transport.token import load_token
         from distmap.transport.url import parse_url
 
-        return HubEngine(
+        hub = HubEngine(
             [parse_url(url) for url in urls],
             listen=None if self.listen is None else parse_url(self.listen, listening=True),
             token=load_token(self.token),
@@ -58,6 +65,9 @@ class Remote(NamedTuple):
             tls_key=self.tls_key,
             hop=load_hop(self.headers, self.ca, self.proxy),
         )
+        if self.relay is not None:
+            hub.relay = parse_relay(self.relay)
+        return hub
 
     def reached_at(self, hub: HubEngine | None) -> str | None:
         """What workers dial, from elsewhere; None: the pool does not listen."""
@@ -79,6 +89,7 @@ def remote(
     ca: str | os.PathLike[str] | None,
     proxy: str | None,
     connect_timeout: float | None,
+    relay: str | None = None,
 ) -> Remote:
     """The arguments, checked; TypeError or ValueError if one cannot be meant."""
     where, server = _listening(checked("listen", listen))
@@ -91,8 +102,9 @@ def remote(
         checked("headers", headers),
         checked("ca", ca),
         checked("proxy", proxy),
-        (60.0 if where else 10.0) if timeout is None else timeout,
+        (60.0 if where or relay else 10.0) if timeout is None else timeout,
         server,
+        checked("relay", relay),
     )
 
 

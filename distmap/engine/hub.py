@@ -23,9 +23,11 @@ from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
 from distmap.transport.first_hop import FirstHop
 from distmap.transport.identity import OUTDATED, pool_info
-from distmap.transport.listen import Server, listen
+from distmap.transport.listen import Acceptor, Server, listen
 from distmap.transport.reconnect import keep
 from distmap.transport.redial import Route, delays, pause
+from distmap.transport.spares import Spares
+from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.transport.waiting import Waiting, waits
@@ -65,7 +67,8 @@ class HubEngine:
         #: URL -> why it is not connected now, in one sentence; under our own `url`, why a dial-in worker was refused.
         self.errors: dict[str, str] = {}
         self._causes: dict[str, Exception] = {}
-        #: The address for workers that dial in, `wss://host:port`; None without `listen`, or before `start`.
+        #: The address for workers that dial in, `wss://host:port`, or that of the relay; None without `listen` and
+        #: `relay`, or before `start`.
         self.url: str | None = None
         self._urls = list(urls)
         self._listen = listen
@@ -73,6 +76,9 @@ class HubEngine:
         # What each dial is given, besides where.
         self._dial: dict[str, Any] = {"token": token, "role": "pool", "timeout": connect_timeout}
         self._tls = (tls_cert, tls_key)
+        #: The relay to wait at for workers, set before `start`.
+        self.relay: WorkerURL | None = None
+        self._spares: Spares | None = None
         self._hop = hop
         #: URL of a worker that is dialled -> what a proxy on the way to it needs.
         self.hops: dict[str, FirstHop] = {}
@@ -109,6 +115,16 @@ class HubEngine:
                 tls_key=key,
             )
             self.url = self._server.url
+        if self.relay is not None:
+            # A worker that is met there has dialled in.
+            tls = server_context(*self._tls)
+            taking = Acceptor(
+                self._token, "pool", tls, True, self._answer, self._on_connection, self._on_refused
+            )  # fmt: skip
+            seconds = self._dial["timeout"]
+            self._spares = Spares(self.relay, self._hop, taking, token=self._token, errors=self.errors, timeout=seconds)
+            self.url = self.url or self._spares.url
+            self._spares.start()
         for url in self._urls:
             self.add(url)
 
@@ -153,6 +169,8 @@ class HubEngine:
             worker.gone.set()
         if self._server is not None:
             await self._server.close()
+        if self._spares is not None:
+            await self._spares.close()
         await asyncio.gather(*goodbyes, *self._dialling.values(), return_exceptions=True)
         self._dialling.clear()
 
@@ -170,11 +188,13 @@ class HubEngine:
         """Wait until each URL has been tried once; then it is connected, or `errors` says why not."""
         for tried in list(self._tried.values()):
             await tried.wait()
+        if self._spares is not None:
+            await self._spares.tried.wait()
 
     @property
     def fatal(self) -> str | None:
         """Why no worker can come until a person corrects something (wrong token or Python); None while one may."""
-        if self._workers or self._server is not None or not self._fatal or self._fatal != set(self._dialling):
+        if self._workers or self.url is not None or not self._fatal or self._fatal != set(self._dialling):
             return None
         # A calling thread reads; the loop changes both meanwhile.
         return " ".join(text for key in list(self._dialling) if (text := self.errors.get(key)) is not None)
@@ -183,7 +203,7 @@ class HubEngine:
     def cause(self) -> Exception | None:
         """The error that keeps the dialled workers away, if it is of one type for all of them."""
         causes = [self._causes.get(key) for key in list(self._dialling)]
-        one_kind = len(set(map(type, causes))) == 1 and not self._workers and self._server is None
+        one_kind = len(set(map(type, causes))) == 1 and not self._workers and self.url is None
         return causes[0] if one_kind else None
 
     async def _keep_connected(self, url: WorkerURL) -> None:

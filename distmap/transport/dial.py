@@ -21,6 +21,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidProxy, NegotiationError, ProxyError
+from websockets.typing import Subprotocol
 
 from distmap.errors import AuthenticationError, ConnectError
 from distmap.tasks._typing import Buffer
@@ -49,7 +50,7 @@ from distmap.transport.tls import client_context, verified_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.transport.websocket import OPTIONS, PATH, SUBPROTOCOL, Link, WebSocketChannel
-from distmap.wire import handshake
+from distmap.wire import handshake, relaying
 
 
 class _ClientLink(Link, ClientConnection):
@@ -134,7 +135,8 @@ async def prove(
     """
     began = asyncio.get_running_loop().time()
     try:
-        return await _prove(url, token, role, info, timeout, hop, on_hop, verified=bool(hop.headers))
+        verified = bool(hop.headers) or hop.room is not None
+        return await _prove(url, token, role, info, timeout, hop, on_hop, verified=verified)
     except _EndsOnTheWay:
         left = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
         return await _prove(url, token, role, info, left, hop, on_hop, verified=True)
@@ -153,7 +155,10 @@ async def _prove(
 ) -> Connection:
     """One connection. `verified`: only to a host whose certificate is trusted."""
     deadline = asyncio.get_running_loop().time() + timeout
-    link = await _open(url, timeout, hop, verified, on_hop)
+    link = await open_link(url, timeout, hop, verified, on_hop)
+    if hop.room is not None:
+        await hop.room.enter(link)
+        deadline = asyncio.get_running_loop().time() + timeout
     channel = WebSocketChannel(link, str(url))
     peer: str = "other side" if role is None else handshake.OTHER[role]
     hello = b""
@@ -189,6 +194,9 @@ async def _prove(
     except BaseException:
         channel.abort()
         raise
+    finally:
+        if hop.room is not None:
+            hop.room.inside.discard(link)
     remote = link.transport.get_extra_info("peername")
     return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
 
@@ -206,7 +214,11 @@ def check_hop(url: WorkerURL, hop: FirstHop) -> None:
         verified_context(hop.ca)
 
 
-async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool, on_hop: OnHop) -> _ClientLink:
+async def open_link(
+    url: WorkerURL, timeout: float, hop: FirstHop, verified: bool, on_hop: OnHop = unwatched
+) -> _ClientLink:
+    """A WebSocket to the worker, pool or relay at the URL. Raises ConnectError, as `dial` does."""
+    path, subprotocol = (PATH, SUBPROTOCOL) if hop.room is None else (relaying.PATH, Subprotocol(relaying.SUBPROTOCOL))
     links: list[_ClientLink] = []
     proxy = proxy_for(url, hop.proxy) if hop.tunnel is None else None
     extra: dict[str, Any] = {}
@@ -241,9 +253,8 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool, o
             async with asyncio.timeout(timeout):
                 await _show_first_hops(url, proxy, on_hop)
         link = await _Connect(
-            f"{url}{PATH}",
-            **OPTIONS,
-            **extra,
+            f"{url}{path}",
+            **{**OPTIONS, "subprotocols": [subprotocol], **extra},
             proxy=proxy,
             open_timeout=timeout,
             additional_headers=hop.headers.reveal(),
@@ -257,7 +268,7 @@ async def _open(url: WorkerURL, timeout: float, hop: FirstHop, verified: bool, o
         raise _connect_error(url, hop, proxy, links, error, timeout) from error
     assert isinstance(link, _ClientLink)
     on_hop("HTTP upgrade", response=link.response)
-    if link.subprotocol != SUBPROTOCOL:
+    if link.subprotocol != subprotocol:
         link.transport.abort()
         await link.wait_closed()
         raise ConnectError(f"{url}: a WebSocket server listens there, but it is not distmap's")
@@ -273,10 +284,12 @@ def _connect_error(
     if proxy is not None and at_proxy:
         why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
     else:
-        why = failed_hop(url, error, any(link.secured for link in links), timeout, bool(hop.headers))
-    failed = ConnectError(f"{url}: {with_hint(url, why, error)}")
-    # What refuses where a path begins is a proxy, which says nothing of what it leads to.
-    failed.refused = not at_proxy and not url.path and is_refused(error)
+        connected = any(link.secured for link in links)
+        why = failed_hop(url, error, connected, timeout, bool(hop.headers))
+    about_relay = None if hop.room is None or at_proxy else hop.room.why_not(url, error)
+    failed = ConnectError(f"{url}: {about_relay or with_hint(url, why, error)}")
+    # What refuses where a path begins is a proxy, which says nothing of what it leads to; nor does a relay.
+    failed.refused = not at_proxy and not url.path and hop.room is None and is_refused(error)
     failed.wants_login = is_login_wanted(error)
     return failed
 

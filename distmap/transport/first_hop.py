@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from distmap.errors import ConnectError
 from distmap.transport.private import read_private
+from distmap.transport.room import Room
 
 #: RFC 9110, 5.6.2 and 5.5.
 _NAME, _VALUE = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
@@ -68,6 +69,8 @@ class FirstHop:
     #: Makes a connected socket that leads to the other side, in place of TCP to the host of the URL; given the seconds
     #: that it may take. It raises ConnectError with one sentence.
     tunnel: Callable[[float], Awaitable[socket.socket]] | None = None
+    #: Where the other side is met, if the URL is that of a relay.
+    room: Room | None = None
 
 
 def load_hop(

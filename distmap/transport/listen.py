@@ -136,7 +136,17 @@ class Acceptor:
     async def accept(self, link: ServerConnection) -> None:
         """Called by the library after the upgrade; the connection lives until this returns."""
         assert isinstance(link, _ServerLink)
-        peer = _peer_of(link)
+        if await self.admit(link, _peer_of(link)):
+            await link.wait_closed()
+
+    async def admit(self, link: Link, peer: str) -> bool:
+        """Let the other end prove itself; whether it was given to `on_connection`. If not, the link is closed.
+
+        Args:
+            link: A connection that was taken at the port, or one that this side has dialled: to a relay, which has led
+                it to the other end.
+            peer: Who is there, for people.
+        """
         outer = WebSocketChannel(link, peer)
         code, sentence = CLOSE_REFUSED, ""
         try:
@@ -158,8 +168,7 @@ class Acceptor:
             problem = refusal(ours, theirs)
             if problem is None:
                 await self._on_connection(connection)
-                await link.wait_closed()
-                return
+                return True
             sentence = f"{peer}: {problem}"
             if not ours.get("refused"):
                 # The other side comes to the same result and hangs up; if it does not, this side does.
@@ -173,14 +182,16 @@ class Acceptor:
         except TimeoutError:
             sentence = f"{peer}: refused: no proof of the token within {LIMITS.hop_timeout:g} s"
         except ChannelClosed as error:
-            if error.code == CLOSE_UNWANTED:
-                return  # it tried a second connection, and its first one works after all
-            sentence = f"{peer}: left during the handshake{_why_left(error)}"
-        self._on_refused(sentence)
+            # Unwanted: it tried a second connection, and its first one works after all.
+            if error.code != CLOSE_UNWANTED:
+                sentence = f"{peer}: left during the handshake{_why_left(error)}"
+        if sentence:
+            self._on_refused(sentence)
         await outer.close(code)
+        return False
 
     async def _prove(
-        self, outer: Channel, link: _ServerLink
+        self, outer: Channel, link: Link
     ) -> tuple[Channel, handshake.Listener, Mapping[str, object], float]:
         """The listener's half of the handshake.
 
@@ -205,10 +216,12 @@ class Acceptor:
             # TLS ends on the way: begin again, inside.
             channel = inner = InnerTLS(outer, self._context, server_side=True)
             await inner.handshake(answer)
-        if channel is outer and link.transport.get_extra_info("ssl_object") is None:
+        taken = isinstance(link, _ServerLink)
+        if channel is outer and not (taken and link.transport.get_extra_info("ssl_object")):
             raise ProtocolError("this port is for connections through a proxy; it takes TLS inside the messages only")
         proof = side.receive(answer)
-        self._limit.leave(link)
+        if isinstance(link, _ServerLink):
+            self._limit.leave(link)
         await channel.send([proof])
         return channel, side, side.open_info(bytes(await channel.recv())), rtt
 

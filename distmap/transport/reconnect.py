@@ -28,6 +28,7 @@ from distmap.transport.channel import Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.dial import GivenUp, nothing_listens
 from distmap.transport.redial import Route, delays
+from distmap.transport.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ Dial = Callable[[Callable[[], Info]], Awaitable[Connection]]
 
 
 async def keep(
-    conversation: Conversation, dial: Dial, info: Callable[[], Info], *, limits: Limits = LIMITS
+    conversation: Conversation,
+    dial: Dial,
+    info: Callable[[], Info],
+    *,
+    room: Room | None = None,
+    limits: Limits = LIMITS,
 ) -> Connection | None:
     """Give the conversation a new connection whenever it is in trouble, until it is over.
 
@@ -45,6 +51,7 @@ async def keep(
         conversation: Begun on a connection that this side dialled.
         dial: Dials the other side again.
         info: Makes our INFO; what it says of the session is added here.
+        room: Where the dials lead, if that is a relay: one that waits there is not joined by others.
         limits: Pauses and numbers.
 
     Returns:
@@ -55,7 +62,7 @@ async def keep(
         await conversation.troubled.wait()
         if conversation.over:
             return None
-        fresh = await _Outage(conversation, dial, info, limits).end()
+        fresh = await _Outage(conversation, dial, info, room, limits).end()
         if fresh is not None:
             return fresh
 
@@ -63,10 +70,13 @@ async def keep(
 class _Outage:
     """One time of trouble."""
 
-    def __init__(self, conversation: Conversation, dial: Dial, info: Callable[[], Info], limits: Limits) -> None:
+    def __init__(
+        self, conversation: Conversation, dial: Dial, info: Callable[[], Info], room: Room | None, limits: Limits
+    ) -> None:
         self._conversation = conversation
         self._dial = dial
         self._info = info
+        self._room = room
         self._limits = limits
         self._clock = asyncio.get_running_loop().time
         self._pauses = delays(limits.redial_session)
@@ -86,7 +96,7 @@ class _Outage:
                 now = self._clock()
                 if route.is_new():
                     self._next = now
-                if now >= self._next and len(self._dials) < (limits.redial_dials if self._may_resume() else 1):
+                if now >= self._next and len(self._dials) < self._most_dials():
                     self._dials.add(asyncio.ensure_future(self._dial(self._offer)))
                     self._next = now + limits.redial_join
                 left = max(0.001, min(limits.redial_look, self._next - now))
@@ -102,6 +112,11 @@ class _Outage:
             return None
         finally:
             await self._give_up_dials()
+
+    def _most_dials(self) -> int:
+        if self._room is not None and self._room.inside:
+            return 1
+        return self._limits.redial_dials if self._may_resume() else 1
 
     def _may_resume(self) -> bool:
         """Whether the other side may still hold the session; a worker keeps its own for longer."""

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.jupyter_errors import page_sentence
 from distmap.transport.jupyter_url import is_page
+from distmap.transport.room import parse_relay, worker_room
 from distmap.transport.token import load_token, token_path, token_source
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
 from distmap.worker.asking import credentials, kept_files
@@ -146,6 +148,11 @@ def _add_ways_through_proxies(parser: argparse.ArgumentParser) -> None:
         "port itself, so that all of it is inside the messages",
     )
     parser.add_argument(
+        "--relay",
+        metavar="URL",
+        help="in place of URL: wait for a pool at this distmap-relay: wss://HOST/PATH, or what Pool(relay=...) has",
+    )
+    parser.add_argument(
         "--header-file",
         type=Path,
         metavar="FILE",
@@ -163,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until a signal ends it; returns the exit code."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    if options.relay is not None:
+        if options.url is not None:
+            parser.error("--relay is in place of URL: the pool and this worker meet at the relay; give one of them")
+        options.url = options.relay  # what dials is treated alike
     if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
         parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
     for name in ("retry", "idle", "header_file", "ca", "proxy"):
@@ -190,14 +201,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = token_source(options.token_file)
     tokens = "from the variable DISTMAP_TOKEN" if source is None else f"in the file {source}"
     try:
-        url = None if options.url is None else _pool_url(options.url)
+        url = None if options.url is None else _pool_url(options)
         if url is None:
             token, hop = load_token(token_file=options.token_file), load_hop()
         elif options.check:
             token_file, header_file = kept_files(url, options.token_file, options.header_file)
-            return checked(url, load_token(token_file=token_file), load_hop(header_file, options.ca, options.proxy))
+            token, hop = load_token(token_file=token_file), load_hop(header_file, options.ca, options.proxy)
         else:
             token, hop = credentials(url, options.token_file, options.header_file, options.ca, options.proxy)
+        if options.relay is not None and url is not None:
+            hop = replace(hop, room=worker_room(token, url, options.retry))
+        if options.check and url is not None:
+            return checked(url, token, hop)
         settings = Settings(
             name=options.name,
             slots=options.slots,
@@ -246,9 +261,11 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     )
 
 
-def _pool_url(text: str) -> WorkerURL:
-    url = parse_url(text)
-    if text.strip().lower().startswith("http") and is_page(url):
+def _pool_url(options: argparse.Namespace) -> WorkerURL:
+    if options.relay is not None:
+        return parse_relay(options.relay)
+    url = parse_url(options.url)
+    if options.url.strip().lower().startswith("http") and is_page(url):
         raise ConnectError(page_sentence(url))
     return url
 

@@ -129,7 +129,11 @@ class Supervisor:
                 if (session := self._begin(connection)) is not None:
                     self._announce_registration(url)
                     fresh = await keep(
-                        session.conversation, self._dial_again(url), self._resume_info, limits=self._limits
+                        session.conversation,
+                        self._dial_again(url),
+                        self._resume_info,
+                        room=self._settings.hop.room,
+                        limits=self._limits,
                     )
                     trying = begin_trying(last=connection)
                     session.end("connection lost")
