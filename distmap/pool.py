@@ -644,7 +644,10 @@ class Pool:
 
     @property
     def url(self) -> str | None:
-        """What workers dial, when the pool listens: behind a JupyterHub or a Jupyter server, the address through it."""
+        """What workers dial, when the pool listens: behind a JupyterHub or a Jupyter server, the address through it.
+
+        With `relay=`, the address of the relay (`distmap-worker --relay`).
+        """
         return self._remote.reached_at(self._hub)
 
     def worker_command(self, kind: str | None = None, **options: Any) -> str:
@@ -670,12 +673,15 @@ class Pool:
         self._check_open()
         from distmap.calls.worker_command import script_of, text_of
 
-        return text_of(self._way()) if kind is None else script_of(kind, self.url, options)
+        if kind is None:
+            return text_of(self._way())
+        return script_of(kind, self.url, options, at_relay=self._remote.at_relay)
 
     def _way(self) -> Way:
         from distmap.calls.worker_command import token_words, way_to
 
-        return way_to(self.url, self._remote.server, token_words(self._remote.token))
+        words, at_relay = token_words(self._remote.token), self._remote.at_relay
+        return way_to(self.url, self._remote.server, words, at_relay=at_relay)
 
     @property
     def jobs(self) -> list[Job | StreamJob]:
@@ -929,7 +935,7 @@ class Pool:
     def _what_was_tried(self) -> str:
         tried = [] if self._hub is None else list(self._hub.errors.copy().values())
         if self.url:
-            how = f"{'' if self._remote.listen else '--relay '}{self.url}"
+            how = f"{'--relay ' if self._remote.at_relay else ''}{self.url}"
             tried.append(f"On the worker's machine run: distmap-worker {how} (with the same token)")
         return "; ".join(tried) or "pool.add(...) brings new ones"
 

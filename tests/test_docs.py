@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import concurrent.futures
 import contextlib
@@ -21,6 +22,7 @@ import pytest
 import distmap
 from distmap.calls.options import MapOptions
 from distmap.core.limits import LIMITS
+from distmap.relay.cli import build_parser as build_relay_parser
 from distmap.worker.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -152,13 +154,17 @@ def test_every_error_is_in_the_reference() -> None:
         assert set(re.findall(r"`([\w.]+)`", table[error][0])) == also, error
 
 
-def test_every_option_of_the_worker_is_in_the_reference() -> None:
-    """The options of `distmap-worker` are those of the command, with their defaults."""
-    listed = set(
-        re.findall(r"`(--[\w-]+)", "\n".join(re.findall(r"^\| (.*?) \|", read("reference/command-line.md"), re.M)))
-    )
-    parser = build_parser()
+@pytest.mark.parametrize(("at", "parser"), [(0, build_parser()), (1, build_relay_parser())])
+def test_every_option_of_a_command_is_in_the_reference(at: int, parser: argparse.ArgumentParser) -> None:
+    """The tables of `distmap-worker` and `distmap-relay` have the options of the commands."""
+    text = read("reference/command-line.md").split("\n# distmap-relay\n")[at]
+    listed = set(re.findall(r"`(--[\w-]+)", "\n".join(re.findall(r"^\| (.*?) \|", text, re.M))))
     assert listed == {name for name in parser._option_string_actions if name.startswith("--")} - {"--token"}
+
+
+def test_defaults_of_the_worker_are_in_the_reference() -> None:
+    """They are those of the command."""
+    parser = build_parser()
     table = rows(read("reference/command-line.md").replace("`--", "`"))
     assert table["drain"][0] == f"`{parser.get_default('drain'):g}`"
     assert table["exit-if-orphaned"][0].endswith(f"`{LIMITS.orphan_after:g}` without a number")

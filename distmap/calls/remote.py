@@ -38,6 +38,11 @@ class Remote(NamedTuple):
     relay: str | None = None
 
     @property
+    def at_relay(self) -> bool:
+        """Whether what workers dial is a relay."""
+        return self.listen is None and self.relay is not None
+
+    @property
     def dialled(self) -> str | None:
         """Where workers dial in: at the pool, or at a relay."""
         return self.listen or self.relay

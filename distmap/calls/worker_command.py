@@ -39,17 +39,18 @@ class Way(NamedTuple):
 SCRIPTS: dict[str, Callable[..., str]] = {}
 
 
-def way_to(url: str | None, server: JupyterServer | None, token: str) -> Way:
+def way_to(url: str | None, server: JupyterServer | None, token: str, *, at_relay: bool = False) -> Way:
     """How a worker comes to a pool.
 
     Args:
         url: Where the pool listens; None: it does not.
         server: The Jupyter server that leads there, if one does.
         token: Where the pool's token is, from `token_words`.
+        at_relay: Whether the URL is that of a relay.
     """
     if url is None:
         return _way_out()
-    line = f"distmap-worker {shlex.quote(url)}"
+    line = _command(url, at_relay)
     if server is None:
         return Way((line,), (f"It asks for the token of this pool: {token}.",))
     asks = f"It asks for the token of this pool: {token}."
@@ -82,7 +83,7 @@ def text_of(way: Way) -> CommandText:
     return CommandText("\n".join([*way.lines, *[f"# {note}" for note in way.notes]]))
 
 
-def script_of(kind: str, url: str | None, options: dict[str, Any]) -> CommandText:
+def script_of(kind: str, url: str | None, options: dict[str, Any], *, at_relay: bool = False) -> CommandText:
     """A job script with the line in it.
 
     Raises:
@@ -93,7 +94,11 @@ def script_of(kind: str, url: str | None, options: dict[str, Any]) -> CommandTex
         raise ValueError(f"worker_command(kind) knows {known}, or None for the line alone; got {kind!r}")
     if url is None:
         raise ValueError('workers in batch jobs dial in: make the pool with listen="wss://0.0.0.0:8786" (or True)')
-    return CommandText(SCRIPTS[kind](f"distmap-worker {shlex.quote(url)}", **options))
+    return CommandText(SCRIPTS[kind](_command(url, at_relay), **options))
+
+
+def _command(url: str, at_relay: bool) -> str:
+    return f"distmap-worker {'--relay ' if at_relay else ''}{shlex.quote(url)}"
 
 
 def token_words(token: Secret | str | None) -> str:

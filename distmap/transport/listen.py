@@ -164,7 +164,7 @@ class Acceptor:
                 logger.info("checked by %s (%s)", checker(theirs), peer)
                 await answer(channel)
                 await outer.close()
-                return
+                return False
             problem = refusal(ours, theirs)
             if problem is None:
                 await self._on_connection(connection)

@@ -170,25 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until a signal ends it; returns the exit code."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if options.relay is not None:
-        if options.url is not None:
-            parser.error("--relay is in place of URL: the pool and this worker meet at the relay; give one of them")
-        options.url = options.relay  # what dials is treated alike
-    if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
-        parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
-    for name in ("retry", "idle", "header_file", "ca", "proxy"):
-        if options.url is None and getattr(options, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} is for a worker that dials: give URL, or leave it out")
-    if options.check and options.url is None:
-        parser.error("--check needs the URL of a pool or worker: distmap-worker --check wss://HOST:PORT")
-    if options.base_path is not None and (options.url is not None or options.tls_cert):
-        parser.error("--base-path is for a worker that listens without TLS: leave out URL, --tls-cert and --tls-key")
-    if (options.tls_cert is None) != (options.tls_key is None):
-        parser.error("--tls-cert and --tls-key belong together: give both or neither")
-    if len(options.tag) > LIMITS.tags or any(len(tag) > LIMITS.tag_chars for tag in options.tag):
-        parser.error(f"at most {LIMITS.tags} tags of at most {LIMITS.tag_chars} characters each")
-    if not 1 <= len(options.name) <= LIMITS.name_chars:
-        parser.error(f"--name takes 1 to {LIMITS.name_chars} characters")
+    _check(parser, options)
     try:
         devices = _devices(options)
     except ValueError as error:
@@ -232,6 +214,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DistmapError, OSError) as error:
         print(f"distmap-worker: {error}", file=sys.stderr, flush=True)
         return FATAL
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a sentence if options do not fit together."""
+    if options.relay is not None:
+        if options.url is not None:
+            parser.error("--relay is in place of URL: the pool and this worker meet at the relay; give one of them")
+        options.url = options.relay  # what dials is treated alike
+    if options.url is not None and (options.host or options.port is not None or options.tls_cert or options.tls_key):
+        parser.error("with URL this worker dials and does not listen: leave out --host, --port, --tls-cert, --tls-key")
+    for name in ("retry", "idle", "header_file", "ca", "proxy"):
+        if options.url is None and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is for a worker that dials: give URL, or leave it out")
+    if options.check and options.url is None:
+        parser.error("--check needs the URL of a pool or worker: distmap-worker --check wss://HOST:PORT")
+    if options.base_path is not None and (options.url is not None or options.tls_cert):
+        parser.error("--base-path is for a worker that listens without TLS: leave out URL, --tls-cert and --tls-key")
+    if (options.tls_cert is None) != (options.tls_key is None):
+        parser.error("--tls-cert and --tls-key belong together: give both or neither")
+    if len(options.tag) > LIMITS.tags or any(len(tag) > LIMITS.tag_chars for tag in options.tag):
+        parser.error(f"at most {LIMITS.tags} tags of at most {LIMITS.tag_chars} characters each")
+    if not 1 <= len(options.name) <= LIMITS.name_chars:
+        parser.error(f"--name takes 1 to {LIMITS.name_chars} characters")
 
 
 async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL | None, tokens: str) -> int:
