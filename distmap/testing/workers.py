@@ -74,7 +74,7 @@ class WorkerProcess:
     @property
     def url(self) -> str:
         """The URL of its one line on standard output; waits for it."""
-        return self.line("stdout", "wss://").rpartition(" ")[2]
+        return self.line("stdout", "://").rpartition(" ")[2]
 
     def line(self, where: str, text: str, timeout: float = START_SECONDS) -> str:
         """The first line on "stdout" or "stderr" that holds the text; waits for it.

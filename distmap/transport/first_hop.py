@@ -32,7 +32,7 @@ class Headers:
     def __init__(self, fields: Mapping[str, str] | None = None, file: str | Path | None = None) -> None:
         """Headers that are given, or the lines `Name: value` of a file, which is read anew for each connection."""
         self.__fields = dict(fields or {})
-        self.__file = None if file is None else Path(file)
+        self.__file = None if file is None else Path(file).expanduser()
         for name, value in self.__fields.items():
             _check(name, value)
         self.reveal()  # what is wrong is said now, and not at each dial
@@ -92,7 +92,8 @@ def load_hop(
         headers = os.environ.get("DISTMAP_HEADER_FILE") or {}
     if not isinstance(headers, Headers):
         headers = Headers(headers) if isinstance(headers, Mapping) else Headers(file=headers)
-    return FirstHop(headers, ca or os.environ.get("DISTMAP_CA") or None, proxy)
+    ca = ca or os.environ.get("DISTMAP_CA")
+    return FirstHop(headers, os.path.expanduser(ca) if ca else None, proxy)
 
 
 def _parsed(lines: list[str], source: str) -> Iterator[tuple[str, str]]:
