@@ -47,6 +47,9 @@ class Remote(NamedTuple):
         """Where workers dial in: at the pool, or at a relay."""
         return self.listen or self.relay
 
+    def __repr__(self) -> str:
+        return f"Remote(listen={self.listen!r})"  # the others may hold secrets
+
     def hub(self, urls: Sequence[str]) -> HubEngine:
         """A hub that dials the URLs and, if the pool is told so, listens. Not started.
 

@@ -6,7 +6,8 @@ fails is in `hop_errors.py`.
 The listener's HELLO names its certificate. If TLS has shown that one, the connection is direct. If not, something on
 the way ends TLS (nginx, a JupyterHub): then the two ends speak TLS inside the messages, where the same certificate is
 shown and the same proof is given. Who lies about it in either direction spoils the proof, which holds the certificate.
-What ends TLS on the way has to be trusted by the system or by `ca`, and is shown headers only once it is.
+What ends TLS on the way has to be trusted by the system or by `ca`, and is shown headers only once it is. A host that
+is not trusted may still be the listener itself, so it is dialled without them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -33,7 +35,7 @@ from distmap.transport.channel import (
     Channel,
     Connection,
 )
-from distmap.transport.first_hop import FirstHop
+from distmap.transport.first_hop import FirstHop, Headers
 from distmap.transport.hop_errors import (
     failed_hop,
     failed_proxy,
@@ -133,13 +135,22 @@ async def prove(
         on_hop: Called for each hop that is passed. A hop that ends TLS is gone to once more when its certificate has
             to be verified: then the hops begin anew.
     """
-    began = asyncio.get_running_loop().time()
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
     try:
         verified = bool(hop.headers) or hop.room is not None
         return await _prove(url, token, role, info, timeout, hop, on_hop, verified=verified)
     except _EndsOnTheWay:
-        left = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
-        return await _prove(url, token, role, info, left, hop, on_hop, verified=True)
+        return await _prove(url, token, role, info, max(0.1, deadline - clock()), hop, on_hop, verified=True)
+    except ConnectError as untrusted:
+        if not (hop.headers and isinstance(untrusted.__cause__, ssl.SSLCertVerificationError)):
+            raise
+        # Who is reached directly shows a certificate of its own, and needs no headers.
+        bare = replace(hop, headers=Headers())
+        try:
+            return await _prove(url, token, role, info, max(0.1, deadline - clock()), bare, on_hop, verified=False)
+        except (_EndsOnTheWay, ConnectError):
+            raise untrusted from untrusted.__cause__
 
 
 async def _prove(

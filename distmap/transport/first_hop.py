@@ -64,8 +64,8 @@ class FirstHop:
     headers: Headers = field(default_factory=Headers)
     #: A file of certificates (PEM), or a folder of them, to trust besides those of the system.
     ca: str | Path | None = None
-    #: URL of a proxy; "" for none. None: what the environment or the system's settings say.
-    proxy: str | None = None
+    #: URL of a proxy; "" for none. None: what the environment or the system's settings say. It may hold a password.
+    proxy: str | None = field(default=None, repr=False)
     #: Makes a connected socket that leads to the other side, in place of TCP to the host of the URL; given the seconds
     #: that it may take. It raises ConnectError with one sentence.
     tunnel: Callable[[float], Awaitable[socket.socket]] | None = None

@@ -32,6 +32,7 @@ from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.jupyter_errors import page_sentence
 from distmap.transport.jupyter_url import is_page
+from distmap.transport.proxies import has_password
 from distmap.transport.room import parse_relay, worker_room
 from distmap.transport.token import load_token, token_path, token_source
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url

@@ -43,3 +43,9 @@ def test_what_is_wrong_is_said_before_anything_starts() -> None:
     with pytest.raises(ConnectError, match="the value of the header Authorization") as caught:
         given(token=Secret.generate(), headers={"Authorization": "token\n"}).hub([])
     assert "token\n" not in str(caught.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    """A token, values of headers and the password of a proxy are not in the text of what holds them."""
+    held = given(token="s3cret", headers={"Authorization": "s3cret"}, proxy="http://ann:s3cret@proxy:1")
+    assert "s3cret" not in repr(held) + str(held)

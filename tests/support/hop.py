@@ -34,6 +34,8 @@ class Hop:
     def __init__(self) -> None:
         self.url: WorkerURL
         self.seen: dict[Direction, list[bytes]] = {"up": [], "down": []}
+        #: The headers of each request.
+        self.requests: list[dict[str, str]] = []
         self.handle: Callable[[Any, Any], Awaitable[None]]
 
 
@@ -94,6 +96,7 @@ async def hop(
             await sink.close(source.close_code, source.close_reason)
 
     async def accept(link: Any) -> None:
+        state.requests.append(dict(link.request.headers.raw_items()))
         outer = {"ssl": client_context()} if target.scheme == "wss" else {}
         async with connect(f"{target}{PATH}", **OPTIONS, **outer, proxy=None) as back:
             if handle is not None:

@@ -57,6 +57,20 @@ def test_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (hop.headers.reveal(), hop.ca, hop.proxy) == ({"X-Lab": "8"}, "other.pem", "http://proxy:3128")
 
 
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde is understood, which no shell replaces in a notebook or in a variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    header_file(tmp_path / "headers", "X-Lab: 7")
+    hop = load_hop("~/headers", "~/ca.pem")
+    assert hop.headers.reveal() == {"X-Lab": "7"}
+    assert hop.ca == str(tmp_path / "ca.pem")
+
+
+def test_a_proxy_with_a_password_is_not_shown() -> None:
+    """What a hop needs can be logged."""
+    assert "s3cret" not in repr(load_hop(proxy="http://ann:s3cret@proxy:1"))
+
+
 def test_nothing_is_needed() -> None:
     """Without any of it there are no headers, and the proxy is that of the system."""
     hop = load_hop()

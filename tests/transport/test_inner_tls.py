@@ -111,14 +111,28 @@ def test_a_hop_has_to_be_trusted(shown: Certificate, open_port: Any, dial_pool: 
 
 
 def test_headers_go_to_a_trusted_host_only(shown: Certificate, open_port: Any, dial_pool: Any, run: Any) -> None:
-    """With headers there is no look at who is there: an untrusted host gets no request at all."""
+    """An untrusted host is only looked at, without the headers: it could be the listener itself."""
 
     async def main() -> None:
         async with open_port() as worker, hop(worker.url, shown) as between:
             with pytest.raises(ConnectError, match="headers are sent only to a host that is trusted"):
                 await dial_pool(between.url, hop=load_hop({"Authorization": "token abc"}))
-            assert between.seen["down"] == []
+            assert between.seen["up"] == []
+            assert [request for request in between.requests if "Authorization" in request] == []
             ours = await dial_pool(between.url, hop=load_hop({"Authorization": "token abc"}, shown.ca))
+            assert between.requests[-1]["Authorization"] == "token abc"
+            await ours.channel.close()
+
+    run(main)
+
+
+def test_a_direct_connection_needs_no_headers(open_port: Any, dial_pool: Any, run: Any) -> None:
+    """Headers for one worker of a pool do not keep it from others that are reached directly, and are not sent there."""
+
+    async def main() -> None:
+        async with open_port() as worker:
+            ours = await dial_pool(worker.url, hop=load_hop({"Authorization": "token abc"}))
+            assert not ours.through_hop
             await ours.channel.close()
 
     run(main)

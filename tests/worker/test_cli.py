@@ -56,6 +56,15 @@ def test_prints_one_line_and_a_banner_without_the_token(token_file: Path) -> Non
         assert text not in "\n".join([*worker.stdout, *worker.stderr])
 
 
+def test_a_password_of_a_proxy_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every user of the host could read it there; the variable for it is named, and the password is not repeated."""
+    with pytest.raises(SystemExit):
+        main(["wss://nb.example:1", "--proxy", "http://ann:s3cret@proxy.example:3128"])
+    said = capsys.readouterr().err
+    assert "HTTPS_PROXY" in said
+    assert "s3cret" not in said
+
+
 def test_listens_on_loopback_only() -> None:
     """A worker opens exactly one port, and by default no other host can reach it."""
     with WorkerProcess("--port", "0", "--slots", "1") as worker:
