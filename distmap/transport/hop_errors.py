@@ -255,9 +255,9 @@ def _meaning(status: int, response: Response, headers: bool) -> str:
 
 def _answer_of_proxy(proxy: str, url: WorkerURL, response: Response) -> str:
     status = response.status_code
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return f"wants a login (HTTP 407); {_proxy_login(proxy)}"
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if status in (HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, HTTPStatus.UNAUTHORIZED):
+        return f"wants a login (HTTP {status}); {_proxy_login(proxy)}"
+    if status == HTTPStatus.FORBIDDEN:
         return (
             f"refused to lead to {url.host} port {url.port} (HTTP {status}). Ask who runs it to allow that; many "
             "proxies allow port 443 only"

@@ -89,9 +89,9 @@ def test_a_proxy_of_a_company_that_signs_anew(
     """It opens the TLS of a worker; if its authority is named, it carries the TLS of the two ends inside."""
     with pytest.raises(ConnectError, match="the certificate that localhost shows is not trusted"):
         dialled(hops.company, hops.token)
-    assert dialled(hops.company, hops.token, ca=signed.company)
+    dialled(hops.company, hops.token, ca=signed.company)
     monkeypatch.setenv("DISTMAP_CA", str(signed.company))
-    assert dialled(hops.company, hops.token)
+    dialled(hops.company, hops.token)
     with distmap.Pool(hops.company, token=hops.token) as pool:
         assert pool.map(abs, [-1, -2]) == [1, 2]
         assert [one.way for one in pool.workers] == ["end to end through a proxy"]
@@ -101,7 +101,7 @@ def test_a_box_that_signs_itself(hops: SimpleNamespace, signed: SimpleNamespace)
     """Its certificate is named itself."""
     with pytest.raises(ConnectError, match=r"is not trusted \(self-signed certificate\)"):
         dialled(hops.box, hops.token)
-    assert dialled(hops.box, hops.token, ca=signed.box)
+    dialled(hops.box, hops.token, ca=signed.box)
 
 
 def test_another_authority_does_not_count(hops: SimpleNamespace, signed: SimpleNamespace) -> None:

@@ -1,19 +1,19 @@
-"""One connection, dialled as a pool does and closed at once."""
+"""One connection, dialled as a pool does, up to the proof of the other side, which goes on as if nobody had come."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-from distmap.transport.dial import dial
+from distmap.transport.dial import GivenUp, prove
 from distmap.transport.first_hop import load_hop
-from distmap.transport.identity import pool_info
 from distmap.transport.token import Secret
 from distmap.transport.url import parse_url
 
 
-def dialled(url: str, token: Secret, *, timeout: float = 15.0, **hop: Any) -> bool:
-    """Whether the connection went through a hop that ends TLS; raises what `dial` raises.
+def dialled(url: str, token: Secret, *, timeout: float = 15.0, **hop: Any) -> None:
+    """Returns when the worker has proved itself; raises what `dial` raises.
 
     Args:
         url: Of a worker.
@@ -22,11 +22,14 @@ def dialled(url: str, token: Secret, *, timeout: float = 15.0, **hop: Any) -> bo
         hop: The arguments of `load_hop`: headers, ca, proxy.
     """
 
-    async def main() -> bool:
-        connection = await dial(
-            parse_url(url), token=token, role="pool", info=pool_info(), timeout=timeout, hop=load_hop(**hop)
-        )  # fmt: skip
-        await connection.channel.close()
-        return connection.through_hop
+    def enough() -> Mapping[str, object]:
+        raise GivenUp
 
-    return asyncio.run(main())
+    async def main() -> None:
+        try:
+            await prove(parse_url(url), token=token, role="pool", info=enough, timeout=timeout, hop=load_hop(**hop))
+        except GivenUp:
+            return
+        raise AssertionError("the other side did not ask for our INFO")
+
+    asyncio.run(main())
