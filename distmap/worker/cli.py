@@ -163,7 +163,10 @@ def _add_ways_through_proxies(parser: argparse.ArgumentParser) -> None:
         "--ca", type=Path, metavar="FILE", help="with URL: certificates to trust for a proxy (default: DISTMAP_CA)"
     )
     parser.add_argument(
-        "--proxy", metavar="URL", help="with URL: go out through it; '' for none (default: HTTPS_PROXY, ALL_PROXY)"
+        "--proxy",
+        type=_proxy,
+        metavar="URL",
+        help="with URL: go out through it; '' for none (default: HTTPS_PROXY, ALL_PROXY)",
     )
 
 
@@ -317,6 +320,15 @@ def _tune_malloc() -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _proxy(url: str) -> str:
+    if has_password(url):
+        raise argparse.ArgumentTypeError(
+            "it holds a user name or password, and a command line can be read by every user of this host (ps): set "
+            "HTTPS_PROXY (ALL_PROXY for SOCKS) to that address instead"
+        )
+    return url
 
 
 def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
