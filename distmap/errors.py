@@ -107,6 +107,13 @@ class ConnectError(DistmapError, ConnectionError):
     wants_login = False
 
 
+class LaunchError(ConnectError):
+    """A worker cannot be started over SSH before a person corrects something: host key, login, Python or distmap there.
+
+    One sentence that says what, and what to do.
+    """
+
+
 class WorkerBusy(DistmapError, ConnectionError):
     """The worker serves another pool; the message says whose."""
 

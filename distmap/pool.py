@@ -71,7 +71,8 @@ class Pool:
     Args:
         workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
             slots. "gpu": one slot for each GPU of this machine, which is then the only one that it sees.
-            "wss://host:8786": a `distmap-worker` that listens there. A `concurrent.futures.Executor` that you
+            "wss://host:8786": a `distmap-worker` that listens there. "ssh://user@host": a host that `ssh` logs in to; a
+            worker is started there, and ends with the pool. A `concurrent.futures.Executor` that you
             already run; if it does not say how many calls it runs at once, give `processes` too. A list of these: all
             of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
@@ -93,6 +94,7 @@ class Pool:
             (default): `DISTMAP_CA`. Workers themselves need none: they prove the token.
         proxy: URL of a proxy to go out through: "http://host:3128", "socks5h://host:1080"; "" for none. None
             (default): what `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+        install: whether distmap may be installed on hosts of "ssh://" that lack it, into an environment of its own.
         processes: the same as a number for `workers`, as in `multiprocessing.Pool`. Beside an executor: how many items
             it is to run at once.
         initializer: called once in each task process before its first item, as in `multiprocessing.Pool`; again if
@@ -139,6 +141,7 @@ class Pool:
         ca: str | os.PathLike[str] | None = None,
         proxy: str | None = None,
         relay: str | None = None,
+        install: bool = False,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
         progress: ProgressOption = None,
@@ -156,9 +159,9 @@ class Pool:
             proxy=proxy,
             connect_timeout=connect_timeout,
             relay=relay,
-        )
-        self._connect_timeout = self._remote.connect_timeout
+        )._replace(install=checked("install", install))
         wanted = sort_out(workers, self._remote.dialled, checked("processes", processes))
+        self._connect_timeout = self._remote.patience(wanted.urls)
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
         memory_limit = checked("memory_limit", memory_limit)
         mp_options(wanted, self._tasks, context, memory_limit)
@@ -769,7 +772,7 @@ class Pool:
 
     @gate
     def add(self, workers: int | str) -> None:
-        """Add local slots (a number) or a worker ("wss://host:port") while the pool runs."""
+        """Add local slots (a number) or a worker ("wss://host:port", "ssh://user@host") while the pool runs."""
         self._check_open()
         wanted = sort_out(workers, None)
         if wanted.executors or wanted.inline:
@@ -784,15 +787,15 @@ class Pool:
 
     def _add_url(self, text: str) -> None:
         from distmap.tasks.extras import remote_workers
-        from distmap.transport.url import parse_url
 
-        url = parse_url(text)
+        way = self._remote.way(text)
+        self._connect_timeout = max(self._connect_timeout, self._remote.patience([text]))
         remote_workers.expected = True
         self._codes.clear()
         if self._hub is None:
             self._hub = self._remote.hub([])
             self._portal.run(self._ending.add(self._hub)).result()
-        self._portal.call(self._hub.add, url)
+        self._portal.call(self._hub.add, *way)
 
     def trace(self) -> list[tuple[float, Any, list[Any]]]:
         """The last events of the scheduler: the time, the event and the commands that it caused; for bug reports."""

@@ -40,6 +40,7 @@ RINGS = {
     "engine": 5,
     "views": 5,
     "worker": 5,
+    "launch": 5,
     "driver": 6,
     "calls": 7,
     "pool": 8,
@@ -105,6 +106,7 @@ WALL_CLOCK = {
     "checkpoint.owner": "two machines share no other clock; the owner must have been silent for long",
     "checkpoint.sections": "when a section of a checkpoint was begun, for people",
     "checkpoint.store": "when a result was kept, for people",
+    "launch.attach": "the age of folders that workers which were killed have left",
     "transport.tls": "the validity of a certificate, which nobody asks for",
 }
 

@@ -10,12 +10,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from distmap.calls.remote import address_of
 from distmap.core.limits import LIMITS
 from distmap.transport.check import check
 from distmap.transport.first_hop import Headers, load_hop
 from distmap.transport.hop_report import MARKS, HopReport, rate_words, time_words
 from distmap.transport.token import load_token
-from distmap.transport.url import WorkerURL, parse_url
+from distmap.transport.url import WorkerURL
 from distmap.views.check_card import CheckFacts, check_html, checks_html
 from distmap.views.words import counted
 
@@ -102,12 +103,15 @@ def checks(
     """
     token, hop = load_token(remote.token), load_hop(remote.headers, remote.ca, remote.proxy)
     known = {} if hub is None else portal.ask(hub.hops.copy)
+    alone: FirstHop | None = None
     if url is not None:
-        address = parse_url(url)
-        ways = [(address, known.get(str(address), hop))]
+        address = address_of(url)
+        if str(address) not in known:
+            alone = remote.way(url)[1]
+        ways = [(address, known.get(str(address), alone or hop))]
     else:
-        ways = [] if own is None else [(parse_url(own), _into_the_hub(hop))]
-        ways += [(parse_url(key), hop) for key, hop in known.items()]
+        ways = [] if own is None else [(address_of(own), _into_the_hub(hop))]
+        ways += [(address_of(key), hop) for key, hop in known.items()]
     tasks: list[asyncio.Task[Any]] = []
 
     async def one(url: WorkerURL, hop: FirstHop, room: asyncio.Semaphore, turn: asyncio.Lock) -> Check:
@@ -120,7 +124,11 @@ def checks(
         assert task is not None
         tasks.append(task)
         room, turn = asyncio.Semaphore(LIMITS.checks_at_once), asyncio.Lock()
-        return Checks(await asyncio.gather(*[one(url, hop, room, turn) for url, hop in ways]))
+        try:
+            return Checks(await asyncio.gather(*[one(url, hop, room, turn) for url, hop in ways]))
+        finally:
+            if alone is not None and alone.closed is not None:
+                await alone.closed()
 
     try:
         return portal.run(all_of_them()).result()

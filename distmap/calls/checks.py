@@ -178,6 +178,7 @@ RULES: dict[str, Rule] = {
     "headers": Rule(
         'a dict of names and values, the path of a file with a line "Name: value" each, or None', _headers, secret=True
     ),
+    "install": _one_of(True, False),
     "listen": Rule('an address such as "wss://0.0.0.0:8786", True, or None', _listen),
     "maxtasksperchild": _whole(1, none=True),
     "memory_limit": Rule('a number of bytes, text such as "2GB" or "80%", or None', _size),

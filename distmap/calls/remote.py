@@ -7,19 +7,39 @@ connection is made.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.calls.checks import checked
+from distmap.core.limits import LIMITS
 
 if TYPE_CHECKING:
     from distmap.calls.jupyter_server import JupyterServer
     from distmap.engine.hub import HubEngine
+    from distmap.transport.first_hop import FirstHop
     from distmap.transport.token import Secret
+    from distmap.transport.url import WorkerURL
 
 #: Where `listen=True` waits: a port of this machine that only a proxy here leads to (jupyter-server-proxy, nginx).
 _BEHIND_A_PROXY = "ws://127.0.0.1:{}"
+
+
+def is_ssh(url: str) -> bool:
+    """Whether the worker of the URL is reached by an SSH login."""
+    return url.strip().lower().startswith("ssh://")
+
+
+def address_of(url: str) -> WorkerURL:
+    """What the worker or pool of a URL is known by; ConnectError if it is none."""
+    if is_ssh(url):
+        from distmap.transport.ssh_url import parse_ssh
+
+        return parse_ssh(url.partition("?")[0]).url
+    from distmap.transport.url import parse_url
+
+    return parse_url(url)
 
 
 class Remote(NamedTuple):
@@ -36,6 +56,10 @@ class Remote(NamedTuple):
     #: The Jupyter server whose proxy leads to the port, if the pool listens for that.
     server: JupyterServer | None = None
     relay: str | None = None
+    #: Whether nobody has said how long a call may wait for a worker.
+    patient: bool = False
+    #: Whether distmap is installed on hosts of ssh:// that lack it.
+    install: bool = False
 
     @property
     def at_relay(self) -> bool:
@@ -49,6 +73,29 @@ class Remote(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Remote(listen={self.listen!r})"  # the others may hold secrets
+
+    def patience(self, urls: Sequence[str]) -> float:
+        """Seconds in which a worker must have come: a login, and what is installed by it, may take long."""
+        seconds = self.connect_timeout
+        if self.patient and any(map(is_ssh, urls)):
+            installs = self.install or any(re.search(r"[?&]install=", url) for url in urls)
+            seconds = max(seconds, LIMITS.ssh_install if installs else LIMITS.ssh_login)
+        return seconds
+
+    def way(self, url: str) -> tuple[WorkerURL, FirstHop | None]:
+        """How a hub gets to the worker of a URL: what it is known by, and its first hop, if it has one of its own.
+
+        Raises:
+            ConnectError: It is no such URL.
+            TokenError: The token cannot be read.
+        """
+        if is_ssh(url):
+            from distmap.launch.ssh import SSHWorker
+            from distmap.transport.token import load_token
+
+            worker = SSHWorker(url, load_token(self.token), self.install)
+            return worker.url, worker.hop
+        return address_of(url), None
 
     def hub(self, urls: Sequence[str]) -> HubEngine:
         """A hub that dials the URLs and, if the pool is told so, listens. Not started.
@@ -64,7 +111,6 @@ class Remote(NamedTuple):
         from distmap.transport.url import parse_url
 
         hub = HubEngine(
-            [parse_url(url) for url in urls],
             listen=None if self.listen is None else parse_url(self.listen, listening=True),
             token=load_token(self.token),
             # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
@@ -75,6 +121,8 @@ class Remote(NamedTuple):
         )
         if self.relay is not None:
             hub.relay = parse_relay(self.relay)
+        for url in urls:
+            hub.add(*self.way(url))
         return hub
 
     def reached_at(self, hub: HubEngine | None) -> str | None:
@@ -113,6 +161,7 @@ def remote(
         (60.0 if where or relay else 10.0) if timeout is None else timeout,
         server,
         checked("relay", relay),
+        timeout is None,
     )
 
 

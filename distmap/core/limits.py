@@ -333,6 +333,18 @@ class Limits(NamedTuple):
     #: a pool that is connected and silent.
     relay_stall: float = 600.0
 
+    # workers that are reached over SSH
+    #: Seconds that ssh tries to reach the host.
+    ssh_connect: float = 10.0
+    #: Seconds for a login and the start of a worker there. The dials of the pool meanwhile say that it is under way.
+    ssh_login: float = 30.0
+    #: Seconds for the same if distmap is installed there.
+    ssh_install: float = 600.0
+    #: Bytes that a login shell may print by itself before it runs a command.
+    ssh_noise_bytes: int = 64 << 10
+    #: Seconds that ssh has to end its jump hosts and itself.
+    ssh_end: float = 2.0
+
     # liveness
     #: Seconds between two heartbeats.
     beat_every: float = 5.0

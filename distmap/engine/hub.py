@@ -18,7 +18,7 @@ from typing import Any
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Location, Parts, Sink
 from distmap.engine.remote_worker import RemoteWorker
-from distmap.errors import AuthenticationError, DistmapError, ProtocolError, TokenError, VersionMismatch
+from distmap.errors import AuthenticationError, DistmapError, LaunchError, ProtocolError, TokenError, VersionMismatch
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
 from distmap.transport.first_hop import FirstHop
@@ -70,7 +70,8 @@ class HubEngine:
         #: The address for workers that dial in, `wss://host:port`, or that of the relay; None without `listen` and
         #: `relay`, or before `start`.
         self.url: str | None = None
-        self._urls = list(urls)
+        # What to dial from the start on, and by which hop; None: the pool's.
+        self._urls: list[tuple[WorkerURL, FirstHop | None]] = [(url, None) for url in urls]
         self._listen = listen
         self._token = token
         # What each dial is given, besides where.
@@ -125,8 +126,8 @@ class HubEngine:
             self._spares = Spares(self.relay, self._hop, taking, token=self._token, errors=self.errors, timeout=seconds)
             self.url = self.url or self._spares.url
             self._spares.start()
-        for url in self._urls:
-            self.add(url)
+        for url, hop in self._urls:
+            self.add(url, hop)
 
     def put(self, worker: int, digest: bytes, kind: msg.BlobKind, parts: Parts, name: str = "") -> None:
         """See Engine."""
@@ -173,11 +174,15 @@ class HubEngine:
             await self._spares.close()
         await asyncio.gather(*goodbyes, *self._dialling.values(), return_exceptions=True)
         self._dialling.clear()
+        await asyncio.gather(*(hop.closed() for hop in self.hops.values() if hop.closed is not None))
 
     # --- dialling and listening --------------------------------------------------------------------------------------
 
     def add(self, url: WorkerURL, hop: FirstHop | None = None) -> None:
         """Dial one more worker; a URL that is dialled already is left alone. `hop`: instead of the pool's."""
+        if self._sink is None:
+            self._urls.append((url, hop))  # `start` dials
+            return
         key = str(url)
         if key not in self._dialling and not self._closing:
             self.hops[key] = self._hop if hop is None else hop
@@ -216,7 +221,7 @@ class HubEngine:
             try:
                 connection, fresh = await self._connect(url, fresh, fenced), None
                 worker = self._join(connection, key)
-            except (AuthenticationError, TokenError, VersionMismatch) as error:
+            except (AuthenticationError, TokenError, VersionMismatch, LaunchError) as error:
                 self._dial_failed(key, error)
                 self._fatal.add(key)
                 wait = self._limits.redial_fatal

@@ -208,7 +208,7 @@ async def _prove(
     finally:
         if hop.room is not None:
             hop.room.inside.discard(link)
-    remote = link.transport.get_extra_info("peername")
+    remote = link.transport.get_extra_info("peername") or None  # "" of a socket that is no TCP
     return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
 
 
@@ -264,7 +264,7 @@ async def open_link(
             async with asyncio.timeout(timeout):
                 await _show_first_hops(url, proxy, on_hop)
         link = await _Connect(
-            f"{url}{path}",
+            f"{url.uri}{path}",
             **{**OPTIONS, "subprotocols": [subprotocol], **extra},
             proxy=proxy,
             open_timeout=timeout,

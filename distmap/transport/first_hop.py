@@ -71,6 +71,8 @@ class FirstHop:
     tunnel: Callable[[float], Awaitable[socket.socket]] | None = None
     #: Where the other side is met, if the URL is that of a relay.
     room: Room | None = None
+    #: Called once nothing is dialled any more: ends what `tunnel` has started.
+    closed: Callable[[], Awaitable[None]] | None = None
 
 
 def load_hop(

@@ -259,7 +259,8 @@ async def listen(
 
     Args:
         address: Where to listen; hosts "0.0.0.0" and "::" mean every interface, port 0 picks a free one. `ws://`: the
-            port has no TLS of its own, so a proxy can lead there. A path is where such a proxy is reached.
+            port has no TLS of its own, so a proxy can lead there. A path is where such a proxy is reached. `unix:`:
+            no port, but a Unix socket, which must be where no other user comes.
         token: What the other side must hold too.
         role: Role of this side.
         info: Called per authenticated connection with the INFO of the other side; returns ours. If it has "refused"
@@ -274,27 +275,32 @@ async def listen(
     host, port = address.host, address.port
     tls = server_context(tls_cert, tls_key)
     acceptor = Acceptor(token, role, tls, address.scheme == "ws", info, on_connection, on_refused)
+    serve: Callable[..., Any] = library.unix_serve
+    place: dict[str, Any] = {"path": address.path}
     try:
-        # One address: with port 0 each further one would get a port of its own.
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        server = await library.serve(
+        if address.scheme != "unix":
+            # One address: with port 0 each further one would get a port of its own.
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            serve, place = library.serve, {"host": str(found[0][4][0]), "port": port}
+        server = await serve(
             acceptor.accept,
-            str(found[0][4][0]),
-            port,
+            **place,
             **OPTIONS,
-            ssl=tls[0] if address.scheme == "wss" else None,
+            ssl=None if address.scheme == "ws" else tls[0],
             open_timeout=LIMITS.hop_timeout,
             origins=[None],
             process_request=acceptor.check_request,
             server_header=None,
-            create_connection=acceptor.make_link,  # type: ignore[arg-type]
+            create_connection=acceptor.make_link,
         )
     except socket.gaierror as error:
         raise ConnectError(f"{address}: the host name {host} does not resolve ({error.strerror})") from error
     except OSError as error:
         raise ConnectError(f"{address}: cannot listen there: {error.strerror or error}") from error
+    if address.scheme == "unix":
+        return Server(server, address)
     chosen = server.sockets[0].getsockname()[1]
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     return Server(server, replace(address, host=shown, port=chosen))

@@ -31,7 +31,10 @@ class WorkerURL:
     #: Of a proxy that leads there: "/user/ann/proxy/41234"; without a slash at its end.
     path: str = ""
     #: "wss": the first hop is reached over TLS. "ws": it is not, and only the two ends speak TLS, inside the messages.
+    #: "unix", to listen on: the path is that of a Unix socket, and TLS is as for "wss".
     scheme: str = "wss"
+    #: How it is shown if something else leads there: "ssh://ann@lab7".
+    shown: str = ""
 
     @property
     def is_loopback(self) -> bool:
@@ -44,6 +47,13 @@ class WorkerURL:
             return False
 
     def __str__(self) -> str:
+        return self.shown or self.uri
+
+    @property
+    def uri(self) -> str:
+        """As a WebSocket is asked for."""
+        if self.scheme == "unix":
+            return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.path and self.port == _PROXY_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.path}"

@@ -11,11 +11,10 @@ import argparse
 import asyncio
 import ctypes
 import logging
-import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,10 +31,10 @@ from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.jupyter_errors import page_sentence
 from distmap.transport.jupyter_url import is_page
-from distmap.transport.proxies import has_password
 from distmap.transport.room import parse_relay, worker_room
-from distmap.transport.token import load_token, token_path, token_source
+from distmap.transport.token import Secret, load_token, token_path, token_source
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
+from distmap.worker import option_values as values
 from distmap.worker.asking import credentials, kept_files
 from distmap.worker.checked import checked
 from distmap.worker.idle import shown
@@ -46,10 +45,6 @@ log = logging.getLogger("distmap.worker")
 #: Settings of mallopt(3): frames of 256 KB come and go; with the default thresholds each would be mapped anew, which
 #: costs page faults.
 MALLOPT = ((-3, 32 << 20), (-1, 512 << 20), (-2, 16 << 20))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-
-
-#: What `--slots gpu` stands for until they are counted.
-GPU = 0
 
 
 class _NoToken(argparse.Action):
@@ -77,18 +72,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
-    parser.add_argument("--port", type=_port, help=f"port to listen on (default: {DEFAULT_PORT}; 0 picks a free one)")
+    parser.add_argument(
+        "--port", type=values.port, help=f"port to listen on (default: {DEFAULT_PORT}; 0 picks a free one)"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"the token (default: {token_path()})")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (default: one made for this run)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
     _add_task_processes(parser)
     _add_ways_through_proxies(parser)
     parser.add_argument(
-        "--drain", type=_seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
+        "--drain", type=values.seconds, default=25.0, metavar="S", help="seconds to finish on SIGTERM (default: 25)"
     )
     parser.add_argument(
         "--exit-if-orphaned",
-        type=_seconds,
+        type=values.seconds,
         nargs="?",
         const=LIMITS.orphan_after,
         metavar="S",
@@ -96,14 +93,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--idle",
-        type=_duration,
+        type=values.duration,
         metavar="TIME",
         help="with URL: leave the pool after so long without work (30, 10m, 2h), until it has some, with no traffic; "
         f"off: stay (default: {shown(LIMITS.idle_leave)} if the URL has a path, as behind a JupyterHub; else off)",
     )
     parser.add_argument(
         "--retry",
-        type=_seconds,
+        type=values.seconds,
         metavar="S",
         help="with URL: leave (exit code 2) after dialling for S seconds a pool that is not there (default: never)",
     )
@@ -120,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_task_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots",
-        type=_slots,
+        type=values.slots,
         default=cores(),
         metavar="N",
         help="task processes (default: cores); gpu: one for each GPU, which is then the only one that it sees",
@@ -133,7 +130,7 @@ def _add_task_processes(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--env",
-        type=_variable,
+        type=values.variable,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -164,14 +161,20 @@ def _add_ways_through_proxies(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--proxy",
-        type=_proxy,
+        type=values.proxy,
         metavar="URL",
         help="with URL: go out through it; '' for none (default: HTTPS_PROXY, ALL_PROXY)",
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until a signal ends it; returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, socket_path: str = "") -> int:
+    """Run a worker until a signal ends it; returns the exit code.
+
+    Args:
+        argv: The command line; None: that of the process.
+        token: Instead of what the command line or the environment names.
+        socket_path: Listen on this Unix socket, for one pool; leave when that has gone.
+    """
     parser = build_parser()
     options = parser.parse_args(argv)
     _check(parser, options)
@@ -189,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         url = None if options.url is None else _pool_url(options)
         if url is None:
-            token, hop = load_token(token_file=options.token_file), load_hop()
+            token, hop = load_token(token, token_file=options.token_file), load_hop()
         elif options.check:
             token_file, header_file = kept_files(url, options.token_file, options.header_file)
             token, hop = load_token(token_file=token_file), load_hop(header_file, options.ca, options.proxy)
@@ -212,7 +215,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             devices=devices,
             env=dict(options.env),
             hop=hop,
+            once=bool(socket_path),
         )
+        options.socket_path = socket_path
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(_work(settings, options, url, tokens))
     except (DistmapError, OSError) as error:
@@ -248,7 +253,7 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
     _tune_malloc()
 
     def announce(line: str) -> None:
-        if url is None:
+        if url is None and not options.socket_path:
             _say(f'in the notebook:  Pool("{line.rpartition(" ")[2]}")')
             _say(f"with this token:  {settings.token}, {tokens}")
         print(line, flush=True)
@@ -280,6 +285,8 @@ def _pool_url(options: argparse.Namespace) -> WorkerURL:
 
 
 def _listening_address(options: argparse.Namespace) -> WorkerURL:
+    if options.socket_path:
+        return WorkerURL("localhost", 0, path=options.socket_path, scheme="unix")
     host, port = options.host or "127.0.0.1", DEFAULT_PORT if options.port is None else options.port
     if options.base_path is None:
         return WorkerURL(host, port)
@@ -322,56 +329,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _proxy(url: str) -> str:
-    if has_password(url):
-        raise argparse.ArgumentTypeError(
-            "it holds a user name or password, and a command line can be read by every user of this host (ps): set "
-            "HTTPS_PROXY (ALL_PROXY for SOCKS) to that address instead"
-        )
-    return url
-
-
-def _within(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = kind(low) - 1
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
-        return number
-
-    return parse
-
-
-def _duration(text: str) -> float:
-    """Seconds of "90", "10m" or "2h"; 0 for "off"."""
-    if text == "off":
-        return 0.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if found is None or not (seconds := float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)):
-        raise argparse.ArgumentTypeError(f"expected a time such as 30, 10m or 2h, or off; got {text!r}")
-    return seconds
-
-
 def _idle(given: float | None, url: WorkerURL | None) -> float | None:
     """Seconds without work after which the worker leaves its pool; None: it stays."""
     if given is None and url is not None and url.path:
         return LIMITS.idle_leave
     return given or None
-
-
-def _slots(text: str) -> float:
-    return GPU if text == "gpu" else _a_number(text)
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, between, value = text.partition("=")
-    if not name or not between or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    if name == "DISTMAP_TOKEN":  # the value is not repeated
-        raise argparse.ArgumentTypeError("DISTMAP_TOKEN is not for task processes, nor for a command line")
-    return name, value
 
 
 def _devices(options: argparse.Namespace) -> Devices | None:
@@ -380,7 +342,7 @@ def _devices(options: argparse.Namespace) -> Devices | None:
     Raises:
         ValueError: There is none, or they are chosen in two ways.
     """
-    if options.slots != GPU:
+    if options.slots != values.GPU:
         return None
     if taken := sorted(VARIABLES & dict(options.env).keys()):
         raise ValueError(f"it sets {taken[0]} for each slot; to choose GPUs, set it in the environment of this worker")
@@ -388,11 +350,6 @@ def _devices(options: argparse.Namespace) -> Devices | None:
     options.slots = len(devices)
     options.tag.append(TAG)
     return devices
-
-
-_a_number = _within(int, 1, LIMITS.worker_slots)
-_port = _within(int, 0, 65535)
-_seconds = _within(float, 0, 1e6)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class Settings:
     env: Mapping[str, str] = field(default_factory=dict)
     #: What a proxy on the way to the pool needs.
     hop: FirstHop = FirstHop()  # noqa: RUF009 - frozen
+    #: Leave when the pool has gone.
+    once: bool = False
 
 
 class Supervisor:
@@ -253,6 +255,8 @@ class Supervisor:
 
     async def _see_out_when_over(self, session: PoolSession) -> None:
         await session.over.wait()
+        if self._settings.once and self._session is session:
+            self._leave(f"its pool has gone: {session.reason}")
         self._see_out(session)
 
     def _see_out(self, session: PoolSession) -> None:

@@ -1,0 +1,129 @@
+"""The way to a worker over SSH, with a stand-in for ssh; the real one is in tests/reach/test_ssh.py."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.local_ssh import local_ssh
+from support.waiting import until
+
+from distmap import ConnectError, LaunchError, Pool
+from distmap.launch.ssh import SSHWorker
+from distmap.transport.token import load_token
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ssh:// needs Linux or macOS")
+
+URL = f"ssh://lab7?python={sys.executable}&slots=1"
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the other side, with a short name; at the end the worker has left it."""
+    with tempfile.TemporaryDirectory() as path:
+        monkeypatch.setenv("DISTMAP_SSH", local_ssh(Path(path)))
+        yield Path(path)
+        until(lambda: not list(Path(path).glob("distmap-ssh-*/*")), 15)
+
+
+def worker(url: str) -> SSHWorker:
+    return SSHWorker(url, load_token())
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ssh://lab7?python=a'b", "python=.* is no path"),
+        ("ssh://lab7?install=maybe", "install='maybe' is neither 1 nor 0"),
+        ("ssh://lab7?slot=1", "it takes slots, name, tag, memory_limit, python, install"),
+    ],
+)
+def test_urls_that_cannot_be_meant(url: str, words: str) -> None:
+    """What an option cannot be is said at once."""
+    with pytest.raises(ConnectError, match=words):
+        worker(url)
+
+
+def test_a_login_that_takes_longer_than_a_dial(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dial gives up with the state of things, and the login goes on: a later dial takes it."""
+    before = f"echo x >>{far}/logins; while ! [ -e {far}/go ]; do sleep 0.02; done"
+    monkeypatch.setenv("DISTMAP_SSH", local_ssh(far, before))
+
+    async def dial() -> None:
+        way = worker(URL)
+        for _ in range(2):
+            with pytest.raises(ConnectError, match=r"ssh://lab7: logging in for 0 s"):
+                await way.tunnel(0.05)
+        (far / "go").touch()
+        sock = await way.tunnel(15)
+        sock.close()
+        sock = await way.tunnel(15)  # the worker is there already
+        sock.close()
+        await way.close()
+
+    asyncio.run(dial())
+    assert (far / "logins").read_text().count("x") == 2
+    with Pool(URL) as pool:  # another pool has a worker of its own
+        assert pool.map(abs, [-1]) == [1]
+    _end_workers(far)
+
+
+def _end_workers(far: Path) -> None:
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            if any(word.startswith(f"{far}/distmap-ssh-") for word in process.cmdline()):
+                process.terminate()
+        except psutil.Error:
+            continue
+
+
+def test_dials_at_one_time_share_a_login_but_no_socket(far: Path) -> None:
+    """Each gets a socket of its own."""
+
+    async def dial() -> None:
+        way = worker(URL)
+        socks = await asyncio.gather(way.tunnel(15), way.tunnel(15))
+        assert socks[0] is not socks[1]
+        for sock in socks:
+            sock.close()
+        await way.close()
+
+    asyncio.run(dial())
+    _end_workers(far)
+
+
+def test_closing_ends_a_login_under_way(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that closes while ssh waits leaves no process."""
+    monkeypatch.setenv("DISTMAP_SSH", local_ssh(far, "sleep 20"))
+
+    async def dial() -> None:
+        way = worker(URL)
+        with pytest.raises(ConnectError, match="logging in"):
+            await way.tunnel(0.1)
+        await way.close()
+
+    asyncio.run(dial())
+
+
+def test_no_python_at_all(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell there says it by itself."""
+    alone = far / "bin"
+    alone.mkdir()
+    (alone / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("DISTMAP_SSH", local_ssh(far, f"PATH={alone}"))
+
+    async def dial() -> None:
+        way = worker("ssh://lab7")
+        try:
+            await way.tunnel(15)
+        finally:
+            await way.close()
+
+    with pytest.raises(LaunchError, match="no Python is found there"):
+        asyncio.run(dial())
