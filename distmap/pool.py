@@ -660,11 +660,14 @@ class Pool:
         it can be pasted. Any other pool gives the two lines that make one that workers can reach.
 
         Args:
-            kind: None (default): the command. The name of a batch system: a job script that runs it.
-            options: of the job script.
+            kind: None (default): the command. "slurm" or "pbs": a job script with one worker on each node.
+            options: of the job script, all by keyword: `nodes=1`, `cpus=` and `gpus=` of each node, `time="1:00:00"`,
+                `token_file=` (where the token lies on the nodes; default: where it is here), `setup=` (lines that make
+                `distmap-worker` available there) and `more=` (further options of the job, such as "--partition=gpu").
 
         Raises:
-            ValueError: there is no such kind, or the pool does not listen and so no job can reach it.
+            ValueError: there is no such kind, an option is not what it must be, or the pool does not listen and so no
+                job can reach it.
 
         Examples:
             >>> from distmap import Pool

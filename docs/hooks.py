@@ -25,10 +25,12 @@ from mkdocs.structure.files import File
 log = logging.getLogger("mkdocs.plugins.distmap")
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Files of the repository outside `docs/` that are pages too. MkDocs makes README.md the start page of its folder.
+#: Files of the repository outside `docs/` that are pages too, or to be downloaded. MkDocs makes README.md the start page
+#: of its folder.
 OUTSIDE = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
     *(f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))),
+    *(f"examples/{path.name}" for path in sorted((ROOT / "examples").iterdir()) if path.suffix != ".md"),
 )
 PICTURE = re.compile(r'<picture>.*?srcset="([^"]+)".*?alt="([^"]*)" src="([^"]+)".*?</picture>', re.DOTALL)
 #: A limit in the source: comment lines, name, value.

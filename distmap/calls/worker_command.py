@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distmap.calls.jupyter_server import JupyterServer, find_server
+from distmap.launch import scripts
 
 if TYPE_CHECKING:
     from distmap.transport.token import Secret
@@ -36,7 +37,7 @@ class Way(NamedTuple):
 
 
 #: What makes a job script of the line, by kind of batch system.
-SCRIPTS: dict[str, Callable[..., str]] = {}
+SCRIPTS: dict[str, Callable[..., str]] = {"pbs": scripts.pbs, "slurm": scripts.slurm}
 
 
 def way_to(url: str | None, server: JupyterServer | None, token: str, *, at_relay: bool = False) -> Way:

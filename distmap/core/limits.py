@@ -128,6 +128,12 @@ class Limits(NamedTuple):
     #: Seconds after which a process that was killed and has not ended is given up, and its slot gets another one.
     give_up_seconds: float = 5.0
 
+    # workers in batch jobs
+    #: Seconds after which such a worker leaves that has no pool: the job is not to wait, and to be paid, for nobody.
+    batch_orphan: float = 300.0
+    #: Seconds that it has to finish what runs: less than the minute before its end in which a job is told.
+    batch_drain: float = 50.0
+
     # GPUs
     #: Seconds between two looks at how busy they are: as often as heartbeats tell of it.
     device_every: float = 5.0

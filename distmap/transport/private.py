@@ -33,9 +33,10 @@ def read_private(path: Path, what: str, failed: type[DistmapError], remedy: str)
         if not stat.S_ISREG(status.st_mode):
             raise failed(f"the {what} {path} is not a regular file")
         if sys.platform != "win32":
-            if status.st_uid != os.geteuid():
+            if status.st_uid not in (os.geteuid(), 0):
                 raise failed(f"the {what} {path} belongs to another user; copy it to a file of your own")
-            if status.st_mode & 0o077:
+            # Secrets of Kubernetes and credentials of systemd are files of root, which we may read by way of a group.
+            if status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o027):
                 mode = stat.S_IMODE(status.st_mode)
                 raise failed(f"the {what} {path} is open to others (mode {mode:04o}); do: chmod 600 {path}")
         text = os.read(descriptor, LIMITS.token_file_bytes).decode("utf-8", "replace")

@@ -37,6 +37,23 @@ def test_what_is_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         read(tmp_path)
     with pytest.raises(ConnectError, match="nowhere cannot be read: No such file or directory; name another one"):
         read(tmp_path / "nowhere")
+    if os.geteuid() == 0:
+        os.chown(path, 54321, -1)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(ConnectError, match="belongs to another user"):
         read(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="makes a file of root")
+@pytest.mark.parametrize(("mode", "taken"), [(0o400, True), (0o440, True), (0o460, False), (0o444, False)])
+def test_a_file_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, taken: bool) -> None:
+    """A file of root may be open to a group for reading, as mounted secrets are, and to nobody for anything else."""
+    path = tmp_path / "token"
+    path.write_text("secret\n")
+    path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if taken:
+        assert read(path) == ["secret"]
+    else:
+        with pytest.raises(ConnectError, match=f"is open to others .mode {mode:04o}"):
+            read(path)

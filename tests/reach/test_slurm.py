@@ -1,0 +1,44 @@
+"""Workers in a batch job of a real Slurm dial in to the pool that wrote the job's script."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.slurm import Slurm, slurm
+
+import distmap
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A Slurm of one node with two cores."""
+    with slurm(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.mark.timeout(60)
+def test_workers_of_a_job_dial_in_and_end_with_it(cluster: Slurm, token_file: Path, until: Callable[..., Any]) -> None:
+    """The printed script runs as it is: the worker has the cores of the job, and leaves with it in good order."""
+    path = f"export PATH={Path(sys.executable).parent}:$PATH"
+    with distmap.Pool(listen="wss://127.0.0.1:0") as pool:
+        script = pool.worker_command("slurm", cpus=2, time="5", setup=path, more=["--comment=test"])
+        (cluster.folder / "job.sh").write_text(script)
+        job = cluster.ask("sbatch", "--parsable", "job.sh", DISTMAP_TOKEN_FILE="/nothing/here")
+        try:
+            (worker,) = pool.wait_for_workers(1, timeout=30)
+        except TimeoutError as error:
+            raise AssertionError((cluster.folder / f"distmap-{job}.log").read_text()) from error
+        assert (worker.name, worker.slots) == (f"one-{job}", 2)
+        found = pool.map(lambda x: (os.environ["SLURM_JOB_ID"], x * x), range(10))
+        assert found == [(job, x * x) for x in range(10)]
+        cluster.ask("scancel", job)
+        until(lambda: not pool.workers, 20)
+        until(lambda: cluster.state(job) == "CANCELLED", 20)
+    log = (cluster.folder / f"distmap-{job}.log").read_text()
+    assert "leaving (SIGTERM)" in log
+    assert token_file.read_text().strip() not in log + script
