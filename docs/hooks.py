@@ -25,7 +25,7 @@ from mkdocs.structure.files import File
 log = logging.getLogger("mkdocs.plugins.distmap")
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Files of the repository outside `docs/` that are pages too, or to be downloaded. MkDocs makes README.md the start page
+#: Files of the repository outside `docs/` that are pages too, or are downloaded. MkDocs makes README.md the start page
 #: of its folder.
 OUTSIDE = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
