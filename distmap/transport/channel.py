@@ -6,6 +6,7 @@ frames in order in both directions and must not look into them. `distmap.testing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,3 +73,16 @@ class Connection:
     remote: tuple[Any, ...] | None = None
     #: Whether TLS of the connection ends on the way, at a proxy, and the two ends speak TLS inside the messages.
     through_hop: bool = False
+
+
+def last_word(code: int) -> bytes:
+    """The last frame of a handshake, for a side that closes with this code: a proxy may drop the code of a close."""
+    return b"close %d" % code
+
+
+async def handshake_frame(channel: Channel) -> bytes:
+    """The next frame of a handshake; ChannelClosed with its code if it is the last word of the other side."""
+    frame = bytes(await channel.recv())
+    if re.fullmatch(rb"close \d{4}", frame):
+        raise ChannelClosed(int(frame[6:]))
+    return frame

@@ -18,6 +18,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,10 @@ from distmap.transport.channel import (
     CLOSE_TOKEN,
     CLOSE_UNWANTED,
     Channel,
+    ChannelClosed,
     Connection,
+    handshake_frame,
+    last_word,
 )
 from distmap.transport.first_hop import FirstHop, Headers
 from distmap.transport.hop_errors import (
@@ -172,13 +176,13 @@ async def _prove(
         deadline = asyncio.get_running_loop().time() + timeout
     channel = WebSocketChannel(link, str(url))
     peer: str = "other side" if role is None else handshake.OTHER[role]
-    hello = b""
+    hello, inner = b"", None
     try:
         async with asyncio.timeout_at(deadline):
             hello, certificate = bytes(await channel.recv()), _certificate_of(link)
             role = role or handshake.OTHER[handshake.role_of(hello)]
             peer = handshake.OTHER[role]
-            named, inner = handshake.certificate_of(hello, handshake.OTHER[role]), None
+            named = handshake.certificate_of(hello, handshake.OTHER[role])
             on_hop("hello", role=peer)
             if named != certificate:
                 if not verified and url.scheme == "wss":
@@ -197,6 +201,8 @@ async def _prove(
             theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
             on_hop("token", kid=token.kid)
     except (GivenUp, _EndsOnTheWay):
+        with suppress(ChannelClosed):
+            await (inner or channel).send([last_word(CLOSE_UNWANTED)])
         await channel.close(CLOSE_UNWANTED)
         raise
     except Exception as error:
@@ -328,7 +334,7 @@ async def _prove_to_listener(
     answer = side.receive_hello(bytes(hello))
     began = clock()
     await channel.send([answer])
-    side.receive_proof(bytes(await channel.recv()))
+    side.receive_proof(await handshake_frame(channel))
     rtt = clock() - began
     await channel.send([side.seal_info(info())])
     return side.open_info(bytes(await channel.recv())), rtt

@@ -28,7 +28,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
-from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
+from distmap.errors import AuthenticationError, ConnectError, DistmapError, ProtocolError, VersionMismatch
 from distmap.transport.channel import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,
@@ -37,6 +37,8 @@ from distmap.transport.channel import (
     Channel,
     ChannelClosed,
     Connection,
+    handshake_frame,
+    last_word,
 )
 from distmap.transport.identity import checker, is_check, refusal
 from distmap.transport.inner_tls import FIRST_BYTE, InnerTLS
@@ -176,9 +178,9 @@ class Acceptor:
                     async with asyncio.timeout(LIMITS.close_timeout):
                         await channel.recv()
         except AuthenticationError as error:
-            code, sentence = CLOSE_TOKEN, f"{peer}: wrong token, refused: {error}"
+            code, sentence = _code_of(error), f"{peer}: wrong token, refused: {error}"
         except (ProtocolError, VersionMismatch) as error:
-            code, sentence = CLOSE_PROTOCOL, f"{peer}: refused: {error}"
+            code, sentence = _code_of(error), f"{peer}: refused: {error}"
         except TimeoutError:
             sentence = f"{peer}: refused: no proof of the token within {LIMITS.hop_timeout:g} s"
         except ChannelClosed as error:
@@ -209,7 +211,7 @@ class Acceptor:
             )
             began = clock()
             await channel.send([side.hello()])
-            answer = bytes(await channel.recv())
+            answer = await handshake_frame(channel)
             rtt = clock() - began
             if turn or answer[:1] != bytes([FIRST_BYTE]):
                 break
@@ -219,11 +221,16 @@ class Acceptor:
         taken = isinstance(link, _ServerLink)
         if channel is outer and not (taken and link.transport.get_extra_info("ssl_object")):
             raise ProtocolError("this port is for connections through a proxy; it takes TLS inside the messages only")
-        proof = side.receive(answer)
+        try:
+            proof = side.receive(answer)
+        except DistmapError as error:
+            if channel is not outer:  # what is in between may drop the code of the close
+                await channel.send([last_word(_code_of(error))])
+            raise
         if isinstance(link, _ServerLink):
             self._limit.leave(link)
         await channel.send([proof])
-        return channel, side, side.open_info(bytes(await channel.recv())), rtt
+        return channel, side, side.open_info(await handshake_frame(channel)), rtt
 
 
 class Server:
@@ -304,6 +311,10 @@ async def listen(
     chosen = server.sockets[0].getsockname()[1]
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     return Server(server, replace(address, host=shown, port=chosen))
+
+
+def _code_of(error: DistmapError) -> int:
+    return CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL
 
 
 def _why_left(error: ChannelClosed) -> str:

@@ -86,6 +86,8 @@ class _Outage:
         self._chosen: asyncio.Task[Connection] | None = None
         # Since when nothing has listened there.
         self._refused_since: float | None = None
+        # Why the last dial failed, which is logged when it changes.
+        self._said = ""
 
     async def end(self) -> Connection | None:
         """Dial until the conversation has a connection that works, or is over. Returns what `keep` does."""
@@ -155,6 +157,9 @@ class _Outage:
         return connection
 
     def _failed(self, error: Exception) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            logger.info("x %s", error)
         now = self._clock()
         self._next = now + (next(self._pauses) if self._may_resume() else LIMITS.redial[-1])
         if not nothing_listens(error):

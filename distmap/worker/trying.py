@@ -26,8 +26,8 @@ class Trying:
         url: Where the pool is dialled.
         retry: Seconds after which the tries end; None: never.
         limits: Pauses.
-        idle: Seconds after which the tries become rare where each of them keeps a user's server alive: a Jupyter server
-            that runs, and has no pool. None: never.
+        idle: Seconds after which tries behind a path become rare, most of all where each of them keeps a user's server
+            alive: a Jupyter server that runs, and has no pool. None: never.
         last: The last connection to the pool.
         clock: Tells seconds; None: that of the loop.
     """
@@ -79,6 +79,9 @@ class Trying:
         now, seconds = self._clock(), next(self._pauses)
         if error is None or not nothing_listens(error):
             self._refused_since = None
+            if self._idle is not None and now - self._began >= self._idle:
+                # A hub whose user's server does not run, perhaps for days.
+                seconds = max(seconds, self._limits.redial_hub)
         else:
             seconds = min(seconds, self._limits.redial_refused)
             if self._refused_since is None:

@@ -55,9 +55,10 @@ def ask(url: str, token: str, method: str = "GET", data: object = None) -> Any:
 class Hub:
     """A JupyterHub that runs."""
 
-    def __init__(self, public: int, api: int, secret: str, folder: Path) -> None:
+    def __init__(self, public: int, api: int, secret: str) -> None:
         self.url = f"http://127.0.0.1:{public}/base"
-        self.folder = folder
+        #: The token file of the pools in its kernels.
+        self.token_file = os.environ["DISTMAP_TOKEN_FILE"]
         self._api = api
         self._secret = secret
 
@@ -162,7 +163,7 @@ def hub(folder: Path) -> Iterator[Hub]:
     )  # fmt: skip
     command = [sys.executable, "-m", "jupyterhub", "-f", settings]
     with running(command, folder / "hub.log", port=public, cwd=folder):
-        found = Hub(public, api, secret, folder)
+        found = Hub(public, api, secret)
         until(lambda: _answers(found), 30, "the hub")
         yield found
 
