@@ -23,6 +23,7 @@ from distmap.transport.jupyter_errors import jupyter_answered, nobody_listens, u
 from distmap.transport.proxies import has_password, shown_proxy
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
+from distmap.transport.websocket import PATH
 
 #: How much of somebody else's text is shown.
 _SHOWN_CHARS = 80
@@ -107,7 +108,10 @@ def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float
             f"{_name_the_ca('that host')}"
         )
     if isinstance(error, ssl.SSLError):
-        return f"{_NOT_OURS}: it does not speak TLS ({error.reason or error})"
+        return (
+            f"{_NOT_OURS}: it does not speak TLS ({error.reason or error}). A worker with --base-path is reached through "
+            "its proxy"
+        )
     if isinstance(error, InvalidStatus):
         return answered(url, error.response, headers)
     if connected:
@@ -231,7 +235,8 @@ def _meaning(status: int, response: Response, headers: bool) -> str:
     if status in _REDIRECTS:
         # Without its query: a token may be in there.
         target = urlsplit(response.headers.get("Location", ""))
-        where = _text(target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl())
+        shown = target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        where = _text(shown.removesuffix(PATH))
         return (
             f"it sends to {where or 'another address'}, and distmap does not follow. If a login is there, give the "
             f"headers that let a program in ({_HEADERS}); else put that address into the URL"
@@ -250,6 +255,8 @@ def _meaning(status: int, response: Response, headers: bool) -> str:
             "it is a web page, and no distmap worker or pool: a login page of the network or of a proxy, or another "
             "server. Open it in a browser, and compare the URL"
         )
+    if status == HTTPStatus.BAD_REQUEST and b"plain HTTP" in response.body:  # nginx and Apache
+        return "that port is for TLS: write wss:// (or https://) in the URL"
     return _MEANINGS.get(status) or f"{_NOT_OURS}. Compare the URL with where distmap-worker or the pool runs"
 
 
