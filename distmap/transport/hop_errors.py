@@ -109,8 +109,8 @@ def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float
         )
     if isinstance(error, ssl.SSLError):
         return (
-            f"{_NOT_OURS}: it does not speak TLS ({error.reason or error}). A worker with --base-path is reached through "
-            "its proxy"
+            f"{_NOT_OURS}: it does not speak TLS ({error.reason or error}). A worker with --base-path is reached "
+            "through its proxy"
         )
     if isinstance(error, InvalidStatus):
         return answered(url, error.response, headers)

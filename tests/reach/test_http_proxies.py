@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.certificates import certificate
 from support.dialled import dialled
 from support.services import free_port, program, running
 
@@ -132,3 +133,20 @@ def test_what_a_proxy_refuses_is_told(proxies: SimpleNamespace) -> None:
             dialled(url, token, proxy=proxy)
         assert str(caught.value).startswith(f"{url}: the proxy http://127.0.0.1:")
         assert "s3cret" not in str(caught.value)
+
+
+def test_a_proxy_that_is_reached_over_tls(proxies: SimpleNamespace, tmp_path: Path) -> None:
+    """`https://` of a proxy: its certificate is checked with `ca`, before a login is shown to it."""
+    signed, port = certificate(tmp_path, "proxy"), free_port()
+    listen = f"OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,verify=0,cert={signed.cert},key={signed.key}"
+    with (
+        running([program("socat"), listen, f"TCP:127.0.0.1:{proxies.login.port}"], tmp_path / "log", port=port),
+        WorkerProcess("--port", "0", "--slots", "1") as worker,
+    ):
+        proxy, token, before = f"https://{LOGIN}@localhost:{port}", load_token(), proxies.login.led_to
+        with pytest.raises(ConnectError, match=r"the certificate of the proxy https://localhost:\d+ is not") as caught:
+            dialled(worker.url, token, proxy=proxy)
+        assert "s3cret" not in str(caught.value)
+        assert proxies.login.led_to == before
+        dialled(worker.url, token, proxy=proxy, ca=signed.ca)
+        assert proxies.login.led_to == [*before, worker.url.removeprefix("wss://")]
