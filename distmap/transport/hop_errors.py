@@ -14,7 +14,7 @@ import ssl
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidStatus, ProxyError
+from websockets.exceptions import InvalidProxy, InvalidProxyMessage, InvalidProxyStatus, InvalidStatus, ProxyError
 from websockets.http11 import Response
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
@@ -65,6 +65,11 @@ def failed_proxy(proxy: str, url: WorkerURL, error: Exception, timeout: float, *
         return f"{shown} speaks SOCKS, which needs a package: python -m pip install 'distmap[socks]'"
     if isinstance(error, InvalidProxyStatus):
         return f"{shown} {_answer_of_proxy(proxy, url, error.response)}; {without} if none is needed"
+    if isinstance(error, InvalidProxyMessage):
+        why = str(error.__cause__ or error)
+        # 16.0 of the library is the first that takes it, and tinyproxy speaks it.
+        todo = "python -m pip install 'websockets>=16'" if "HTTP/1.0" in why else "perhaps it is no HTTP proxy"
+        return f"{shown} did not answer as expected ({why}); {todo}"
     if isinstance(error, ProxyError):
         why = str(error.__cause__ or error)
         if "authenti" in why.lower():

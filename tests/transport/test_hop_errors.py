@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidStatus, ProxyError
+from websockets.exceptions import InvalidProxy, InvalidProxyMessage, InvalidProxyStatus, InvalidStatus, ProxyError
 from websockets.http11 import Response
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError
@@ -109,6 +109,8 @@ def test_a_worker_that_is_shutting_down() -> None:
         (InvalidProxyStatus(response(403)), "refused to lead to hub.example port 443 (HTTP 403)"),
         (InvalidProxyStatus(response(502)), "cannot reach hub.example port 443 (HTTP 502)"),
         (InvalidProxyStatus(response(404)), "perhaps it is no proxy"),
+        (refused(InvalidProxyMessage("x"), ValueError("expected HTTP/1.1: HTTP/1.0 407 Auth")), "'websockets>=16'"),
+        (refused(InvalidProxyMessage("x"), ValueError("SSH-2.0")), "(SSH-2.0); perhaps it is no HTTP proxy"),
         (refused(ProxyError("x"), ValueError("Host unreachable")), "cannot lead to hub.example port 443 (Host unr"),
         (refused(ProxyError("x"), ValueError("Username and password authentication failure")), "refused the login"),
         (InvalidProxy("x", "scheme ftp isn't supported"), "scheme ftp isn't supported"),
