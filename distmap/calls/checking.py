@@ -6,16 +6,17 @@ Owns which ways a pool checks, and what is shown of several checks. `transport/c
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from distmap.calls.jupyter_server import own_headers
 from distmap.calls.remote import address_of
 from distmap.core.limits import LIMITS
 from distmap.transport.check import check
 from distmap.transport.first_hop import Headers, load_hop
 from distmap.transport.hop_report import MARKS, HopReport, rate_words, time_words
-from distmap.transport.token import load_token
+from distmap.transport.room import parse_relay, worker_room
+from distmap.transport.token import Secret, load_token
 from distmap.transport.url import WorkerURL
 from distmap.views.check_card import CheckFacts, check_html, checks_html
 from distmap.views.words import counted
@@ -104,14 +105,14 @@ def checks(
     token, hop = load_token(remote.token), load_hop(remote.headers, remote.ca, remote.proxy)
     known = {} if hub is None else portal.ask(hub.hops.copy)
     alone: FirstHop | None = None
-    if url is not None:
+    ways = [] if own is None else [_inwards(own, hop, remote, token, timeout)]
+    if url is None:
+        ways += [(address_of(key), hop) for key, hop in known.items()]
+    elif url != own:
         address = address_of(url)
         if str(address) not in known:
             alone = remote.way(url)[1]
         ways = [(address, known.get(str(address), alone or hop))]
-    else:
-        ways = [] if own is None else [(address_of(own), _into_the_hub(hop))]
-        ways += [(address_of(key), hop) for key, hop in known.items()]
     tasks: list[asyncio.Task[Any]] = []
 
     async def one(url: WorkerURL, hop: FirstHop, room: asyncio.Semaphore, turn: asyncio.Lock) -> Check:
@@ -137,9 +138,12 @@ def checks(
         raise
 
 
-def _into_the_hub(hop: FirstHop) -> FirstHop:
-    """For the way back to this pool: on a JupyterHub this kernel has a token that opens its own server."""
-    token = os.environ.get("JUPYTERHUB_API_TOKEN")
-    if hop.headers or not token:
-        return hop
-    return replace(hop, headers=Headers({"Authorization": f"token {token}"}))
+def _inwards(own: str, hop: FirstHop, remote: Remote, token: Secret, timeout: float) -> tuple[WorkerURL, FirstHop]:
+    """How a worker gets to this pool."""
+    if remote.at_relay:
+        url = parse_relay(own)
+        return url, replace(hop, room=worker_room(token, url, timeout))
+    if remote.server is not None and not hop.headers:
+        # A Jupyter server on the way wants a token, which this kernel has.
+        hop = replace(hop, headers=Headers(own_headers()))
+    return address_of(own), hop

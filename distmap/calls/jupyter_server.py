@@ -11,7 +11,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urldefrag
 
 from distmap.core.limits import LIMITS
@@ -48,8 +48,8 @@ def find_server() -> JupyterServer | None:
         if host := os.environ.get("JUPYTERHUB_HOST"):
             return JupyterServer(parse_url(host + prefix))
         return JupyterServer(WorkerURL(UNKNOWN_HOST, 443, path=prefix), known=False)
-    url = _url_of_parent()
-    return None if url is None else JupyterServer(parse_url(url))
+    said = _said_by_parent()
+    return JupyterServer(parse_url(str(said["url"]))) if said else None
 
 
 def server_at(address: str) -> tuple[JupyterServer, int]:
@@ -96,8 +96,17 @@ def _hub_prefix() -> str:
     return os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "").rstrip("/")
 
 
-def _url_of_parent() -> str | None:
-    """What the server that started this process says of itself, in its file."""
+def own_headers() -> dict[str, str]:
+    """What this kernel shows to be led to its own ports: a token of its hub, or that of its server; empty without one.
+
+    Both are this user's, and open nothing that the user cannot open.
+    """
+    token = os.environ.get("JUPYTERHUB_API_TOKEN") if _hub_prefix() else (_said_by_parent() or {}).get("token")
+    return {"Authorization": f"token {token}"} if token else {}
+
+
+def _said_by_parent() -> dict[str, Any] | None:
+    """What the server that started this process says of itself, in its file; None if there is none."""
     try:
         from jupyter_core.paths import jupyter_runtime_dir
     except ImportError:
@@ -108,7 +117,7 @@ def _url_of_parent() -> str | None:
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             if str(said["pid"]) in parents:
-                return str(said["url"])
+                return {"url": said["url"], "token": said.get("token")}
         except (OSError, ValueError, KeyError, TypeError):  # of another user, half written, or of another program
             continue
     return None

@@ -96,14 +96,19 @@ def test_an_interrupt_ends_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ended.wait(10)
 
 
-def test_on_a_hub_the_kernel_shows_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way from outside leads through the hub, which asks for a token; headers that were given come first."""
+def test_a_kernel_shows_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way from outside leads through the Jupyter server, which asks for one; headers that were given come first."""
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "abc")
-    assert checking._into_the_hub(load_hop()).headers.reveal() == {"Authorization": "token abc"}
-    given = load_hop({"Authorization": "token mine"})
-    assert checking._into_the_hub(given).headers.reveal() == {"Authorization": "token mine"}
-    monkeypatch.delenv("JUPYTERHUB_API_TOKEN")
-    assert not checking._into_the_hub(load_hop()).headers
+    with Pool(1, listen=True) as pool:
+        hop = checking._inwards(load_hop(), pool._remote)
+        assert hop.headers.reveal() == {"Authorization": "token abc"}
+        given = load_hop({"Authorization": "token mine"})
+        assert checking._inwards(given, pool._remote).headers.reveal() == {"Authorization": "token mine"}
+        (own,) = pool.check()
+        assert own["name"].state == "failed"
+        assert "YOUR-HUB stands for the host of your hub" in own["name"].words
+        assert "abc" not in repr(own)
 
 
 def test_what_cannot_be_checked() -> None:

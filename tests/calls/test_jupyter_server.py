@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distmap.calls.jupyter_server import find_server, port_of_notebook, server_at
+from distmap.calls.jupyter_server import find_server, own_headers, port_of_notebook, server_at
 from distmap.errors import ConnectError
 
 NAMES = ("JUPYTERHUB_SERVICE_PREFIX", "JUPYTERHUB_PUBLIC_URL", "JUPYTERHUB_HOST", "JPY_SESSION_NAME", "JPY_PARENT_PID")
@@ -98,3 +98,16 @@ def test_a_notebook_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
         assert port_of_notebook() == 0
     monkeypatch.setenv("JPY_SESSION_NAME", "/home/ann/other.ipynb")
     assert port_of_notebook() != port
+
+
+def test_the_token_that_a_kernel_has(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a hub the one that the hub gave to the server, elsewhere that of the server itself; none is fine."""
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "of-hub")
+    assert own_headers() == {}
+    note = runtime / "jpserver-3.json"
+    note.write_text(json.dumps({"pid": os.getppid(), "url": "http://lab7:8888/", "token": "of-server"}))
+    assert own_headers() == {"Authorization": "token of-server"}
+    note.write_text(json.dumps({"pid": os.getppid(), "url": "http://lab7:8888/", "token": ""}))
+    assert own_headers() == {}
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
+    assert own_headers() == {"Authorization": "token of-hub"}
