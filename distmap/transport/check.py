@@ -100,7 +100,10 @@ class _Way:
         if name == "TLS" and (seen := self._before.get("TLS")) is not None:
             words, facts = f"{seen.words}; {words}", {**seen.facts, "trusted": False}
         if (response := getattr(cause, "response", None)) is not None:
-            facts |= {"status": response.status_code, "body": first_line(response)}
+            status, body = response.status_code, first_line(response)
+            facts |= {"status": status, "body": body}
+            if str(status) not in words:
+                words = f"HTTP {status}{body and f', {body!r}'}: {words}"
         return self._stopped(name, words, facts)
 
     async def end(self, connection: Connection, turn: AbstractAsyncContextManager[object]) -> HopReport:
@@ -173,7 +176,7 @@ class _Way:
     def _tls(self, session: ssl.SSLObject | None, verified: bool) -> Hop:
         der = None if session is None else session.getpeercert(binary_form=True)
         if session is None or der is None:
-            return Hop("TLS", "not needed", "a ws:// URL has none up to there; the two ends speak it inside")
+            return Hop("TLS", "not needed", "none up to there (ws://); the two ends speak it inside")
         shown = read_certificate(der)
         by = "itself" if shown.self_signed else shown.issuer
         version = (session.version() or "TLS").replace("v", " ")
