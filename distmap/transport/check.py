@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -95,7 +96,8 @@ class _Way:
         if isinstance(cause, ValueError | ImportError) and not isinstance(cause, OSError):
             at = "proxy"  # its address is wrong, or a package for it is missing
         name = next(name for name in HOPS if name not in self._hops) if at is None else at
-        words = without_hint(self._url, str(error)).removeprefix(f"{self._url}: ")
+        # The URL is the heading.
+        words = re.sub(r"^wss?://\S+: ", "", without_hint(self._url, str(error)))
         facts: dict[str, object] = {}
         if name == "TLS" and (seen := self._before.get("TLS")) is not None:
             words, facts = f"{seen.words}; {words}", {**seen.facts, "trusted": False}
@@ -198,6 +200,11 @@ class _Way:
 
     def _subprotocol(self, subprotocol: str) -> Hop:
         return Hop("subprotocol", "ok", subprotocol, {"subprotocol": subprotocol})
+
+    def _relay(self, met: bool) -> Hop:
+        if not met:
+            return Hop("relay", "not needed", "none")
+        return Hop("relay", "ok", "the other side is there too")
 
     def _hello(self, role: handshake.Role) -> Hop:
         self._role = "pool" if role == "worker" else "worker"

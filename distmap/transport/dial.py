@@ -174,6 +174,7 @@ async def _prove(
     if hop.room is not None:
         await hop.room.enter(link)
         deadline = asyncio.get_running_loop().time() + timeout
+    on_hop("relay", met=hop.room is not None)
     channel = WebSocketChannel(link, str(url))
     peer: str = "other side" if role is None else handshake.OTHER[role]
     hello, inner = b"", None

@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 
 #: The hops of the way, in the order in which they are tried.
 HopName = Literal[
-    "name", "TCP", "proxy", "TLS", "HTTP upgrade", "subprotocol", "hello", "inner TLS", "token", "Python", "distmap",
-    "round trip", "bandwidth",
+    "name", "TCP", "proxy", "TLS", "HTTP upgrade", "subprotocol", "relay", "hello", "inner TLS", "token", "Python",
+    "distmap", "round trip", "bandwidth",
 ]  # fmt: skip
 HOPS: tuple[HopName, ...] = (
-    "name", "TCP", "proxy", "TLS", "HTTP upgrade", "subprotocol", "hello", "inner TLS", "token", "Python", "distmap",
-    "round trip", "bandwidth",
+    "name", "TCP", "proxy", "TLS", "HTTP upgrade", "subprotocol", "relay", "hello", "inner TLS", "token", "Python",
+    "distmap", "round trip", "bandwidth",
 )  # fmt: skip
 
 

@@ -199,7 +199,8 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
         else:
             token, hop = credentials(url, options.token_file, options.header_file, options.ca, options.proxy)
         if options.relay is not None and url is not None:
-            hop = replace(hop, room=worker_room(token, url, options.retry))
+            # A check says soon that nobody is there.
+            hop = replace(hop, room=worker_room(token, url, LIMITS.check_seconds if options.check else options.retry))
         if options.check and url is not None:
             return checked(url, token, hop)
         settings = Settings(

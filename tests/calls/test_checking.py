@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.broken import drops
-from support.services import free_port
+from support.services import free_port, running
 
 from distmap import Pool
 from distmap.calls import checking
 from distmap.errors import ConnectError, PoolClosed
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.first_hop import load_hop
+from distmap.transport.token import load_token
 
 
 @pytest.mark.timeout(60)
@@ -49,6 +53,24 @@ def test_a_pool_checks_its_own_way_in() -> None:
         assert own.url == pool.url
         assert own.summary == "Every hop is passed, end to end. This pool itself answers."
         assert found.summary == "1 way checked, none failed."
+
+
+def test_a_pool_at_a_relay_checks_the_way_there(tmp_path: Path) -> None:
+    """It meets itself in the room; so does a worker's machine, and another room is empty."""
+    port = free_port()
+    relay = f"ws://127.0.0.1:{port}"
+    with running([sys.executable, "-m", "distmap.relay.cli", "--port", str(port)], tmp_path / "log", port=port):
+        with Pool(relay=relay) as pool:
+            (own,) = pool.check()
+            assert own.ok, own
+            assert own["relay"].state == "ok"
+            assert own.summary.endswith("This pool itself answers.")
+            assert pool.url is not None
+            assert pool.check(pool.url).ok
+            command = [sys.executable, "-m", "distmap.worker.cli", "--check", "--relay", relay]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=15, check=True)
+            assert f"The pool {own.peer['name']} answers." in found.stdout
+            assert pool.workers == []
 
 
 def test_a_pool_of_this_machine_has_no_way() -> None:
@@ -101,10 +123,11 @@ def test_a_kernel_shows_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "abc")
     with Pool(1, listen=True) as pool:
-        hop = checking._inwards(load_hop(), pool._remote)
+        rest = (pool._remote, load_token(), 1.0)
+        _, hop = checking._inwards("wss://hub/user/ann", load_hop(), *rest)
         assert hop.headers.reveal() == {"Authorization": "token abc"}
-        given = load_hop({"Authorization": "token mine"})
-        assert checking._inwards(given, pool._remote).headers.reveal() == {"Authorization": "token mine"}
+        _, hop = checking._inwards("wss://hub/user/ann", load_hop({"Authorization": "token mine"}), *rest)
+        assert hop.headers.reveal() == {"Authorization": "token mine"}
         (own,) = pool.check()
         assert own["name"].state == "failed"
         assert "YOUR-HUB stands for the host of your hub" in own["name"].words

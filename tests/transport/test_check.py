@@ -16,6 +16,7 @@ import pytest
 from support.broken import drops, says, shows, upgrades
 from support.certificates import Certificate, certificate
 from support.hop import hop
+from support.relays import relaying_at
 
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
@@ -25,12 +26,14 @@ from distmap.transport.check import check
 from distmap.transport.first_hop import FirstHop, load_hop
 from distmap.transport.hop_report import HOPS, HopReport
 from distmap.transport.identity import PYTHON, me
+from distmap.transport.room import Room, parse_relay
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL, parse_url
 from distmap.wire import handshake
 
 TOKEN = Secret(b"t" * 32)  # the one of conftest.py
 WORKER = {"role": "worker", "name": "gpu1", "slots": 2, "python": PYTHON, "distmap": __version__}
+UNNEEDED = {"name", "proxy", "relay", "inner TLS"}  # on a direct way to an address
 PROXIES = ("https_proxy", "http_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy")
 
 
@@ -82,7 +85,7 @@ def test_a_direct_way(role: Any, open_port: Any, run: Any) -> None:
             assert found.failed is None
             assert found.url == str(other.url)
             assert [hop.name for hop in found.hops] == list(HOPS)
-            assert {hop.name for hop in found.hops if hop.state == "not needed"} == {"name", "proxy", "inner TLS"}
+            assert {hop.name for hop in found.hops if hop.state == "not needed"} == UNNEEDED
             assert found["TCP"].facts["seconds"] < 5
             tls = found["TLS"].facts
             assert (tls["version"], tls["issuer"], tls["direct"], tls["trusted"]) == ("TLS 1.3", "distmap", True, None)
@@ -372,6 +375,19 @@ def test_an_answer_that_is_no_upgrade(answer: bytes, status: int, shown: Certifi
 def test_silence_in_place_of_an_upgrade(shown: Certificate, run: Any) -> None:
     """It has a deadline."""
     broken(lambda: says(b"", shows(shown)), "HTTP upgrade", "within 1 s", run, timeout=1)
+
+
+def test_a_relay_where_nobody_waits(run: Any) -> None:
+    """The relay is reached, and the other side is not there; which one is told."""
+
+    async def main() -> None:
+        async with relaying_at() as relay:
+            url = parse_relay(f"{relay}?room=mine")
+            room = Room(TOKEN, url, "worker", patience=0.3)
+            found = await go(url, hop=FirstHop(room=room))
+            failing(found, "relay", "no pool with this token came to the relay in the room 'mine' for 0.3 s")
+
+    run(main)
 
 
 async def mute(link: Any) -> None:
