@@ -111,3 +111,11 @@ def test_where_the_token_is(monkeypatch: pytest.MonkeyPatch) -> None:
     script = slurm(LINE)
     assert 'export DISTMAP_TOKEN_FILE="$HOME/.config/distmap/token"\n' in script
     assert "secret" not in script
+
+
+def test_the_guide_shows_the_script_as_it_is() -> None:
+    """The script in the guide is the one that is printed."""
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "slurm.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```bash\n(.*?)```", guide, re.S)
+    token = "/home/me/.config/distmap/token"
+    assert shown == slurm("distmap-worker wss://login1:8786", cpus=16, token_file=token)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gpus import TWO, USE, alone, fake
 from support.slurm import Slurm, slurm
 
 import distmap
@@ -42,3 +43,22 @@ def test_workers_of_a_job_dial_in_and_end_with_it(cluster: Slurm, token_file: Pa
     log = (cluster.folder / f"distmap-{job}.log").read_text()
     assert "leaving (SIGTERM)" in log
     assert token_file.read_text().strip() not in log + script
+
+
+@pytest.mark.timeout(60)
+def test_a_gpu_job_uses_the_gpus_that_slurm_gives_it(cluster: Slurm, tmp_path: Path, until: Callable[..., Any]) -> None:
+    """A job that asks for one of two GPUs has one slot, which sees that GPU; the tag leads calls there."""
+    variables = alone(fake(tmp_path, "nvidia-smi", {"-L": TWO, "--query": USE}).parent)
+    setup = [
+        f"export PATH={tmp_path}:{Path(sys.executable).parent}:$PATH",
+        f"export PYTHONPATH={variables['PYTHONPATH']}",
+    ]
+    with distmap.Pool(listen="wss://127.0.0.1:0") as pool:
+        script = pool.worker_command("slurm", cpus=1, gpus=1, time="5", setup=setup)
+        (cluster.folder / "gpu.sh").write_text(script)
+        job = cluster.ask("sbatch", "--parsable", "gpu.sh")
+        (worker,) = pool.wait_for_workers(1, timeout=30)
+        assert (worker.slots, worker.tags, worker.devices[0].id) == (1, {"gpu"}, "0")
+        assert pool.map(lambda x: os.environ["CUDA_VISIBLE_DEVICES"], [1], tags=["gpu"]) == ["0"]
+        cluster.ask("scancel", job)
+        until(lambda: cluster.state(job) == "CANCELLED", 20)

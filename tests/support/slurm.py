@@ -42,7 +42,8 @@ SlurmdPidFile={folder}/slurmd.pid
 ReturnToService=2
 KillWait=10
 SlurmdParameters=config_overrides
-NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+GresTypes=gpu
+NodeName=one NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2 State=UNKNOWN
 PartitionName=work Nodes=ALL Default=YES State=UP
 """
 
@@ -78,6 +79,8 @@ def slurm(folder: Path) -> Iterator[Slurm]:
     control, node = free_port(), free_port()
     settings = _SETTINGS.format(folder=folder, control=control, node=node, user=getpass.getuser())
     (folder / "slurm.conf").write_text(settings)
+    # Two devices that every machine has stand for GPUs: Slurm only gives their numbers to jobs.
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(64))
