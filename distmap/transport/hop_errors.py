@@ -29,6 +29,7 @@ from distmap.transport.websocket import PATH
 _SHOWN_CHARS = 80
 
 _NOT_OURS = "something listens there, but it is no distmap worker or pool"
+_BEHIND = ". A worker with --base-path is reached through its proxy"
 _HEADERS = "in a file of lines 'Name: value' that only you can read: headers=, --header-file, DISTMAP_HEADER_FILE"
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -113,10 +114,7 @@ def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float
             f"{_name_the_ca('that host')}"
         )
     if isinstance(error, ssl.SSLError):
-        return (
-            f"{_NOT_OURS}: it does not speak TLS ({error.reason or error}). A worker with --base-path is reached "
-            "through its proxy"
-        )
+        return f"{_NOT_OURS}: it does not speak TLS ({error.reason or error}){_BEHIND}"
     if isinstance(error, InvalidStatus):
         return answered(url, error.response, headers)
     if connected:
@@ -132,7 +130,7 @@ def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float
             f"--host 0.0.0.0 if it is another machine and --port {url.port}"
         )
     if isinstance(error, ConnectionAbortedError | ConnectionResetError) or not isinstance(error, OSError):
-        return f"{_NOT_OURS}: it ended the connection instead of speaking TLS, or kept silent"
+        return f"{_NOT_OURS}: it ended the connection instead of speaking TLS, or kept silent{_BEHIND}"
     if isinstance(error, TimeoutError):
         return f"{url.host} did not answer within {timeout:g} s; it is down, or a firewall drops the connection"
     return f"{url.host} cannot be reached ({error.strerror or error})"

@@ -255,7 +255,11 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
 
     def announce(line: str) -> None:
         if url is None and not options.socket_path:
-            _say(f'in the notebook:  Pool("{line.rpartition(" ")[2]}")')
+            address = parse_url(line.rpartition(" ")[2])
+            if address.scheme == "ws":
+                _say(f"for the proxy:    lead {address.path}/ to http://{address.host}:{address.port}")
+                address = replace(address, host="HOST-OF-THE-PROXY", port=443, scheme="wss")
+            _say(f'in the notebook:  Pool("{address}")')
             _say(f"with this token:  {settings.token}, {tokens}")
         print(line, flush=True)
 

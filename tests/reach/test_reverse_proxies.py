@@ -107,6 +107,8 @@ def test_a_pool_dials_a_worker_behind_nginx(
     """Large values both ways, and a restart of nginx in the middle of a map; the path says who sees what."""
     with WorkerProcess("--base-path", "/gpu1", "--port", "0", "--slots", "1", "--name", "gpu1") as worker:
         assert re.fullmatch(r"ws://127\.0\.0\.1:\d+/gpu1", worker.url)
+        worker.line("stderr", f"lead /gpu1/ to {worker.url.replace('ws:', 'http:').removesuffix('/gpu1')}")
+        worker.line("stderr", 'in the notebook:  Pool("wss://HOST-OF-THE-PROXY/gpu1")')
         server = before("/gpu1/", worker.url)
         with distmap.Pool(f"wss://localhost:{server.port}/gpu1/", ca=signed.ca) as pool:
             block = os.urandom(3_000_000)
