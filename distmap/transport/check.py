@@ -17,13 +17,13 @@ from typing import Any
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMismatch
-from distmap.transport.channel import ChannelClosed, Connection
+from distmap.transport.channel import Channel, ChannelClosed, Connection
 from distmap.transport.dial import check_hop, prove
 from distmap.transport.first_hop import FirstHop
 from distmap.transport.hop_errors import first_line, without_hint
 from distmap.transport.hop_report import HOPS, Hop, HopName, HopReport, HopState, rate_words, time_words
 from distmap.transport.identity import PYTHON, check_info, described, me, refusal
-from distmap.transport.measure import Measured, measure
+from distmap.transport.measure import measure_rates, measure_round_trip
 from distmap.transport.tls import read_certificate
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -89,15 +89,16 @@ class _Way:
 
     def failed(self, error: Exception, at: HopName | None = None) -> HopReport:
         """The report when the connection failed. `at`: where; None: at the first hop that was not passed."""
-        if isinstance(error, VersionMismatch):  # of the protocol, which the HELLO names; it is noticed a little later
-            for passed in ("hello", "inner TLS"):
-                self._hops.pop(passed, None)
+        if isinstance(error, VersionMismatch):
+            at = "hello" if "hello" in self._hops else "Python"  # which a tunnel finds out by itself
+            for later in HOPS[HOPS.index(at) :]:
+                self._hops.pop(later, None)
         cause = error.__cause__
         if isinstance(cause, ValueError | ImportError) and not isinstance(cause, OSError):
             at = "proxy"  # its address is wrong, or a package for it is missing
-        name = next(name for name in HOPS if name not in self._hops) if at is None else at
+        name = self._next() if at is None else at
         # The URL is the heading.
-        words = re.sub(r"^wss?://\S+: ", "", without_hint(self._url, str(error)))
+        words = re.sub(r"^\w+://\S+: ", "", without_hint(self._url, str(error)))
         facts: dict[str, object] = {}
         if name == "TLS" and (seen := self._before.get("TLS")) is not None:
             words, facts = f"{seen.words}; {words}", {**seen.facts, "trusted": False}
@@ -120,15 +121,10 @@ class _Way:
         self._add("Python", "ok", f"{peer['python']} there, {PYTHON} here", versions)
         versions = {"here": ours["distmap"], "there": peer["distmap"]}
         self._add("distmap", "ok", f"{peer['distmap']} there, {ours['distmap']} here", versions)
-        try:
-            async with turn:
-                measured = await measure(connection.channel)
-        except TimeoutError:
-            words = f"what was sent did not all come through within {LIMITS.check_seconds:g} s: the way is very slow"
-            return self._stopped("round trip", words, {}, peer)
-        except (ChannelClosed, ProtocolError) as error:
-            return self._stopped("round trip", f"the connection did not last: {error}", {}, peer)
-        self._measured(measured)
+        async with turn:
+            broken = await self._measure(connection.channel)
+        if broken:
+            return self._stopped(self._next(), broken, {}, peer)
         reason = theirs.get("refused")
         serves = handshake.sanitized(str(theirs.get("by", ""))) if reason == "busy" else ""
         refuses = handshake.sanitized(str(reason)) if reason not in (None, "busy") else ""
@@ -149,10 +145,23 @@ class _Way:
     def _add(self, name: HopName, state: HopState, words: str, facts: Mapping[str, object]) -> None:
         self._hops[name] = Hop(name, state, words, facts)
 
-    def _measured(self, measured: Measured) -> None:
-        self._add("round trip", "ok", time_words(measured.round_trip), {"seconds": measured.round_trip})
-        words = f"{rate_words(measured.to)} there, {rate_words(measured.back)} back"
-        self._add("bandwidth", "ok", words, {"to": measured.to, "back": measured.back})
+    def _next(self) -> HopName:
+        """The first hop that is not passed."""
+        return next(name for name in HOPS if name not in self._hops)
+
+    async def _measure(self, channel: Channel) -> str:
+        """Measure round trip and bandwidth; what is wrong if that fails."""
+        try:
+            seconds = await measure_round_trip(channel)
+            self._add("round trip", "ok", time_words(seconds), {"seconds": seconds})
+            to, back = await measure_rates(channel, seconds)
+            words = f"{rate_words(to)} there, {rate_words(back)} back"
+            self._add("bandwidth", "ok", words, {"to": to, "back": back})
+        except TimeoutError:
+            return f"what was sent did not all come through within {LIMITS.check_seconds:g} s: the way is very slow"
+        except (ChannelClosed, ProtocolError) as error:
+            return f"the connection did not last: {error}"
+        return ""
 
     # --- the hops of `prove`: what was found at each -----------------------------------------------------------------
 

@@ -261,10 +261,10 @@ async def open_link(
         return link
 
     if hop.tunnel is not None:
+        on_hop("name")
         began = asyncio.get_running_loop().time()
         extra |= {"sock": await hop.tunnel(timeout)}
         timeout = max(0.1, timeout - (asyncio.get_running_loop().time() - began))
-        on_hop("name")
         on_hop("TCP")
     try:
         if hop.tunnel is None and on_hop is not unwatched:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
@@ -29,29 +28,24 @@ _FRAME = LIMITS.websocket_bytes // 4
 _FIRST, _GROWTH = 16 << 10, 4
 
 
-class Measured(NamedTuple):
-    """What was measured. Seconds, and bytes per second."""
-
-    round_trip: float
-    #: From the side that checks to the other one, and back.
-    to: float
-    back: float
-
-
-async def measure(channel: Channel) -> Measured:
-    """Measure from the side that checks.
+async def measure_round_trip(channel: Channel) -> float:
+    """Seconds of the shortest of a few round trips, from the side that checks.
 
     Raises:
         ChannelClosed: The connection ended meanwhile.
         ProtocolError: What came back is not what was asked for.
         TimeoutError: It took longer than LIMITS.check_seconds.
     """
+    async with asyncio.timeout(LIMITS.check_seconds):
+        return min([await _transfer(channel, _ECHO, 0, memoryview(b"")) for _ in range(LIMITS.check_round_trips)])
+
+
+async def measure_rates(channel: Channel, round_trip: float) -> tuple[float, float]:
+    """Bytes per second from the side that checks to the other one, and back. Raises as `measure_round_trip` does."""
     noise = memoryview(os.urandom(_FRAME))
     async with asyncio.timeout(LIMITS.check_seconds):
-        round_trip = min([await _transfer(channel, _ECHO, 0, noise) for _ in range(LIMITS.check_round_trips)])
         to = await _rate(channel, _TO, noise, round_trip)
-        back = await _rate(channel, _BACK, noise, round_trip)
-    return Measured(round_trip, to, back)
+        return to, await _rate(channel, _BACK, noise, round_trip)
 
 
 async def answer(channel: Channel) -> None:

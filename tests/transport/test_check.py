@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import os
@@ -20,6 +21,7 @@ from support.relays import relaying_at
 
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
+from distmap.errors import ConnectError
 from distmap.transport import check as module
 from distmap.transport.channel import ChannelClosed
 from distmap.transport.check import check
@@ -165,6 +167,20 @@ def test_a_tunnel(open_port: Any, run: Any) -> None:
     run(main)
 
 
+def test_a_tunnel_that_fails(run: Any) -> None:
+    """What it says is told; it stands in the place of TCP."""
+
+    async def tunnel(seconds: float) -> socket.socket:
+        raise ConnectError("ssh://lab7: the host key has changed")
+
+    async def main() -> None:
+        found = await go(WorkerURL("far.invalid", 1), hop=FirstHop(tunnel=tunnel))
+        failing(found, "TCP", "the host key has changed")
+        assert found["TCP"].words == "the host key has changed"
+
+    run(main)
+
+
 # --- a worker that takes no pool -------------------------------------------------------------------------------------
 
 
@@ -239,6 +255,22 @@ def test_the_samples_in_the_guide_are_real(shown: Certificate, open_port: Any, r
         for ours, shown_there in names.items():
             there = there.replace(ours, shown_there)
         assert plain(there) == plain(sample)
+
+
+def test_the_guide_quotes_real_sentences() -> None:
+    """What the page on troubleshooting says that you read is a part of a sentence of distmap."""
+    root = Path(__file__).parents[2]
+    page = root.joinpath("docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r'^\| [\w, ]+ \| "([^"]+)"', page, re.MULTILINE)
+    assert len(quoted) >= 20
+    package = Path(module.__file__).parents[1]
+    said = [
+        node.value
+        for path in (*package.glob("transport/*.py"), *package.glob("wire/*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert [words for words in quoted if not any(words in sentence for sentence in said)] == []
 
 
 # --- each hop that breaks --------------------------------------------------------------------------------------------
@@ -513,22 +545,27 @@ def test_a_connection_that_does_not_last(
     run(main)
 
 
-def test_a_way_that_is_very_slow(monkeypatch: pytest.MonkeyPatch, open_port: Any, run: Any) -> None:
-    """The measurements have a deadline."""
+@pytest.mark.parametrize(("answers", "name"), [(0, "round trip"), (LIMITS.check_round_trips, "bandwidth")])
+def test_a_way_that_is_very_slow(
+    answers: int, name: str, monkeypatch: pytest.MonkeyPatch, open_port: Any, run: Any
+) -> None:
+    """The measurements have a deadline, and those before it are told."""
     from distmap.transport import listen, measure
 
     async def silence(channel: Any) -> None:
         with contextlib.suppress(ChannelClosed):
+            for _ in range(answers):
+                await channel.send([await channel.recv()])
             while True:
                 await channel.recv()
 
     monkeypatch.setattr(listen, "answer", silence)
-    monkeypatch.setattr(measure, "LIMITS", LIMITS._replace(check_seconds=0.1))
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(check_seconds=0.1))
+    monkeypatch.setattr(measure, "LIMITS", LIMITS._replace(check_seconds=0.3))
+    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(check_seconds=0.3))
 
     async def main() -> None:
         async with open_port(info=lambda theirs: WORKER) as other:
-            failing(await go(other.url), "round trip", "within 0.1 s")
+            failing(await go(other.url), name, "within 0.3 s")
 
     run(main)
 
