@@ -202,9 +202,7 @@ async def _prove(
             theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
             on_hop("token", kid=token.kid)
     except (GivenUp, _EndsOnTheWay):
-        with suppress(ChannelClosed):
-            await (inner or channel).send([last_word(CLOSE_UNWANTED)])
-        await channel.close(CLOSE_UNWANTED)
+        await _leave(channel, inner)
         raise
     except Exception as error:
         await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
@@ -217,6 +215,14 @@ async def _prove(
             hop.room.inside.discard(link)
     remote = link.transport.get_extra_info("peername") or None  # "" of a socket that is no TCP
     return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
+
+
+async def _leave(channel: Channel, inner: Channel | None) -> None:
+    """Close a connection that is not wanted any more."""
+    if inner is not None:
+        with suppress(ChannelClosed):
+            await inner.send([last_word(CLOSE_UNWANTED)])
+    await channel.close(CLOSE_UNWANTED)
 
 
 def nothing_listens(error: BaseException) -> bool:
