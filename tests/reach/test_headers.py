@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ import pytest
 from support.certificates import certificate
 from support.dialled import dialled
 from support.nginx import Nginx
+from support.noted import Noted
 from support.waiting import until
 
 import distmap
@@ -109,36 +108,23 @@ def test_a_token_that_is_replaced_while_a_map_runs(
     hop: SimpleNamespace, header_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A worker reads the file for each connection: with the new token its session goes on, and nothing runs twice."""
-    runs = str(tmp_path / "runs")
-
-    def run(item: int) -> int:
-        import os
-        import time
-
-        descriptor = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, b"%d\n" % item)
-        os.close(descriptor)
-        time.sleep(0.02)
-        return -item
-
-    def noted() -> Counter[int]:
-        return Counter(map(int, Path(runs).read_text().split())) if os.path.exists(runs) else Counter()
-
+    noted = Noted(tmp_path)
     with distmap.Pool(listen=True) as pool:
         server = hop.start(FIRST, pool.url)
         path = header_file(FIRST)
         command = ["--slots", "1", "--ca", str(hop.ca), "--header-file", str(path), f"wss://localhost:{server.port}/"]
         with WorkerProcess(*command) as worker:
             pool.wait_for_workers(1, 15)
-            job = pool.map_async(run, range(40), chunksize=2)
-            until(lambda: len(noted()) >= 5)
+            job = pool.map_async(noted.run, range(20), chunksize=2)
+            until(noted.is_held)
             server.stop()
             server.write(demands(SECOND, pool.url, hop.signed))
             server.start()
             until(lambda: [line for line in server.requests if '" 401 ' in line])  # the old token
             header_file(SECOND)
-            assert job.result(18) == [-item for item in range(40)]
-            assert set(noted().values()) == {1}
+            noted.go_on()
+            assert job.result(18) == [-item for item in range(20)]
+            assert set(noted.runs().values()) == {1}
             assert dict(job.stats)["resumes"] >= 1
             process = psutil.Process(worker.pid)
             said = [*worker.stderr, *worker.stdout, *process.cmdline(), *process.environ().values()]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.certificates import Certificate, certificate
 from support.nginx import Nginx
+from support.noted import Noted
+from support.waiting import until
 
 import distmap
 from distmap.core.limits import LIMITS
@@ -20,7 +20,7 @@ from distmap.engine.hub import HubEngine
 from distmap.testing.workers import WorkerProcess
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "reverse-proxies.md"
-ITEMS = 40
+ITEMS = 20
 
 
 @pytest.fixture(scope="module")
@@ -68,42 +68,26 @@ def before(tmp_path: Path, signed: Certificate) -> Iterator[Callable[..., Nginx]
 
 
 @pytest.fixture
-def noted(tmp_path: Path) -> tuple[Callable[[int], int], Callable[[], Counter[int]]]:
-    """A function that notes each of its runs, and what was noted: item -> runs."""
-    path = str(tmp_path / "runs")
-
-    def run(item: int) -> int:
-        import os
-        import time
-
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, b"%d\n" % item)
-        os.close(descriptor)
-        time.sleep(0.02)
-        return -item
-
-    return run, lambda: Counter(map(int, Path(path).read_text().split())) if os.path.exists(path) else Counter()
+def noted(tmp_path: Path) -> Noted:
+    """A function that notes each of its runs."""
+    return Noted(tmp_path)
 
 
-def survives_a_restart(
-    pool: distmap.Pool, server: Nginx, noted: tuple[Callable[[int], int], Callable[[], Counter[int]]], until: Any
-) -> None:
+def survives_a_restart(pool: distmap.Pool, server: Nginx, noted: Noted) -> None:
     """A map during which nginx is ended and started again: the session goes on, and no item runs twice."""
-    run, runs = noted
-    job = pool.map_async(run, range(ITEMS), chunksize=2)
-    until(lambda: len(runs()) >= 5)
+    job = pool.map_async(noted.run, range(ITEMS), chunksize=2)
+    until(noted.is_held)
     server.stop()
     server.start()
+    noted.go_on()
     assert job.result(18) == [-item for item in range(ITEMS)]
-    assert set(runs().values()) == {1}
+    assert set(noted.runs().values()) == {1}
     stats = dict(job.stats)
     assert stats["resumes"] >= 1
     assert (stats["losses"], stats["requeued"]) == (0, 0)
 
 
-def test_a_pool_dials_a_worker_behind_nginx(
-    before: Callable[..., Nginx], signed: Certificate, noted: Any, until: Any
-) -> None:
+def test_a_pool_dials_a_worker_behind_nginx(before: Callable[..., Nginx], signed: Certificate, noted: Noted) -> None:
     """Large values both ways, and a restart of nginx in the middle of a map; the path says who sees what."""
     with WorkerProcess("--base-path", "/gpu1", "--port", "0", "--slots", "1", "--name", "gpu1") as worker:
         assert re.fullmatch(r"ws://127\.0\.0\.1:\d+/gpu1", worker.url)
@@ -115,28 +99,24 @@ def test_a_pool_dials_a_worker_behind_nginx(
             assert pool.map(lambda data: data[::-1], [block, block[:5]]) == [block[::-1], block[:5][::-1]]
             assert [one.way for one in pool.workers] == ["end to end through a proxy"]
             assert "end to end through a proxy" in worker.line("stderr", "joined")
-            survives_a_restart(pool, server, noted, until)
+            survives_a_restart(pool, server, noted)
 
 
 def test_a_worker_dials_a_pool_behind_nginx(
-    before: Callable[..., Nginx],
-    signed: Certificate,
-    noted: Any,
-    until: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    before: Callable[..., Nginx], signed: Certificate, noted: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence of both programs outlasts the limit of nginx, as beats are data both ways; a restart costs nothing."""
     # The pool beats faster, and the worker answers each beat.
     monkeypatch.setitem(HubEngine.__init__.__kwdefaults__, "limits", LIMITS._replace(beat_every=0.4))
     with distmap.Pool(listen=True) as pool:
-        server = before("/pool/", pool.url, "proxy_read_timeout 2s; proxy_send_timeout 2s;")
+        server = before("/pool/", pool.url, "proxy_read_timeout 4s; proxy_send_timeout 4s;")
         url = f"wss://localhost:{server.port}/pool/"
         with WorkerProcess("--slots", "1", "--name", "lab7", "--ca", str(signed.ca), url) as worker:
             pool.wait_for_workers(1, 15)
             assert [one.way for one in pool.workers] == ["end to end through a proxy"]
             began = time.monotonic()
-            until(lambda: time.monotonic() - began > 3.5)
+            until(lambda: time.monotonic() - began > 5)
             assert pool.map(abs, [-1]) == [1]
             assert dict(pool.last.stats)["resumes"] == 0
             assert not [line for line in worker.stderr if "out of reach" in line]
-            survives_a_restart(pool, server, noted, until)
+            survives_a_restart(pool, server, noted)
