@@ -20,7 +20,7 @@ from distmap.errors import ConnectError, DistmapError, ProtocolError, VersionMis
 from distmap.transport.channel import Channel, ChannelClosed, Connection
 from distmap.transport.dial import check_hop, prove
 from distmap.transport.first_hop import FirstHop
-from distmap.transport.hop_errors import first_line, without_hint
+from distmap.transport.hop_errors import first_line, header_of, without_hint
 from distmap.transport.hop_report import HOPS, Hop, HopName, HopReport, HopState, rate_words, time_words
 from distmap.transport.identity import PYTHON, check_info, described, me, refusal
 from distmap.transport.measure import measure_rates, measure_round_trip
@@ -188,9 +188,13 @@ class _Way:
         der = None if session is None else session.getpeercert(binary_form=True)
         if session is None or der is None:
             return Hop("TLS", "not needed", "none up to there (ws://); the two ends speak it inside")
-        shown = read_certificate(der)
-        by = "itself" if shown.self_signed else shown.issuer
         version = (session.version() or "TLS").replace("v", " ")
+        try:
+            shown = read_certificate(der)
+        except ValueError as error:  # the other side's bytes
+            words = f"{version}; its certificate cannot be read ({handshake.sanitized(str(error), 80)})"
+            return Hop("TLS", "ok", words, {"version": version, "trusted": True if verified else None})
+        by = "itself" if shown.self_signed else shown.issuer
         words = f"{version}; certificate of {shown.subject}, signed by {by}, until {shown.until:%Y-%m-%d}"
         facts = {
             "version": version,
@@ -203,7 +207,7 @@ class _Way:
         return Hop("TLS", "ok", f"{words}, trusted" if verified else words, facts)
 
     def _http_upgrade(self, response: Any) -> Hop:
-        server = handshake.sanitized(response.headers.get("Server", ""), 40)
+        server = handshake.sanitized(header_of(response, "Server"), 40)
         words = f"HTTP {response.status_code}" + (f" from {server}" if server else "")
         return Hop("HTTP upgrade", "ok", words, {"status": response.status_code, "server": server})
 

@@ -60,16 +60,15 @@ from distmap.wire import handshake, relaying
 
 
 class _ClientLink(Link, ClientConnection):
-    """Notes whether TLS succeeded, and tells of it."""
+    """Notes whether TLS succeeded, and its session; of ws:// whether TCP did."""
 
     secured = False
-    on_secured: Callable[[ssl.SSLObject | None], None] | None = None
+    session: ssl.SSLObject | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.secured = True
-        if self.on_secured is not None:
-            self.on_secured(transport.get_extra_info("ssl_object"))
+        self.session = transport.get_extra_info("ssl_object")
 
 
 class _Connect(connect):
@@ -261,10 +260,8 @@ async def open_link(
         if hop.tunnel is None and proxy is None:
             on_hop("TCP", port=url.port)
         on_hop("proxy", proxy="" if proxy is None else shown_proxy(proxy))
-        link = _ClientLink(*args, **kwargs)
-        link.on_secured = lambda session: on_hop("TLS", session=session, verified=verified)
-        links.append(link)
-        return link
+        links.append(_ClientLink(*args, **kwargs))
+        return links[-1]
 
     if hop.tunnel is not None:
         on_hop("name")
@@ -287,11 +284,10 @@ async def open_link(
         )
     # A proxy's address is the user's, and its scheme may need a package: ValueError, ImportError.
     except (OSError, EOFError, InvalidHandshake, InvalidProxy, ValueError, ImportError) as error:
-        if isinstance(error, NegotiationError):
-            on_hop("HTTP upgrade", response=links[-1].response)
+        _show_hops(links, error, verified, on_hop)
         raise _connect_error(url, hop, proxy, links, error, timeout) from error
     assert isinstance(link, _ClientLink)
-    on_hop("HTTP upgrade", response=link.response)
+    _show_hops(links, None, verified, on_hop)
     if link.subprotocol != subprotocol:
         link.transport.abort()
         await link.wait_closed()
@@ -316,6 +312,14 @@ def _connect_error(
     failed.refused = not at_proxy and not url.path and hop.room is None and is_refused(error)
     failed.wants_login = is_login_wanted(error)
     return failed
+
+
+def _show_hops(links: Sequence[_ClientLink], error: Exception | None, verified: bool, on_hop: OnHop) -> None:
+    """Tell of the hops that the last connection has passed: TLS and the upgrade."""
+    if links and links[-1].secured:
+        on_hop("TLS", session=links[-1].session, verified=verified)
+        if error is None or isinstance(error, NegotiationError):
+            on_hop("HTTP upgrade", response=links[-1].response)
 
 
 async def _show_first_hops(url: WorkerURL, proxy: str | None, on_hop: OnHop) -> None:

@@ -145,15 +145,20 @@ def answered(url: WorkerURL, response: Response, headers: bool) -> str:
         headers: Whether some were sent.
     """
     status = response.status_code
-    if (said := jupyter_answered(url, status, response.headers.get("Location", ""), headers)) is not None:
+    if (said := jupyter_answered(url, status, header_of(response, "Location"), headers)) is not None:
         return said
     if status == HTTPStatus.SERVICE_UNAVAILABLE and response.body.startswith(b"Server is shutting down"):
         return "it is shutting down (HTTP 503)"
-    software = _text(response.headers.get("Server", ""))
+    software = _text(header_of(response, "Server"))
     who = f"{url.host} ({software})" if software else url.host
     words = first_line(response)
     says = f", {words!r}" if words else ""
     return f"{who} answered the WebSocket upgrade with HTTP {status}{says}: {_meaning(status, response, headers)}"
+
+
+def header_of(response: Response, name: str) -> str:
+    """The header of an answer, the first if it came several times; empty without one."""
+    return next(iter(response.headers.get_all(name)), "")
 
 
 def first_line(response: Response) -> str:
@@ -170,7 +175,7 @@ def is_login_wanted(error: Exception) -> bool:
     """Whether a hop did not let it through for want of a token."""
     if not isinstance(error, InvalidStatus):
         return False
-    return wants_login(error.response.status_code, error.response.headers.get("Location", ""))
+    return wants_login(error.response.status_code, header_of(error.response, "Location"))
 
 
 def is_refused(error: Exception) -> bool:
@@ -234,12 +239,18 @@ def _hint(url: WorkerURL) -> str:
     return f"; to see at which hop:  distmap-worker --check {url}" if str(url).startswith("ws") else ""
 
 
+def _without_secrets(location: str) -> str:
+    """Without login and query, where a token may be; empty if it is no URL."""
+    try:
+        target = urlsplit(location)
+    except ValueError:
+        return ""
+    return target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
 def _meaning(status: int, response: Response, headers: bool) -> str:
     if status in _REDIRECTS:
-        # Without its query: a token may be in there.
-        target = urlsplit(response.headers.get("Location", ""))
-        shown = target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl()
-        where = _text(shown.removesuffix(PATH))
+        where = _text(_without_secrets(header_of(response, "Location")).removesuffix(PATH))
         return (
             f"it sends to {where or 'another address'}, and distmap does not follow. If a login is there, give the "
             f"headers that let a program in ({_HEADERS}); else put that address into the URL"
@@ -288,7 +299,7 @@ def _name_the_ca(what: str) -> str:
 
 
 def _is_page(response: Response) -> bool:
-    kind = response.headers.get("Content-Type", "")
+    kind = header_of(response, "Content-Type")
     return "html" in kind.lower() or bool(re.match(rb"\s*<(!doctype|html|head|body)\b", response.body, re.IGNORECASE))
 
 

@@ -107,21 +107,29 @@ class Certificate(NamedTuple):
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """What the certificate says. Nothing about it is verified."""
-    from cryptography import x509
+    """What the certificate says. Nothing about it is verified.
 
-    certificate = x509.load_der_x509_certificate(der)
+    Raises:
+        ValueError: It cannot be read.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        hosts = [str(name) for name in names.get_values_for_type(x509.DNSName)]
-    except (x509.ExtensionNotFound, ValueError):
-        hosts = []
-    return Certificate(
-        _shown(certificate.subject) or ", ".join(hosts[:2]) or "nobody",
-        _shown(certificate.issuer) or "nobody",
-        certificate.not_valid_after_utc,
-        certificate.subject == certificate.issuer,
-    )
+        certificate = x509.load_der_x509_certificate(der)
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            hosts = sanitized(", ".join(map(str, names.get_values_for_type(x509.DNSName)[:2])), 80)
+        except x509.ExtensionNotFound:
+            hosts = ""
+        return Certificate(
+            _shown(certificate.subject) or hosts or "nobody",
+            _shown(certificate.issuer) or "nobody",
+            certificate.not_valid_after_utc,
+            certificate.subject == certificate.issuer,
+        )
+    except (x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise ValueError(str(error)) from error
 
 
 def _shown(name: x509.Name) -> str:

@@ -375,6 +375,17 @@ def test_a_certificate_that_has_expired(open_port: Any, tmp_path: Any, run: Any)
     run(main)
 
 
+def test_a_certificate_of_nonsense(shown: Certificate, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """What cannot be read of it is told, and the way goes on."""
+
+    def unreadable(der: bytes) -> Any:
+        raise ValueError("bad tag")
+
+    monkeypatch.setattr(module, "read_certificate", unreadable)
+    found = broken(lambda: upgrades(mute, shows(shown)), "hello", "", run, timeout=0.5)
+    assert found["TLS"].words == "TLS 1.3; its certificate cannot be read (bad tag)"
+
+
 def test_certificates_that_cannot_be_read(tmp_path: Any, run: Any) -> None:
     """What is wrong with `ca=` is a matter of TLS, and nothing is tried."""
     url, wrong = parse_url("wss://gpu1.example:1"), tmp_path / "none.pem"

@@ -18,6 +18,7 @@ from distmap.transport.hop_errors import (
     failed_proxy,
     first_line,
     handshake_error,
+    is_login_wanted,
     with_hint,
     without_hint,
 )
@@ -213,3 +214,18 @@ def test_the_command_that_tells_more(error: Exception, hinted: bool) -> None:
     sentence = with_hint(URL, "it failed", error)
     assert sentence == "it failed" + f"; to see at which hop:  distmap-worker --check {URL}" * hinted
     assert without_hint(URL, sentence) == "it failed"
+
+
+def test_headers_that_come_twice() -> None:
+    """A chain of proxies may name several servers; the first counts, and the sentence is made all the same."""
+    twice = [("Server", "nginx"), ("Server", "tornado"), ("Location", "/a"), ("Location", "/b")]
+    sentence = answered(
+        URL, Response(302, "", Headers([*twice, ("Content-Type", "x"), ("Content-Type", "y")]), b""), False
+    )
+    assert "hub.example (nginx) answered" in sentence
+    assert is_login_wanted(InvalidStatus(Response(302, "", Headers([("Location", "/login"), ("Location", "/")]), b"")))
+
+
+def test_a_redirect_to_nonsense() -> None:
+    """What is no URL is not shown, and breaks nothing."""
+    assert "it sends to another address" in answered(URL, response(302, Location="http://[x"), False)

@@ -148,3 +148,12 @@ def test_a_certificate_without_a_name(tmp_path: Path) -> None:
     for signed, subject in ((builder, "nobody"), (hosts, "gpu1.example")):
         der = signed.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
         assert read_certificate(der).subject == subject
+
+
+def test_a_certificate_that_cannot_be_read() -> None:
+    """Whatever is wrong with it, that is one kind of error."""
+    der = ssl.PEM_cert_to_DER_cert(tls._ephemeral_certificate()[0].decode())
+    version_7 = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020106"), 1)
+    for broken in (b"", b"hello", der[:-1], version_7):
+        with pytest.raises(ValueError, match=r"."):
+            read_certificate(broken)
