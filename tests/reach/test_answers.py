@@ -16,6 +16,8 @@ from distmap.errors import ConnectError
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.token import load_token
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 LOGIN = "<!DOCTYPE html><html><head><title>Sign in &middot; Lab</title></head><body><form>...</form></body></html>"
 PORTAL = "<html><head><title>Welcome to the Hotel Wi-Fi</title></head><body>Accept our terms</body></html>"
 

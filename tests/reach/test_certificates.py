@@ -18,6 +18,8 @@ from distmap.errors import ConnectError
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.token import load_token
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 
 def openssl(folder: Path, *arguments: str | Path) -> None:
     command = [program("openssl"), *map(str, arguments)]

@@ -20,6 +20,8 @@ from distmap.errors import ConnectError
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.token import load_token
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 FIRST, SECOND = "Bearer first-s3cret", "Bearer second-s3cret"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.certificates import certificate
-from support.dialled import dialled
+from support.dialled import NOT_KNOWN_AS_LOOPBACK, dialled
 from support.services import free_port, program, running
 
 import distmap
@@ -19,8 +18,8 @@ from distmap.errors import ConnectError
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.token import load_token
 
-#: A name of this machine that distmap does not take for it: a proxy of the environment is not asked for loopback.
-NOT_KNOWN_AS_LOOPBACK = "127.1"
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 LOGIN = "ann:s3cret%41"
 
 
@@ -57,14 +56,6 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
     )
     with made.open.run(), made.login.run(), made.narrow.run():
         yield made
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of the desk says nothing."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def test_a_pool_goes_out_through_the_proxy_of_the_environment(

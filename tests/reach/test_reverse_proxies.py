@@ -19,6 +19,8 @@ from distmap.core.limits import LIMITS
 from distmap.engine.hub import HubEngine
 from distmap.testing.workers import WorkerProcess
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
+
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "reverse-proxies.md"
 ITEMS = 20
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from support.dialled import dialled
+from support.dialled import NOT_KNOWN_AS_LOOPBACK, dialled
 from support.services import free_port, program, running
 
 import distmap
@@ -17,8 +16,7 @@ from distmap.errors import ConnectError
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.token import load_token
 
-#: A name of this machine that distmap does not take for it: a proxy of the environment is not asked for loopback.
-NOT_KNOWN_AS_LOOPBACK = "127.1"
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +30,6 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         running([*command, str(login), "-u", "ann", "-P", "s3cret"], folder / "login", port=login),
     ):
         yield SimpleNamespace(open=plain, login=login, log=folder / "open")
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of the desk says nothing."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def test_a_pool_goes_out_through_a_socks_proxy(proxies: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

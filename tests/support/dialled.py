@@ -11,6 +11,9 @@ from distmap.transport.first_hop import load_hop
 from distmap.transport.token import Secret
 from distmap.transport.url import parse_url
 
+#: A name of this machine that distmap does not take for it: a proxy of the environment is not asked for loopback.
+NOT_KNOWN_AS_LOOPBACK = "127.1"
+
 
 def dialled(url: str, token: Secret, *, timeout: float = 15.0, **hop: Any) -> None:
     """Returns when the worker has proved itself; raises what `dial` raises.
