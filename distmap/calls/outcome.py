@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from distmap.calls.shortfalls import refused_by_all
 from distmap.core.progress import JobState
 from distmap.driver.messages import Finished
 from distmap.errors import CrashLoopError, JobCancelled, PayloadError
-from distmap.tasks.failures import SET_UP, Failure, revive, shorten, throw
-from distmap.tasks.items import load_results
+from distmap.tasks.failures import shorten, throw
 from distmap.views.display import JobDisplay
 
 
@@ -70,23 +70,10 @@ def worded(error: BaseException | None, display: JobDisplay) -> BaseException | 
     return error
 
 
-def refusal_of(failure: Failure, worker: str) -> BaseException:
-    """The error of a job whose function could not be loaded on a worker, or could not be sent to it."""
-    error = revive(failure, index=0, worker=worker, attempt=1)
-    notes = getattr(error, "__notes__", [])[:-1]  # the last one names an item
-    what = "the function could not be loaded on" if failure.sent else "the executor raised this:"
-    if any(note.startswith(SET_UP) for note in notes):
-        what = "on"
-    error.__notes__ = [*notes, f"{what} worker {worker}; no item was run there"]
-    return error
-
-
 def end_of(finished: Finished, first_failure: BaseException | None) -> BaseException | None:
     """The error that a finished job raises; None if it was done."""
-    if finished.refusal is not None:
-        parts, worker = finished.refusal
-        (failure,) = load_results(parts, 0, 1)
-        return refusal_of(failure, worker)
+    if finished.refused and finished.refusals:
+        return refused_by_all(finished.refusals)
     if finished.error is not None:
         return finished.error
     if finished.outcome == "cancelled":

@@ -24,6 +24,7 @@ from distmap.calls.notices import warn_of
 from distmap.calls.outcome import Completion, end_of, state_of, worded
 from distmap.calls.reader import JobContext, JobReader, Mailbox
 from distmap.calls.results import Recalled, ResultSink, count_of, decode, failure_of
+from distmap.calls.shortfalls import left_out, shortfall
 from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
@@ -173,7 +174,7 @@ class Serving(JobReader):
         if self.display.is_full:
             self.display.count_dropped()
             return
-        text = message.text
+        text = message.text if message.refusal is None else shortfall(message.refusal)
         if message.report is not None:
             try:
                 text = failure_of(message.report, message.at)
@@ -274,6 +275,7 @@ class MapServing(Serving):
     def finished(self, message: Finished) -> None:
         """Its last message stays in the mailbox: `_abort` looks for it."""
         self._finished = message
+        self.sentences += left_out(self.display.title, message)
 
     def landed(self, message: Landed) -> None:
         """Give the sink the results."""

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from distmap.calls.arguments import label_of
 from distmap.calls.notices import warn_of
 from distmap.calls.options import MapOptions
-from distmap.calls.outcome import refusal_of
 from distmap.calls.reader import JobContext, JobReader, Mailbox
 from distmap.calls.results import decode, exception_of
+from distmap.calls.shortfalls import failure_in, refusal_of
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import Finished, JobMessage, Landed, Lost, Placed, Printed, WorkerStatus
@@ -26,7 +26,6 @@ from distmap.driver.output import OutputRouter
 from distmap.errors import JobCancelled, NoWorkers
 from distmap.tasks.code import Code, name_of
 from distmap.tasks.failures import throw
-from distmap.tasks.items import load_results
 
 #: Worker and slot.
 SlotKey = tuple[str, int]
@@ -209,8 +208,7 @@ class _Calls(JobReader):
             del self.places[message.item]
             self.left.update((f"{worker} ({why or 'no reason came back'})", None) for worker, why in message.deaths)
         elif message.refusal is not None:
-            (failure,) = load_results(message.refusal[0], 0, 1)
-            self._fail(place, refusal_of(failure, place[0]), 1)
+            self._fail(place, refusal_of(failure_in(message.refusal), place[0]), 1)
         else:
             self._fail(place, exception_of(message, self._named(place)))
 

@@ -26,6 +26,7 @@ from distmap.calls.reader import JobContext, Mailbox
 from distmap.calls.results import SKIP, Recalled, Stream, decode
 from distmap.calls.runs import FREE, NOTHING, BlockSize, Run
 from distmap.calls.serving import Serving
+from distmap.calls.shortfalls import left_out
 from distmap.calls.traces import clean
 from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
@@ -330,6 +331,7 @@ class StreamJob(JobHandle):
         serving = self._stream
         error = worded(end_of(message, self._results.first_failure), serving.display)
         self._completion.conclude(error)
+        serving.sentences += left_out(serving.display.title, message)
         serving.tell_notices()
         self._keep = None
         self._when_dropped.detach()

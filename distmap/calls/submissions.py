@@ -21,6 +21,7 @@ from distmap.calls.notices import warn_of
 from distmap.calls.outcome import end_of
 from distmap.calls.reader import JobContext, JobReader
 from distmap.calls.results import Recalled, exception_of
+from distmap.calls.shortfalls import left_out
 from distmap.core.events import InputClosed, ItemsAdded, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.driver.jobs import JobEntry
@@ -152,6 +153,10 @@ def _settle(box: queue.SimpleQueue[_Call | None], settled: threading.Event) -> N
         call_showing_errors(call[0], *call[1], what="the thread of a pool's callbacks")
         call = None  # not kept until the next one comes
     settled.set()
+
+
+def _tell(entry: JobEntry, message: Finished) -> None:
+    warn_of(entry.notices, left_out(entry.spec.name, message))
 
 
 def _resolve(submission: Submission, outcome: Any) -> None:
@@ -331,8 +336,8 @@ class _PushedJob(JobReader):
     def finished(self, message: Finished) -> None:
         """Resolve what is left: the pool was closed, or the job was cancelled."""
         self._owner.forget(self)
-        if self._entry.notices:
-            self._owner.aside(warn_of, self._entry.notices)
+        if self._entry.notices or message.refusals:
+            self._owner.aside(_tell, self._entry, message)
         if self._router.has_unreported or self._router.waiting:
             self._owner.aside(lambda: self._router.show(last=True))
         if self._linger is not None:

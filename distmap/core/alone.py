@@ -31,9 +31,7 @@ def place(state: SchedulerState) -> None:
         worker = item.worker
         if over:
             state.lone.remove(item)
-        if worker is not None and (
-            over or (item.attempt is None and (worker.state != "trusted" or item.job.state == "paused"))
-        ):
+        if worker is not None and (over or (item.attempt is None and not _may_keep(item, worker))):
             worker.quiet_for = item.worker = None
             state.worker_index.update_slots(worker)
     waiting = [item for item in state.lone if item.attempt is None and item.job.state == "running"]
@@ -42,6 +40,10 @@ def place(state: SchedulerState) -> None:
             _reserve(state, item)
         if item.worker is not None:
             _begin(state, item, item.worker)
+
+
+def _may_keep(item: LoneItem, worker: WorkerRecord) -> bool:
+    return worker.state == "trusted" and item.job.state != "paused" and item.job.group.takes(worker)
 
 
 def _reserve(state: SchedulerState, item: LoneItem) -> None:
@@ -53,7 +55,7 @@ def _reserve(state: SchedulerState, item: LoneItem) -> None:
         worker
         for worker in trusted
         if worker.quiet_for is None
-        and item.job.spec.tags <= worker.tags
+        and item.job.group.takes(worker)
         and not worker.unready
         and not any(slot.setup_calls for slot in worker.slots)
     ]

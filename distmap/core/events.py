@@ -224,10 +224,13 @@ class AttemptLost(NamedTuple):
 class AttemptRefused(NamedTuple):
     """The engine could not run the attempt at all: its code did not load, or its input did not unpickle.
 
-    The job fails with the error that the driver holds. Of a set-up, only this call fails.
+    The worker is left out of the job. If no other one can take the job, it fails with the errors that the driver holds.
+    Of a set-up, only this call fails.
     """
 
     attempt: int
+    #: The worker has other packages than the job was made with, and would run it if no other worker can.
+    unfit: bool = False
 
 
 class Consumed(NamedTuple):
@@ -399,12 +402,13 @@ class Release(NamedTuple):
 class Finish(NamedTuple):
     """The job is over: nothing of it runs, waits or will be delivered.
 
-    crashed: it was stopped because task processes died again and again.
+    crashed: it was stopped because task processes died again and again. refused: because no worker could run its code.
     """
 
     job: int
     outcome: Outcome
     crashed: bool = False
+    refused: bool = False
 
 
 Command = Read | Take | SetUp | Assign | Revoke | Interrupt | Kill | Deliver | DeliverLoss | Discard | Release | Finish

@@ -141,7 +141,7 @@ def _first_waiter(giver: JobRecord, job: JobRecord) -> Attempt | None:
         heapq.heappop(giver.waiting_heap)
     for _, _, attempt in giver.waiting_heap[:CANDIDATES]:
         worker = attempt.slot.worker
-        if attempt.state == "waiting" and worker.state == "trusted" and job.spec.tags <= worker.tags:
+        if attempt.state == "waiting" and worker.state == "trusted" and job.group.takes(worker):
             return attempt
     return None
 

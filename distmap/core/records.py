@@ -126,6 +126,8 @@ class LoneItem:
 class TagGroup:
     """The slots whose workers have all tags of one set, and the jobs that ask for exactly that set.
 
+    Of the workers some may be left out: then it is the group of the jobs whose code exactly these cannot run.
+
     Heaps with lazy deletion, so that a choice costs log n in slots and jobs.
     """
 
@@ -148,10 +150,16 @@ class TagGroup:
     ahead: float = 0.0
     #: Jobs that read a chunk for one of these places -> (time until which the place is kept, priority).
     reservations: dict[int, tuple[float, int]] = field(default_factory=dict)
+    #: Workers that are left out.
+    without: frozenset[int] = frozenset()
     #: Jobs that are not over.
     jobs: int = 0
     #: Unanswered Revokes on behalf of idle slots.
     stealing: int = 0
+
+    def takes(self, worker: WorkerRecord) -> bool:
+        """Whether the worker may run its jobs."""
+        return self.tags <= worker.tags and worker.id not in self.without
 
 
 @dataclass(slots=True, eq=False)
@@ -217,6 +225,10 @@ class JobRecord:
     state: str = "running"
     outcome: Outcome = "done"
     crashed: bool = False
+    refused: bool = False
+    #: Workers that cannot run its code; those that have other packages, and run it only if no other worker can.
+    unable: set[int] = field(default_factory=set)
+    unfit: set[int] = field(default_factory=set)
 
     input: str = "open"
     requested: int = 0

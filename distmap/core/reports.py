@@ -10,7 +10,7 @@ Their results are discarded.
 
 from __future__ import annotations
 
-from distmap.core import chunk_queue, faults
+from distmap.core import chunk_queue, faults, fitness
 from distmap.core.events import AttemptLost, AttemptProgressed, AttemptRefused, AttemptReported, Discard
 from distmap.core.gather import Accepted
 from distmap.core.records import Attempt
@@ -55,7 +55,7 @@ def attempt_lost(state: SchedulerState, event: AttemptLost) -> None:
 
 
 def attempt_refused(state: SchedulerState, event: AttemptRefused) -> None:
-    """The attempt could not be run at all: the job fails, or this call of a set-up."""
+    """The attempt could not be run at all: it runs elsewhere. A call of a set-up fails."""
     attempt = _attempt(state, event.attempt)
     if attempt is None:
         return
@@ -65,7 +65,7 @@ def attempt_refused(state: SchedulerState, event: AttemptRefused) -> None:
         if job.spec.each:
             faults.fail_item(state, attempt, attempt.lo, "refused")
         else:
-            state.stop_job(job, "failed")
+            fitness.refused(state, attempt, unfit=event.unfit)
     state.finish_if_done(job)
 
 

@@ -69,11 +69,19 @@ class SchedulerState:
         self.last_job = max(self.last_job, job_id)
         return job
 
-    def stop_job(self, job: JobRecord, outcome: ev.Outcome, trigger: str = "halted", *, crashed: bool = False) -> None:
+    def stop_job(
+        self,
+        job: JobRecord,
+        outcome: ev.Outcome,
+        trigger: str = "halted",
+        *,
+        crashed: bool = False,
+        refused: bool = False,
+    ) -> None:
         """End a job early: take back what waits, interrupt what runs. Slots that do not answer are killed later."""
         job.state = next_state(JOB, job.state, trigger, job)
         job.outcome = outcome
-        job.crashed = crashed
+        job.crashed, job.refused = crashed, refused
         job.queue.clear()
         job.queued = 0
         if job.spec.each:
@@ -133,7 +141,7 @@ class SchedulerState:
         self._remember(job)
         if not job.group.jobs:
             self.worker_index.remove_group(job.group)
-        self.commands.append(ev.Finish(job.id, job.outcome, job.crashed))
+        self.commands.append(ev.Finish(job.id, job.outcome, job.crashed, job.refused))
 
     def _remember(self, job: JobRecord) -> None:
         self.last_snapshots[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)

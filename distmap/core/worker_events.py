@@ -8,7 +8,7 @@ Events of a worker that was given up are legal: they were sent before WorkerLost
 
 from __future__ import annotations
 
-from distmap.core import chunk_queue, faults
+from distmap.core import chunk_queue, faults, fitness
 from distmap.core import events as ev
 from distmap.core.records import SlotRecord, WorkerRecord
 from distmap.core.state import SchedulerState
@@ -35,6 +35,7 @@ def worker_lost(state: SchedulerState, event: ev.WorkerLost) -> None:
     worker = _worker(state, event.worker)
     if worker is not None:
         faults.worker_lost(state, worker, charged=event.charged)
+        fitness.worker_gone(state)
         _window_changed(state)
 
 
@@ -47,6 +48,7 @@ def worker_turned(state: SchedulerState, event: ev.WorkerSuspected | ev.WorkerTr
     if worker.state == "draining":
         for slot in worker.slots:
             state.take_back(slot.queue)
+        fitness.worker_gone(state)
     elif worker.state == "trusted":
         for slot in worker.slots:
             for attempt in slot.queue:

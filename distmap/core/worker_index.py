@@ -23,22 +23,35 @@ class WorkerIndex:
         self.workers: dict[int, WorkerRecord] = {}
         #: Ids of lost workers: events of them may still arrive.
         self.lost: set[int] = set()
-        self.groups: dict[frozenset[str], TagGroup] = {}
+        self.groups: dict[tuple[frozenset[str], frozenset[int]], TagGroup] = {}
 
-    def tag_group(self, tags: frozenset[str]) -> TagGroup:
-        """The group of slots whose workers carry all these tags."""
-        group = self.groups.get(tags)
+    def tag_group(self, tags: frozenset[str], without: frozenset[int] = frozenset()) -> TagGroup:
+        """The group of slots whose workers carry all these tags, without those of some workers."""
+        group = self.groups.get((tags, without))
         if group is None:
-            group = TagGroup(tags, [[] for _ in range(2 * self.limits.slot_depth)])
-            self.groups[tags] = group
+            group = TagGroup(tags, [[] for _ in range(2 * self.limits.slot_depth)], without=without)
+            self.groups[tags, without] = group
             for worker in self.workers.values():
-                if tags <= worker.tags:
+                if group.takes(worker):
                     self._enter(worker, group)
         return group
 
+    def leave_out(self, group: TagGroup, worker: WorkerRecord) -> None:
+        """Leave one more worker out of a group, all of whose jobs have found that it cannot run them."""
+        del self.groups[group.tags, group.without]
+        group.without |= {worker.id}
+        self.groups[group.tags, group.without] = group
+        worker.groups.remove(group)
+        group.capacity -= len(worker.slots) * (worker.state == "trusted")
+        for slot in worker.slots:
+            group.idle -= slot.level in (0, self.limits.slot_depth)
+            group.free_places -= slot.free_places
+        self.update_slots(worker)  # what stands for its slots in the heaps of the group is old now
+        self._count_ahead(group)
+
     def remove_group(self, group: TagGroup) -> None:
         """Remove a group for whose tags no job asks any more."""
-        del self.groups[group.tags]
+        del self.groups[group.tags, group.without]
         for worker in self.workers.values():
             if group in worker.groups:
                 worker.groups.remove(group)
@@ -48,7 +61,7 @@ class WorkerIndex:
         self.workers[worker.id] = worker
         worker.slots = [SlotRecord(worker, index) for index in range(slots)]
         for group in self.groups.values():
-            if group.tags <= worker.tags:
+            if group.takes(worker):
                 self._enter(worker, group)
         self.update_slots(worker)
 

@@ -98,6 +98,9 @@ class Commands:
             needs = job.needs[worker.id] = self._that_travel(needs_of(code, worker), worker)
         if chunk.needs:
             needs = (*needs, *self._that_travel(chunk.needs, worker))
+        first_time = worker.id not in job.refusals
+        if not first_time:
+            job.let_in(worker.id)
         where = (command.worker, command.slot, command.lo, command.hi)
         self._attempts.add(command.attempt, AttemptEntry(job, command.chunk, *where))
         try:
@@ -111,7 +114,7 @@ class Commands:
             return worker.refused(Refused(command.slot, command.attempt), refusal(error))
         task = Task(
             command.slot, command.attempt, code.digest, needs, command.lo, command.hi, chunk.start,
-            job.timeout, job.router is not None,
+            job.timeout, job.router is not None, first_time and worker.engine.place == "there" and not job.spec.each,
         )  # fmt: skip
         try:
             worker.engine.assign(worker.id, task, chunk.payload.parts)
@@ -179,7 +182,7 @@ class Commands:
         self._blobs.end(job.id)
         for worker in self._workers:
             worker.failed_setups.pop(job.id, None)
-        job.finish(command.outcome, snapshot, crashed=command.crashed)
+        job.finish(command.outcome, snapshot, crashed=command.crashed, refused=command.refused)
         self._workers.check_unserved()
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
-from distmap.driver.messages import Finished, Incident, Input, JobMessage, Lost, Room
-from distmap.engine.base import Parts
+from distmap.driver.messages import Finished, Incident, Input, JobMessage, Lost, Refusal, Room
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Blob, Payload
 
@@ -91,8 +90,9 @@ class JobEntry:
     first: FirstChunk | None = None
     #: What the job ends with if the driver or its user ended it.
     error: BaseException | None = None
-    #: Why the code did not load, and on which worker.
-    refusal: tuple[Parts, str] | None = None
+    #: Workers that did not run the code, and why; the last of them.
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+    refusal: Refusal | None = None
     #: Runs while no worker can take the job, and while dropped lines of output are not reported.
     no_worker_timer: asyncio.TimerHandle | None = None
     dropped_timer: asyncio.TimerHandle | None = None
@@ -175,8 +175,31 @@ class JobEntry:
         if worker not in self.notices.get(key, ()) and len(self.notices) < MAX_INCIDENTS:
             self.notices.setdefault(key, []).append(worker)
 
+    def refuse(self, worker: int, refusal: Refusal) -> None:
+        """A worker cannot run the code."""
+        self.refusal = refusal
+        known = self.refusals.get(worker)
+        if self.spec.each or (known is not None and (known.unfit == refusal.unfit)):
+            return
+        self.refusals[worker] = refusal
+        self.report_incident(Incident("left out", None, refusal.worker, 0, refusal=refusal))
+
+    def refused_by(self, worker: int) -> bool:
+        """Whether the worker cannot run the code, whoever else is there."""
+        return (known := self.refusals.get(worker)) is not None and not known.unfit
+
+    def let_in(self, worker: int) -> None:
+        """A worker that refused the code gets more of the job: nobody else can take it."""
+        self.refusals[worker] = self.refusals[worker]._replace(let_in=True)
+
     def finish(
-        self, outcome: Outcome, snapshot: Snapshot, error: BaseException | None = None, *, crashed: bool = False
+        self,
+        outcome: Outcome,
+        snapshot: Snapshot,
+        error: BaseException | None = None,
+        *,
+        crashed: bool = False,
+        refused: bool = False,
     ) -> None:
         """Send the last message. Whoever keeps the job keeps results and figures, not what its function captured."""
         self.code, self.first = _NO_CODE, None
@@ -184,5 +207,6 @@ class JobEntry:
         self.needs.clear()
         if self.no_worker_timer is not None:
             self.no_worker_timer.cancel()
-        refusal = None if error is not None else self.refusal
-        self.sink(Finished(outcome, crashed, self.error if error is None else error, refusal, snapshot))
+        error = self.error if error is None else error
+        refusals, self.refusals = tuple(self.refusals.values()), {}
+        self.sink(Finished(outcome, crashed, error, refused, refusals, snapshot))

@@ -38,6 +38,17 @@ class Input(NamedTuple):
     room: Room
 
 
+class Refusal(NamedTuple):
+    """Why a worker does not run the code of a job: the parts of its Refused."""
+
+    worker: str
+    parts: Parts
+    #: It has other packages than the job was made with.
+    unfit: bool
+    #: It runs the job all the same, as no other worker can.
+    let_in: bool = False
+
+
 class ReadRequest(NamedTuple):
     """To whoever reads the job's input: read at most `most` items into `chunk`.
 
@@ -73,7 +84,7 @@ class Lost(NamedTuple):
     #: Seconds that it was allowed.
     timeout: float = 0.0
     #: Why the function did not load, and where.
-    refusal: tuple[Parts, str] | None = None
+    refusal: Refusal | None = None
     ran_with: Input | None = None
 
 
@@ -93,10 +104,11 @@ class Incident(NamedTuple):
     """Something did not go as planned, and the job goes on: to be shown, not to be handled.
 
     kind: "retried" (an item raised and is run again; its `report` at offset `at` says what), "died" (it ended its
-    process), "lost" (a worker is gone with what it held).
+    process), "lost" (a worker is gone with what it held), "left out" (its `refusal` says why a worker does not run the
+    job).
     """
 
-    kind: Literal["retried", "died", "lost"]
+    kind: Literal["retried", "died", "lost", "left out"]
     #: Index of the item; None: no single one.
     item: int | None
     worker: str
@@ -105,15 +117,20 @@ class Incident(NamedTuple):
     text: str = ""
     report: ReportData | None = None
     at: int = 0
+    refusal: Refusal | None = None
 
 
 class Finished(NamedTuple):
-    """The last message of a job. `error` is set when the pool itself ended it; `refusal` when its code did not load."""
+    """The last message of a job. `error` is set when the pool itself ended it; `refusals` say who did not run its code.
+
+    refused: that is why it ended, as nobody was left.
+    """
 
     outcome: Outcome
     crashed: bool
     error: BaseException | None
-    refusal: tuple[Parts, str] | None
+    refused: bool
+    refusals: tuple[Refusal, ...]
     snapshot: Snapshot
 
 

@@ -17,8 +17,9 @@ from distmap.core.limits import LIMITS
 from distmap.core.progress import Device, LongItem
 from distmap.driver.attempts import Attempts
 from distmap.driver.jobs import JobEntry
-from distmap.driver.messages import Incident, Printed, ReportData
+from distmap.driver.messages import Incident, Printed, Refusal, ReportData
 from distmap.driver.output import OutputRouter
+from distmap.driver.unserved import unserved
 from distmap.engine.base import Engine, WorkerInfo
 from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
@@ -101,11 +102,12 @@ class WorkerEntry:
         self._workers.watch_dropped(job, router)
 
     def refused(self, refused: Refused, parts: list[Buffer]) -> None:
-        """Keep the reason: the job ends with it."""
+        """Keep the reason: the job goes on without this worker, or ends with it."""
         entry = self._attempts.end(refused.attempt)
         if entry is not None:
-            entry.job.refusal = (parts, self.info.name)
-        self._post(ev.AttemptRefused(refused.attempt))
+            entry.job.refuse(self.id, Refusal(self.info.name, parts, refused.unfit))
+        self._post(ev.AttemptRefused(refused.attempt, refused.unfit))
+        self._workers.check_unserved()
 
     def died(self, died: Died) -> None:
         """What the slot held is void."""
@@ -336,7 +338,10 @@ class Workers:
         for job in self._jobs.values():
             if job.spec.each:
                 continue  # a set-up waits for workers, not for work
-            served = any(not entry.failed_setups and job.spec.tags <= entry.info.tags for entry in self)
+            served = any(
+                not entry.failed_setups and job.spec.tags <= entry.info.tags and not job.refused_by(entry.id)
+                for entry in self
+            )
             if not served and job.no_worker_timer is None:
                 # A connection that broke gets the time that it may take to come back, however its worker was given up.
                 hoped = self._hoped_until - self.loop.time()
@@ -352,24 +357,15 @@ class Workers:
             self._fail(job, self._unserved_error(job))
 
     def _unserved_error(self, job: JobEntry) -> BaseException:
-        error = self._no_workers()
-        tags = sorted(job.spec.tags)
-        failed = [f"{name} on {entry.info.name}" for entry in self for name in entry.failed_setups.values()]
-        if failed:
-            return type(error)(
-                f"no worker for {self._timeout:g} s: what set them up failed ({', '.join(failed)}), and without it "
-                "they run nothing while its handle is kept; its `failures` say why"
-            )
-        if self._entries and tags:
-            there = ", ".join(
-                f"{entry.info.name} ({', '.join(sorted(entry.info.tags)) or 'no tags'})" for entry in self
-            )
-            return type(error)(f"no worker has the tags {tags} for {self._timeout:g} s; there are: {there}")
-        if self._none_can_come() and job.suspects:
-            error.add_note(f"It had {_spans(job.suspects)} when it broke: one of them ended its process.")
-        elif self._last_lost:
-            error.add_note(f"{self._last_lost}.")
-        return error
+        return unserved(
+            self._no_workers(),
+            job,
+            there=[entry.info for entry in self],
+            failed=[f"{name} on {entry.info.name}" for entry in self for name in entry.failed_setups.values()],
+            timeout=self._timeout,
+            last_lost=self._last_lost,
+            none_can_come=self._none_can_come(),
+        )
 
 
 def _known(share: float) -> float | None:
@@ -383,11 +379,3 @@ def needs_of(code: Code, worker: WorkerEntry) -> list[bytes]:
         if setup.tags <= worker.info.tags:
             needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
     return needs + [blob.digest for blob in code.blobs]
-
-
-def _spans(spans: Sequence[range]) -> str:
-    """Items in words: "items 3, 10 to 20 and 31"."""
-    parts = [f"{s[0]} to {s[-1]}" if len(s) > 1 else f"{s[0]}" for s in sorted(spans, key=lambda span: span.start)]
-    *before, last = parts
-    words = f"{', '.join(before)} and {last}" if before else last
-    return f"item{'s' * (sum(map(len, spans)) > 1)} {words}"

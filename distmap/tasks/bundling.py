@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from types import CodeType, ModuleType
 
 from distmap.tasks._typing import Any, NamedTuple
-from distmap.tasks.extras import Extras, Source, Stamps, gather, remote_workers, stamp, survey, versions
+from distmap.tasks.extras import Extras, Source, Stamps, distributions, gather, remote_workers, stamp, survey
 from distmap.tasks.imports import imports_of
 from distmap.tasks.modules import (
     DISTMAP,
@@ -164,8 +164,9 @@ def pack_versions(names: Iterable[str]) -> tuple[bytes, bytes] | None:
     for name in bundle(reached):
         for imports in _records[name].imports:
             reached.update(imports)
-    found = versions({name.partition(".")[0] for name in reached} - {DISTMAP})
-    return _pickled(Extras({}, found)) if found else None
+    found = distributions({name.partition(".")[0] for name in reached} - {DISTMAP})
+    modules = {name: top for top, (name, _) in found.items()}
+    return _pickled(Extras({}, dict(found.values()), modules)) if found else None
 
 
 def _pickled(value: object) -> tuple[bytes, bytes]:

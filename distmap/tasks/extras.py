@@ -57,8 +57,27 @@ class Unit(NamedTuple):
 
 class Extras(NamedTuple):
     units: dict[str, Unit]
-    #: Of the distributions that a function reaches by reference.
+    #: Of the distributions that a function reaches by reference; the module for which it reaches each.
     versions: dict[str, str]
+    modules: dict[str, str] = {}  # noqa: RUF012  (nobody changes it)
+
+
+class Lack(NamedTuple):
+    """A distribution that a worker has in another version than the process that made the call, or not at all."""
+
+    name: str
+    wanted: str
+    #: None: it is missing.
+    there: str | None
+
+    @property
+    def serious(self) -> bool:
+        """It is missing, or the first two numbers of the version differ."""
+        return self.there is None or _series(self.there) != _series(self.wanted)
+
+
+def _series(version: str) -> list[str]:
+    return version.partition("+")[0].split(".")[:2]
 
 
 class _RemoteWorkers:
@@ -220,20 +239,35 @@ def version_of(distribution: str) -> str | None:
 _installed = _Installed([])
 
 
-def versions(modules: Iterable[str]) -> dict[str, str]:
-    """The distributions that top-level modules belong to, with their versions."""
+def distributions(modules: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The distribution that each of these top-level modules belongs to, with its version."""
     global _installed
     path: Stamps = [(entry, stamp(entry)) for entry in sys.path if isinstance(entry, str)]
     if path != _installed.path:  # something was installed meanwhile
         _installed = _Installed(path)
-    return dict(found for top in sorted(modules) if (found := _installed.of(top)) is not None)
+    return {top: found for top in sorted(modules) if (found := _installed.of(top)) is not None}
 
 
-def differences(wanted: Mapping[str, str]) -> list[str]:
-    """In a worker: a line for each distribution that has another version here, to be followed by who says it."""
-    lines = []
-    for name, version in wanted.items():
-        here = version_of(name)
-        if here not in (version, None):  # None: its import says so
-            lines.append(f"{name} is {version} here and {here} on")
-    return lines
+def lacking(extras: Extras) -> list[Lack]:
+    """In a worker: what is not here, or in another version."""
+    found = []
+    for name, wanted in extras.versions.items():
+        there = version_of(name)
+        if there == wanted or (there is None and _is_importable(extras.modules.get(name))):
+            continue  # a module that lies here without saying its version is taken for the right one
+        found.append(Lack(name, wanted, there))
+    return found
+
+
+def _is_importable(module: str | None) -> bool:
+    if module is None or module in sys.modules:
+        return True
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def differences(lacks: Iterable[Lack]) -> list[str]:
+    """A line for each distribution that has another version on the worker, to be followed by who says it."""
+    # One that is missing is told by the import that fails.
+    return [f"{lack.name} is {lack.wanted} here and {lack.there} on" for lack in lacks if lack.there is not None]

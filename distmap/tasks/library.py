@@ -11,7 +11,7 @@ from _thread import allocate_lock
 from distmap.errors import PayloadError
 from distmap.tasks import received
 from distmap.tasks.broadcast import forget_value, keep_value, reload_values
-from distmap.tasks.extras import differences
+from distmap.tasks.extras import Extras, Lack, lacking
 from distmap.tasks.finder import SourceFinder
 from distmap.tasks.modules import packed_here
 from distmap.tasks.payload import Payload, load_value
@@ -28,8 +28,9 @@ class Library:
         self.edition = 0
         self.finder = SourceFinder(folder)
         self.surroundings = SurroundingsSwitch()
-        #: Digest of extras -> a line for each distribution that has another version here.
-        self.differences: dict[bytes, list[str]] = {}
+        #: Digest of extras -> the extras, and what of their versions is not here, once somebody wanted to know.
+        self._extras: dict[bytes, Extras] = {}
+        self._lacks: dict[bytes, list[Lack]] = {}
         self._installed: set[bytes] = set()
         #: The runners of foreign executors run in threads of their own; one installs at a time.
         self._lock = allocate_lock()
@@ -62,12 +63,22 @@ class Library:
         with self._lock:
             sent = load_value(payload)
             if kind == "extras":
-                self.differences[digest] = differences(sent.versions)
+                self._extras[digest] = sent
             if self.finder.install(sent) if kind == "modules" else self.finder.add(sent):
                 self._installed.clear()
                 self.edition += 1
                 reload_values()
             self._installed.add(digest)
+
+    def lacks(self, task: Task) -> list[Lack]:
+        """What the code of a task was made with and is not here. To be asked after set-ups, which may install it."""
+        found: list[Lack] = []
+        for digest in task.needs:
+            if (extras := self._extras.get(digest)) is not None:
+                if digest not in self._lacks:
+                    self._lacks[digest] = lacking(extras)
+                found += self._lacks[digest]
+        return found
 
     def shares(self, task: Task) -> bool:
         """Whether something that the task was sent lies in memory that other slots read too."""

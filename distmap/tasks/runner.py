@@ -14,6 +14,7 @@ from types import FunctionType
 from distmap.tasks._typing import TYPE_CHECKING, Any
 from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.cells import CELL_ATTEMPT, CELL_INTERRUPT
+from distmap.tasks.extras import differences
 from distmap.tasks.failures import SET_UP, Failure, describe
 from distmap.tasks.hygiene import Hygiene
 from distmap.tasks.items import Items, encode
@@ -27,6 +28,10 @@ from distmap.wire.messages import NOTICE, BlobKind, Output, Refused, Report, Tas
 
 if TYPE_CHECKING:
     pass
+
+
+class _Unfit(ImportError):
+    """There are other packages here than the code was made with, and others may have the right ones."""
 
 
 class Runner:
@@ -86,8 +91,7 @@ class Runner:
         # CELL_AT is left alone until the first item runs: a death while code loads is no item's.
         cells[CELL_ATTEMPT] = task.attempt
         if (failure := self._unloadable.get(task.code)) is not None:
-            emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
-            return
+            return self._refuse(task, failure, emit)
         try:
             code = self._load(task, emit)
             items = Items([payload[0], *payload[1]])
@@ -101,9 +105,7 @@ class Runner:
                 )
                 return
             self._library.finder.explain(exc)
-            failure = describe(exc, "", dump_small)
-            emit(Refused(task.slot, task.attempt), encode([failure], Dependencies(), what="")[0])
-            return
+            return self._refuse(task, describe(exc, "", dump_small), emit, unfit=isinstance(exc, _Unfit))
         hygiene = self._hygiene
         if hygiene is not None and self._last != (task.code, task.needs):
             self._last = task.code, task.needs
@@ -122,6 +124,11 @@ class Runner:
                 hygiene.set_up()
         if interrupted and self._inline:
             raise KeyboardInterrupt
+
+    def _refuse(self, task: Task, failure: Failure, emit: Emit, *, unfit: bool = False) -> None:
+        """Say why the task cannot be run here, and what of the packages that it needs is missing or another one."""
+        said = [failure, tuple([lack for lack in self._library.lacks(task) if lack.serious])]
+        emit(Refused(task.slot, task.attempt, unfit), encode(said, Dependencies(), what="")[0])
 
     def _load(self, task: Task, emit: Emit) -> LoadedCode:
         library, setups = self._library, []
@@ -144,10 +151,15 @@ class Runner:
                     self._set_up(digest, task.slot)
             code = self._codes.get(task.code)
             if code is None:
+                lacks = library.lacks(task)
+                if task.strict and any(lack.serious for lack in lacks):
+                    raise _Unfit("this worker has other packages than the function was made with")
                 # First, as they may be why it does not load.
-                self._tell([line for digest in task.needs for line in library.differences.get(digest, ())], task, emit)
+                self._tell(differences(lacks), task, emit)
                 code = self._code(task.code)
             return code
+        except _Unfit:
+            raise
         except Exception as exc:
             library.finder.explain(exc)
             self._unloadable[task.code] = describe(exc, "", dump_small)

@@ -21,8 +21,8 @@ class Issue(NamedTuple):
     """Something that went wrong and is worth a line of its own."""
 
     #: failed: the item failed for good; retried: it raised and runs again; lost: it was lost with a worker; died: it
-    #: ended its process; note: nothing went wrong, but it has to be said.
-    kind: Literal["failed", "retried", "lost", "died", "note"]
+    #: ended its process; left out: the worker cannot run the job; note: nothing went wrong, but it has to be said.
+    kind: Literal["failed", "retried", "lost", "died", "left out", "note"]
     #: None: no single item.
     item: int | None
     #: Name of the worker; empty if that is not known.

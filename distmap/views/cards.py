@@ -28,7 +28,14 @@ from distmap.views.words import clock, counted, elapsed, is_live, number, proble
 #: Workers of a pool that its card shows; further ones are counted.
 MAX_WORKERS = 20
 
-_ISSUE_WORDS = {"failed": "failed", "retried": "retried", "lost": "lost", "died": "process died", "note": "note"}
+_ISSUE_WORDS = {
+    "failed": "failed",
+    "retried": "retried",
+    "lost": "lost",
+    "died": "process died",
+    "left out": "left out",
+    "note": "note",
+}
 
 
 class WorkerRow(NamedTuple):

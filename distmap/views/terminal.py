@@ -96,7 +96,13 @@ def facts(snapshot: Snapshot) -> list[str]:
     return [word for word in words if word]
 
 
-_VERBS = {"failed": "failed", "retried": "is run again", "died": "ended its process", "lost": "was lost"}
+_VERBS = {
+    "failed": "failed",
+    "retried": "is run again",
+    "died": "ended its process",
+    "lost": "was lost",
+    "left out": "is left out",
+}
 
 
 def issue_line(issue: Issue) -> str:

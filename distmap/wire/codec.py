@@ -23,7 +23,7 @@ _REASONS: tuple[msg.DeathReason, ...] = ("died", "timeout", "killed", "idle", "m
 _PUT, _TASK, _REPORT, _DIED, _BEAT, _BYE, _OUTPUT = 1, 3, 4, 9, 13, 15, 16
 
 _put = struct.Struct("<B16sBH")
-_task = struct.Struct("<BIQIIQd16sHB")
+_task = struct.Struct("<BIQIIQd16sHBB")
 _report = struct.Struct("<BIQIIdBI")
 _output = struct.Struct("<BIQQI")
 _output_piece = struct.Struct("<qBI")
@@ -36,7 +36,7 @@ _bye = struct.Struct("<BI")
 #: Messages whose fields are all of fixed size: the first byte, and the layout of that byte and the fields in order.
 _FIXED: dict[type, tuple[int, struct.Struct]] = {
     msg.Drop: (2, struct.Struct("<B16s")),
-    msg.Refused: (5, struct.Struct("<BIQ")),
+    msg.Refused: (5, struct.Struct("<BIQ?")),
     msg.Revoke: (6, struct.Struct("<BIQI")),
     msg.Interrupt: (7, struct.Struct("<BIQ")),
     msg.Kill: (8, struct.Struct("<BI")),
@@ -140,16 +140,16 @@ def _decode_put(data: bytes) -> msg.Put:
 
 def _encode_task(m: msg.Task) -> bytes:
     code, count = _digest(m.code), len(m.needs)
-    head = _task.pack(_TASK, m.slot, m.attempt, m.lo, m.hi, m.start, m.timeout, code, count, m.output)
+    head = _task.pack(_TASK, m.slot, m.attempt, m.lo, m.hi, m.start, m.timeout, code, count, m.output, m.strict)
     return b"".join((head, *map(_digest, m.needs))) if m.needs else head
 
 
 def _decode_task(data: bytes) -> msg.Task:
-    _, slot, attempt, lo, hi, start, timeout, code, count, output = _task.unpack_from(data)
+    _, slot, attempt, lo, hi, start, timeout, code, count, output, strict = _task.unpack_from(data)
     at = _task.size
     _exact(data, at + 16 * count)
     needs = tuple([data[at + 16 * i : at + 16 * i + 16] for i in range(count)]) if count else ()
-    return msg.Task(slot, attempt, code, needs, lo, hi, start, timeout, output != 0)
+    return msg.Task(slot, attempt, code, needs, lo, hi, start, timeout, output != 0, strict != 0)
 
 
 def _encode_report(m: msg.Report) -> bytes:

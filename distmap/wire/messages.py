@@ -55,6 +55,8 @@ class Task(NamedTuple):
     timeout: float
     #: Whether what the items print is sent as Output; otherwise it is dropped.
     output: bool = True
+    #: Whether the slot refuses the task if it has other packages than the code was made with.
+    strict: bool = False
 
 
 class Report(NamedTuple):
@@ -71,10 +73,12 @@ class Report(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The attempt could not be run at all; the part is a pickled Failure with the reason."""
+    """The attempt could not be run at all; the part is a pickled Failure with the reason, and what is missing there."""
 
     slot: int
     attempt: int
+    #: It could be, but for other packages than the code was made with: see `Task.strict`.
+    unfit: bool = False
 
 
 #: Stream number of a line that no item printed: a notice to the caller, such as another version of a package.

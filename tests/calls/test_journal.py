@@ -27,7 +27,7 @@ def landed(start, values, failed=()):
 
 
 def finished(outcome="done"):
-    return Finished(outcome, False, None, None, empty_snapshot(JobSpec()))
+    return Finished(outcome, False, None, False, (), empty_snapshot(JobSpec()))
 
 
 class Steered:

@@ -131,12 +131,12 @@ def test_speed_is_learnt_by_worker(harness: Any) -> None:
     assert tuple(chunk_size_for(state, job, workers[at]) for at in (1, 2)) == (20, 5)
 
 
-def test_a_refused_attempt_fails_the_job(harness: Any, pick: Any) -> None:
-    """Code that does not load ends the job, once everything else of it has stopped."""
+def test_an_attempt_that_all_refuse_fails_the_job(harness: Any, pick: Any) -> None:
+    """Code that loads nowhere ends the job, once everything else of it has stopped."""
     harness.send(ev.WorkerJoined(1, 1))
     running, waiting = harness.job(size=9)
     assert pick(harness.send(ev.AttemptRefused(running.attempt)), ev.Interrupt)
-    assert harness.send(ev.AttemptRefused(waiting.attempt))[-1] == ev.Finish(1, "failed")
+    assert harness.send(ev.AttemptRefused(waiting.attempt))[-1] == ev.Finish(1, "failed", refused=True)
     assert harness.send(ev.AttemptRefused(waiting.attempt)) == []
 
 

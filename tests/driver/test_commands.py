@@ -144,6 +144,6 @@ def test_a_function_that_no_message_holds_ends_its_job(narrow):
         job, box = narrow.open(lambda x: large[x], 1)
         found, last = narrow.serve(job, box, [1])
         assert (found, last.outcome) == ({}, "failed")
-        assert "too large to be sent" in load_results(last.refusal[0], 0, 1)[0].message
+        assert "too large to be sent" in load_results(last.refusals[0].parts, 0, 1)[0].message
     job, box = narrow.open(abs, 1)
     assert narrow.serve(job, box, [-1])[0] == {0: 1}

@@ -87,6 +87,10 @@ class JobAccount:
     dry: int = 0
     paused: bool = False
     cancelled: bool = False
+    #: Workers that refused it for good, those that have other packages, and those of them that may run it all the same.
+    unable: set[int] = field(default_factory=set)
+    unfit: set[int] = field(default_factory=set)
+    let_in: set[int] = field(default_factory=set)
     refused: bool = False
     input_failed: bool = False
     final_failure: bool = False
@@ -131,9 +135,23 @@ class Ledger:
         return [
             slot
             for worker in self.workers.values()
-            if worker.state == "trusted" and job.spec.tags <= worker.tags
+            if worker.state == "trusted" and self.may_use(job, worker)
             for slot in worker.slots
         ]
+
+    def may_use(self, job: JobAccount, worker: WorkerAccount) -> bool:
+        """Whether the job may run on the worker: one that refused it is left out, perhaps until no other is there."""
+        out = job.unable | (job.unfit - job.let_in)
+        return job.spec.tags <= worker.tags and not any(self.workers[number] is worker for number in out)
+
+    def _find_workers(self) -> None:
+        """A worker was left out of a job, or is gone: jobs that have none now get those that are unfit."""
+        for job in self.jobs.values():
+            if self.goes_on(job) and job.unfit and not self._there(job):
+                job.let_in = job.let_in | job.unfit
+
+    def _there(self, job: JobAccount) -> bool:
+        return any(one.state in ("trusted", "suspect") and self.may_use(job, one) for one in self.workers.values())
 
     def _wake_early(self) -> None:
         early = self.now - self.limits.slot_rest_alone + self.limits.slot_rest
@@ -174,6 +192,7 @@ class Ledger:
                     self.jobs[attempt.job].hosts.update(range(start + attempt.next, start + attempt.hi))
                 self._void(attempt)
             slot.held.clear()
+        self._find_workers()
 
     def _on_WorkerSuspected(self, event: ev.WorkerSuspected) -> None:
         self._turn(event.worker, "suspect", ("trusted",))
@@ -187,6 +206,7 @@ class Ledger:
 
     def _on_WorkerDraining(self, event: ev.WorkerDraining) -> None:
         self._turn(event.worker, "draining", ("trusted", "suspect"))
+        self._find_workers()
 
     def _turn(self, worker: int, state: str, only_from: tuple[str, ...]) -> None:
         account = self.workers[worker]
@@ -314,7 +334,12 @@ class Ledger:
         if attempt.live and job.spec.each:
             job.turned_down.add(job.chunks[attempt.chunk][0])
         elif attempt.live:
-            job.refused = True
+            start, worker = job.chunks[attempt.chunk][0], attempt.slot[0]
+            for item in range(start + attempt.next, start + attempt.hi):
+                job.items.pop(item, None)
+            (job.unfit if event.unfit else job.unable).add(worker)
+            self._find_workers()
+            job.refused = job.refused or (self.goes_on(job) and not self._there(job))
         self._end(event.attempt)
 
     def _on_AttemptReported(self, event: ev.AttemptReported) -> None:

@@ -114,9 +114,9 @@ class NetWorld(World):
                 if ended:
                     given[slot].discard(attempt)
                 self.post(ev.AttemptReported(attempt, lo, hi, failed, seconds, (hi - lo) * 10, ended))
-            case msg.Refused(slot, attempt):
+            case msg.Refused(slot, attempt, unfit):
                 given[slot].discard(attempt)
-                self.post(ev.AttemptRefused(attempt))
+                self.post(ev.AttemptRefused(attempt, unfit))
             case msg.Died(slot, attempt, at, reason):
                 given[slot].discard(attempt)
                 for other in sorted(given[slot]):
@@ -183,8 +183,8 @@ class NetWorld(World):
             case ev.AttemptReported(attempt, lo, hi, failed, seconds, nbytes, ended):
                 slot = self.orders[attempt].slot
                 end.send(msg.Report(slot, attempt, lo, hi, seconds, ended, failed), nbytes)
-            case ev.AttemptRefused(attempt):
-                end.send(msg.Refused(self.orders[attempt].slot, attempt), 10)
+            case ev.AttemptRefused(attempt, unfit):
+                end.send(msg.Refused(self.orders[attempt].slot, attempt, unfit), 10)
             case ev.AttemptProgressed():
                 pass  # heartbeats say it
 

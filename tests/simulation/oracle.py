@@ -132,7 +132,7 @@ class Oracle(Ledger):
         job = self.jobs[command.job]
         worker = self.workers[command.worker]
         self.require(worker.state == "trusted", f"{command}: the worker is {worker.state}")
-        self.require(job.spec.tags <= worker.tags, f"{command}: the worker lacks tags")
+        self.require(self.may_use(job, worker), f"{command}: the worker lacks tags, or has refused the job")
         slot = worker.slots[command.slot]
         self.require(self._takes(slot), f"{command}: the slot is {slot.state}")
         self.require(len(slot.held) < self.depth(slot), f"{command}: the slot holds {slot.held}")
@@ -286,6 +286,7 @@ class Oracle(Ledger):
         self._all_were_called(command.job)
         if command.outcome == "done" or (job.input_failed and not self._settling(job) and not command.crashed):
             self.require(job.delivered == job.read, f"{command}: {job.delivered} of {job.read} items were delivered")
+        self.require(not command.refused or job.refused, f"{command}: a worker is left that may run it")
         if command.crashed:
             self.require(job.dry >= self.limits.crash_loop_deaths, f"{command}: after {job.dry} deaths only")
         kept = [chunk for chunk, (_, count, nbytes) in job.chunks.items() if count and nbytes >= 0]

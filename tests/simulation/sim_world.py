@@ -226,7 +226,7 @@ class SimWorld:
             work = self.jobs[command.job]
             if self.has_fault("refusals") and self.rng.random() < 0.02:
                 attempt = command.attempt
-                return self.tell(worker, ("of", attempt), ev.AttemptRefused(attempt))
+                return self.tell(worker, ("of", attempt), ev.AttemptRefused(attempt, unfit=attempt % 2 > 0))
             if self.has_fault("executor") and self.rng.random() < 0.05:
                 attempt = command.attempt
                 return self.tell(worker, ("of", attempt), ev.AttemptLost(attempt))

@@ -155,7 +155,7 @@ def test_modules_that_fail_to_import_there_are_named(script: Callable[..., str])
         sys.here = True
         import picky
         with Far() as far:
-            (failure,) = far.outcomes(picky.f, [1, 2, 3])
+            failure, lacks = far.outcomes(picky.f, [1, 2, 3])
         print(failure.type, failure.message)
         """
     )

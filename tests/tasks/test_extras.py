@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distmap.core.limits import LIMITS
-from distmap.tasks.extras import Source, differences, gather, survey, versions
+from distmap.tasks.extras import Extras, Lack, Source, differences, distributions, gather, lacking, survey
 
 
 def package(folder: Path, *files: str) -> dict[str, Source]:
@@ -76,9 +76,9 @@ def test_versions_of_distributions() -> None:
     """Modules are looked up by what they are called and by who installed them; the standard library has none."""
     numpy = pytest.importorskip("numpy")
 
-    assert versions(["numpy", "json", "sys", "no_such_module"]) == {"numpy": numpy.__version__}
+    assert distributions(["numpy", "json", "sys", "no_such_module"]) == {"numpy": ("numpy", numpy.__version__)}
     pytest.importorskip("sklearn")
-    assert list(versions(["sklearn"])) == ["scikit-learn"]
+    assert distributions(["sklearn"])["sklearn"][0] == "scikit-learn"
 
 
 def test_only_other_versions_are_told() -> None:
@@ -86,16 +86,31 @@ def test_only_other_versions_are_told() -> None:
     numpy = pytest.importorskip("numpy")
 
     assert "numpy" in sys.modules
-    assert differences({"numpy": numpy.__version__, "no-such-package": "1"}) == []
-    assert differences({"numpy": "0.1"}) == [f"numpy is 0.1 here and {numpy.__version__} on"]
+    here = numpy.__version__
+    wanted = {"numpy": here, "no-such-package": "1", "unknown": "2", "other-name": "3"}
+    modules = {"no-such-package": "no_such_module", "other-name": "numpy"}
+    lacks = lacking(Extras({}, wanted, modules))
+    assert lacks == [Lack("no-such-package", "1", None)]  # what can be imported is taken for the right version
+    assert differences(lacks) == []
+    (lack,) = lacking(Extras({}, {"numpy": "0.1"}))
+    assert differences([lack]) == [f"numpy is 0.1 here and {here} on"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "serious"),
+    [("1.9.0", None, True), ("1.9.0", "1.9.3", False), ("1.9.0", "1.10.0", True), ("2.1.0+cu118", "2.1.0+cpu", False)],
+)
+def test_how_much_another_version_matters(wanted: str, there: str | None, serious: bool) -> None:
+    """A package that is missing matters, and one that differs before the second dot."""
+    assert Lack("some", wanted, there).serious is serious
 
 
 def test_what_is_installed_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are looked up anew when the path or a folder on it has changed."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert versions(["later"]) == {}
+    assert distributions(["later"]) == {}
     info = tmp_path / "dist_later-3.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-later\nVersion: 3.0\n")
     (info / "top_level.txt").write_text("later")
-    assert versions(["later"]) == {"dist-later": "3.0"}
+    assert distributions(["later"]) == {"later": ("dist-later", "3.0")}

@@ -31,10 +31,20 @@ MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
     msg.Put: st.builds(msg.Put, digests, kinds, st.text(max_size=msg.MAX_NAME)),
     msg.Drop: st.builds(msg.Drop, digests),
     msg.Task: st.builds(
-        msg.Task, u32, u64, digests, st.lists(digests, max_size=4).map(tuple), u32, u32, u64, seconds, st.booleans()
+        msg.Task,
+        u32,
+        u64,
+        digests,
+        st.lists(digests, max_size=4).map(tuple),
+        u32,
+        u32,
+        u64,
+        seconds,
+        st.booleans(),
+        st.booleans(),
     ),
     msg.Report: st.builds(msg.Report, u32, u64, u32, u32, seconds, st.booleans(), st.lists(u32, max_size=8).map(tuple)),
-    msg.Refused: st.builds(msg.Refused, u32, u64),
+    msg.Refused: st.builds(msg.Refused, u32, u64, st.booleans()),
     msg.Output: st.builds(msg.Output, u32, u64, u64, st.lists(st.tuples(i64, u8, u32), max_size=5).map(tuple)),
     msg.Revoke: st.builds(msg.Revoke, u32, u64, u32),
     msg.Interrupt: st.builds(msg.Interrupt, u32, u64),
@@ -57,8 +67,10 @@ MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
 messages = st.one_of(list(MESSAGES.values()))
 headers = messages.map(encode)
 
-# Of these a byte other than 0 is true: the last fixed byte of a Task, and the one before the count of a Report.
-BOOLEANS = {3: struct.calcsize("<BIQIIQd16sH"), 4: struct.calcsize("<BIQIId")}
+# Of these a byte other than 0 is true: the last fixed bytes of a Task, the one before the count of a Report, and the
+# last one of a Refused.
+_TASK = struct.calcsize("<BIQIIQd16sH")
+BOOLEANS = {3: (_TASK, _TASK + 1), 4: (struct.calcsize("<BIQIId"),), 5: (struct.calcsize("<BIQ"),)}
 
 
 # --- the codec -------------------------------------------------------------------------------------------------------
@@ -114,7 +126,7 @@ def test_a_flipped_byte_is_refused_or_shows(header: bytes, data: st.DataObject) 
 
 def with_plain_booleans(header: bytes | bytearray) -> bytes:
     plain = bytearray(header)
-    if (at := BOOLEANS.get(header[0])) is not None:
+    for at in BOOLEANS.get(header[0], ()):
         plain[at] = plain[at] != 0
     return bytes(plain)
 
