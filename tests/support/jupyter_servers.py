@@ -31,6 +31,7 @@ c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home/{{username}}"
 c.Spawner.cmd = ["{python}", "-m", "jupyterhub.singleuser", "--allow-root"]
+c.Spawner.args = ["--ServerApp.jpserver_extensions={extensions}"]
 c.Spawner.environment = {environment}
 c.Spawner.poll_interval = 1
 c.ConfigurableHTTPProxy.command = ["{proxy}"]
@@ -140,6 +141,12 @@ def _kernel(server: str, token: str, notebook: str) -> Iterator[Kernel]:
         ask(f"{server}/api/sessions/{made['id']}", token, "DELETE")
 
 
+def _extensions(*, proxy: bool) -> dict[str, bool]:
+    """Of a server, by name: what no test here needs takes a second to start."""
+    unused = ("jupyter_lsp", "jupyter_server_terminals", "jupyterlab", "nbclassic", "notebook", "notebook_shim")
+    return {**dict.fromkeys(unused, False), "jupyter_server_proxy": proxy}
+
+
 def _environment(folder: Path) -> dict[str, str]:
     """So that neither the files of whoever runs the tests are read, nor the settings of their shell."""
     names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
@@ -158,7 +165,8 @@ def hub(folder: Path) -> Iterator[Hub]:
     settings.write_text(
         _SETTINGS.format(
             public=public, hub=internal, api=api, folder=folder, python=sys.executable, secret=secret,
-            proxy=program("configurable-http-proxy"), environment=_environment(folder),
+            proxy=program("configurable-http-proxy"), extensions=_extensions(proxy=True),
+            environment={**_environment(folder), "JUPYTERHUB_SINGLEUSER_APP": "jupyter_server.serverapp.ServerApp"},
         )
     )  # fmt: skip
     command = [sys.executable, "-m", "jupyterhub", "-f", settings]
@@ -166,6 +174,10 @@ def hub(folder: Path) -> Iterator[Hub]:
         found = Hub(public, api, secret)
         until(lambda: _answers(found), 30, "the hub")
         yield found
+        # They are in sessions of their own, and outlive a hub that has to be killed.
+        for user in found.ask("users"):
+            if user["servers"]:
+                found.stop(user["name"])
 
 
 def _answers(hub: Hub) -> bool:
@@ -176,11 +188,12 @@ def _answers(hub: Hub) -> bool:
 
 
 @contextlib.contextmanager
-def server(folder: Path, port: int, token: str, *options: str) -> Iterator[str]:
-    """A Jupyter server; gives its URL."""
+def server(folder: Path, port: int, token: str, *, proxy: bool = True) -> Iterator[str]:
+    """A Jupyter server, with jupyter-server-proxy or without; gives its URL."""
     command = [
         sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", "--ServerApp.base_url=/here/", *options,
+        "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", "--ServerApp.base_url=/here/",
+        f"--ServerApp.jpserver_extensions={_extensions(proxy=proxy)}",
     ]  # fmt: skip
     environment = {**os.environ, **_environment(folder), "JUPYTER_TOKEN": token}
     with running(command, folder / "server.log", port=port, cwd=folder, env=environment):
