@@ -14,11 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+from support.dialled import dialled
 from support.services import free_port, program, running
 from support.waiting import until
 
 import distmap
 from distmap import LaunchError, NoWorkers, Pool
+from distmap.testing.workers import WorkerProcess
+from distmap.transport.token import load_token
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="ssh:// needs Linux or macOS"),
@@ -308,3 +311,11 @@ def test_no_ssh_here(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an SSH client the sentence says what to install."""
     monkeypatch.setenv("DISTMAP_SSH", "/no/ssh -x")
     assert "the program /no/ssh is not on this machine; install OpenSSH's client" in refused("lab")
+
+
+def test_the_socks_proxy_of_ssh(sshd: Host, tmp_path: Path) -> None:
+    """What `ssh -D` opens leads to a worker that only the other host reaches."""
+    port = free_port()
+    command = [program("ssh"), "-F", sshd.config, "-N", "-D", f"127.0.0.1:{port}", "lab"]
+    with running(command, tmp_path / "log", port=port), WorkerProcess("--port", "0", "--slots", "1") as worker:
+        dialled(worker.url, load_token(), proxy=f"socks5h://127.0.0.1:{port}")
