@@ -163,13 +163,8 @@ class Pool:
         wanted = sort_out(workers, self._remote.dialled, checked("processes", processes))
         self._connect_timeout = self._remote.patience(wanted.urls)
         self._tasks = checked("maxtasksperchild", maxtasksperchild)
-        memory_limit = checked("memory_limit", memory_limit)
-        mp_options(wanted, self._tasks, context, memory_limit)
-        self._memory_limit: int | None = None
-        if memory_limit is not None:
-            from distmap.slots.memory import limit_of
-
-            self._memory_limit = limit_of(memory_limit, wanted.here)
+        self._memory_limit: int | str | None = checked("memory_limit", memory_limit)
+        mp_options(wanted, self._tasks, context, self._memory_limit)
         self._progress: ProgressOption = checked("progress", progress)
         self._added = variables(env, wanted)
         functions(initializer=initializer)
@@ -222,7 +217,9 @@ class Pool:
                 "inner work to one of the outer pools, or run it in the task itself"
             )
         started: list[Slots] = []
-        spawned, tasks, memory_limit = threading.Event(), self._tasks, self._memory_limit
+        wanted = wanted.found()
+        memory_limit = wanted.memory_of_each(self._memory_limit)
+        spawned, tasks = threading.Event(), self._tasks
         # Every process of this machine starts with it, also one that comes later: changes are told against it.
         self._base = env = {**os.environ, **self._added}
 
@@ -238,6 +235,10 @@ class Pool:
                             # One core is left to this process, which has much to import: its slot starts after that.
                             slots.spawn(max(1, cores() - 1))
                             started.append(slots)
+            except BaseException:
+                for slots in started:
+                    slots.stop()
+                raise
             finally:
                 spawned.set()
 

@@ -29,13 +29,38 @@ class Wanted(NamedTuple):
     inline: bool = False
     #: How many items an executor is to run at once; None: it says so itself.
     at_once: int | None = None
-    #: A slot for each of these GPUs of this machine; None: there are no such slots.
+    #: Whether each GPU of this machine is to have a slot, and these GPUs once they were looked for (`found`).
+    gpu: bool = False
     devices: Devices | None = None
 
     @property
-    def here(self) -> int:
-        """Slots of this machine."""
-        return self.local + (0 if self.devices is None else len(self.devices))
+    def here(self) -> bool:
+        """Whether there are slots of this machine."""
+        return bool(self.local or self.gpu)
+
+    def found(self) -> Wanted:
+        """The same with the GPUs of this machine, if they are wanted. Waits for their driver.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if not self.gpu:
+            return self
+        from distmap.slots.devices import find_devices
+
+        return self._replace(devices=find_devices())
+
+    def memory_of_each(self, limit: int | str | None) -> int | None:
+        """The memory limit of each slot of this machine in bytes, once `found`; None: there is none.
+
+        Raises:
+            TypeError, ValueError: It is no size, or too small.
+        """
+        if limit is None:
+            return None
+        from distmap.slots.memory import limit_of
+
+        return limit_of(limit, self.local + (0 if self.devices is None else len(self.devices)))
 
 
 def label_of(fn: Callable[..., Any]) -> str:
@@ -64,8 +89,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
     many = workers if isinstance(workers, list | tuple) else [workers]
     if not many and listen is None:
         raise ValueError("a pool needs someone to work: a number of slots, a wss:// URL, or listen=")
-    local, urls, inline = 0, [], False
-    devices: Devices | None = None
+    local, urls, inline, gpu = 0, [], False, False
     executors: list[concurrent.futures.Executor] = []
     for one in many:
         if isinstance(one, concurrent.futures.Executor):
@@ -74,9 +98,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
             if one == "inline":
                 inline = True
             elif one == "gpu":
-                from distmap.slots.devices import find_devices
-
-                devices = devices or find_devices()
+                gpu = True
             else:
                 urls.append(one)
         elif is_whole(one) and not isinstance(one, bool):
@@ -86,7 +108,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
                 'Pool(...) takes a number of slots, "gpu", a wss:// URL, an Executor, or a list of these; '
                 f"got {displayed(one)}"
             )
-    return Wanted(local, tuple(urls), tuple(executors), inline, devices=devices)
+    return Wanted(local, tuple(urls), tuple(executors), inline, gpu=gpu)
 
 
 def mp_options(

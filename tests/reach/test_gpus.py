@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -116,6 +117,27 @@ def test_gpus_of_this_machine(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ValueError, match="hides every GPU"):
         distmap.Pool("gpu")
+
+
+def test_a_task_process_does_not_look_for_gpus(
+    host: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module with a pool of GPUs as a global can be imported where there is no GPU."""
+    (tmp_path / "has_a_gpu_pool.py").write_text(
+        "import distmap\npool = distmap.Pool('gpu', memory_limit='4GB')\ndef square(x): return x * x\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PATH", host()["PATH"])
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    module = importlib.import_module("has_a_gpu_pool")
+    try:
+        assert len(module.pool.workers[0].devices) == 2
+        (tmp_path / "nvidia-smi").unlink()
+        with distmap.Pool(1) as pool:
+            assert pool.map(module.square, [3]) == [9]
+    finally:
+        module.pool.terminate()
+        del sys.modules["has_a_gpu_pool"]
 
 
 @pytest.fixture
