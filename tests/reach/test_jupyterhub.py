@@ -18,8 +18,10 @@ from support.waiting import eventually
 from distmap.core.limits import Limits
 from distmap.errors import AuthenticationError, DistmapError
 from distmap.testing.workers import WorkerProcess
+from distmap.transport.check import check
 from distmap.transport.dial import dial, nothing_listens
 from distmap.transport.first_hop import FirstHop, Headers
+from distmap.transport.hop_report import HopReport
 from distmap.transport.identity import worker_info
 from distmap.transport.token import Secret, load_token
 from distmap.transport.url import parse_url
@@ -135,6 +137,35 @@ def test_each_way_that_fails_has_its_sentence(hub: Hub, kernel: Kernel) -> None:
     assert not nothing_listens(stopped)
     assert isinstance(why(url, ann, Secret.generate()), AuthenticationError)
     assert "is the address of a page" in str(why(f"{hub.url}/user/ann/lab/tree/fit.ipynb", ann))
+
+
+def test_a_check_names_the_hop_that_fails(hub: Hub, kernel: Kernel) -> None:
+    """A kernel finds itself through the hub with its own token; from elsewhere the hub and the port are told apart."""
+    url = kernel.run(FIRST_CELL).strip()
+    itself = "Every hop is passed, end to end through a proxy. This pool itself answers."
+    assert kernel.run("print(pool.check()[0].summary)").strip() == itself
+    ann, bob = token_of(hub, "ann"), token_of(hub, "bob")
+
+    def found(address: str, token: str | None) -> HopReport:
+        hop = FirstHop(Headers({} if token is None else {"Authorization": f"token {token}"}))
+        return asyncio.run(check(parse_url(address), token=load_token(), hop=hop))
+
+    good = found(url, ann)
+    assert good.ok, good
+    assert (good["inner TLS"].state, good.peer["role"]) == ("ok", "pool")
+    for token in (None, bob):
+        refused = found(url, token)
+        assert refused.failed == refused["HTTP upgrade"], refused
+        assert refused["HTTP upgrade"].facts["status"] == 403
+        assert refused["HTTP upgrade"].words.startswith("HTTP 403")
+        assert bob not in repr(refused)
+    stopped = found(url.replace("/ann/", "/bob/"), bob)
+    assert stopped.failed == stopped["HTTP upgrade"], stopped
+    assert "is not running; start it at" in stopped["HTTP upgrade"].words
+    kernel.run("pool.terminate()")
+    nobody = found(url, ann)
+    assert nobody.failed == nobody["hello"], nobody
+    assert "the Jupyter server there is up, and nobody listens" in nobody["hello"].words
 
 
 def test_an_idle_worker_does_not_keep_the_server_alive(
