@@ -57,24 +57,26 @@ def way_to(url: str | None, server: JupyterServer | None, token: str, *, at_rela
     asks = f"It asks for the token of this pool: {token}."
     if server.hub is not None:
         hub, name = server.hub
-        notes = [f"It asks for a token of the hub: make one at {hub}/token with the scope access:servers!server={name}"]
+        notes = [
+            f"It asks for a token of the hub: make one at {hub}/token with the scope `access:servers!server={name}`."
+        ]
     else:
         notes = ["It asks for the token of this Jupyter server: in a terminal here, `jupyter server list` shows it."]
     notes.append(asks)
     if not server.known:
         notes.append(
             f"{server.address.host} stands for the host of your hub. To have it filled in: "
-            'Pool(listen="the address of this page, copied from the browser").'
+            '`Pool(listen="the address of this page, copied from the browser")`.'
         )
     elif server.address.is_loopback:
         notes.append(
             f"{server.address.host} is this machine. For a worker on another one give the address by which that one "
-            'reaches this Jupyter server: Pool(listen="http://this-host:8888/").'
+            'reaches this Jupyter server: `Pool(listen="http://this-host:8888/")`.'
         )
     else:
         notes.append(
-            "Where nobody can be asked: --header-file FILE with a line `Authorization: token ...` in it, and "
-            "--token-file FILE; both chmod 600."
+            "Where nobody can be asked: `--header-file FILE` with a line `Authorization: token ...` in it, and "
+            "`--token-file FILE`; both `chmod 600`."
         )
     return Way((line,), tuple(notes))
 

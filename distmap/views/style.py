@@ -139,4 +139,7 @@ div.dm-call{padding-left:15px}
 .dm-card .dm-command{display:block;margin:6px 0 2px;padding:5px 10px !important;border-radius:4px;
 color:var(--dm-text) !important;background:var(--dm-shade) !important;user-select:all;white-space:pre-wrap;
 overflow-wrap:anywhere}
+.dm-card .dm-notes{margin:4px 0 2px !important;padding:0 0 0 20px !important;color:var(--dm-muted)}
+.dm-card .dm-notes li{margin:2px 0 !important;overflow-wrap:anywhere}
+.dm-card .dm-notes code{color:var(--dm-text) !important;background:var(--dm-shade) !important}
 </style>"""

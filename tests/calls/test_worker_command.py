@@ -28,7 +28,7 @@ def test_behind_a_hub() -> None:
     assert lines[0] == f"distmap-worker {URL}"
     assert len(lines) == 4
     assert all(line.startswith("# ") for line in lines[1:])
-    assert "https://hub.example/hub/token with the scope access:servers!server=ann/" in lines[1]
+    assert "https://hub.example/hub/token with the scope `access:servers!server=ann/" in lines[1]
     assert "TOKEN WORDS" in lines[2]
 
 

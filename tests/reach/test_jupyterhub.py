@@ -90,7 +90,7 @@ def test_one_pasted_line_brings_a_worker_into_the_kernel(hub: Hub, kernel: Kerne
     assert url.startswith(f"{hub.url.replace('http', 'ws')}/user/ann/proxy/")
     line, *notes = kernel.run("pool.worker_command()").splitlines()
     assert line == f"distmap-worker {url}"
-    assert f"{hub.url}/hub/token with the scope access:servers!server=ann/" in notes[0]
+    assert f"{hub.url}/hub/token with the scope `access:servers!server=ann/" in notes[0]
     login, token = token_of(hub, "ann"), load_token().reveal()
     with terminal(tmp_path, *line.split()[1:], "--slots", "2", "--name", "far") as worker:
         worker.until("not shown): ")

@@ -170,6 +170,16 @@ def test_the_card_of_a_pool() -> None:
     assert '<code class="dm-command">distmap-worker wss://host:40213</code>' in html
 
 
+def test_the_card_begins_with_the_line_while_nobody_dials_in() -> None:
+    """A pool that listens and has no worker leads with the line and what is needed for it, unfolded."""
+    notes = ("In a terminal, `cat token` shows it.",)
+    html = cards.pool_html(FACTS._replace(workers=(), notes=notes, waiting=2))
+    assert html.index("Add a worker") < html.index("0 connected · 0 slots · 2 on call")
+    assert html.count('<details class="dm-foot" open>') == 1
+    assert "<li>In a terminal, <code>cat token</code> shows it.</li>" in html
+    assert cards.pool_html(FACTS).index("Add a worker") > cards.pool_html(FACTS).index("gpu1")
+
+
 def test_the_card_of_an_empty_pool() -> None:
     """Nothing to fold, nothing to paste."""
     html = cards.pool_html(PoolFacts("closed", (), None, "", ""))
@@ -190,7 +200,7 @@ def test_a_large_pool_is_counted() -> None:
 def test_strings_of_a_pool_are_escaped() -> None:
     """Whatever a worker calls itself."""
     row = WorkerRow(EVIL, EVIL, EVIL, 1, EVIL, 0.0, 0.0, 0.0)
-    html = cards.pool_html(PoolFacts("open", (row,), EVIL, EVIL, EVIL))
+    html = cards.pool_html(PoolFacts("open", (row,), EVIL, EVIL, EVIL, (EVIL,)))
     assert "<script" not in html
     assert "\x1b" not in html
     assert "\"'" not in html
