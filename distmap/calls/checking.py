@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distmap.calls.jupyter_server import own_headers
-from distmap.calls.remote import address_of
+from distmap.calls.remote import address_of, is_ssh
 from distmap.core.limits import LIMITS
 from distmap.transport.check import check
 from distmap.transport.first_hop import Headers, load_hop
 from distmap.transport.hop_report import MARKS, HopReport, rate_words, time_words
 from distmap.transport.room import parse_relay, worker_room
+from distmap.transport.ssh_meeting import WorkerAtLogin
 from distmap.transport.token import Secret, load_token
 from distmap.transport.url import WorkerURL
 from distmap.views.check_card import CheckFacts, check_html, checks_html
@@ -113,6 +114,7 @@ def checks(
         if str(address) not in known:
             alone = remote.way(url)[1]
         ways = [(address, known.get(str(address), alone or hop))]
+    used = [way for _, way in ways if way.closed is not None and way not in known.values()]  # for this check only
     tasks: list[asyncio.Task[Any]] = []
 
     async def one(url: WorkerURL, hop: FirstHop, room: asyncio.Semaphore, turn: asyncio.Lock) -> Check:
@@ -128,8 +130,7 @@ def checks(
         try:
             return Checks(await asyncio.gather(*[one(url, hop, room, turn) for url, hop in ways]))
         finally:
-            if alone is not None and alone.closed is not None:
-                await alone.closed()
+            await asyncio.gather(*[hop.closed() for hop in used if hop.closed is not None])
 
     try:
         return portal.run(all_of_them()).result()
@@ -143,6 +144,8 @@ def _inwards(own: str, hop: FirstHop, remote: Remote, token: Secret, timeout: fl
     if remote.at_relay:
         url = parse_relay(own)
         return url, replace(hop, room=worker_room(token, url, timeout))
+    if is_ssh(own):
+        return address_of(own), WorkerAtLogin(own).hop
     if remote.server is not None and not hop.headers:
         # A Jupyter server on the way wants a token, which this kernel has.
         hop = replace(hop, headers=Headers(own_headers()))

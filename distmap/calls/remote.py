@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Where `listen=True` waits: a port of this machine that only a proxy here leads to (jupyter-server-proxy, nginx).
 _BEHIND_A_PROXY = "ws://127.0.0.1:{}"
 
+#: Where `listen="ssh://..."` waits: a port of this machine that ssh leads to.
+_BEHIND_A_LOGIN = "wss://127.0.0.1:0"
+
 
 def is_ssh(url: str) -> bool:
     """Whether the worker of the URL is reached by an SSH login."""
@@ -110,8 +113,9 @@ class Remote(NamedTuple):
         from distmap.transport.token import load_token
         from distmap.transport.url import parse_url
 
+        listen = _BEHIND_A_LOGIN if (at_login := is_ssh(self.listen or "")) else self.listen
         hub = HubEngine(
-            listen=None if self.listen is None else parse_url(self.listen, listening=True),
+            listen=None if listen is None else parse_url(listen, listening=True),
             token=load_token(self.token),
             # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
             connect_timeout=min(10.0, self.connect_timeout) or 10.0,
@@ -121,6 +125,10 @@ class Remote(NamedTuple):
         )
         if self.relay is not None:
             hub.relay = parse_relay(self.relay)
+        if at_login:
+            from distmap.transport.ssh_meeting import PoolAtLogin
+
+            hub.meeting = PoolAtLogin(self.listen or "")
         for url in urls:
             hub.add(*self.way(url))
         return hub

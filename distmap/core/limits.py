@@ -348,6 +348,8 @@ class Limits(NamedTuple):
     ssh_login: float = 30.0
     #: Seconds for the same if distmap is installed there.
     ssh_install: float = 600.0
+    #: Seconds for which the login of a worker waits on a login node for its pool; then another one does.
+    ssh_pool_wait: float = 60.0
     #: Bytes that a login shell may print by itself before it runs a command.
     ssh_noise_bytes: int = 64 << 10
     #: Seconds that ssh has to end its jump hosts and itself.

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine.base import Location, Parts, Sink
@@ -32,6 +32,9 @@ from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 from distmap.transport.waiting import Waiting, waits
 from distmap.wire import messages as msg
+
+if TYPE_CHECKING:
+    from distmap.transport.ssh_meeting import PoolAtLogin
 
 log = logging.getLogger("distmap.hub")
 
@@ -80,6 +83,8 @@ class HubEngine:
         #: The relay to wait at for workers, set before `start`.
         self.relay: WorkerURL | None = None
         self._spares: Spares | None = None
+        #: The login node where workers come to the port, set before `start`.
+        self.meeting: PoolAtLogin | None = None
         self._hop = hop
         #: URL of a worker that is dialled -> what a proxy on the way to it needs.
         self.hops: dict[str, FirstHop] = {}
@@ -116,6 +121,9 @@ class HubEngine:
                 tls_key=key,
             )
             self.url = self._server.url
+            if self.meeting is not None:
+                await self.meeting.open(self._server.port, self.errors)
+                self.url = self.meeting.url
         if self.relay is not None:
             # A worker that is met there has dialled in.
             tls = server_context(*self._tls)
@@ -168,6 +176,8 @@ class HubEngine:
         for worker in workers:
             worker.conversation.abort()
             worker.gone.set()
+        if self.meeting is not None:
+            await self.meeting.close()
         if self._server is not None:
             await self._server.close()
         if self._spares is not None:

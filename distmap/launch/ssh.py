@@ -23,15 +23,14 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError, LaunchError, VersionMismatch
-from distmap.transport.first_hop import FirstHop
 from distmap.transport.ssh import SSH
+from distmap.transport.ssh_tunnel import SSHTunnel
 from distmap.transport.ssh_url import SSHTarget, parse_ssh
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -56,7 +55,7 @@ _FIND = (
 )
 
 
-class SSHWorker:
+class SSHWorker(SSHTunnel):
     """The way to one worker; its `hop` is for the hub.
 
     Args:
@@ -69,7 +68,7 @@ class SSHWorker:
     """
 
     def __init__(self, text: str, token: Secret, install: bool = False) -> None:
-        self.target = parse_ssh(text, _OPTIONS)
+        super().__init__(parse_ssh(text, _OPTIONS))
         options = self.target.options
         self._python = _checked_python(self.target)
         self._install = _switch(self.target, options["install"]) if "install" in options else install
@@ -77,68 +76,14 @@ class SSHWorker:
         #: Names the worker, so that a new login finds it. No secret.
         self._id = secrets.token_hex(8)
         self._arguments = _arguments(options)
-        # The login that is under way, since when, and what it does.
-        self._opening: asyncio.Task[SSH] | None = None
-        self._began = 0.0
-        self._doing = "logging in"
-        self._open: set[SSH] = set()
-        self._closed = False
 
     @property
     def url(self) -> WorkerURL:
         """What the worker is known by."""
         return self.target.url
 
-    @property
-    def hop(self) -> FirstHop:
-        """How the hub reaches it."""
-        return FirstHop(tunnel=self.tunnel, closed=self.close)
-
-    async def tunnel(self, seconds: float) -> socket.socket:
-        """A socket to the worker, which is started if it does not run.
-
-        A login, or the first start of Python on a busy host, may take longer than a dial: it goes on meanwhile, and the
-        next call takes it.
-
-        Raises:
-            ConnectError: It failed, or is not done after so many seconds; one sentence.
-        """
-        clock = asyncio.get_running_loop().time
-        end = clock() + seconds
-        while True:
-            await self._reap()
-            if self._opening is None:
-                self._began, self._doing = clock(), "logging in"
-                self._opening = asyncio.get_running_loop().create_task(self._login())
-            opening = self._opening
-            await asyncio.wait({opening}, timeout=max(0.0, end - clock()))
-            if not opening.done():
-                raise ConnectError(f"{self.target}: {self._doing} for {clock() - self._began:.0f} s")
-            if self._opening is opening:  # else another dial has taken it
-                self._opening = None
-                sock = opening.result().take()
-                if not _has_ended(sock):
-                    return sock
-                sock.close()
-
-    async def close(self) -> None:
-        """End all logins; the worker has been told by the goodbye of the pool."""
-        self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
-            with suppress(asyncio.CancelledError, ConnectError, VersionMismatch, OSError):
-                await self._opening
-        await asyncio.gather(*(ssh.close() for ssh in self._open))
-        self._open.clear()
-
-    async def _reap(self) -> None:
-        """End the logins whose connection is over; where the network hangs, ssh would wait for it."""
-        over = {ssh for ssh in self._open if ssh.idle}
-        self._open -= over
-        await asyncio.gather(*(ssh.close() for ssh in over))
-
-    async def _login(self) -> SSH:
-        """Log in, and lead to the worker."""
+    async def login(self) -> tuple[SSH, socket.socket]:
+        """See SSHTunnel."""
         ssh = SSH(self.target)
         limit = LIMITS.ssh_install if self._install else LIMITS.ssh_login
         try:
@@ -152,18 +97,18 @@ class SSHWorker:
                 while not (answer := await ssh.answer()).get("connected"):
                     if "failed" in answer:
                         raise self._explain(answer)
-                    self._doing = sanitized(str(answer.get("doing") or "installing distmap there"))
-                    log.info("%s: %s", self.target, self._doing)
+                    self.doing = sanitized(str(answer.get("doing") or "installing distmap there"))
+                    log.info("%s: %s", self.target, self.doing)
                     if answer.get("want") == "wheel":
                         await ssh.send(wheel)
+                ssh.take()
         except TimeoutError:
             await ssh.close()
-            raise ConnectError(f"{self.target}: {self._doing} took more than {limit:g} s, and was given up") from None
+            raise ConnectError(f"{self.target}: {self.doing} took more than {limit:g} s, and was given up") from None
         except BaseException:
             await ssh.close()
             raise
-        self._open.add(ssh)
-        return ssh
+        return ssh, ssh.sock
 
     def _request(self, seconds: float) -> tuple[bytes, dict[str, Any]]:
         """What `attach.py` is told, and the wheel that it may ask for."""
@@ -234,13 +179,3 @@ def _arguments(options: Mapping[str, str]) -> list[str]:
     """The command line of the worker. One word for each option, so that a value is never taken for another option."""
     tags = [f"--tag={tag}" for tag in options.get("tag", "").split(",") if tag]
     return [f"{_PASSED[name]}={value}" for name, value in options.items() if name in _PASSED and name != "tag"] + tags
-
-
-def _has_ended(sock: socket.socket) -> bool:
-    """Whether the other side has closed it: a worker does not wait for long."""
-    try:
-        return not sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True

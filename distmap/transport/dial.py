@@ -212,7 +212,9 @@ async def _prove(
     finally:
         if hop.room is not None:
             hop.room.inside.discard(link)
-    remote = link.transport.get_extra_info("peername") or None  # "" of a socket that is no TCP
+    remote = link.transport.get_extra_info("peername")
+    if not isinstance(remote, tuple):
+        remote = None  # a Unix socket, whose other end leads on
     return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
 
 

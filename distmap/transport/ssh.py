@@ -77,7 +77,8 @@ class SSH:
     """
 
     def __init__(self, target: SSHTarget) -> None:
-        self._target = target
+        #: Where it logs in.
+        self.target = target
         #: Begins each line that is meant for us; the other side is given it on its command line.
         self.mark = f"distmap-{secrets.token_hex(8)}"
         #: Our end. It does not block; whoever takes it closes it.
@@ -92,8 +93,8 @@ class SSH:
         """Start it; see `command_of`."""
         self.sock.close()
         if os.name == "nt":
-            raise LaunchError(f"{self._target}: ssh:// needs Linux or macOS on this side; start distmap-worker there")
-        words = command_of(self._target, command, options)
+            raise LaunchError(f"{self.target}: ssh:// needs Linux or macOS on this side; start distmap-worker there")
+        words = command_of(self.target, command, options)
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
         try:
@@ -130,11 +131,14 @@ class SSH:
             if end >= 0:
                 line = bytes(self._unread[found + len(mark) : end])
                 del self._unread[: end + 1]
-                answer: dict[str, Any] = json.loads(line)
+                try:
+                    answer: dict[str, Any] = json.loads(line)
+                except ValueError:
+                    raise ConnectError(f"{self.target}: what came from there makes no sense: {_last(line)}") from None
                 return answer
             if len(self._unread) > LIMITS.ssh_noise_bytes:
                 raise LaunchError(
-                    f"{self._target}: the login shell there prints without end before it runs a command "
+                    f"{self.target}: the login shell there prints without end before it runs a command "
                     f"({_last(self._unread)}); let it print only if it is interactive"
                 )
             try:
@@ -148,14 +152,14 @@ class SSH:
     def take(self) -> socket.socket:
         """The socket, once the last answer has come: what follows belongs to who takes it."""
         if self._unread:
-            raise ConnectError(f"{self._target}: something else writes between there: {_last(self._unread)}")
+            raise ConnectError(f"{self.target}: something else writes between there: {_last(self._unread)}")
         self._quiet = False
         return self.sock
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody holds our end any more."""
-        return self.sock.fileno() < 0
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        if self._process is not None:
+            await self._process.wait()
 
     async def failure(self) -> ConnectError:
         """Why it ended, or does not go on."""
@@ -168,7 +172,7 @@ class SSH:
                 code = await process.wait()
                 if self._reading is not None:
                     await asyncio.shield(self._reading)
-        return explain(self._target, code, list(self._lines), bytes(self._unread))
+        return explain(self.target, code, list(self._lines), bytes(self._unread))
 
     async def close(self) -> None:
         """End it, with the jump hosts that it started. Closing twice is fine."""
@@ -205,7 +209,7 @@ class SSH:
             text = sanitized(line.decode(errors="replace").strip(), 300)
             if text:
                 self._lines.append(text)
-                log.log(logging.DEBUG if self._quiet else logging.INFO, "ssh %s: %s", self._target.login, text)
+                log.log(logging.DEBUG if self._quiet else logging.INFO, "ssh %s: %s", self.target.login, text)
 
 
 def explain(
@@ -226,14 +230,14 @@ def explain(
             quoted = found.groupdict().get("what") or ""
             return kind(f"{target}: {sentence.format(what=quoted, login=login, host=target.host)}")
     said = lines[-1] if lines else _last(printed)
-    if code not in (None, 255):
+    if code is not None and 0 <= code != 255:
         # 255 is that of ssh itself; others are of what ran there.
         said = _last(printed) or said
         return LaunchError(
             f"{target}: the account there can log in, but runs no command (exit code {code}"
             f"{f', and said: {said}' if said else ''}); try by hand:  ssh {login} true"
         )
-    ending = "did not go on" if code is None else f"ended (exit code {code})"
+    ending = "did not go on" if code is None else f"ended (exit code {code})" if code >= 0 else "was killed"
     return ConnectError(
         f"{target}: ssh {ending}{f', and said: {said}' if said else ' without a word'}; try by hand:  ssh {login} true"
     )

@@ -53,6 +53,11 @@ class SSHTarget:
         return f"ssh://{self.user}{'@' * bool(self.user)}{host}{port}{self.path}"
 
 
+def is_ssh(url: str) -> bool:
+    """Whether the text is a URL of this form."""
+    return url.strip().lower().startswith("ssh://")
+
+
 def parse_ssh(text: str, options: Collection[str] = ()) -> SSHTarget:
     """The account of `ssh://user@host:port/path?option=value`.
 

@@ -49,7 +49,7 @@ def credentials(
     has_token = bool(named) or token_path().exists()
     hop = load_hop(header_file, ca, proxy)
     terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-    if not has_token and not url.is_loopback and (terminal or url.path):
+    if not has_token and (url.shown or not url.is_loopback) and (terminal or url.path):
         # A token made here would be another one than the pool's.
         token = None
         if not terminal:

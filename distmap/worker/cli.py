@@ -32,6 +32,8 @@ from distmap.transport.identity import PYTHON
 from distmap.transport.jupyter_errors import page_sentence
 from distmap.transport.jupyter_url import is_page
 from distmap.transport.room import parse_relay, worker_room
+from distmap.transport.ssh_meeting import WorkerAtLogin
+from distmap.transport.ssh_url import is_ssh
 from distmap.transport.token import Secret, load_token, token_path, token_source
 from distmap.transport.url import DEFAULT_PORT, WorkerURL, parse_url
 from distmap.worker import option_values as values
@@ -68,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         "leave; a second one: leave at once.",
         allow_abbrev=False,
     )
-    parser.add_argument("url", nargs="?", metavar="URL", help="a listening pool to register with: wss://HOST:PORT")
+    parser.add_argument(
+        "url", nargs="?", metavar="URL", help="a listening pool: wss://HOST:PORT, or ssh://USER@LOGIN/PATH"
+    )
     parser.add_argument("--name", default=socket.gethostname().split(".")[0], help="shown in the pool (default: host)")
     parser.add_argument("--tag", action="append", default=[], metavar="TAG", help="for map(tags=…); may be repeated")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every interface)")
@@ -201,6 +205,8 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
         if options.relay is not None and url is not None:
             # A check says soon that nobody is there.
             hop = replace(hop, room=worker_room(token, url, LIMITS.check_seconds if options.check else options.retry))
+        elif url is not None and is_ssh(options.url):
+            hop = WorkerAtLogin(options.url).hop
         if options.check and url is not None:
             return checked(url, token, hop)
         settings = Settings(
@@ -283,6 +289,8 @@ async def _work(settings: Settings, options: argparse.Namespace, url: WorkerURL 
 def _pool_url(options: argparse.Namespace) -> WorkerURL:
     if options.relay is not None:
         return parse_relay(options.relay)
+    if is_ssh(options.url):
+        return WorkerAtLogin(options.url).target.url
     url = parse_url(options.url)
     if options.url.strip().lower().startswith("http") and is_page(url):
         raise ConnectError(page_sentence(url))

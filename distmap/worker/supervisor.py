@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distmap.core.limits import LIMITS, Limits
-from distmap.errors import AuthenticationError, DistmapError, TokenError, VersionMismatch
+from distmap.errors import AuthenticationError, DistmapError, LaunchError, TokenError, VersionMismatch
 from distmap.slots.devices import Devices
 from distmap.transport.channel import Connection
 from distmap.transport.dial import check_fit, dial, prove
@@ -120,6 +120,8 @@ class Supervisor:
             return await self._unless_leaving(self._keep_dialling(url))
         finally:
             await self._end_all()
+            if self._settings.hop.closed is not None:
+                await self._settings.hop.closed()
 
     async def _keep_dialling(self, url: WorkerURL) -> int:
         begin_trying = partial(Trying, url, self._settings.retry, self._limits, idle=self._settings.idle)
@@ -153,6 +155,9 @@ class Supervisor:
                 return FATAL
             except (DistmapError, OSError) as error:
                 fresh = None
+                if isinstance(error, LaunchError) and not self._registered:
+                    log.error("%s", error)  # a person has to correct that, and may be looking on
+                    return FATAL
                 if trying.in_vain(error):
                     return FATAL
                 await trying.pause(error)

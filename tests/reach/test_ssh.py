@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -203,12 +206,12 @@ def test_a_jump_host(host: Host) -> None:
 
 def test_an_agent_holds_the_key(host: Host) -> None:
     """A key that only the agent has is enough."""
-    socket = host.folder / "agent"
+    agent = host.folder / "agent"
     assert "refused" in refused("agent")
-    with running([program("ssh-agent"), "-D", "-a", socket], host.folder / "agent.log"):
-        until(socket.exists)
+    with running([program("ssh-agent"), "-D", "-a", agent], host.folder / "agent.log"):
+        until(agent.exists)
         add = [program("ssh-add"), "-q", host.folder / "user"]
-        subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": str(socket)}, capture_output=True)
+        subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": str(agent)}, capture_output=True)
         host.config.write_text(host.config.read_text().replace("IdentitiesOnly yes", "IdentitiesOnly no"))
         try:
             with Pool(2) as pool:
@@ -319,3 +322,56 @@ def test_the_socks_proxy_of_ssh(sshd: Host, tmp_path: Path) -> None:
     command = [program("ssh"), "-F", sshd.config, "-N", "-D", f"127.0.0.1:{port}", "lab"]
     with running(command, tmp_path / "log", port=port), WorkerProcess("--port", "0", "--slots", "1") as worker:
         dialled(worker.url, load_token(), proxy=f"socks5h://127.0.0.1:{port}")
+
+
+def test_two_sides_meet_at_a_login_node(host: Host, token_file: Path) -> None:
+    """The line that the pool prints brings a worker; each side's login may break, and nothing of it stays."""
+    with Pool(listen="ssh://lab") as pool:
+        url = str(pool.url)
+        assert re.fullmatch(rf"ssh://lab{host.folder}/distmap-\d+/pool-[0-9a-f]{{8}}\.sock", url)
+        assert f"distmap-worker {url}\n" in f"{pool.worker_command()}\n"
+        path = Path(url.removeprefix("ssh://lab"))
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
+        assert pool.check(url).ok
+        with WorkerProcess(url, "--slots", "1", "--name", "far", token_file=token_file) as worker:
+            worker.line("stdout", f"registered with {url}")
+            assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
+            assert [one.name for one in pool.workers] == ["far"]
+            job = pool.map_async(slow, range(100))
+            until(lambda: job.progress.done > 5)
+            for pid in logins() | {one.pid for one in psutil.Process(worker.pid).children() if one.name() == "ssh"}:
+                os.kill(pid, signal.SIGKILL)
+            assert job.result(40) == list(range(100))
+            assert job.stats["losses"] == job.stats["requeued"] == 0
+    until(lambda: not path.parent.exists())
+
+
+def slow(item: int) -> int:
+    """An item that takes a moment."""
+    import time
+
+    time.sleep(0.02)
+    return item
+
+
+def test_a_login_node_where_nobody_is(host: Host, token_file: Path, tmp_path: Path) -> None:
+    """A pool takes the place of a socket that was left; a worker says if it cannot log in, or names no socket."""
+    path = host.folder / "left.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with Pool(listen=f"ssh://lab{path}") as pool:
+        assert pool.url == f"ssh://lab{path}"
+        assert pool.check().ok
+        check = [sys.executable, "-m", "distmap.worker.cli", "--check", pool.url]
+        done = subprocess.run(check, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Every hop is passed" in done.stdout
+    assert not path.exists()
+    with pytest.raises(LaunchError, match=r"does not make a socket there .*AllowStreamLocalForwarding"):
+        Pool(listen="ssh://lab/no/folder/x.sock")
+    with pytest.raises(LaunchError, match="does not know the host key"):
+        Pool(listen="ssh://unknown")
+    for url, words in (("ssh://refused/x.sock", "the login was refused"), ("ssh://lab", "names no socket there")):
+        with WorkerProcess(url, token_file=token_file) as worker:
+            assert words in worker.line("stderr", "ssh://")
+            assert worker.wait() == 2

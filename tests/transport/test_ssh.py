@@ -38,12 +38,11 @@ def test_answers_among_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         await ssh.send(b'{"x": 1}\n')
         assert await ssh.answer() == {"x": 1}
         sock = ssh.take()
-        assert not ssh.idle
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(sock, b"abc")
         assert await loop.sock_recv(sock, 3) == b"abc"
         sock.close()
-        assert ssh.idle
+        await ssh.ended()
         await ssh.close()
         await ssh.close()
 
