@@ -112,11 +112,9 @@ class SSH:
         self._reading = asyncio.get_running_loop().create_task(self._read_errors())
 
     async def send(self, data: bytes) -> None:
-        """Send bytes to what runs there; ConnectError if ssh has ended."""
-        try:
+        """Send bytes to what runs there. If it has ended, `answer` tells: it may have said why before it did."""
+        with suppress(OSError):
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
-        except OSError:
-            raise await self.failure() from None
 
     async def answer(self) -> dict[str, Any]:
         """The next line that is meant for us. Without a deadline of its own.
