@@ -146,7 +146,7 @@ async def prove(
     except _EndsOnTheWay:
         return await _prove(url, token, role, info, max(0.1, deadline - clock()), hop, on_hop, verified=True)
     except ConnectError as untrusted:
-        if not (hop.headers and isinstance(untrusted.__cause__, ssl.SSLCertVerificationError)):
+        if hop.room is not None or not hop.headers or not isinstance(untrusted.__cause__, ssl.SSLCertVerificationError):
             raise
         # Who is reached directly shows a certificate of its own, and needs no headers.
         bare = replace(hop, headers=Headers())

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.dialled import NOT_KNOWN_AS_LOOPBACK, dialled
+from support.optional import needs, optional
 from support.services import free_port, program, running
 
 import distmap
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_proxies")
 @pytest.fixture(scope="module")
 def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Their ports: an open one, and one with a login."""
+    optional("python_socks", needs)
     folder = tmp_path_factory.mktemp("microsocks")
     command = [program("microsocks"), "-i", "127.0.0.1", "-p"]
     plain, login = free_port(), free_port()

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from support.dialled import dialled
+from support.optional import needs, optional
 from support.services import free_port, program, running
 from support.waiting import until
 
@@ -318,6 +319,7 @@ def test_no_ssh_here(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_socks_proxy_of_ssh(sshd: Host, tmp_path: Path) -> None:
     """What `ssh -D` opens leads to a worker that only the other host reaches."""
+    optional("python_socks", needs)
     port = free_port()
     command = [program("ssh"), "-F", sshd.config, "-N", "-D", f"127.0.0.1:{port}", "lab"]
     with running(command, tmp_path / "log", port=port), WorkerProcess("--port", "0", "--slots", "1") as worker:

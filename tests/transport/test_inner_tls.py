@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from distmap.transport.channel import ChannelClosed
 from distmap.transport.first_hop import load_hop
 from distmap.transport.inner_tls import InnerTLS
 from distmap.transport.memory import pair
+from distmap.transport.room import Room
 from distmap.transport.tls import client_context, server_context
 from distmap.transport.url import WorkerURL
 
@@ -122,6 +124,22 @@ def test_headers_go_to_a_trusted_host_only(shown: Certificate, open_port: Any, d
             ours = await dial_pool(between.url, hop=load_hop({"Authorization": "token abc"}, shown.ca))
             assert between.requests[-1]["Authorization"] == "token abc"
             await ours.channel.close()
+
+    run(main)
+
+
+def test_a_room_is_not_named_to_an_untrusted_relay(
+    shown: Certificate, open_port: Any, dial_pool: Any, run: Any
+) -> None:
+    """A relay is never the listener itself, so one that is not trusted gets no request, with or without headers."""
+
+    async def main() -> None:
+        async with open_port() as worker, hop(worker.url, shown) as between:
+            room = Room(worker.token, between.url, "pool")
+            for headers in ({}, {"Authorization": "token abc"}):
+                with pytest.raises(ConnectError, match="is not trusted"):
+                    await dial_pool(between.url, hop=replace(load_hop(headers), room=room))
+            assert between.requests == []
 
     run(main)
 
