@@ -96,7 +96,6 @@ async def hop(
             await sink.close(source.close_code, source.close_reason)
 
     async def accept(link: Any) -> None:
-        state.requests.append(dict(link.request.headers.raw_items()))
         outer = {"ssl": client_context()} if target.scheme == "wss" else {}
         async with connect(f"{target}{PATH}", **OPTIONS, **outer, proxy=None) as back:
             if handle is not None:
@@ -104,8 +103,11 @@ async def hop(
             else:
                 await asyncio.gather(pump("up", link, back), pump("down", back, link))
 
+    def note(link: Any, request: Any) -> None:
+        state.requests.append(dict(request.headers.raw_items()))
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.cert, certificate.key)
-    async with serve(accept, "127.0.0.1", 0, ssl=context, **OPTIONS) as server:
+    async with serve(accept, "127.0.0.1", 0, ssl=context, process_request=note, **OPTIONS) as server:
         state.url = WorkerURL("127.0.0.1", server.sockets[0].getsockname()[1], path="/behind")
         yield state
