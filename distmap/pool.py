@@ -834,7 +834,7 @@ class Pool:
             self.url,
             self._closed,
             0 if self._hub is None else len(self._hub.waiting),
-        )
+        )._replace(at_relay=self._remote.at_relay)
 
     def __reduce__(self) -> Any:
         raise TypeError(

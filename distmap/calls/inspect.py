@@ -79,6 +79,8 @@ class Look(NamedTuple):
     url: str | None = None
     #: Workers that were idle for long, and come when there is work.
     waiting: int = 0
+    #: Whether that URL is the one of a relay.
+    at_relay: bool = False
 
 
 CLOSED = Look("closed")
@@ -102,7 +104,7 @@ def repr_of(look: Look) -> str:
     if look.workers is None:
         return "<Pool: does not answer now>"
     slots = sum(worker.info.slots for worker in look.workers)
-    listening = f" listening on {look.url}," if look.url else ""
+    listening = f" {'at relay' if look.at_relay else 'listening on'} {look.url}," if look.url else ""
     state = "closing, " if look.state == "closing" else ""
     running = len(look.jobs)
     doing = [f"{running} job{'s' * (running != 1)} running"] if running else []
@@ -119,7 +121,7 @@ def card_of(look: Look, way: Way | None) -> str:
     work = "not known: the pool does not answer now" if look.workers is None else _work(look)
     rows = tuple(map(_row, look.workers or ()))
     lines, notes = way or ((), ())
-    return pool_html(PoolFacts(look.state, rows, look.url, work, "\n".join(lines), notes, look.waiting))
+    return pool_html(PoolFacts(look.state, rows, look.url, work, "\n".join(lines), notes, look.waiting, look.at_relay))
 
 
 def _work(look: Look) -> str:

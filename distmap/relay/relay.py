@@ -140,6 +140,7 @@ class Relay:
             process_request=self._check_request,
             server_header=None,
             logger=_logger,
+            backlog=1024,  # after a restart all come at once
             create_connection=self._make_guest,  # type: ignore[arg-type]
         )
         self._clock = loop.create_task(self._signs_of_life())

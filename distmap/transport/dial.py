@@ -211,7 +211,7 @@ async def _prove(
         raise
     finally:
         if hop.room is not None:
-            hop.room.inside.discard(link)
+            hop.room.arrived(link)
     remote = link.transport.get_extra_info("peername")
     if not isinstance(remote, tuple):
         remote = None  # a Unix socket, whose other end leads on
@@ -246,16 +246,7 @@ async def open_link(
     path, subprotocol = (PATH, SUBPROTOCOL) if hop.room is None else (relaying.PATH, Subprotocol(relaying.SUBPROTOCOL))
     links: list[_ClientLink] = []
     proxy = proxy_for(url, hop.proxy) if hop.tunnel is None else None
-    extra: dict[str, Any] = {}
-    if url.scheme == "wss":
-        context = verified_context(hop.ca) if verified else _any_context()
-        # Shorter, so that silence of TLS can be distinguished from silence of the network.
-        extra = {"ssl": context, "ssl_handshake_timeout": timeout / 2}
-    else:
-        check_hop(url, hop)
-
-    if proxy is not None and proxy.startswith("https://"):
-        extra["proxy_ssl"] = verified_context(hop.ca)
+    extra = _tls_options(url, hop, proxy, verified, timeout)
 
     def make(*args: Any, **kwargs: Any) -> _ClientLink:
         # Called when there is a TCP connection, through the proxy if there is one.
@@ -263,6 +254,8 @@ async def open_link(
             on_hop("TCP", port=url.port)
         on_hop("proxy", proxy="" if proxy is None else shown_proxy(proxy))
         links.append(_ClientLink(*args, **kwargs))
+        if hop.room is not None:
+            hop.room.connected(links[-1])
         return links[-1]
 
     if hop.tunnel is not None:
@@ -298,6 +291,20 @@ async def open_link(
     return link
 
 
+def _tls_options(url: WorkerURL, hop: FirstHop, proxy: str | None, verified: bool, timeout: float) -> dict[str, Any]:
+    """The options of the library about TLS, up to the first hop and up to a proxy."""
+    options: dict[str, Any] = {}
+    if url.scheme == "wss":
+        context = verified_context(hop.ca) if verified else _any_context()
+        # Shorter, so that silence of TLS can be distinguished from silence of the network.
+        options = {"ssl": context, "ssl_handshake_timeout": timeout / 2}
+    else:
+        check_hop(url, hop)
+    if proxy is not None and proxy.startswith("https://"):
+        options["proxy_ssl"] = verified_context(hop.ca)
+    return options
+
+
 def _connect_error(
     url: WorkerURL, hop: FirstHop, proxy: str | None, links: Sequence[_ClientLink], error: Exception, timeout: float
 ) -> ConnectError:
@@ -308,7 +315,11 @@ def _connect_error(
     else:
         connected = any(link.secured for link in links)
         why = failed_hop(url, error, connected, timeout, bool(hop.headers))
-    about_relay = None if hop.room is None or at_proxy else hop.room.why_not(url, error)
+    about_relay = None
+    if hop.room is not None:
+        about_relay = None if at_proxy else hop.room.why_not(url, error)
+        for link in links:
+            hop.room.arrived(link)
     failed = ConnectError(f"{url}: {about_relay or with_hint(url, why, error)}")
     # What refuses where a path begins is a proxy, which says nothing of what it leads to; nor does a relay.
     failed.refused = not at_proxy and not url.path and hop.room is None and is_refused(error)

@@ -236,7 +236,8 @@ def handshake_error(
 
 def _hint(url: WorkerURL) -> str:
     # Only what the command takes: a tunnel is known by another kind of URL.
-    return f"; to see at which hop:  distmap-worker --check {url}" if str(url).startswith("ws") else ""
+    how = "--check --relay" if url.relay else "--check"
+    return f"; to see at which hop:  distmap-worker {how} {url}" if str(url).startswith("ws") else ""
 
 
 def _without_secrets(location: str) -> str:

@@ -116,9 +116,12 @@ class _Outage:
             await self._give_up_dials()
 
     def _most_dials(self) -> int:
-        if self._room is not None and self._room.inside:
+        if not self._may_resume():
             return 1
-        return self._limits.redial_dials if self._may_resume() else 1
+        if self._room is None:
+            return self._limits.redial_dials
+        # After a restart of the relay all workers come at once: whoever is on the way there must not come twice.
+        return 1 if self._room.underway else 2
 
     def _may_resume(self) -> bool:
         """Whether the other side may still hold the session; a worker keeps its own for longer."""

@@ -12,6 +12,8 @@ import math
 import re
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
+from weakref import WeakSet
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -43,13 +45,18 @@ def parse_relay(text: str) -> WorkerURL:
         raise ConnectError(
             f"the name of a room is 1 to {LIMITS.relay_room_chars} letters, digits, dots and dashes; got {name!r}"
         )
-    return url
+    return replace(url, relay=True)
 
 
 def shown(url: WorkerURL) -> str:
     """The address as `parse_relay` takes it."""
-    name = url.options.get("room")
+    name = room_name(url)
     return f"{url}?room={name}" if name else f"{url}"
+
+
+def room_name(url: WorkerURL) -> str:
+    """The name of the room at this relay; empty: the one without a name."""
+    return url.options.get("room", "")
 
 
 def worker_room(token: Secret, relay: WorkerURL, retry: float | None) -> Room:
@@ -84,17 +91,26 @@ class Room:
         on_waiting: Callable[[bool], None] = lambda again: None,
     ) -> None:
         pool = secrets.token_hex(16) if side == "pool" else ""
-        self._join = relaying.Join(token.room(url.options.get("room", "")), side, pool)
-        self._shown = shown(url)
+        self._join = relaying.Join(token.room(room_name(url)), side, pool)
+        self._url = url
         self._other = "pool" if side == "worker" else "worker"
         self.patience = patience
         self._on_waiting = on_waiting
         self._in_vain = False
-        #: Connections that are in the room, and not over their handshake: more of them would find nobody else there.
-        self.inside: set[Connection] = set()
+        #: Connections to the relay that have not reached the other side: more of them would not reach it sooner.
+        self.underway: WeakSet[Connection] = WeakSet()
 
     def __repr__(self) -> str:
-        return f"<room {self._join.room[:8]} at {self._shown}>"
+        return f"<room {self._join.room[:8]} at {self._url}>"
+
+    def connected(self, link: Connection) -> None:
+        """There is a TCP connection on the way to the room, until it is lost or `arrived`."""
+        self.underway.add(link)
+        link.connection_lost_waiter.add_done_callback(lambda _: self.arrived(link))
+
+    def arrived(self, link: Connection) -> None:
+        """The connection has reached the other side, or never will."""
+        self.underway.discard(link)
 
     async def enter(self, link: Connection, patience: float | None = None) -> relaying.Notice:
         """Wait in the room until the other side is there; from then on the link leads to it.
@@ -106,11 +122,9 @@ class Room:
         Raises:
             ConnectError: Nobody came, or the relay refused this side, or is none.
         """
-        self.inside.add(link)
         try:
             return await self._enter(link, self.patience if patience is None else patience)
         except BaseException:
-            self.inside.discard(link)
             link.transport.abort()
             raise
 
@@ -130,25 +144,25 @@ class Room:
                     self._in_vain = False
                     return notice
                 if notice.kind == "refused":
-                    raise ConnectError(f"{self._shown}: {_refusal(notice.reason)}")
+                    raise ConnectError(f"{self._url}: {_refusal(notice.reason)}")
                 if not waits:
                     waits = True
                     self._on_waiting(self._in_vain)
                     self._in_vain = True
                 await link.send(relaying.WAITING)
         except TimeoutError:
-            raise ConnectError(f"{self._shown}: {self._nobody(patience, clock() >= end, waits)}") from None
+            raise ConnectError(f"{self._url}: {self._nobody(patience, clock() >= end, waits)}") from None
         except ProtocolError as error:
-            raise ConnectError(f"{self._shown}: {error}") from error
+            raise ConnectError(f"{self._url}: {error}") from error
         except ConnectionClosed as closed:
-            raise ConnectError(f"{self._shown}: {_ended(closed, waits)}") from None
+            raise ConnectError(f"{self._url}: {_ended(closed, waits)}") from None
 
     def _nobody(self, patience: float, over: bool, waits: bool) -> str:
         if not waits:
             return "a WebSocket server answers there, but it says nothing; is it distmap-relay?"
         if not over:
             return f"the relay has been silent for {LIMITS.relay_silence:g} s"
-        rooms = f" in the room {name!r}" if (name := self._shown.partition("?room=")[2]) else ""
+        rooms = f" in the room {name!r}" if (name := room_name(self._url)) else ""
         return f"no {self._other} with this token came to the relay{rooms} for {patience:g} s"
 
     def why_not(self, url: WorkerURL, error: Exception) -> str | None:

@@ -124,7 +124,7 @@ class Spares:
             notice = await self._room.enter(link, patience)
         finally:
             self._free -= 1
-        self._room.inside.discard(link)
+        self._room.arrived(link)
         self._waits()
         for _ in range(min(notice.workers, LIMITS.relay_spares_most - len(self._tasks)) - self._free):
             self._spawn(self._once(), "a further connection")

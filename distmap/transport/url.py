@@ -35,6 +35,8 @@ class WorkerURL:
     scheme: str = "wss"
     #: How it is shown if something else leads there: "ssh://ann@lab7".
     shown: str = ""
+    #: Whether this is a relay, where the other side is met.
+    relay: bool = False
 
     @property
     def is_loopback(self) -> bool:

@@ -71,6 +71,8 @@ class PoolFacts(NamedTuple):
     notes: tuple[str, ...] = ()
     #: Workers that were idle for long, and come when there is work.
     waiting: int = 0
+    #: Whether they meet the pool at a relay there.
+    at_relay: bool = False
 
 
 # --- a job ------------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def pool_html(facts: PoolFacts) -> str:
         connected += f" · {number(facts.waiting)} on call"
     pairs = [("Workers", connected)]
     if facts.url is not None:
-        pairs.append(("Listening", f"<code>{text_html(facts.url)}</code>"))
+        pairs.append(("At relay" if facts.at_relay else "Listening", f"<code>{text_html(facts.url)}</code>"))
     pairs.append(("Current work", text_html(facts.work) or "none"))
     rows = "".join(row_html((f'<span class="dm-muted">{key}</span>', value)) for key, value in pairs)
     html = f'<table class="dm-table dm-facts"><tbody>{rows}</tbody></table>'

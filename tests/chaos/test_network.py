@@ -65,3 +65,8 @@ def test_a_link_that_loses_packets() -> None:
         "chaos.lossy long --grace 2 --items 24",
         "chaos.orphans silent --orphan-after 3",
     )
+
+
+def test_many_workers_at_a_relay_that_restarts() -> None:
+    """All come back in time, and nothing is computed twice."""
+    play("chaos.relayed --workers 24 --away 0.2")

@@ -76,7 +76,7 @@ async def entered(url: str, room: Room, patience: float | None = None) -> relayi
     """What comes of going there."""
     link = await open_link(parse_relay(url), 10, FirstHop(room=room), True)
     try:
-        assert room.inside == set()
+        assert set(room.underway) == {link}
         return await room.enter(link, patience)
     finally:
         link.transport.abort()
@@ -96,7 +96,7 @@ def test_both_sides_meet(run: Any) -> None:
             worker, pool = room_at(url, on_waiting=waited.append), room_at(url, "pool")
             first = asyncio.create_task(entered(url, worker))
             await eventually(lambda: waited)
-            assert len(worker.inside) == 1
+            assert len(worker.underway) == 1
             assert await entered(url, pool) == relaying.Notice("paired")
             assert await first == relaying.Notice("paired")
             assert waited == [False]
@@ -115,7 +115,7 @@ def test_nobody_comes(run: Any) -> None:
                 with pytest.raises(ConnectError, match="no pool with this token came to the relay in the room 'night'"):
                     await entered(url, worker)
             assert waited == [False, True]
-            assert worker.inside == set()
+            assert not worker.underway
 
     run(main)
 
