@@ -9,8 +9,9 @@ for each call of a pool, and in a cell that ran again unchanged.
 
 from __future__ import annotations
 
+import gc
 import os
-from _thread import RLock, allocate_lock
+from _thread import RLock
 from collections.abc import Callable
 from functools import update_wrapper
 from types import FunctionType
@@ -103,7 +104,8 @@ class Values:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = allocate_lock()
+        #: Whatever runs while a thread holds it (a signal, the garbage collector) may call us again.
+        self._lock = RLock()
         #: By digest of the function and the arguments; the last used one is the last.
         self._entries: dict[tuple[bytes, Any], _Entry] = {}
         #: Number of values that were computed.
@@ -118,10 +120,14 @@ class Values:
             if entry is None:
                 entry = _Entry(_only_name(function))
             self._entries[key] = entry
-            gone = [] if entry.done else self._take_out(digest, entry.name)
+            old = [] if entry.done else self._take_out_old(digest, entry.name)
+            unused = self._take_out_unused()
         # Before the new one is computed: the memory of a GPU has no room for both. Not under the lock: code of the user
         # may run as they go.
-        del gone
+        if old:
+            old.clear()
+            gc.collect()  # most models refer to themselves on some way
+        unused.clear()
         if not entry.done:
             with entry.lock:
                 if not entry.done:
@@ -130,13 +136,14 @@ class Values:
                     self.computed += 1
         return entry.value
 
-    def _take_out(self, digest: bytes, name: str) -> list[_Entry]:
-        """Take out what an earlier form of the function computed, and what was not used for the longest time."""
+    def _take_out_old(self, digest: bytes, name: str) -> list[_Entry]:
+        """Take out what an earlier form of the function computed."""
         old = [key for key, entry in self._entries.items() if name and entry.name == name and key[0] != digest]
-        gone = [self._entries.pop(key) for key in old]
-        while len(self._entries) > self._most:
-            gone.append(self._entries.pop(next(iter(self._entries))))
-        return gone
+        return [self._entries.pop(key) for key in old]
+
+    def _take_out_unused(self) -> list[_Entry]:
+        """Take out what was not used for the longest time."""
+        return [self._entries.pop(next(iter(self._entries))) for _ in range(len(self._entries) - self._most)]
 
     def __len__(self) -> int:
         return len(self._entries)

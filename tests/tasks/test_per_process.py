@@ -80,6 +80,7 @@ class Model: pass
 def model():
     old = getattr(sys, "last_model", None)
     made = Model()
+    made.itself = made
     made.before = old is not None and old() is not None
     made.size = SIZE
     sys.last_model = weakref.ref(made)
