@@ -66,15 +66,16 @@ def test_it_is_short() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Every local link and picture is a file of the project or a heading of the README."""
-    headings = {
-        re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.M)
-    }
+    """Every local link and picture is a file of the project, and a heading of it where it names one."""
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in headings
-        elif "://" not in target:
-            assert (ROOT / target).exists(), target
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), target
+        if anchor:
+            text = (ROOT / path).read_text(encoding="utf-8") if path else README
+            titles = re.findall(r"^#+ (.*)$", text, re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
     for target in re.findall(r'(?:src|srcset)="([^"]+)"', README):
         assert (ROOT / target).exists(), target
 
