@@ -77,8 +77,10 @@ class Pool:
             of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
             picks one, `pool.url` tells. True: for workers that come through a proxy on this machine, such as that of
-            a JupyterHub; only such a proxy reaches the port. "ssh://user@login": workers come to a socket on that host,
-            to which both sides log in (`distmap-worker` with `pool.url`).
+            a JupyterHub; only such a proxy reaches the port. The address of this notebook in the browser, such as
+            "https://hub.example/user/ann/lab": the same, where the hub does not tell its own address.
+            "ssh://user@login": workers come to a socket on that host, to which both sides log in (`distmap-worker` with
+            `pool.url`).
         token: the secret that pool and workers share; None (default) takes `DISTMAP_TOKEN_FILE`, `DISTMAP_TOKEN` or
             the file that is made in your home on first use.
         relay: "wss://relay.example/" to wait for workers at a `distmap-relay` (`distmap-worker --relay

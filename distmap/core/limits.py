@@ -246,9 +246,9 @@ class Limits(NamedTuple):
     redial: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     #: Largest share of a pause that is added to it at random, so that many workers do not connect in step.
     redial_jitter: float = 0.25
-    #: Seconds between two dials behind a proxy once the pool has been away for so long that an idle worker would leave.
+    #: Seconds between two dials of a hub once the pool has been away for so long that an idle worker would leave.
     redial_hub: float = 60.0
-    #: Seconds without work after which a worker behind a proxy leaves its pool, and waits to be called.
+    #: Seconds without work after which a worker behind a Jupyter server's proxy leaves, and waits to be called.
     idle_leave: float = 600.0
     #: Seconds before a worker that waits to be called dials again, once its connection has ended; twice as long each
     #: time, as each dial may count as activity of a user on a JupyterHub.

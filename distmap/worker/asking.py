@@ -79,7 +79,8 @@ class _Kept:
     """The files for one host."""
 
     def __init__(self, url: WorkerURL) -> None:
-        self.folder = token_path().parent / re.sub(r"[^\w.-]", "_", url.host)
+        usual = url.path and url.port in (443, 80)
+        self.folder = token_path().parent / re.sub(r"[^\w.-]", "_", url.host if usual else f"{url.host}_{url.port}")
         self.token, self.headers = self.folder / "token", self.folder / "headers"
 
     def write(self, path: Path, line: str) -> None:

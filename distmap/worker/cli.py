@@ -30,7 +30,7 @@ from distmap.tasks.nesting import cores
 from distmap.transport.first_hop import load_hop
 from distmap.transport.identity import PYTHON
 from distmap.transport.jupyter_errors import page_sentence
-from distmap.transport.jupyter_url import is_page
+from distmap.transport.jupyter_url import is_page, proxied_port
 from distmap.transport.room import parse_relay, worker_room
 from distmap.transport.ssh_meeting import WorkerAtLogin
 from distmap.transport.ssh_url import is_ssh
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=values.duration,
         metavar="TIME",
         help="with URL: leave the pool after so long without work (30, 10m, 2h), until it has some, with no traffic; "
-        f"off: stay (default: {shown(LIMITS.idle_leave)} if the URL has a path, as behind a JupyterHub; else off)",
+        f"off: stay (default: {shown(LIMITS.idle_leave)} through the proxy of a Jupyter server or hub, else off)",
     )
     parser.add_argument(
         "--retry",
@@ -344,7 +344,7 @@ def _say(line: str) -> None:
 
 def _idle(given: float | None, url: WorkerURL | None) -> float | None:
     """Seconds without work after which the worker leaves its pool; None: it stays."""
-    if given is None and url is not None and url.path:
+    if given is None and url is not None and proxied_port(url) is not None:
         return LIMITS.idle_leave
     return given or None
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from distmap.core.limits import Limits
 from distmap.transport.channel import Connection
 from distmap.transport.dial import nothing_listens
+from distmap.transport.jupyter_url import proxied_port
 from distmap.transport.redial import Route, delays, pause
 from distmap.transport.url import WorkerURL
 
@@ -26,8 +27,8 @@ class Trying:
         url: Where the pool is dialled.
         retry: Seconds after which the tries end; None: never.
         limits: Pauses.
-        idle: Seconds after which tries behind a path become rare, most of all where each of them keeps a user's server
-            alive: a Jupyter server that runs, and has no pool. None: never.
+        idle: Seconds after which tries through the proxy of a Jupyter server become rare, most of all where each keeps
+            a user's server alive: it runs, and has no pool. None: never.
         last: The last connection to the pool.
         clock: Tells seconds; None: that of the loop.
     """
@@ -45,7 +46,7 @@ class Trying:
         self._url = url
         self._retry = retry
         self._limits = limits
-        self._idle = idle if url.path else None
+        self._idle = None if proxied_port(url) is None else idle
         self._route = Route(None if last is None else last.remote)
         self._pauses = delays()
         self._clock = clock or asyncio.get_running_loop().time

@@ -41,7 +41,7 @@ def test_a_wrong_token_is_asked_for_and_kept_if_wanted(pool: Pool, tmp_path: Pat
         shown.type("y")
         shown.until("joined")
         assert pool.wait_for_workers(1)
-    kept = own.parent / "127.0.0.1" / "token"
+    kept = own.parent / str(pool.url).removeprefix("wss://").replace(":", "_") / "token"
     assert kept.read_text().strip() == token
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert own.read_text() == before
