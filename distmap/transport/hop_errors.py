@@ -59,40 +59,8 @@ def failed_proxy(proxy: str, url: WorkerURL, error: Exception, timeout: float, *
         timeout: The seconds that it had.
         given: Whether the user named it for distmap (`proxy=`); False: the environment did.
     """
-    shown = shown_proxy(proxy)
-    where = "proxy= or --proxy" if given else "HTTPS_PROXY or ALL_PROXY"
-    without = "leave out proxy=" if given else f"set NO_PROXY={url.host}"
-    if isinstance(error, ImportError):
-        return f"{shown} speaks SOCKS, which needs a package: python -m pip install 'distmap[socks]'"
-    if isinstance(error, InvalidProxyStatus):
-        return f"{shown} {_answer_of_proxy(proxy, url, error.response)}; {without} if none is needed"
-    if isinstance(error, InvalidProxyMessage):
-        why = str(error.__cause__ or error)
-        # 16.0 of the library is the first that takes it, and tinyproxy speaks it.
-        todo = "python -m pip install 'websockets>=16'" if "HTTP/1.0" in why else "perhaps it is no HTTP proxy"
-        return f"{shown} did not answer as expected ({why}); {todo}"
-    if isinstance(error, ProxyError):
-        why = str(error.__cause__ or error)
-        if "authenti" in why.lower():
-            return f"{shown} refused the login ({why}); {_proxy_login(proxy)}"
-        return f"{shown} cannot lead to {url.host} port {url.port} ({why}); {without} if none is needed"
-    # It is a ValueError too.
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate of {shown} is not trusted ({error.verify_message}); {_name_the_ca('it')}"
-    if isinstance(error, InvalidProxy | ValueError):
-        why = error.msg if isinstance(error, InvalidProxy) else str(error)
-        return f"{shown} is none that can be used ({why}); {where} takes http://, https:// and socks5h://"
-    if isinstance(error, socket.gaierror):
-        if proxy.startswith("socks"):  # the name of the proxy fails with another exception
-            return f"the host name {url.host} does not resolve here ({error.strerror}); socks5h:// lets {shown} do it"
-        return f"the host name of {shown} does not resolve ({error.strerror}); set {where} right"
-    if isinstance(error, ssl.SSLError):
-        return f"{shown} does not speak TLS ({error.reason or error}); perhaps it is http://"
-    if is_refused(error):
-        return f"nothing listens at {shown} (connection refused); {without} if none is needed"
-    if isinstance(error, TimeoutError):
-        return f"{shown} did not answer within {timeout:g} s; {without} if none is needed"
-    return f"{shown} cannot be reached ({error}); {without} if none is needed"
+    without = "leave out proxy= or --proxy" if given else f"set NO_PROXY={url.host}"
+    return f"{_proxy_problem(proxy, url, error, timeout, given)}; {without} if none is needed"
 
 
 def failed_hop(url: WorkerURL, error: Exception, connected: bool, timeout: float, headers: bool) -> str:
@@ -273,6 +241,42 @@ def _meaning(status: int, response: Response, headers: bool) -> str:
     if status == HTTPStatus.BAD_REQUEST and b"plain HTTP" in response.body:  # nginx and Apache
         return "that port is for TLS: write wss:// (or https://) in the URL"
     return _MEANINGS.get(status) or f"{_NOT_OURS}. Compare the URL with where distmap-worker or the pool runs"
+
+
+def _proxy_problem(proxy: str, url: WorkerURL, error: Exception, timeout: float, given: bool) -> str:
+    shown = shown_proxy(proxy)
+    where = "proxy= or --proxy" if given else "HTTPS_PROXY or ALL_PROXY"
+    if isinstance(error, ImportError):
+        return f"{shown} speaks SOCKS, which needs a package: python -m pip install 'distmap[socks]'"
+    if isinstance(error, InvalidProxyStatus):
+        return f"{shown} {_answer_of_proxy(proxy, url, error.response)}"
+    if isinstance(error, InvalidProxyMessage):
+        why = str(error.__cause__ or error)
+        # 16.0 of the library is the first that takes it, and tinyproxy speaks it.
+        todo = "python -m pip install 'websockets>=16'" if "HTTP/1.0" in why else "perhaps it is no HTTP proxy"
+        return f"{shown} did not answer as expected ({why}); {todo}"
+    if isinstance(error, ProxyError):
+        why = str(error.__cause__ or error)
+        if "authenti" in why.lower():
+            return f"{shown} refused the login ({why}); {_proxy_login(proxy)}"
+        return f"{shown} cannot lead to {url.host} port {url.port} ({why})"
+    # It is a ValueError too.
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {shown} is not trusted ({error.verify_message}); {_name_the_ca('it')}"
+    if isinstance(error, InvalidProxy | ValueError):
+        why = error.msg if isinstance(error, InvalidProxy) else str(error)
+        return f"{shown} is none that can be used ({why}); {where} takes http://, https:// and socks5h://"
+    if isinstance(error, socket.gaierror):
+        if proxy.startswith("socks"):  # the name of the proxy fails with another exception
+            return f"the host name {url.host} does not resolve here ({error.strerror}); socks5h:// lets {shown} do it"
+        return f"the host name of {shown} does not resolve ({error.strerror}); set {where} right"
+    if isinstance(error, ssl.SSLError):
+        return f"{shown} does not speak TLS ({error.reason or error}); perhaps it is http://"
+    if is_refused(error):
+        return f"nothing listens at {shown} (connection refused)"
+    if isinstance(error, TimeoutError):
+        return f"{shown} did not answer within {timeout:g} s"
+    return f"{shown} cannot be reached ({error})"
 
 
 def _answer_of_proxy(proxy: str, url: WorkerURL, response: Response) -> str:

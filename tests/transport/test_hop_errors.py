@@ -136,7 +136,7 @@ def test_the_remedy_fits_where_the_proxy_comes_from() -> None:
     """A proxy of the environment is avoided by NO_PROXY, one that was given by leaving it out."""
     error = ConnectionRefusedError()
     assert "set NO_PROXY=hub.example if none is needed" in failed_proxy(PROXY, URL, error, 5, given=False)
-    assert "leave out proxy= if none is needed" in failed_proxy(PROXY, URL, error, 5, given=True)
+    assert "leave out proxy= or --proxy if none is needed" in failed_proxy(PROXY, URL, error, 5, given=True)
     wants_login = InvalidProxyStatus(response(407))
     assert "put user name and password into its address" in failed_proxy("http://p:1", URL, wants_login, 5, given=True)
 
