@@ -47,6 +47,10 @@ class WorkerMemoryError(PoisonItemError, MemoryError):
     """
 
 
+class InstallError(DistmapError):
+    """pip failed on a worker (`pool.install`); the message has what it said last, by worker."""
+
+
 class CrashLoopError(DistmapError):
     """Task processes died again and again with nothing finished, so the job was stopped."""
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from distmap.calls.factory import Call, Jobs
     from distmap.calls.futures import TaskFuture
     from distmap.calls.inspect import Look, Worker
+    from distmap.calls.installing import Installation
     from distmap.calls.interrupts import Held
     from distmap.calls.job import Job
     from distmap.calls.reader import JobContext
@@ -639,6 +640,52 @@ class Pool:
         handle.begin()
         self._set_up.append(weakref.ref(handle))
         return handle
+
+    @gate
+    def install(
+        self,
+        *requirements: str | os.PathLike[str],
+        timeout: float | None = None,
+        tags: Iterable[str] = (),
+        progress: ProgressOption = None,
+    ) -> Installation:
+        """Run `pip install` with these arguments on all workers, each for its own interpreter.
+
+        Slots of this machine share the interpreter of this process. pip's lines are shown as they come, each with its
+        worker in front. Afterwards every task process is replaced once it has finished what it runs, so that the next
+        call finds the new packages, also where an older version was imported before.
+
+        Args:
+            requirements: as for pip: "polars==1.9.0", "--upgrade", a path that the worker can read. An index address
+                with a password is kept out of command lines, logs and messages.
+            timeout: seconds that pip may take on a worker; default: as long as it takes.
+            tags: only on workers that carry all of these.
+            progress: as for `map`.
+
+        Returns:
+            a mapping of what was done, by worker.
+
+        Raises:
+            InstallError: pip failed on a worker; the message has its last lines, for each such worker.
+            TypeError: there are workers that an executor runs.
+
+        Examples:
+            >>> pool.install("polars==1.9.0")  # doctest: +SKIP
+            gpu1: installed polars-1.9.0
+            gpu2: had all of it
+        """
+        __tracebackhide__ = True
+        from distmap.calls.installing import check_members, checked_requirements, job_of, run
+        from distmap.calls.options import MapOptions
+        from distmap.views.choose import resolve_progress
+
+        wanted = checked_requirements(requirements)
+        self._ensure_workers()
+        check_members(self._members())
+        chosen = MapOptions.of({"timeout": timeout, "on_error": "return", "tags": tags, "progress": progress})
+        code = self._codes.get(job_of(wanted), "setup", ()).own()._replace(surroundings=self._watch.look())
+        shown = resolve_progress(chosen.progress, self._progress)
+        return run(self._context, code, wanted, chosen, shown, self._submissions.aside)
 
     # --- looking and steering ---------------------------------------------------------------------------------------
 

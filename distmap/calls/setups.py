@@ -52,6 +52,8 @@ class SetUp(Mapping[str, Any]):
         each: Literal["slot", "worker"],
         options: MapOptions,
         aside: Callable[[Callable[[], object]], object],
+        *,
+        name: str = "",
     ) -> None:
         self.fn = fn
         self.each = each
@@ -59,7 +61,7 @@ class SetUp(Mapping[str, Any]):
         self._on_error = options.on_error
         self._context = context
         self._lock = threading.RLock()
-        spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=label_of(fn))
+        spec = JobSpec(pushed=True, stop_on_failure=False, each=each, tags=self.tags, name=name or label_of(fn))
         router = OutputRouter(item=options.output == "item") if options.output else None
         self._record = JobEntry(spec, code, timeout=options.timeout or 0.0, router=router, id=context.driver.new_id())
         self._calls = calls = _Calls(name_of(fn), each, router)
@@ -158,6 +160,11 @@ class SetUp(Mapping[str, Any]):
             while (message := calls.box.peek()) is not None:
                 calls.handle(message)
                 calls.box.drop()
+
+
+def record_of(handle: SetUp) -> JobEntry:
+    """The driver's record of a set-up: for a call that shows it."""
+    return handle._record
 
 
 class _Calls(JobReader):

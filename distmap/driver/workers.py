@@ -308,6 +308,12 @@ class Workers:
         self.check_unserved()
         self.on_change()
 
+    def renew(self) -> None:
+        """Packages were installed: replace all task processes, each once it has answered for what it has."""
+        for entry in self:
+            for slot in range(entry.info.slots):
+                entry.engine.renew(entry.id, slot)
+
     def clear(self) -> None:
         """The pool ends: what engines still report comes too late."""
         self._entries.clear()

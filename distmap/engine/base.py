@@ -116,5 +116,8 @@ class Engine(Protocol):
 
     def kill(self, worker: int, slot: int) -> None: ...
 
+    def renew(self, worker: int, slot: int) -> None:
+        """Replace the slot's process once it has answered for what it has; nothing is reported. It may have none."""
+
     async def close(self, *, now: bool) -> None:
         """Let go of every worker and leave no process, thread, socket or file. `now`: do not let items finish."""

@@ -408,6 +408,9 @@ class ExecutorEngine:
             entry.cells[CELL_INTERRUPT] = attempt
         self.revoke(worker, slot, attempt, 0)
 
+    def renew(self, worker: int, slot: int) -> None:
+        """It has no process of ours."""
+
     def kill(self, worker: int, slot: int) -> None:
         """Give up what the slot has. It runs on in the executor, and its answer will not be heard."""
         for entry in [entry for entry in self._attempts.values() if entry.task.slot == slot]:

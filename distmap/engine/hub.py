@@ -159,6 +159,10 @@ class HubEngine:
         """See Engine."""
         self._send(worker, msg.Interrupt(slot, attempt))
 
+    def renew(self, worker: int, slot: int) -> None:
+        """See Engine."""
+        self._send(worker, msg.Renew(slot))
+
     def kill(self, worker: int, slot: int) -> None:
         """See Engine."""
         self._send(worker, msg.Kill(slot))

@@ -78,6 +78,9 @@ class InlineEngine:
     def interrupt(self, worker: int, slot: int, attempt: int) -> None:
         self.revoke(worker, slot, attempt, 0)
 
+    def renew(self, worker: int, slot: int) -> None:
+        """It has no process of ours."""
+
     def kill(self, worker: int, slot: int) -> None:
         """There is no process to end: what waits is void, and the slot is ready at once."""
         self._waiting.clear()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distmap.engine.base import Location, Parts, Sink, WorkerInfo
-from distmap.slots.slots import Slots
+from distmap.slots.slots import OUTDATED, Slots
 from distmap.wire.messages import BlobKind, Task
 
 if TYPE_CHECKING:
@@ -108,6 +108,9 @@ class LocalEngine:
 
     def interrupt(self, worker: int, slot: int, attempt: int) -> None:
         self._slots.interrupt(slot, attempt)
+
+    def renew(self, worker: int, slot: int) -> None:
+        self._slots.retire(slot, OUTDATED)
 
     def kill(self, worker: int, slot: int) -> None:
         self._slots.kill(slot)

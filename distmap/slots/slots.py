@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _INTERRUPT_AGAIN = 0.1
 #: Seconds that `close` lets items go on.
 _CLOSING = 1.0
+#: Why a process is retired once packages were installed: what it has imported stays what it was.
+OUTDATED = "had been started before packages were installed"
 
 
 class Slots:

@@ -44,6 +44,7 @@ _FIXED: dict[type, tuple[int, struct.Struct]] = {
     msg.Segment: (11, struct.Struct("<BQQ")),
     msg.Free: (12, struct.Struct("<BQ")),
     msg.Draining: (14, struct.Struct("<B")),
+    msg.Renew: (17, struct.Struct("<BI")),
 }
 _FIXED_BY_TAG = {tag: (kind, layout) for kind, (tag, layout) in _FIXED.items()}
 

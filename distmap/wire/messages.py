@@ -131,6 +131,12 @@ class Kill(NamedTuple):
     slot: int
 
 
+class Renew(NamedTuple):
+    """Replace the slot's process once it has answered for the tasks that it has: packages were installed."""
+
+    slot: int
+
+
 class Died(NamedTuple):
     """The slot's process ended; `text` says how, for people. Attempt and item are -1 if it was idle."""
 
@@ -193,6 +199,7 @@ Message = (
     | Revoke
     | Interrupt
     | Kill
+    | Renew
     | Died
     | Ready
     | Segment

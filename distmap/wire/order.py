@@ -5,7 +5,7 @@ entry ready when nothing that it follows is unfinished.
 
 Everything may overtake everything, except where one message means another:
 
-- messages about one slot keep their order (Task, Kill; Report, Output, Refused, Died, Ready), but Revoke and
+- messages about one slot keep their order (Task, Kill, Renew; Report, Output, Refused, Died, Ready), but Revoke and
   Interrupt follow only the Task of their attempt, so that they overtake the next Task of the slot, which may be large;
 - a Task follows the Put of each digest that it names; a Drop follows the Put and every Task that names the digest;
 - Bye follows everything.
@@ -121,7 +121,7 @@ def _touches(message: msg.Message) -> tuple[tuple[Hashable, ...], tuple[Hashable
     """
     if isinstance(message, msg.Task):
         return (message.slot, ~message.attempt), (message.code, *message.needs)
-    if isinstance(message, msg.Report | msg.Output | msg.Refused | msg.Died | msg.Ready | msg.Kill):
+    if isinstance(message, msg.Report | msg.Output | msg.Refused | msg.Died | msg.Ready | msg.Kill | msg.Renew):
         return (message.slot,), _NOTHING
     if isinstance(message, msg.Revoke | msg.Interrupt):
         return (~message.attempt,), _NOTHING

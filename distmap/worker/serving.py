@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from distmap.core.limits import LIMITS, Limits
 from distmap.errors import PayloadError, ProtocolError
-from distmap.slots.slots import Slots
+from distmap.slots.slots import OUTDATED, Slots
 from distmap.tasks._typing import Buffer
 from distmap.tasks.nesting import FOLDER
 from distmap.transport.channel import Connection
@@ -227,6 +227,9 @@ class PoolSession:
             case msg.Kill(slot):
                 self._attempts_of(slot)
                 self._slots.kill(slot)
+            case msg.Renew(slot):
+                self._attempts_of(slot)
+                self._slots.retire(slot, OUTDATED)
             case msg.Bye(reason):
                 self.end(f"it said goodbye ({reason})" if reason else "it said goodbye")
             case msg.Beat():

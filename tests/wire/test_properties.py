@@ -44,6 +44,7 @@ MESSAGES: dict[type, st.SearchStrategy[msg.Message]] = {
         st.booleans(),
     ),
     msg.Report: st.builds(msg.Report, u32, u64, u32, u32, seconds, st.booleans(), st.lists(u32, max_size=8).map(tuple)),
+    msg.Renew: st.builds(msg.Renew, u32),
     msg.Refused: st.builds(msg.Refused, u32, u64, st.booleans()),
     msg.Output: st.builds(msg.Output, u32, u64, u64, st.lists(st.tuples(i64, u8, u32), max_size=5).map(tuple)),
     msg.Revoke: st.builds(msg.Revoke, u32, u64, u32),
