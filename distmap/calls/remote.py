@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,9 +114,16 @@ class Remote(NamedTuple):
         from distmap.transport.token import load_token
         from distmap.transport.url import parse_url
 
-        listen = _BEHIND_A_LOGIN if (at_login := is_ssh(self.listen or "")) else self.listen
+        listen, meeting = None, None
+        if self.listen is not None and is_ssh(self.listen):
+            from distmap.transport.ssh_meeting import PoolAtLogin
+
+            meeting = PoolAtLogin(self.listen)
+            listen = replace(parse_url(_BEHIND_A_LOGIN, listening=True), shown=meeting.url)
+        elif self.listen is not None:
+            listen = parse_url(self.listen, listening=True)
         hub = HubEngine(
-            listen=None if listen is None else parse_url(listen, listening=True),
+            listen=listen,
             token=load_token(self.token),
             # 0 is for calls, which then wait for nobody; the dialling itself has to take some time.
             connect_timeout=min(10.0, self.connect_timeout) or 10.0,
@@ -125,10 +133,7 @@ class Remote(NamedTuple):
         )
         if self.relay is not None:
             hub.relay = parse_relay(self.relay)
-        if at_login:
-            from distmap.transport.ssh_meeting import PoolAtLogin
-
-            hub.meeting = PoolAtLogin(self.listen or "")
+        hub.meeting = meeting
         for url in urls:
             hub.add(*self.way(url))
         return hub

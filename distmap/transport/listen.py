@@ -281,7 +281,8 @@ async def listen(
     """
     host, port = address.host, address.port
     tls = server_context(tls_cert, tls_key)
-    acceptor = Acceptor(token, role, tls, address.scheme == "ws", info, on_connection, on_refused)
+    led_here = address.scheme != "wss" or bool(address.shown)  # by a proxy or ssh: all come from one address
+    acceptor = Acceptor(token, role, tls, led_here, info, on_connection, on_refused)
     serve: Callable[..., Any] = library.unix_serve
     place: dict[str, Any] = {"path": address.path}
     try:
@@ -306,11 +307,13 @@ async def listen(
         raise ConnectError(f"{address}: the host name {host} does not resolve ({error.strerror})") from error
     except OSError as error:
         raise ConnectError(f"{address}: cannot listen there: {error.strerror or error}") from error
-    if address.scheme == "unix":
-        return Server(server, address)
-    chosen = server.sockets[0].getsockname()[1]
-    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
-    return Server(server, replace(address, host=shown, port=chosen))
+    return Server(server, address if address.scheme == "unix" else _chosen(address, server))
+
+
+def _chosen(address: WorkerURL, server: library.Server) -> WorkerURL:
+    """What the other side dials: every interface is shown by the host's name, and port 0 is a free one."""
+    host = socket.gethostname() if address.host in ("", "0.0.0.0", "::") else address.host
+    return replace(address, host=host, port=server.sockets[0].getsockname()[1])
 
 
 def _code_of(error: DistmapError) -> int:

@@ -81,8 +81,7 @@ class SSH:
         self.target = target
         #: Begins each line that is meant for us; the other side is given it on its command line.
         self.mark = f"distmap-{secrets.token_hex(8)}"
-        #: Our end. It does not block; whoever takes it closes it.
-        self.sock: socket.socket = socket.socket()
+        self._sock: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._lines: deque[str] = deque(maxlen=20)
         self._unread = bytearray()
@@ -91,12 +90,11 @@ class SSH:
 
     async def start(self, command: str, options: Sequence[str] = ()) -> None:
         """Start it; see `command_of`."""
-        self.sock.close()
         if os.name == "nt":
             raise LaunchError(f"{self.target}: ssh:// needs Linux or macOS on this side; start distmap-worker there")
         words = command_of(self.target, command, options)
-        self.sock, theirs = socket.socketpair()
-        self.sock.setblocking(False)
+        self._sock, theirs = socket.socketpair()
+        self._sock.setblocking(False)
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
@@ -107,9 +105,15 @@ class SSH:
                     start_new_session=True,  # Ctrl-C in a terminal is not for it
                 )
         except BaseException:
-            self.sock.close()
+            self._sock.close()
             raise
         self._reading = asyncio.get_running_loop().create_task(self._read_errors())
+
+    @property
+    def sock(self) -> socket.socket:
+        """Our end, once it is started. It does not block; whoever takes it closes it."""
+        assert self._sock is not None
+        return self._sock
 
     async def send(self, data: bytes) -> None:
         """Send bytes to what runs there. If it has ended, `answer` tells: it may have said why before it did."""
@@ -174,7 +178,8 @@ class SSH:
 
     async def close(self) -> None:
         """End it, with the jump hosts that it started. Closing twice is fine."""
-        self.sock.close()
+        if self._sock is not None:
+            self._sock.close()
         self._quiet = True
         process, self._process = self._process, None
         if process is None:

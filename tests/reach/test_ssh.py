@@ -194,6 +194,21 @@ def test_a_login_that_breaks_costs_nothing(host: Host, tmp_path: Path) -> None:
     assert ran() == list(range(150))
 
 
+def test_a_kernel_that_is_killed(host: Host, token_file: Path) -> None:
+    """Its login ends with it, though nobody says goodbye; the worker waits for a while, and then leaves."""
+    code = f"from distmap import Pool; pool = Pool({url('lab')!r}); print(pool.map(abs, [-1]), flush=True); input()"
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with kernel:
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == "[1]\n"
+        (login,) = (one for one in psutil.Process(kernel.pid).children() if one.name() == "ssh")
+        kernel.kill()
+    until(lambda: not login.is_running())
+    (worker,) = host.workers()
+    until(lambda: "out of reach" in (host.left()[0] / "log").read_text())
+    worker.terminate()  # the two minutes that it waits are too long for a test
+
+
 def test_a_jump_host(host: Host) -> None:
     """A host behind another one is reached as in a terminal; so are several hosts and this machine in one pool."""
     with Pool([url("jumped"), url("lab"), 1]) as pool:

@@ -7,6 +7,7 @@ import contextlib
 import pickle
 import socket
 import ssl
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from distmap.core.limits import LIMITS
-from distmap.errors import ConnectError, WorkerBusy
+from distmap.errors import AuthenticationError, ConnectError, WorkerBusy
 from distmap.transport import listen as module
 from distmap.transport import tls
 from distmap.transport.channel import Connection
+from distmap.transport.dial import dial
+from distmap.transport.first_hop import FirstHop
 from distmap.transport.listen import listen
 from distmap.transport.tls import client_context
 from distmap.transport.token import Secret
@@ -320,5 +323,38 @@ def test_closing_ends_strangers_and_members(open_port: Any, dial_pool: Any, run:
             await worker.server.close()
             with pytest.raises(ConnectError, match="nothing listens"):
                 await dial_pool(worker.url)
+
+    run(main)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_unix_socket_instead_of_a_port(run: Any) -> None:
+    """It is reached by a tunnel, with TLS and proof as on a port, and takes the place of a socket that was left."""
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/socket"
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(path)
+
+            async def tunnel(seconds: float) -> socket.socket:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(sock, path)
+                return sock
+
+            address = WorkerURL("localhost", 0, path=path, scheme="unix")
+            server = await listen(address, token=TOKEN, role="worker", info=lambda _: WORKER, on_connection=ignore)
+            assert server.url == f"unix:{path}"
+            there = WorkerURL("localhost", 22, shown="ssh://gpu1")
+            ours = await dial(there, token=TOKEN, role="pool", info=POOL, hop=FirstHop(tunnel=tunnel))
+            assert ours.peer_info == WORKER
+            assert ours.channel.peer == "ssh://gpu1"
+            assert not ours.through_hop
+            assert ours.remote is None
+            await ours.channel.close()
+            with pytest.raises(AuthenticationError, match=r"ssh://gpu1: .*wrong token"):
+                await dial(there, token=Secret(b"u" * 32), role="pool", info=POOL, hop=FirstHop(tunnel=tunnel))
+            await server.close()
 
     run(main)

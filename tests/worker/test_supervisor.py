@@ -556,3 +556,30 @@ def test_a_pool_that_gave_up_its_session_has_the_worker_again(fenced: bool, toke
         assert await done == OK
 
     run(main)
+
+
+@pytest.mark.parametrize("how", ["goodbye", "gone", "fenced"])
+def test_a_worker_for_one_pool_leaves_with_it(how: str, token: Secret) -> None:
+    """At its goodbye, or when it has been away for too long; not if the pool itself begins a new session."""
+
+    async def main() -> None:
+        announced: list[str] = []
+        worker = supervisor(token, announced, once=True)
+        done = asyncio.create_task(worker.listen(WorkerURL("127.0.0.1", 0)))
+        url = parse_url((await eventually(lambda: announced))[0].removeprefix("listening on "))
+        pool = await call(str(url), token)
+        if how == "fenced":
+            info = {**pool_info(), "fenced": pool.conversation.id}
+            first, pool = pool, MinimalPool(await dial(url, token=token, role="pool", info=info))
+            await first.until(lambda: first.closed)
+            await first.conversation.close()
+        pool.give(operator.neg, [1])
+        assert await pool.values() == [-1]
+        assert not done.done()
+        if how == "gone":
+            pool.conversation.abort()
+        else:
+            await pool.conversation.close()
+        assert await asyncio.wait_for(done, DEADLINE) == OK
+
+    run(main)
