@@ -27,16 +27,23 @@ _TIMES = 3
 
 
 def credentials(
-    url: WorkerURL, token_file: Path | None, header_file: Path | None, ca: Path | None, proxy: str | None
+    url: WorkerURL,
+    token_file: Path | None,
+    header_file: Path | None,
+    ca: Path | None,
+    proxy: str | None,
+    *,
+    at_relay: bool = False,
 ) -> tuple[Secret, FirstHop]:
     """The pool's token, and what a proxy on the way needs; asks on a terminal for what is missing.
 
     Args:
-        url: The pool.
+        url: The pool, or the relay where it is met.
         token_file: Of the command line; else the environment, the file kept for that host, the user's own.
         header_file: Of the command line; else DISTMAP_HEADER_FILE, the file kept for that host.
         ca: See FirstHop.
         proxy: See FirstHop.
+        at_relay: Whether it is a relay: that does not know the token of the pool.
 
     Raises:
         TokenError: There is no token of the pool, and nobody to ask, or no answer.
@@ -62,7 +69,7 @@ def credentials(
     if not terminal:
         assert token is not None
         return token, hop
-    return _Questions(url, _Kept(url), token, hop, may_ask_login).answered()
+    return _Questions(url, token, hop, may_ask_login, at_relay).answered()
 
 
 def kept_files(url: WorkerURL, token_file: Path | None, header_file: Path | None) -> tuple[Path | None, Path | None]:
@@ -93,12 +100,16 @@ class _Kept:
 class _Questions:
     """What is asked until the pool is reached, or something else is wrong."""
 
-    def __init__(self, url: WorkerURL, kept: _Kept, token: Secret | None, hop: FirstHop, may_ask_login: bool) -> None:
+    def __init__(
+        self, url: WorkerURL, token: Secret | None, hop: FirstHop, may_ask_login: bool, at_relay: bool
+    ) -> None:
         self._url = url
-        self._kept = kept
+        self._kept = _Kept(url)
         self._token = token
         self._hop = hop
         self._may_ask_login = may_ask_login
+        # What cannot be tried: a relay does not know the token, and a login by SSH is made later.
+        self._only_the_way = at_relay or bool(url.shown)
         # What was typed: file -> its line.
         self._typed: dict[Path, str] = {}
 
@@ -106,7 +117,8 @@ class _Questions:
         logins = tokens = 0
         if self._hop.headers or proxied_port(self._url) is None:
             self._need_token()
-        while True:
+        problem: DistmapError | None = None
+        while not self._url.shown:
             # Without a token of the pool only the way there is tried; where that is open, the token is asked for.
             problem = asyncio.run(_problem(self._url, self._token or Secret.generate(), self._hop))
             if isinstance(problem, ConnectError) and problem.wants_login and self._may_ask_login and logins < _TIMES:
@@ -121,7 +133,8 @@ class _Questions:
             elif self._token is not None:
                 break
             self._need_token()
-        if self._typed and problem is None:
+        assert self._token is not None
+        if self._typed and (problem is None or self._only_the_way):
             self._offer_to_keep()
         return self._token, self._hop
 

@@ -201,7 +201,8 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
             token_file, header_file = kept_files(url, options.token_file, options.header_file)
             token, hop = load_token(token_file=token_file), load_hop(header_file, options.ca, options.proxy)
         else:
-            token, hop = credentials(url, options.token_file, options.header_file, options.ca, options.proxy)
+            files = options.token_file, options.header_file, options.ca
+            token, hop = credentials(url, *files, options.proxy, at_relay=options.relay is not None)
         if options.relay is not None and url is not None:
             # A check says soon that nobody is there.
             hop = replace(hop, room=worker_room(token, url, LIMITS.check_seconds if options.check else options.retry))

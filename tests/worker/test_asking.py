@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.services import free_port, running
 from support.terminals import terminal
 
 from distmap import Pool
@@ -75,3 +77,18 @@ def test_without_a_terminal_one_sentence(tmp_path: Path) -> None:
         assert "no token of the pool" in line
         assert re.search(r"chmod 600.*--token-file", line)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_at_a_relay_nothing_is_asked_that_it_cannot_know(tmp_path: Path) -> None:
+    """A worker on a terminal meets its pool at a relay with the token that it has, without a question."""
+    own = tmp_path / ".config" / "distmap" / "token"
+    own.parent.mkdir(parents=True, mode=0o700)
+    own.touch(0o600)
+    own.write_text(load_token().reveal())
+    port = free_port()
+    command = [sys.executable, "-m", "distmap.relay.cli", "--port", str(port)]
+    with running(command, tmp_path / "log", port=port), Pool(relay=f"ws://127.0.0.1:{port}") as pool:
+        with terminal(tmp_path, "--relay", str(pool.url), "--slots", "1") as shown:
+            shown.until("joined")
+            assert pool.wait_for_workers(1)
+            assert "not shown" not in shown.shown
