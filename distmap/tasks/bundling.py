@@ -165,8 +165,11 @@ def pack_versions(names: Iterable[str]) -> tuple[bytes, bytes] | None:
         for imports in _records[name].imports:
             reached.update(imports)
     found = distributions({name.partition(".")[0] for name in reached} - {DISTMAP})
-    modules = {name: top for top, (name, _) in found.items()}
-    return _pickled(Extras({}, dict(found.values()), modules)) if found else None
+    # A pickle tells one text that comes twice from two equal ones; the digest must not.
+    same = sys.intern
+    versions = {same(str(name)): same(str(version)) for name, version in found.values()}
+    modules = {same(str(name)): same(top) for top, (name, _) in found.items()}
+    return _pickled(Extras({}, versions, modules)) if found else None
 
 
 def _pickled(value: object) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.modules import write
 
-from distmap.tasks.bundling import bundle, imported, pack
+from distmap.tasks.bundling import bundle, imported, pack, pack_versions
 from distmap.tasks.modules import packed_here
 
 
@@ -165,3 +165,15 @@ def test_modules_that_fail_to_import_there_are_named(script: Callable[..., str])
 def test_nothing_local_is_no_bundle() -> None:
     """A function that imports installed modules only sends none."""
     assert pack(frozenset({"numpy", "json.decoder", "no_such_module"})) is None
+
+
+def test_versions_have_one_digest_however_they_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal names that are not the same text in memory make no other code of an unchanged function."""
+    pytest.importorskip("numpy")
+    monkeypatch.setattr("distmap.tasks.extras.remote_workers.expected", True)
+    digests = set()
+    for names in (["numpy"], ["num" + "".join(["p", "y"])], ["numpy.linalg"], ["numpy"]):
+        packed = pack_versions(names)
+        assert packed is not None
+        digests.add(packed[0])
+    assert len(digests) == 1
