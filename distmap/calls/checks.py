@@ -116,6 +116,12 @@ def _headers(value: Any) -> dict[str, str] | str | None:
     return _variables(value) if isinstance(value, Mapping) else _path(value)
 
 
+def _filled(value: Any) -> str | None:
+    if (text := _text(value)) == "":
+        raise ValueError
+    return text
+
+
 def _listen(value: Any) -> str | bool | None:
     return value if isinstance(value, bool) else _text(value)
 
@@ -190,7 +196,7 @@ RULES: dict[str, Rule] = {
     "processes": _whole(1, none=True),
     "progress": Rule("True, False, None or a function that takes a snapshot", _progress),
     "proxy": Rule('the URL of a proxy, such as "http://host:3128", "" for none, or None', _text, secret=True),
-    "relay": Rule('the address of a relay, such as "wss://relay.example/", or None', _text),
+    "relay": Rule('the address of a relay, such as "wss://relay.example/", or None', _filled),
     "retries": _whole(0),
     "seed": _whole(0, none=True),
     "slots": _whole(1),

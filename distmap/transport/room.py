@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from weakref import WeakSet
 
 from websockets.asyncio.connection import Connection
@@ -170,13 +171,10 @@ class Room:
         if isinstance(error, InvalidStatus):
             status, said = error.response.status_code, first_line(error.response)
             told = f"HTTP {status}" + (f": {said}" if said else "")
-            if status in (401, 403):
-                return (
-                    f"what stands before the relay refuses this side ({told}); give it headers: headers=, --header-file"
-                )
             if status in (502, 503, 504):
                 return f"the relay does not take connections now ({told}); see that distmap-relay runs there"
-            return f"no distmap-relay answers there ({told}); check the path of the address"
+            if status == HTTPStatus.NOT_FOUND:
+                return f"no distmap-relay answers there ({told}); check the path of the address"
         if is_refused(error):
             return f"nothing listens on port {url.port} of {url.host} (connection refused); start distmap-relay there"
         return None

@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
 
 from distmap.core.limits import LIMITS
 from distmap.errors import DistmapError
@@ -98,7 +97,8 @@ class Spares:
         pauses, route = delays(LIMITS.relay_redial), Route(None)
         while True:
             try:
-                route = Route(await self._serve_one(FOR_EVER))
+                remote = await self._serve_one(FOR_EVER)
+                route = Route(remote if isinstance(remote, tuple) else None)
             except (DistmapError, OSError) as error:
                 self._failed(str(error))
                 await pause(next(pauses), route)
@@ -115,8 +115,10 @@ class Spares:
             await self._serve_one(0.0)
         except (DistmapError, OSError) as error:
             log.debug("x %s", error)  # those that are kept say the same, and go on
+        except Exception:
+            log.exception("! a connection at %s failed", self.url)
 
-    async def _serve_one(self, patience: float) -> tuple[Any, ...]:
+    async def _serve_one(self, patience: float) -> object:
         """Wait for one worker and let it prove itself; returns the relay's address."""
         self._free += 1
         try:
@@ -126,12 +128,12 @@ class Spares:
             self._free -= 1
         self._room.arrived(link)
         self._waits()
+        remote = link.transport.get_extra_info("peername")
         for _ in range(min(notice.workers, LIMITS.relay_spares_most - len(self._tasks)) - self._free):
             self._spawn(self._once(), "a further connection")
         try:
-            await self._acceptor.admit(link, f"a worker at {self.url}")
+            await self._acceptor.admit(link, self.url)
         except BaseException:
             link.transport.abort()
             raise
-        address: tuple[Any, ...] = link.remote_address
-        return address
+        return remote

@@ -32,6 +32,19 @@ def test_how_long_workers_may_take(listen: Any, seconds: float) -> None:
     assert given(listen=listen, connect_timeout=3).connect_timeout == 3
 
 
+@pytest.mark.parametrize("listen", [None, "wss://0.0.0.0:1"])
+def test_a_relay(listen: Any) -> None:
+    """Workers dial the relay, or the pool itself if it listens too; they may take as long as if it did."""
+    found = given(listen=listen, relay="wss://relay.example/?room=a")
+    assert found.dialled == (listen or "wss://relay.example/?room=a")
+    assert found.at_relay is (listen is None)
+    assert found.connect_timeout == 60.0
+    with pytest.raises(ValueError, match="relay"):
+        given(relay="")
+    with pytest.raises(ConnectError, match=r"takes \?room=NAME and nothing else"):
+        given(token=Secret.generate(), relay="wss://relay.example/?r=a").hub([])
+
+
 def test_what_is_wrong_is_said_before_anything_starts() -> None:
     """Types at once, addresses and files when the hub is made; values of headers are never shown."""
     with pytest.raises(TypeError, match="headers"):

@@ -32,6 +32,15 @@ def test_behind_a_hub() -> None:
     assert "TOKEN WORDS" in lines[2]
 
 
+def test_at_a_relay() -> None:
+    """The line and a job script have the option, and the room is quoted for the shell."""
+    url, line = "wss://relay.example:443?room=a", "distmap-worker --relay 'wss://relay.example:443?room=a'"
+    assert way_to(url, None, "", at_relay=True).lines == (line,)
+    for kind in SCRIPTS:
+        # Quoted once more where the script is one argument of a shell.
+        assert line.replace("'", "") in script_of(kind, url, {}, at_relay=True).replace("'", "").replace('"', "")
+
+
 def test_behind_a_hub_whose_host_is_not_known() -> None:
     """What stands for the host is explained, with the call that fills it in."""
     server = JupyterServer(HUB.address, known=False)

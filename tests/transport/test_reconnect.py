@@ -15,6 +15,8 @@ from distmap.transport.channel import ChannelClosed, Connection
 from distmap.transport.conversation import Conversation
 from distmap.transport.memory import connect
 from distmap.transport.reconnect import keep
+from distmap.transport.room import Room, parse_relay
+from distmap.transport.token import Secret
 from distmap.wire.messages import Message, Ready
 
 QUICK = Limits(beat_every=0.1, suspect_after=1.0, doubt_after=0.3, refused_after=0.3, redial_join=0.05)
@@ -48,7 +50,7 @@ class Side:
 class Pair:
     """A pool that dials and a worker that answers its dials, over channels in memory."""
 
-    def __init__(self, limits: Limits = QUICK) -> None:
+    def __init__(self, limits: Limits = QUICK, room: Room | None = None) -> None:
         to_worker, to_pool = connect(POOL, {"name": "gpu1"})
         self.pool, self.worker = Side(to_worker, limits), Side(to_pool, limits)
         self.limits = limits
@@ -58,7 +60,8 @@ class Pair:
         self.passes.set()
         self.holds = True
         self.dials = 0
-        self.keeping = asyncio.ensure_future(keep(self.pool.conversation, self._dial, lambda: POOL, limits=limits))
+        keeping = keep(self.pool.conversation, self._dial, lambda: POOL, room=room, limits=limits)
+        self.keeping = asyncio.ensure_future(keeping)
 
     async def _dial(self, info: Callable[[], Mapping[str, object]]) -> Connection:
         self.dials += 1
@@ -171,6 +174,31 @@ def test_an_old_connection_that_speaks_again_is_kept() -> None:
         await eventually(lambda: both.pool.came == [Ready(1), Ready(2)])
         assert both.pool.channels == both.worker.channels == []
         assert both.dials == QUICK.redial_dials
+        await both.end()
+
+    run(main)
+
+
+@pytest.mark.parametrize(("underway", "dials"), [(True, 1), (False, 2)])
+def test_a_relay_is_not_dialled_by_many_at_once(underway: bool, dials: int) -> None:
+    """A dial that has reached the relay is not joined by others, and one that has not by one more only."""
+
+    class Link:
+        """Stands for a connection on its way."""
+
+    async def main() -> None:
+        room, link = Room(Secret(b"t" * 32), parse_relay("wss://relay.example"), "worker"), Link()
+        if underway:
+            room.underway.add(link)  # type: ignore[arg-type]
+        both = Pair(room=room)
+        both.passes.clear()
+        both.cut()
+        await eventually(lambda: both.dials == dials)
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: asyncio.get_running_loop().time() > began + 5 * QUICK.redial_join)
+        assert both.dials == dials
+        both.passes.set()
+        await eventually(lambda: both.pool.conversation.attached)
         await both.end()
 
     run(main)

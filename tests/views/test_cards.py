@@ -180,6 +180,13 @@ def test_the_card_begins_with_the_line_while_nobody_dials_in() -> None:
     assert cards.pool_html(FACTS).index("Add a worker") > cards.pool_html(FACTS).index("gpu1")
 
 
+def test_the_card_of_a_pool_at_a_relay() -> None:
+    """It does not listen there: it waits, and says where."""
+    text = Balanced(cards.pool_html(FACTS._replace(at_relay=True))).text
+    assert "At relay" in text
+    assert "Listening" not in text
+
+
 def test_the_card_of_an_empty_pool() -> None:
     """Nothing to fold, nothing to paste."""
     html = cards.pool_html(PoolFacts("closed", (), None, "", ""))
