@@ -160,24 +160,26 @@ def choose(request: Request, say: Say) -> str:
     """The interpreter that the worker runs in."""
     minor, given = request["minor"], request["python"]
     candidates = [os.path.expanduser(given)] if given else names(minor)
-    found = [known for name in dict.fromkeys(candidates) for known in [probe(name, minor)] if known]
+    found: list[Known] = []
+    for name in dict.fromkeys(candidates):
+        known = probe(name, minor)
+        if known is None:
+            continue
+        found.append(known)
+        if known["distmap"] and (not request["install"] or known["distmap"] == request["distmap"]):
+            return str(known["executable"])
     if not found:
         raise Failed("none", text=given)
     fitting = [known for known in found if known["python"].startswith(minor + ".")]
     if not fitting:
         raise Failed("python", found=[f"{known['python']} ({known['executable']})" for known in found])
-    if not request["install"]:
-        for known in fitting:
-            if known["distmap"]:
-                return str(known["executable"])
-            python = os.path.join(own_folder(known, request), "bin", "python")
-            if os.path.exists(os.path.join(own_folder(known, request), "complete")):
-                return python
-        raise Failed("distmap", python=fitting[0]["executable"])
+    if request["install"]:
+        return install(fitting[0], request, say)
     for known in fitting:
-        if known["distmap"] == request["distmap"]:
-            return str(known["executable"])
-    return install(fitting[0], request, say)
+        folder = own_folder(known, request)
+        if os.path.exists(os.path.join(folder, "complete")):
+            return os.path.join(folder, "bin", "python")
+    raise Failed("distmap", python=fitting[0]["executable"])
 
 
 def names(minor: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -206,7 +207,11 @@ def test_a_kernel_that_is_killed(host: Host, token_file: Path) -> None:
     until(lambda: not login.is_running())
     (worker,) = host.workers()
     until(lambda: "out of reach" in (host.left()[0] / "log").read_text())
-    worker.terminate()  # the two minutes that it waits are too long for a test
+    # The two minutes that it waits are too long for a test.
+    worker.kill()
+    until(lambda: not host.workers())
+    for folder in host.left():
+        shutil.rmtree(folder)
 
 
 def test_a_jump_host(host: Host) -> None:
