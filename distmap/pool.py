@@ -993,7 +993,10 @@ class Pool:
         tried = [] if self._hub is None else list(self._hub.errors.copy().values())
         if self.url:
             how = f"{'--relay ' if self._remote.at_relay else ''}{self.url}"
-            tried.append(f"On the worker's machine run: distmap-worker {how} (with the same token)")
+            tried.append(
+                f"On the worker's machine run: distmap-worker {how} (with the same token); pool.check() tells whether "
+                "the way from there to here is open"
+            )
         return "; ".join(tried) or "pool.add(...) brings new ones"
 
     def _no_workers(self) -> BaseException:

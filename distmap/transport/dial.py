@@ -191,13 +191,7 @@ async def _prove(
                 await inner.handshake()
                 hello, certificate = bytes(await inner.recv()), inner.certificate
             on_hop("inner TLS", inside=inner is not None)
-            side = handshake.Dialer(
-                kid=token.kid,
-                token=token.material(),
-                role=role,
-                nonce=secrets.token_bytes(handshake.NONCE_BYTES),
-                certificate=certificate,
-            )
+            side = _dialer(token, role, certificate)
             theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
             on_hop("token", kid=token.kid)
     except (GivenUp, _EndsOnTheWay):
@@ -216,6 +210,13 @@ async def _prove(
     if not isinstance(remote, tuple):
         remote = None  # a Unix socket, whose other end leads on
     return Connection(inner or channel, theirs, rtt, side.session_id, remote, through_hop=inner is not None)
+
+
+def _dialer(token: Secret, role: handshake.Role, certificate: bytes) -> handshake.Dialer:
+    nonce = secrets.token_bytes(handshake.NONCE_BYTES)
+    return handshake.Dialer(
+        kid=token.kid, token=token.material(), role=role, nonce=nonce, certificate=certificate
+    )  # fmt: skip
 
 
 async def _leave(channel: Channel, inner: Channel | None) -> None:
