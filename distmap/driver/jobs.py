@@ -179,7 +179,8 @@ class JobEntry:
         """A worker cannot run the code."""
         self.refusal = refusal
         known = self.refusals.get(worker)
-        if self.spec.each or (known is not None and (known.unfit == refusal.unfit)):
+        # Slots of a worker that was let in may still refuse what was sent before: that says less than what is known.
+        if self.spec.each or (known is not None and known.unfit <= refusal.unfit):
             return
         self.refusals[worker] = refusal
         self.report_incident(Incident("left out", None, refusal.worker, 0, refusal=refusal))

@@ -105,7 +105,9 @@ class Runner:
                 )
                 return
             self._library.finder.explain(exc)
-            return self._refuse(task, describe(exc, "", dump_small), emit, unfit=isinstance(exc, _Unfit))
+            unfit = isinstance(exc, _Unfit)
+            failure = describe(ImportError(str(exc)) if unfit else exc, "", dump_small)
+            return self._refuse(task, failure, emit, unfit=unfit)
         hygiene = self._hygiene
         if hygiene is not None and self._last != (task.code, task.needs):
             self._last = task.code, task.needs

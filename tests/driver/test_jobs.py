@@ -9,6 +9,7 @@ import numpy as np
 
 from distmap.core.events import JobSpec
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
+from distmap.driver.messages import Refusal
 from distmap.tasks.code import dump_code
 from distmap.wire.messages import NOTICE
 
@@ -35,3 +36,19 @@ def test_notices_are_bounded():
     for number in range(2 * MAX_INCIDENTS):
         entry.notice(NOTICE, f"line {number}", "ann")
     assert len(entry.notices) == MAX_INCIDENTS
+
+
+def test_the_worst_refusal_of_a_worker_counts():
+    """That it has other packages says less than that the code does not load; each is told once."""
+    told = []
+    entry = JobEntry(JobSpec(size=1), dump_code(abs), told.append)
+    other, broken = Refusal("ann", [b"1"], unfit=True), Refusal("ann", [b"2"], unfit=False)
+    for refusal in (other, other):
+        entry.refuse(1, refusal)
+    assert not entry.refused_by(1)
+    entry.let_in(1)
+    for refusal in (other, broken, broken, other):
+        entry.refuse(1, refusal)
+    assert entry.refused_by(1)
+    assert entry.refusals == {1: broken}
+    assert [incident.refusal for incident in told] == [other, broken]
