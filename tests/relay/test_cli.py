@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from support.waiting import until
 from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.relay.cli import build_parser, main
+from distmap.transport.tls import verified_context
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def test_with_a_certificate_it_ends_tls_itself(tmp_path: Path) -> None:
     args = ["--port", "0", "--tls-cert", str(shown.cert), "--tls-key", str(shown.key)]
     with relay_process(*args, log=tmp_path / "log") as (_, line):
         assert line.startswith("listening on wss://127.0.0.1:")
-        context = ssl.create_default_context(cafile=shown.ca)
+        context = verified_context(shown.ca)
         address = ("127.0.0.1", int(line.rpartition(":")[2]))
         with socket.create_connection(address, 10) as raw, context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
             assert tls.version() == "TLSv1.3"

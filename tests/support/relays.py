@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,12 +18,12 @@ POOL, OTHER_POOL = "c" * 32, "d" * 32
 
 
 @contextlib.asynccontextmanager
-async def relaying_at(**allowed: Any) -> AsyncIterator[str]:
-    """The address of a relay that allows so much."""
+async def relaying_at(context: ssl.SSLContext | None = None, **allowed: Any) -> AsyncIterator[str]:
+    """The address of a relay that allows so much; with a context it ends TLS itself."""
     relay = Relay(Allowed(**allowed))
-    port = await relay.open("127.0.0.1", 0)
+    port = await relay.open("127.0.0.1", 0, context)
     try:
-        yield f"ws://127.0.0.1:{port}"
+        yield f"{'ws' if context is None else 'wss'}://127.0.0.1:{port}"
     finally:
         await relay.close()
 
@@ -53,8 +54,8 @@ class Guest:
         return guest
 
     @classmethod
-    async def worker(cls, url: str, room: str = ROOM) -> Guest:
-        guest = await cls.at(url)
+    async def worker(cls, url: str, room: str = ROOM, **options: Any) -> Guest:
+        guest = await cls.at(url, **options)
         await guest.link.send(relaying.write_join(relaying.Join(room, "worker")))
         return guest
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import certificate
 from support.relays import Guest, relaying_at
 from support.waiting import eventually
 
@@ -23,11 +26,13 @@ from distmap.transport.first_hop import FirstHop
 from distmap.transport.listen import Acceptor
 from distmap.transport.room import Room, parse_relay
 from distmap.transport.spares import Spares
-from distmap.transport.tls import server_context
+from distmap.transport.tls import client_context, server_context
 from distmap.transport.token import Secret
-from distmap.wire import relaying
+from distmap.transport.websocket import WebSocketChannel
+from distmap.wire import handshake, relaying
 
 TOKEN = Secret(b"t" * 32)
+DIRECT = FirstHop()
 POOL = {"name": "nb", "python": "3.13"}
 WORKER = {"name": "gpu1", "slots": 2, "python": "3.13"}
 
@@ -35,22 +40,22 @@ WORKER = {"name": "gpu1", "slots": 2, "python": "3.13"}
 class Waiting:
     """A pool that waits at a relay."""
 
-    def __init__(self, url: str, token: Secret = TOKEN) -> None:
+    def __init__(self, url: str, token: Secret = TOKEN, hop: FirstHop = DIRECT) -> None:
         self.accepted: asyncio.Queue[Connection] = asyncio.Queue()
         self.refused: asyncio.Queue[str] = asyncio.Queue()
         self.errors: dict[str, str] = {}
         acceptor = Acceptor(
             token, "pool", server_context(), True, lambda theirs: POOL, self.accept, self.refused.put_nowait
         )
-        self.spares = Spares(parse_relay(url), FirstHop(), acceptor, token=token, errors=self.errors)
+        self.spares = Spares(parse_relay(url), hop, acceptor, token=token, errors=self.errors)
 
     async def accept(self, connection: Connection) -> None:
         self.accepted.put_nowait(connection)
 
 
 @contextlib.asynccontextmanager
-async def pool_at(url: str, token: Secret = TOKEN) -> AsyncIterator[Waiting]:
-    pool = Waiting(url, token)
+async def pool_at(url: str, token: Secret = TOKEN, hop: FirstHop = DIRECT) -> AsyncIterator[Waiting]:
+    pool = Waiting(url, token, hop)
     pool.spares.start()
     try:
         yield pool
@@ -259,15 +264,15 @@ def test_a_relay_that_joins_two_workers(run: Any) -> None:
     run(main)
 
 
-def test_a_relay_that_is_a_dialer_without_tls_inside(run: Any) -> None:
-    """Who holds the token and leaves out the TLS inside the messages is refused: a relay could read along."""
+def test_a_dialer_without_tls_inside(run: Any, tmp_path: Path) -> None:
+    """Who holds the token and leaves out the TLS inside the messages is refused: the relay could read along."""
+    shown = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown.cert, shown.key)
 
     async def main() -> None:
-        async with relaying_at() as url, pool_at(url) as pool:
-            from distmap.transport.websocket import WebSocketChannel
-            from distmap.wire import handshake
-
-            guest = await Guest.worker(url, TOKEN.room())
+        async with relaying_at(context) as url, pool_at(url, hop=FirstHop(ca=shown.ca)) as pool:
+            guest = await Guest.worker(url, TOKEN.room(), ssl=client_context())
             while (await guest.notice()).kind != "paired":
                 pass
             channel = WebSocketChannel(guest.link, "pool")  # type: ignore[arg-type]
