@@ -27,7 +27,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as path:
         monkeypatch.setenv("DISTMAP_SSH", local_ssh(Path(path)))
         yield Path(path)
-        until(lambda: not list(Path(path).glob("distmap-ssh-*/*")), 15)
+        until(lambda: not list(Path(path).glob("distmap-ssh-*/*")), 30)
 
 
 def worker(url: str) -> SSHWorker:

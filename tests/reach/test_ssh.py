@@ -128,7 +128,7 @@ def host(sshd: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     """The server; at the end nothing of a worker is left there."""
     monkeypatch.setenv("DISTMAP_SSH", f"ssh -F {sshd.config}")
     yield sshd
-    until(lambda: not sshd.workers() and not sshd.left(), 15, "the worker leaves")
+    until(lambda: not sshd.workers() and not sshd.left(), 30, "the worker leaves")
 
 
 def url(host: str, python: str | Path = sys.executable, **options: Any) -> str:
@@ -183,7 +183,7 @@ def test_a_login_that_breaks_costs_nothing(host: Host, tmp_path: Path) -> None:
         pool.wait_for_workers()
         job = pool.map_async(work, range(150))
         for enough in (20, 60):
-            until(lambda enough=enough: len(ran()) >= enough)
+            until(lambda enough=enough: len(ran()) >= enough, 20)
             before = {one.pid for one in psutil.Process().children() if one.name() == "ssh"}
             for pid in before:
                 os.kill(pid, signal.SIGKILL)
@@ -230,9 +230,9 @@ def test_an_agent_holds_the_key(host: Host) -> None:
     agent = host.folder / "agent"
     assert "refused" in refused("agent")
     with running([program("ssh-agent"), "-D", "-a", agent], host.folder / "agent.log"):
-        until(agent.exists)
-        add = [program("ssh-add"), "-q", host.folder / "user"]
-        subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": str(agent)}, capture_output=True)
+        add, env = [program("ssh-add"), "-q", host.folder / "user"], {**os.environ, "SSH_AUTH_SOCK": str(agent)}
+        # Its socket is there a moment before it listens.
+        until(lambda: subprocess.run(add, env=env, capture_output=True).returncode == 0, 15)
         host.config.write_text(host.config.read_text().replace("IdentitiesOnly yes", "IdentitiesOnly no"))
         try:
             with Pool(2) as pool:
@@ -360,12 +360,12 @@ def test_two_sides_meet_at_a_login_node(host: Host, token_file: Path) -> None:
             assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
             assert [one.name for one in pool.workers] == ["far"]
             job = pool.map_async(slow, range(100))
-            until(lambda: job.progress.done > 5)
+            until(lambda: job.progress is not None and job.progress.done > 5, 20)
             for pid in logins() | {one.pid for one in psutil.Process(worker.pid).children() if one.name() == "ssh"}:
                 os.kill(pid, signal.SIGKILL)
             assert job.result(40) == list(range(100))
             assert job.stats["losses"] == job.stats["requeued"] == 0
-    until(lambda: not path.parent.exists())
+    until(lambda: not path.parent.exists(), 20)
 
 
 def slow(item: int) -> int:
