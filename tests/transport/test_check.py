@@ -192,6 +192,7 @@ def test_a_tunnel_that_fails(run: Any) -> None:
         ({"refused": "leaving"}, "", "it takes no pool now: leaving."),
         ({}, "", "it is free."),
     ],
+    ids=["another pool", "this pool", "leaving", "free"],  # the name of this process is not the same in each of xdist
 )
 def test_what_a_worker_does_is_told(
     refused: dict[str, str], serves: str, summary: str, open_port: Any, run: Any
