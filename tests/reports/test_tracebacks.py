@@ -47,7 +47,7 @@ CALLS = {
     "does not pickle": ("pool.map(lambda x: pool, [1])", "PayloadError"),
     "wrong option": ("pool.map(bad, [1], chunk=2)", "TypeError"),
     "wrong value": ("pool.map(bad, [1], chunksize=0)", "ValueError"),
-    "wrong address": ("distmap.Pool('http://here')", "ConnectError"),
+    "wrong address": ("distmap.Pool('ftp://here')", "ConnectError"),
     "late": ("pool.map_async(time.sleep, [60]).get(0.01)", "TimeoutError"),
 }
 #: Only a notebook has these.
