@@ -6,7 +6,6 @@ frames in order in both directions and must not look into them. `distmap.testing
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,8 @@ from distmap.tasks._typing import Buffer
 # Close codes of WebSocket: 1000, and 4000 to 4999, which are the application's. One code for every failed proof, and no
 # reason with it: what was wrong is shown to the user of this side only.
 CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TOKEN, CLOSE_REFUSED, CLOSE_UNWANTED = 1000, 4400, 4401, 4409, 4410
+#: Of a channel that no side has ended (RFC 6455, 7.4.1).
+CLOSE_BROKEN = 1006
 
 
 class ChannelClosed(ConnectionError):
@@ -73,16 +74,3 @@ class Connection:
     remote: tuple[Any, ...] | None = None
     #: Whether TLS of the connection ends on the way, at a proxy, and the two ends speak TLS inside the messages.
     through_hop: bool = False
-
-
-def last_word(code: int) -> bytes:
-    """The last frame of a handshake, for a side that closes with this code: a proxy may drop the code of a close."""
-    return b"close %d" % code
-
-
-async def handshake_frame(channel: Channel) -> bytes:
-    """The next frame of a handshake; ChannelClosed with its code if it is the last word of the other side."""
-    frame = bytes(await channel.recv())
-    if re.fullmatch(rb"close \d{4}", frame):
-        raise ChannelClosed(int(frame[6:]))
-    return frame

@@ -18,7 +18,6 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +33,7 @@ from distmap.transport.channel import (
     CLOSE_TOKEN,
     CLOSE_UNWANTED,
     Channel,
-    ChannelClosed,
     Connection,
-    handshake_frame,
-    last_word,
 )
 from distmap.transport.first_hop import FirstHop, Headers
 from distmap.transport.hop_errors import (
@@ -195,10 +191,10 @@ async def _prove(
             theirs, rtt = await _prove_to_listener(inner or channel, side, hello, info)
             on_hop("token", kid=token.kid)
     except (GivenUp, _EndsOnTheWay):
-        await _leave(channel, inner)
+        await (inner or channel).close(CLOSE_UNWANTED)
         raise
     except Exception as error:
-        await channel.close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
+        await (inner or channel).close(CLOSE_TOKEN if isinstance(error, AuthenticationError) else CLOSE_PROTOCOL)
         raise handshake_error(url, peer, token, error, timeout, heard=bool(hello)) from error
     except BaseException:
         channel.abort()
@@ -217,14 +213,6 @@ def _dialer(token: Secret, role: handshake.Role, certificate: bytes) -> handshak
     return handshake.Dialer(
         kid=token.kid, token=token.material(), role=role, nonce=nonce, certificate=certificate
     )  # fmt: skip
-
-
-async def _leave(channel: Channel, inner: Channel | None) -> None:
-    """Close a connection that is not wanted any more."""
-    if inner is not None:
-        with suppress(ChannelClosed):
-            await inner.send([last_word(CLOSE_UNWANTED)])
-    await channel.close(CLOSE_UNWANTED)
 
 
 def nothing_listens(error: BaseException) -> bool:
@@ -359,7 +347,7 @@ async def _prove_to_listener(
     answer = side.receive_hello(bytes(hello))
     began = clock()
     await channel.send([answer])
-    side.receive_proof(await handshake_frame(channel))
+    side.receive_proof(bytes(await channel.recv()))
     rtt = clock() - began
     await channel.send([side.seal_info(info())])
     return side.open_info(bytes(await channel.recv())), rtt

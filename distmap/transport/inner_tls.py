@@ -1,10 +1,13 @@
 """TLS inside the messages of a channel: for two ends that something stands between.
 
-Owns the encryption of frames, and their borders: a hop in between may cut, join and delay messages, and sees ciphertext
-and lengths. It must not know who the other end is: the handshake binds its proof to the listener's certificate, which
-`certificate` tells, just as it does over TLS of the connection itself. All of it runs on one event loop.
+Owns the encryption of frames, and their borders: a hop in between may delay messages and cut the connection, and sees
+ciphertext and lengths. Whatever else it does is taken for a cut. It must not know who the other end is: the handshake
+binds its proof to the listener's certificate, which `certificate` tells, just as it does over TLS of the connection
+itself. All of it runs on one event loop.
 
-The plain text is a row of frames, each behind its size (four bytes, big-endian). A frame leaves as one message.
+The plain text is a row of frames, each behind its size (four bytes, big-endian). A frame leaves as one message. The end
+of the channel is said in there too, with its code and reason, in a frame that has the highest bit of its size set: what
+the WebSocket says of its end may be forged by a hop, or lost at one.
 """
 
 from __future__ import annotations
@@ -14,16 +17,20 @@ import hashlib
 import ssl
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 from distmap.core.limits import LIMITS
 from distmap.tasks._typing import Buffer
-from distmap.transport.channel import CLOSE_NORMAL, CLOSE_PROTOCOL, Channel, ChannelClosed
+from distmap.transport.channel import CLOSE_BROKEN, CLOSE_NORMAL, CLOSE_PROTOCOL, Channel, ChannelClosed
 
 #: The first byte of a TLS handshake record (RFC 8446, 5.1). A proof begins with its size, which is less than 0x1600.
 FIRST_BYTE = 0x16
 
 _SIZE = struct.Struct(">I")
+#: In the size of a frame that ends the channel; it holds the code, and then the reason as text.
+_END = 1 << 31
+_CODE = struct.Struct(">H")
 #: Plain text of one TLS record. What fits into it is joined: each write makes a record of its own.
 _RECORD = 16 << 10
 
@@ -43,7 +50,10 @@ class InnerTLS:
         # What is being received: the size of a frame, or a frame; how much of it is there.
         self._target = bytearray(_SIZE.size)
         self._filled = 0
-        self._in_frame = False
+        self._in_frame = self._at_end = False
+        # How the other end ended the channel; whether this end does.
+        self._ended: ChannelClosed | None = None
+        self._ending = False
 
     @property
     def last_heard(self) -> float:
@@ -69,7 +79,7 @@ class InnerTLS:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                self._incoming.write(await self._outer.recv())
+                await self._receive()
             except ssl.SSLError as error:
                 await self._flush()  # the alert
                 raise self._broken(f"no TLS inside the messages: {error.reason or error}") from error
@@ -90,6 +100,8 @@ class InnerTLS:
             else:
                 views.append(part)
         async with self._order:
+            if self._ended is not None or self._ending:
+                raise self._ended or ChannelClosed(CLOSE_BROKEN, "the connection is closed")
             self._tls.write(b"".join(small))
             for view in views:
                 if len(view):
@@ -99,11 +111,19 @@ class InnerTLS:
     async def recv(self) -> Buffer:
         """See `Channel`."""
         while (frame := self._take()) is None:
-            self._incoming.write(await self._outer.recv())
+            await self._receive()
         return frame
 
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
-        """See `Channel`. A hop sees code and reason, and can forge them: no more than it can do by cutting."""
+        """See `Channel`."""
+        if not self._ending and self._ended is None:
+            self._ending = True
+            last = _CODE.pack(code) + reason.encode()
+            # An end that takes nothing, or with which no keys were agreed, is not told.
+            with suppress(TimeoutError, ChannelClosed, ssl.SSLError):
+                async with asyncio.timeout(LIMITS.close_timeout), self._order:
+                    self._tls.write(_SIZE.pack(_END | len(last)) + last)
+                    await self._flush()
         await self._outer.close(code, reason)
 
     def abort(self) -> None:
@@ -112,7 +132,24 @@ class InnerTLS:
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
-            await self._outer.send([self._outgoing.read()])
+            try:
+                await self._outer.send([self._outgoing.read()])
+            except ChannelClosed as closed:
+                raise self._believed(closed) from None
+
+    async def _receive(self) -> None:
+        try:
+            self._incoming.write(await self._outer.recv())
+        except ChannelClosed as closed:
+            raise self._believed(closed) from None
+
+    def _believed(self, closed: ChannelClosed) -> ChannelClosed:
+        """What to make of the end of the outer channel, whose code and reason a hop may have made up."""
+        if self._ended is not None:
+            return self._ended
+        if self._ending or closed.code == CLOSE_BROKEN:
+            return closed
+        return ChannelClosed(CLOSE_BROKEN, "the connection was ended on its way")
 
     def _take(self) -> Buffer | None:
         """The next frame, as far as it is there."""
@@ -121,10 +158,16 @@ class InnerTLS:
                 if self._in_frame:
                     frame, self._target = self._target, bytearray(_SIZE.size)
                     self._filled, self._in_frame = 0, False
-                    return frame
+                    if not self._at_end:
+                        return frame
+                    self._ended = ended = _end_of(frame)
+                    raise ended
                 (size,) = _SIZE.unpack(self._target)
+                self._at_end, size = bool(size & _END), size & ~_END
                 if size > LIMITS.websocket_bytes:
-                    raise self._broken(f"a frame of {size} bytes is announced; {LIMITS.websocket_bytes} are allowed")
+                    self._outer.abort()
+                    why = f"a frame of {size} bytes is announced; {LIMITS.websocket_bytes} are allowed"
+                    raise ChannelClosed(CLOSE_PROTOCOL, why)
                 self._target, self._filled, self._in_frame = bytearray(size), 0, True
                 continue
             try:
@@ -139,4 +182,11 @@ class InnerTLS:
 
     def _broken(self, why: str) -> ChannelClosed:
         self._outer.abort()
-        return ChannelClosed(CLOSE_PROTOCOL, why)
+        return ChannelClosed(CLOSE_BROKEN, why)
+
+
+def _end_of(frame: bytearray) -> ChannelClosed:
+    if len(frame) < _CODE.size:
+        return ChannelClosed(CLOSE_PROTOCOL, "it ended without a code")
+    (code,) = _CODE.unpack_from(frame)
+    return ChannelClosed(code, bytes(frame[_CODE.size :]).decode("utf-8", "replace"))

@@ -29,6 +29,7 @@ from websockets.http11 import Request, Response
 
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, DistmapError, ProtocolError, VersionMismatch
+from distmap.transport import measure
 from distmap.transport.channel import (
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,
@@ -37,12 +38,9 @@ from distmap.transport.channel import (
     Channel,
     ChannelClosed,
     Connection,
-    handshake_frame,
-    last_word,
 )
 from distmap.transport.identity import checker, is_check, refusal
 from distmap.transport.inner_tls import FIRST_BYTE, InnerTLS
-from distmap.transport.measure import answer
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
@@ -149,11 +147,12 @@ class Acceptor:
                 it to the other end.
             peer: Who is there, for people.
         """
-        outer = WebSocketChannel(link, peer)
+        channel: Channel = (outer := WebSocketChannel(link, peer))
         code, sentence = CLOSE_REFUSED, ""
         try:
             async with asyncio.timeout(LIMITS.hop_timeout):
-                channel, side, theirs, rtt = await self._prove(outer, link)
+                channel, side, answer, rtt = await self._hear(outer)
+                theirs = await self._prove(channel, side, answer, link)
             connection = Connection(
                 channel, theirs, rtt, side.session_id, link.remote_address, through_hop=channel is not outer
             )
@@ -164,8 +163,8 @@ class Acceptor:
                 await channel.send([side.seal_info(ours)])
             if is_check(theirs):
                 logger.info("checked by %s (%s)", checker(theirs), peer)
-                await answer(channel)
-                await outer.close()
+                await measure.answer(channel)
+                await channel.close()
                 return False
             problem = refusal(ours, theirs)
             if problem is None:
@@ -189,19 +188,17 @@ class Acceptor:
                 sentence = f"{peer}: left during the handshake{_why_left(error)}"
         if sentence:
             self._on_refused(sentence)
-        await outer.close(code)
+        await channel.close(code)
         return False
 
-    async def _prove(
-        self, outer: Channel, link: Link
-    ) -> tuple[Channel, handshake.Listener, Mapping[str, object], float]:
-        """The listener's half of the handshake.
+    async def _hear(self, outer: Channel) -> tuple[Channel, handshake.Listener, bytes, float]:
+        """Say HELLO, over TLS inside the messages if that is how the other side answers.
 
         Returns:
-            The channel that it went over, itself, the INFO of the other side and the round trip in seconds.
+            The channel that it went over, this side of the handshake, the answer, and the round trip in seconds.
         """
-        clock, channel = link.loop.time, outer
-        for turn in range(2):
+        clock, channel = asyncio.get_running_loop().time, outer
+        while True:
             side = handshake.Listener(
                 kid=self._token.kid,
                 token=self._token.material(),
@@ -211,26 +208,26 @@ class Acceptor:
             )
             began = clock()
             await channel.send([side.hello()])
-            answer = await handshake_frame(channel)
-            rtt = clock() - began
-            if turn or answer[:1] != bytes([FIRST_BYTE]):
-                break
+            answer = bytes(await channel.recv())
+            if channel is not outer or answer[:1] != bytes([FIRST_BYTE]):
+                return channel, side, answer, clock() - began
             # TLS ends on the way: begin again, inside.
             channel = inner = InnerTLS(outer, self._context, server_side=True)
             await inner.handshake(answer)
+
+    async def _prove(
+        self, channel: Channel, side: handshake.Listener, answer: bytes, link: Link
+    ) -> Mapping[str, object]:
+        """The rest of the listener's half of the handshake; returns the INFO of the other side."""
         taken = isinstance(link, _ServerLink)
-        if channel is outer and not (taken and link.transport.get_extra_info("ssl_object")):
+        encrypted = isinstance(channel, InnerTLS) or (taken and link.transport.get_extra_info("ssl_object"))
+        if not encrypted:
             raise ProtocolError("this port is for connections through a proxy; it takes TLS inside the messages only")
-        try:
-            proof = side.receive(answer)
-        except DistmapError as error:
-            if channel is not outer:  # what is in between may drop the code of the close
-                await channel.send([last_word(_code_of(error))])
-            raise
+        proof = side.receive(answer)
         if isinstance(link, _ServerLink):
             self._limit.leave(link)
         await channel.send([proof])
-        return channel, side, side.open_info(await handshake_frame(channel)), rtt
+        return side.open_info(bytes(await channel.recv()))
 
 
 class Server:

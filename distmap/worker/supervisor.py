@@ -150,7 +150,14 @@ class Supervisor:
                     if fresh is not None or session.rests:
                         continue
                 await trying.pause()
-            except (AuthenticationError, TokenError, VersionMismatch) as error:
+            except AuthenticationError as error:
+                log.error("%s", error)
+                if not self._registered:
+                    return FATAL
+                # It was the right token once. A hop on the way can make it look wrong; no hop may end a worker.
+                fresh = None
+                await asyncio.sleep(self._limits.redial_fatal)
+            except (TokenError, VersionMismatch) as error:
                 log.error("%s", error)
                 return FATAL
             except (DistmapError, OSError) as error:

@@ -69,7 +69,7 @@ class RawChannel:
 
 @contextlib.asynccontextmanager
 async def hop(
-    target: WorkerURL, certificate: Certificate, tamper: Tamper = honest, handle: Any = None
+    target: WorkerURL, certificate: Certificate, tamper: Tamper = honest, handle: Any = None, keeps_codes: bool = True
 ) -> AsyncIterator[Hop]:
     """A hop before the target.
 
@@ -77,6 +77,7 @@ async def hop(
         target: A port of distmap.
         certificate: What the hop shows.
         tamper: What becomes of each message.
+        keeps_codes: False: it passes no end on with its code, as the proxy of a Jupyter server does not.
         handle: Given both connections of the library instead, when the hop takes part itself.
     """
     state = Hop()
@@ -90,7 +91,7 @@ async def hop(
                 for passed in tamper(direction, number, message):
                     await sink.send(passed)
                 number += 1
-        if source.close_code in (None, 1006):
+        if source.close_code in (None, 1006) or not keeps_codes:
             sink.transport.abort()
         else:
             await sink.close(source.close_code, source.close_reason)

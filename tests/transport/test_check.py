@@ -23,6 +23,7 @@ from distmap._version import __version__
 from distmap.core.limits import LIMITS
 from distmap.errors import ConnectError
 from distmap.transport import check as module
+from distmap.transport import measure
 from distmap.transport.channel import ChannelClosed
 from distmap.transport.check import check
 from distmap.transport.first_hop import FirstHop, load_hop
@@ -543,12 +544,11 @@ def test_a_connection_that_does_not_last(
     code: int | None, monkeypatch: pytest.MonkeyPatch, open_port: Any, run: Any
 ) -> None:
     """After the token and the versions the measurements find that it ends."""
-    from distmap.transport import listen
 
     async def leave(channel: Any) -> None:
         await channel.close() if code else channel.abort()
 
-    monkeypatch.setattr(listen, "answer", leave)
+    monkeypatch.setattr(measure, "answer", leave)
 
     async def main() -> None:
         async with open_port(info=lambda theirs: WORKER) as other:
@@ -562,7 +562,6 @@ def test_a_way_that_is_very_slow(
     answers: int, name: str, monkeypatch: pytest.MonkeyPatch, open_port: Any, run: Any
 ) -> None:
     """The measurements have a deadline, and those before it are told."""
-    from distmap.transport import listen, measure
 
     async def silence(channel: Any) -> None:
         with contextlib.suppress(ChannelClosed):
@@ -571,7 +570,7 @@ def test_a_way_that_is_very_slow(
             while True:
                 await channel.recv()
 
-    monkeypatch.setattr(listen, "answer", silence)
+    monkeypatch.setattr(measure, "answer", silence)
     monkeypatch.setattr(measure, "LIMITS", LIMITS._replace(check_seconds=0.3))
     monkeypatch.setattr(module, "LIMITS", LIMITS._replace(check_seconds=0.3))
 

@@ -17,12 +17,13 @@ from websockets.exceptions import ConnectionClosed
 from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, DistmapError, ProtocolError
 from distmap.testing.channels import CHECKS, Check
-from distmap.transport.channel import ChannelClosed
+from distmap.transport.channel import CLOSE_BROKEN, ChannelClosed
 from distmap.transport.first_hop import load_hop
 from distmap.transport.inner_tls import InnerTLS
 from distmap.transport.memory import pair
 from distmap.transport.room import Room
 from distmap.transport.tls import client_context, server_context
+from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL
 
 #: Where the port of the listener has TLS of its own, and where it has none.
@@ -78,7 +79,7 @@ def test_a_hop_sees_ciphertext(scheme: str, shown: Certificate, open_port: Any, 
             # Two connections: at the first look it is seen that there is a hop, which then has to be trusted.
             first, second, *rest = sorted([*between.seen["down"], *between.seen["up"]], key=lambda one: one[:1] != b"{")
             assert json.loads(first)["role"] == json.loads(second)["role"] == "worker"
-            assert len(rest) == 9
+            assert len(rest) == 10
             for told in (b"gpu1", b'"nb"', b"python", b"only for", b"role", b"kid"):
                 assert not [message for message in rest if told in message]
 
@@ -236,7 +237,10 @@ def test_a_hop_that_ends_the_inner_tls_too(
     async def between_both(link: Any, back: Any) -> None:
         down, up = RawChannel(link), RawChannel(back)
         await down.send([await up.recv()])  # HELLO, in the clear
-        first = await down.recv()
+        try:
+            first = await down.recv()
+        except ChannelClosed:
+            return
         inside, beyond = InnerTLS(down, context, server_side=True), InnerTLS(up, client_context(), server_side=False)
         with contextlib.suppress(ChannelClosed):
             await asyncio.gather(inside.handshake(first), beyond.handshake())
@@ -250,10 +254,12 @@ def test_a_hop_that_ends_the_inner_tls_too(
 
     async def main() -> None:
         async with open_port() as worker, hop(worker.url, shown, handle=between_both) as between:
-            sentence = "wrong token" if lies else "passes itself off as the worker"
-            with pytest.raises(AuthenticationError, match=sentence):
+            sentence = "ended the connection during the handshake" if lies else "passes itself off as the worker"
+            with pytest.raises(ConnectError if lies else AuthenticationError, match=sentence):
                 await dial_pool(between.url, **trusting(shown))
-            await worker.refusal()
+            # Two connections, as at first it is seen that there is a hop.
+            refusals = [await worker.refusal(), await worker.refusal()]
+            assert any("its proof is wrong" in refusal for refusal in refusals) == lies
             assert worker.accepted.empty()
 
     run(main)
@@ -349,6 +355,60 @@ def test_messages_that_are_cut_and_joined_keep_their_frames(
                 await theirs.channel.send([bytes(size)])
                 assert len(await ours.channel.recv()) == size
             await ours.channel.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("code", [1000, 4400, 4401, 4409, 4410])
+def test_a_hop_cannot_say_why_it_ended(code: int, shown: Certificate, open_port: Any, dial_pool: Any, run: Any) -> None:
+    """Whatever code a hop closes with, both ends take it for a connection that broke, which a session survives."""
+
+    async def forging(link: Any, back: Any) -> None:
+        async def pump(source: Any, sink: Any) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while (message := await source.recv(decode=False)) != b"":
+                    await sink.send(message)
+
+        up = asyncio.create_task(pump(link, back))
+        down = asyncio.create_task(pump(back, link))
+        await over.wait()
+        up.cancel()
+        down.cancel()
+        await asyncio.gather(link.close(code, "no"), back.close(code, "no"))
+
+    over = asyncio.Event()
+
+    async def main() -> None:
+        async with open_port() as worker, hop(worker.url, shown, handle=forging) as between:
+            ours = await dial_pool(between.url, **trusting(shown))
+            theirs = await worker.accepted.get()
+            over.set()
+            for end in (ours, theirs):
+                with pytest.raises(ChannelClosed) as closed:
+                    await end.channel.recv()
+                assert closed.value.code == CLOSE_BROKEN
+                assert "no" not in closed.value.reason.split()
+
+    run(main)
+
+
+@pytest.mark.parametrize("side", ["dials", "listens"])
+def test_a_hop_that_loses_codes_hides_no_refusal(
+    side: str, shown: Certificate, open_port: Any, dial_pool: Any, run: Any
+) -> None:
+    """Why the other end has ended the channel is said inside, where a proxy that drops close codes cannot lose it."""
+
+    async def main() -> None:
+        async with open_port() as worker, hop(worker.url, shown, keeps_codes=False) as between:
+            ours = await dial_pool(between.url, **trusting(shown))
+            theirs = await worker.accepted.get()
+            ends, hears = (ours, theirs) if side == "dials" else (theirs, ours)
+            await ends.channel.close(4321, "enough of it")
+            with pytest.raises(ChannelClosed) as closed:
+                await hears.channel.recv()
+            assert (closed.value.code, closed.value.reason) == (4321, "enough of it")
+            with pytest.raises(AuthenticationError, match="wrong token"):
+                await dial_pool(between.url, **trusting(shown), token=Secret.generate())
 
     run(main)
 
