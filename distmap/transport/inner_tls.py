@@ -177,6 +177,8 @@ class InnerTLS:
                 return None
             except ssl.SSLError as error:
                 raise self._broken(f"what came was changed on the way ({error.reason or error})") from error
+            if not read:  # close_notify, from whoever is there; `_END` is what ends a channel in good order
+                raise self._broken("TLS was ended without a word")
             self._filled += read
             self._heard = self._clock()
 

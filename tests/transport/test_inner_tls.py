@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -466,6 +467,28 @@ def test_a_frame_that_is_announced_too_large(run: Any) -> None:
         with pytest.raises(ChannelClosed, match="are allowed"):
             await theirs.recv()
         left.abort()
+
+    run(main)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("ending", ["left", "right"])
+def test_an_end_of_tls_that_anybody_can_send(ending: str, run: Any) -> None:
+    """Who proves nothing can say close_notify of TLS: that ends the channel, and does not hold up the event loop."""
+
+    async def main() -> None:
+        left, right = pair()
+        context, _ = server_context()
+        ours = InnerTLS(left, client_context(), server_side=False)
+        theirs = InnerTLS(right, context, server_side=True)
+        await asyncio.gather(ours.handshake(), theirs.handshake())
+        enemy, other = (ours, theirs) if ending == "left" else (theirs, ours)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            enemy._tls.unwrap()
+        await enemy._flush()
+        with pytest.raises(ChannelClosed, match="TLS was ended") as closed:
+            await other.recv()
+        assert closed.value.code == CLOSE_BROKEN
 
     run(main)
 
