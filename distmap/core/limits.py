@@ -291,6 +291,8 @@ class Limits(NamedTuple):
     unauthenticated_per_address: int = 8
     #: Bytes of the largest WebSocket message that is accepted; a frame of a session has a quarter of it.
     websocket_bytes: int = 1 << 20
+    #: Bytes that wait to be taken by an other side. Only answers to its pings pass this; then the connection is cut.
+    untaken_bytes: int = 4 << 20
     #: Unsent bytes in the kernel: control messages stay quick while data flows (0.22 s instead of 0.71 s at 16 Mbit/s).
     unsent_bytes: int = 128 << 10
 

@@ -73,6 +73,12 @@ class Guest(ServerConnection):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # The library answers pings at once, whether the answers are taken or not.
+        if self.paused and self.transport.get_write_buffer_size() > LIMITS.untaken_bytes:
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.links.discard(self)
         super().connection_lost(exc)
@@ -307,7 +313,9 @@ class Relay:
             for room in [*self._rooms.values()]:
                 for guest in [*room.guests]:
                     silent = now - guest.heard
-                    if silent > (LIMITS.relay_silence if guest.peer is None else LIMITS.relay_stall):
+                    # The few texts for one that waits fill no buffer, unless it takes none: `send` would wait for it.
+                    stuck = guest.peer is None and guest.transport.get_write_buffer_size() > 0
+                    if stuck or silent > (LIMITS.relay_silence if guest.peer is None else LIMITS.relay_stall):
                         guest.transport.abort()
                     elif guest.peer is None:
                         with suppress(ConnectionClosed):

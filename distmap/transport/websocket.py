@@ -65,6 +65,9 @@ class Link(Connection):
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()
         super().data_received(data)
+        # The library answers pings at once, whether the answers are taken or not; it needs no proof to send them.
+        if self.paused and self.transport.get_write_buffer_size() > LIMITS.untaken_bytes:
+            self.transport.abort()
 
 
 class WebSocketChannel:

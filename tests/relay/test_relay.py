@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.relays import OTHER_POOL, OTHER_ROOM, ROOM, Guest, relaying_at
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from distmap.core.limits import LIMITS
 from distmap.relay import relay as module
@@ -300,6 +301,32 @@ def test_who_waits_and_is_silent_is_given_up(run: Any, monkeypatch: pytest.Monke
         async with relaying_at() as url:
             pool = await Guest.pool(url)
             assert (await pool.closed())[0] == 1006
+
+    run(main)
+
+
+@pytest.mark.parametrize("most", [LIMITS.untaken_bytes, 1 << 40], ids=["memory", "clock"])
+def test_who_takes_no_answers_holds_nobody_up(most: int, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings whose answers are not taken end the connection; the relay goes on to tell others that it is there."""
+    beat = 60.0 if most == LIMITS.untaken_bytes else 0.05
+    limits(monkeypatch, relay_beat=beat, untaken_bytes=most)
+    pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
+
+    async def main() -> None:
+        async with relaying_at() as url:
+            enemy = await Guest.worker(url, OTHER_ROOM)
+            assert await enemy.notice() == Notice("waiting")
+            writer = enemy.link.transport
+            writer.pause_reading()
+            async with asyncio.timeout(10):
+                while not writer.is_closing():
+                    if writer.get_write_buffer_size() < len(pings):
+                        writer.write(pings)
+                    await asyncio.sleep(0)
+            if most > LIMITS.untaken_bytes:
+                guest = await Guest.pool(url)
+                for _ in range(3):
+                    assert await guest.notice() == Notice("waiting")
 
     run(main)
 

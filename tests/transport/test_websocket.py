@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.frames import Frame, Opcode
 
+from distmap.core.limits import LIMITS
 from distmap.testing.channels import CHECKS, Check
 from distmap.testing.relay import Relay
+from distmap.transport import listen as listening
+from distmap.transport import websocket as module
 from distmap.transport.channel import Channel, ChannelClosed
+from distmap.transport.tls import client_context
 from distmap.transport.url import parse_url
+from distmap.transport.websocket import OPTIONS, PATH
 
 
 @pytest.mark.parametrize("dialled", ["left", "right"])
@@ -65,3 +73,28 @@ def test_a_burst_into_a_broken_connection_ends_at_once(
 
     run(main)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("address", ["ws://127.0.0.1:0", "wss://127.0.0.1:0"])
+def test_pings_whose_answers_are_not_taken(
+    address: str, open_port: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end the connection: who sends them needs no proof, and their answers would fill the memory."""
+    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(untaken_bytes=1 << 20))
+    # Long enough that no deadline of the handshake is what ends it.
+    monkeypatch.setattr(listening, "LIMITS", LIMITS._replace(hop_timeout=60.0))
+    pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
+
+    async def main() -> None:
+        async with open_port(address=address) as worker:
+            tls = {"ssl": client_context()} if address.startswith("wss") else {}
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, **tls, proxy=None) as link:
+                await link.recv()
+                link.transport.pause_reading()
+                async with asyncio.timeout(10):
+                    while not link.transport.is_closing():
+                        if link.transport.get_write_buffer_size() < len(pings):
+                            link.transport.write(pings)
+                        await asyncio.sleep(0)
+
+    run(main)
