@@ -300,6 +300,8 @@ def _connect_error(
     """The error to raise for one that came before the end of the upgrade; `links`: what was there by then."""
     at_proxy = proxy is not None and (not links or isinstance(error, ProxyError))
     if proxy is not None and at_proxy:
+        if isinstance(error, InvalidProxy):
+            error.proxy = shown_proxy(proxy)  # a traceback shows it, and there may be a password in it
         why = failed_proxy(proxy, url, error, timeout, given=hop.proxy is not None)
     else:
         connected = any(link.secured for link in links)

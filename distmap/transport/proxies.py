@@ -45,10 +45,14 @@ def address_of(proxy: str) -> tuple[str, int]:
     Raises:
         ValueError: It names none.
     """
-    parts = urlsplit(proxy)
+    try:
+        parts = urlsplit(proxy)
+        port = parts.port
+    except ValueError:  # it names what it took for a port, which may be of a password
+        parts, port = urlsplit(""), None
     if not parts.hostname or (parts.scheme not in _PORTS and not parts.scheme.startswith("socks")):
         raise ValueError("its address is not like http://HOST:PORT")
-    return parts.hostname, parts.port or _PORTS.get(parts.scheme, 1080)
+    return parts.hostname, port or _PORTS.get(parts.scheme, 1080)
 
 
 def has_password(proxy: str) -> bool:

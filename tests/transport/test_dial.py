@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from websockets.asyncio.server import serve
 
 from distmap.errors import AuthenticationError, ConnectError, ProtocolError, VersionMismatch
+from distmap.transport.dial import open_link
+from distmap.transport.first_hop import FirstHop
+from distmap.transport.hop_report import OnHop, unwatched
 from distmap.transport.tls import server_context
 from distmap.transport.token import Secret
 from distmap.transport.url import WorkerURL, parse_url
@@ -46,6 +50,23 @@ def test_both_sides_learn_who_the_other_is(roles: tuple[Role, Role], open_port: 
             assert theirs.channel.peer.startswith("127.0.0.1:")
             await ours.channel.close()
             assert worker.refused.empty()
+
+    run(main)
+
+
+@pytest.mark.parametrize("on_hop", [unwatched, lambda *args, **found: None], ids=["dial", "check"])
+@pytest.mark.parametrize(
+    "proxy", ["http://ann:s3cret@127.0.0.1:1/path", "foo://ann:s3cret@127.0.0.1:1", "http://ann:s3cret/x@127.0.0.1:1"]
+)
+def test_no_traceback_shows_the_password_of_a_proxy(proxy: str, on_hop: OnHop, run: Any) -> None:
+    """Also where its address cannot be used, and the library's error, which is the cause of ours, quotes all of it."""
+
+    async def main() -> None:
+        with pytest.raises(ConnectError, match=r"the proxy \w+://127") as failed:
+            await open_link(parse_url("wss://gpu1:1"), 5.0, FirstHop(proxy=proxy), False, on_hop)
+        shown = "".join(traceback.format_exception(failed.value))
+        assert failed.value.__cause__ is not None
+        assert "s3cret" not in shown
 
     run(main)
 
