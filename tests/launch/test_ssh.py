@@ -84,3 +84,25 @@ def test_no_python_at_all(far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(LaunchError, match="no Python is found there"):
         asyncio.run(dial())
+
+
+@pytest.mark.parametrize("where", [">&2", ""], ids=["stderr", "stdout"])
+def test_an_account_that_gives_back_what_it_is_sent(
+    where: str, far: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the error nor the log has the token, which is among it."""
+    told = f'while read -r l; do case $l in *dm1_*) echo "unknown command: $l" {where}; exit 1;; esac; done'
+    monkeypatch.setenv("DISTMAP_SSH", local_ssh(far, told))
+    caplog.set_level("DEBUG", "distmap")
+
+    async def dial() -> None:
+        way = worker("ssh://lab7")
+        try:
+            await way.tunnel(15)
+        finally:
+            await way.close()
+
+    with pytest.raises(LaunchError, match=r"said: unknown command: .*dm1_") as failed:
+        asyncio.run(dial())
+    secret = load_token().reveal().removeprefix(f"dm1_{load_token().kid}_")
+    assert secret not in f"{failed.value}{caplog.text}"
