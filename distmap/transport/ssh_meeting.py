@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import shlex
 import shutil
@@ -59,8 +60,9 @@ def _with_path(text: str, *, needed: bool) -> SSHTarget:
     target = parse_ssh(text)
     if needed and not target.path:
         raise ConnectError(f"{target} names no socket there; copy the whole address that the pool shows (pool.url)")
-    if ":" in target.path or len(target.path.encode()) > 100:
-        raise ConnectError(f"{target}: a socket cannot be at {target.path}: it has a colon, or is too long")
+    # ssh puts a variable of this side in place of ${NAME}, and more in place of %: not for a path from over there.
+    if re.search("[:$%]", target.path) or len(target.path.encode()) > 100:
+        raise ConnectError(f"{target}: a socket cannot be at {target.path}: it has one of : $ %, or is too long")
     return target
 
 
@@ -143,6 +145,7 @@ class PoolAtLogin:
         if "failed" in prepared or not isinstance(path, str):
             raise LaunchError(f"{self._target}: {path} there is not a folder that only you can enter; remove it")
         self._target = _with_path(f"{str(self._target).removesuffix(self._target.path)}{path}", needed=True)
+        path = self._target.path
         ssh = SSH(self._target)
         forwarding = (*_FORWARDING, "-R", f"{path}:127.0.0.1:{port}")
         await _answer(ssh, _command(_HOLD, ssh.mark, path), forwarding)

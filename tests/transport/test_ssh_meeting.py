@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.local_ssh import local_ssh
 from support.waiting import until
 
 from distmap.errors import ConnectError
@@ -60,7 +62,9 @@ def listening(path: Path) -> None:
     ("url", "words"),
     [
         ("ssh://login", "names no socket there; copy the whole address"),
-        ("ssh://login/a:b", "it has a colon"),
+        ("ssh://login/a:b", "it has one of : "),
+        ("ssh://login/${HOME}", "it has one of : "),
+        ("ssh://login/%2524%7BHOME}", "it has one of : "),
         (f"ssh://login/{'a' * 101}", "or is too long"),
         ("ssh://login/x?slots=8", "it takes none"),
     ],
@@ -127,3 +131,17 @@ def test_a_worker_waits_for_the_socket(far: Path) -> None:
         until(lambda: process.poll() is not None)
     with begin(far, ssh_meeting._WAIT, str(far / "other"), "0") as process:
         assert answer(process) == {"there": False}
+
+
+@pytest.mark.parametrize("path", ["/tmp/${HOME}", "/tmp/%24{HOME}", "/tmp/%d"])
+def test_a_login_node_that_asks_for_what_this_side_has(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh would put its own environment into the path that it sends there, so such a path is not used."""
+    said = json.dumps({"path": path})
+    told = (
+        f'set -- $(printf "%s" "$*" | grep -o "distmap-[0-9a-f]\\{{16\\}}"); printf "%s%s\\n" "$1" \'{said}\'; exit 0'
+    )
+    monkeypatch.setenv("DISTMAP_SSH", local_ssh(tmp_path, told))
+    with pytest.raises(ConnectError, match="a socket cannot be at /tmp/"):
+        asyncio.run(PoolAtLogin("ssh://login").open(1, {}))
