@@ -83,7 +83,7 @@ def without_passwords(text: str) -> str:
     """The text with **** for user and password in each address."""
     import re
 
-    return re.sub(r"(\b[a-zA-Z][\w+.-]*://)[^/\s@]+@", r"\1****@", text)
+    return re.sub(r"(\b[a-zA-Z][\w+.-]*://)[^/\s]+@", r"\1****@", text)
 
 
 def split(requirements: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from distmap.tasks.pip import Installed, install, split, without_passwords
             "Looking in indexes: https://ann:pw@host/simple, https://host",
             "Looking in indexes: https://****@host/simple, https://host",
         ),
+        ("https://ann:p@ss@host/simple", "https://****@host/simple"),
         ("git+https://token@github.com/a/b@main", "git+https://****@github.com/a/b@main"),
         ("polars @ https://host/polars.whl", "polars @ https://host/polars.whl"),
         ("mail ann@host", "mail ann@host"),
