@@ -222,7 +222,7 @@ def nothing_listens(error: BaseException) -> bool:
 
 def check_hop(url: WorkerURL, hop: FirstHop) -> None:
     """Raise the ConnectError with which any dial would end before its first hop."""
-    if hop.headers and url.scheme == "ws" and not url.is_loopback:
+    if hop.headers and url.scheme == "ws" and (hop.proxy or not url.is_loopback):
         raise ConnectError(f"{url}: headers are not sent over ws://, where everybody on the way can read them; use wss")
     if hop.ca is not None:
         verified_context(hop.ca)

@@ -164,6 +164,10 @@ def test_headers_do_not_go_over_plain_http(dial_pool: Any, run: Any) -> None:
     async def main() -> None:
         with pytest.raises(ConnectError, match="headers are not sent over ws://"):
             await dial_pool(WorkerURL("gpu1", 1, scheme="ws"), hop=load_hop({"Authorization": "token abc"}))
+        # A proxy that is given counts for this machine too: it would lead to its own.
+        through = load_hop({"Authorization": "token abc"}, proxy="http://127.0.0.1:1")
+        with pytest.raises(ConnectError, match="headers are not sent over ws://"):
+            await dial_pool(WorkerURL("127.0.0.1", 1, scheme="ws"), hop=through)
 
     run(main)
 
