@@ -290,6 +290,8 @@ class Relay:
             if guest.room is not None and guest.side == "pool" and guest.pool == guest.room.pool:
                 guest.room.heard = now
             if isinstance(message, str):
+                if len(message) > LIMITS.relay_text:  # it counts for no rate
+                    raise ProtocolError("a short text was expected")
                 continue  # a sign of life, which may be on its way when the guest is paired
             if guest.peer is None:
                 raise ProtocolError("it sent data with nobody there")

@@ -260,6 +260,19 @@ def test_a_guest_that_speaks_with_nobody_there(run: Any) -> None:
     run(main)
 
 
+def test_a_guest_that_sends_long_texts(run: Any) -> None:
+    """Texts count for no rate, so they are short."""
+
+    async def main() -> None:
+        async with relaying_at() as url:
+            pool, worker = await paired(url)
+            await pool.link.send("x" * (LIMITS.relay_text + 1))
+            assert (await pool.closed())[0] == 1008
+            await worker.closed()
+
+    run(main)
+
+
 def test_a_guest_that_says_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has to name its room in time."""
     limits(monkeypatch, relay_join=0.2)
