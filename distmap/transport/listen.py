@@ -31,6 +31,7 @@ from distmap.core.limits import LIMITS
 from distmap.errors import AuthenticationError, ConnectError, DistmapError, ProtocolError, VersionMismatch
 from distmap.transport import measure
 from distmap.transport.channel import (
+    CLOSE_BROKEN,
     CLOSE_PROTOCOL,
     CLOSE_REFUSED,
     CLOSE_TOKEN,
@@ -160,7 +161,11 @@ class Acceptor:
             # pools must not both be accepted by a worker that is free.
             async with self._info_lock:
                 ours = self._info(theirs)
-                await channel.send([side.seal_info(ours)])
+                try:
+                    async with asyncio.timeout(LIMITS.hop_timeout):
+                        await channel.send([side.seal_info(ours)])
+                except TimeoutError:  # a hop holds it up, and would hold up everybody else with it
+                    raise ChannelClosed(CLOSE_BROKEN, "nothing sent is taken") from None
             if is_check(theirs):
                 logger.info("checked by %s (%s)", checker(theirs), peer)
                 await measure.answer(channel)

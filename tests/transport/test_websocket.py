@@ -19,6 +19,7 @@ from distmap.transport.channel import Channel, ChannelClosed
 from distmap.transport.tls import client_context
 from distmap.transport.url import parse_url
 from distmap.transport.websocket import OPTIONS, PATH
+from distmap.wire import handshake
 
 
 @pytest.mark.parametrize("dialled", ["left", "right"])
@@ -96,5 +97,41 @@ def test_pings_whose_answers_are_not_taken(
                         if link.transport.get_write_buffer_size() < len(pings):
                             link.transport.write(pings)
                         await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_who_takes_no_info_holds_nobody_up(
+    open_port: Any, dial_pool: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INFO is sent to one after the other: a hop that takes nothing at that moment does not stop all others."""
+    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(untaken_bytes=1 << 40))
+    monkeypatch.setattr(listening, "LIMITS", LIMITS._replace(hop_timeout=2.0))
+    pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        def info(theirs: Any) -> dict[str, object]:
+            asked.set()
+            return {"name": "gpu1", "slots": 2, "python": "3.13"}
+
+        async with open_port(info=info) as worker:
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, ssl=client_context(), proxy=None) as link:
+                hello, token = await link.recv(decode=False), worker.token
+                shown = handshake.certificate_of(hello, "worker")
+                side = handshake.Dialer(
+                    kid=token.kid, token=token.material(), role="pool", nonce=bytes(32), certificate=shown
+                )  # fmt: skip
+                await link.send(side.receive_hello(hello))
+                side.receive_proof(await link.recv(decode=False))
+                link.transport.pause_reading()
+                for _ in range(40):
+                    link.transport.write(pings)
+                await link.send(side.seal_info({"name": "nb", "python": "3.13"}))
+                await asked.wait()
+                ours = await dial_pool(worker.url, timeout=10.0)
+                await ours.channel.close()
+                link.transport.abort()
 
     run(main)
