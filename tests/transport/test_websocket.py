@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -106,16 +107,22 @@ def test_who_takes_no_info_holds_nobody_up(
 ) -> None:
     """INFO is sent to one after the other: a hop that takes nothing at that moment does not stop all others."""
     monkeypatch.setattr(module, "LIMITS", LIMITS._replace(untaken_bytes=1 << 40))
-    monkeypatch.setattr(listening, "LIMITS", LIMITS._replace(hop_timeout=2.0))
+
+    def give(seconds: float) -> None:
+        monkeypatch.setattr(listening, "LIMITS", LIMITS._replace(hop_timeout=seconds))
+
     pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
 
     async def main() -> None:
         asked = asyncio.Event()
 
         def info(theirs: Any) -> dict[str, object]:
+            if not asked.is_set():
+                give(0.2)  # for what is sent now
             asked.set()
             return {"name": "gpu1", "slots": 2, "python": "3.13"}
 
+        give(15.0)
         async with open_port(info=info) as worker:
             async with connect(f"{worker.url}{PATH}", **OPTIONS, ssl=client_context(), proxy=None) as link:
                 hello, token = await link.recv(decode=False), worker.token
@@ -125,11 +132,13 @@ def test_who_takes_no_info_holds_nobody_up(
                 )  # fmt: skip
                 await link.send(side.receive_hello(hello))
                 side.receive_proof(await link.recv(decode=False))
+                link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
                 link.transport.pause_reading()
-                for _ in range(40):
+                for _ in range(20):
                     link.transport.write(pings)
                 await link.send(side.seal_info({"name": "nb", "python": "3.13"}))
                 await asked.wait()
+                give(15.0)
                 ours = await dial_pool(worker.url, timeout=10.0)
                 await ours.channel.close()
                 link.transport.abort()
