@@ -95,7 +95,7 @@ def test_a_pool_shows_itself(lab: Open) -> None:
     row = card.get_by_role("row").filter(has_text="local")
     book.see(row, "2")
     more = card.locator("details", has_text="Add a worker")
-    command = more.locator("code")
+    command = more.locator("code.dm-command")
     assert not command.is_visible()
     more.locator("summary").click()
     command.wait_for()
