@@ -69,13 +69,14 @@ def parse_ssh(text: str, options: Collection[str] = ()) -> SSHTarget:
         ConnectError: It is no such URL; one sentence.
     """
     text = text.strip()
+    if re.search(r"//[^/?#@]*:[^/?#]*@", text):
+        # Not shown, and seen before anything else is found wrong with it.
+        raise ConnectError("the URL holds a password; ssh needs a key or an agent instead")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
         raise ConnectError(f"{text!r} is no ssh:// URL: {error}") from error
-    if parts.password is not None:
-        raise ConnectError(f"the URL for {parts.hostname} holds a password; ssh needs a key or an agent instead")
     # Not `hostname`, which is in small letters: a name in the settings of ssh may have others.
     host = re.sub(r"^.*@|:\d*$", "", parts.netloc).strip("[]")
     user = unquote(parts.username or "")

@@ -69,6 +69,9 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
     """
     if "dm1_" in text or re.search(r"[?&](token|key|secret|password)=", text, re.IGNORECASE):
         raise ConnectError("the URL holds a token, and URLs end up in logs: take it out, and use a token file")
+    if re.search(r"//[^/?#]*@", text):
+        # Not shown, and seen before anything else is found wrong with it.
+        raise ConnectError("the URL holds a user name or password, and URLs end up in logs: distmap uses a token file")
     # Spaces around it come with pasting; elsewhere urlsplit would drop some of them without a word.
     text = text.strip()
     try:
@@ -80,8 +83,6 @@ def parse_url(text: str, *, listening: bool = False) -> WorkerURL:
         raise ConnectError(f"{text!r} is no wss:// URL: {error}") from error
     if parts.scheme not in _SCHEMES:
         raise ConnectError(f"{text!r} is no wss:// URL; a worker's address looks like wss://host:8786")
-    if parts.username is not None or parts.password is not None:
-        raise ConnectError(f"the URL for {parts.hostname} holds a user name or password; distmap uses a token file")
     if not parts.hostname:
         raise ConnectError(f"{text!r} names no host; a worker's address looks like wss://host:8786")
     try:

@@ -29,6 +29,7 @@ def test_a_host_is_enough() -> None:
     ("url", "words"),
     [
         ("ssh://ann:pw@lab7", "holds a password"),
+        ("ssh://ann:pw@lab7:port", "holds a password"),
         ("ssh://", "no possible host"),
         ("ssh://-oProxyCommand=x", "no possible host"),
         ("ssh://a b", "no possible host"),

@@ -61,6 +61,8 @@ def test_addresses(text: str, expected: WorkerURL, shown: str) -> None:
         ("wss://gpu1,gpu2", "names no possible host"),
         ("wss://gpu1/#x", "has a fragment"),
         ("wss://user:pw@gpu1", "holds a user name or password"),
+        ("wss://user:pw@gpu1:port", "holds a user name or password"),
+        ("ftp://user:p@pw@gpu1", "holds a user name or password"),
         ("wss://gpu1?token=abc", "holds a token"),
         ("wss://dm1_00000000_abc@gpu1", "holds a token"),
     ],
