@@ -19,7 +19,7 @@ UNKNOWN = -1
 #: Descriptors that are kept back: imports and sources of a traceback need one or two at a time.
 _RESERVE = 4
 #: Seconds that processes which were killed have to end, before this one goes on.
-_END_SECONDS = 0.1
+_END_SECONDS = 1.0
 
 
 class Reserve:
@@ -150,15 +150,21 @@ def end(processes: list[Stray]) -> None:
         except OSError:
             continue  # it has ended, or became another user's
     deadline = monotonic() + _END_SECONDS
-    left = [pid for pid, _ in processes]
+    left = processes
     while left and monotonic() < deadline:
-        left = [pid for pid in left if _is_left(pid)]
+        left = [stray for stray in left if _is_left(stray)]
         if left:
             sleep(0.001)
 
 
-def _is_left(pid: int) -> bool:
+def _is_left(stray: Stray) -> bool:
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
+        return os.waitpid(stray[0], os.WNOHANG)[0] == 0
     except ChildProcessError:
-        return False  # not ours, or collected by whoever started it
+        pass  # a child's child, or collected by whoever started it
+    try:
+        with open(f"/proc/{stray[0]}/stat", "rb", buffering=0) as file:
+            state, *more = _fields(file.read(1024))
+    except OSError:
+        return False
+    return state not in b"ZX" and more[18] == stray[1]

@@ -67,7 +67,8 @@ def test_how_busy_they_are_comes_with_the_heartbeat(
         distmap.Pool(worker.url) as pool,
     ):
         assert [found["CUDA_VISIBLE_DEVICES"] for found in next(iter(pool.run(seen).values()))] == [B[:8], "0"]
-        (first, second) = until(lambda: [d for d in pool.workers[0].devices if pool.workers[0].devices[1].load], 20)
+        until(lambda: pool.workers[0].devices[1].load is not None, 20)
+        first, second = pool.workers[0].devices
         assert (first.load, first.memory, second.load, second.memory) == (None, None, 0.63, 0.25)
         assert "GPU 63%, GPU memory 25%" in repr(pool.workers[0])
         # A card does not wait for a loop that is busy.
