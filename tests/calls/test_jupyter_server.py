@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from support.optional import needs, optional
 
 from distmap.calls.jupyter_server import find_server, own_headers, port_of_notebook, server_at
 from distmap.errors import ConnectError
@@ -53,8 +54,9 @@ def test_a_hub_that_does_not_tell_its_host(monkeypatch: pytest.MonkeyPatch) -> N
     assert not server.known
 
 
-def test_the_server_that_started_this_process(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_that_started_this_process(runtime: Path) -> None:
     """Of the servers that note themselves, the one that is the parent counts; broken notes are passed over."""
+    optional("jupyter_core", needs)
     (runtime / "jpserver-1.json").write_text(json.dumps({"pid": 1, "url": "http://other:8888/"}))
     (runtime / "jpserver-2.json").write_text("{")
     assert find_server() is None
@@ -102,6 +104,7 @@ def test_a_notebook_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_token_that_a_kernel_has(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a hub the one that the hub gave to the server, elsewhere that of the server itself; none is fine."""
+    optional("jupyter_core", needs)
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "of-hub")
     assert own_headers() == {}
     note = runtime / "jpserver-3.json"
