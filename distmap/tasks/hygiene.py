@@ -18,6 +18,8 @@ from distmap.tasks.leftovers import Stray, end, has_children, reserve, strays
 
 #: Seconds between two looks for processes that were left behind, while there are any.
 _LOOK_EVERY = 1.0
+#: How often processes are looked for and ended after a call, until there are none.
+_ENDINGS = 5
 #: Without those of real time, which hardly any program handles.
 _SIGNALS = range(1, min(32, getattr(_signal, "NSIG", 1)))
 _TIMERS = [
@@ -127,7 +129,10 @@ class Hygiene:
     def call_over(self) -> None:
         """No call runs here any more: end what its items left behind."""
         self._told, self._look_at = False, 0.0
-        end(strays(self._kept))
+        for _ in range(_ENDINGS):  # a shell may have started another process just before its end
+            if not (found := strays(self._kept)):
+                break
+            end(found)
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
