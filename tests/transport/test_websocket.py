@@ -82,7 +82,7 @@ def test_pings_whose_answers_are_not_taken(
     address: str, open_port: Any, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They end the connection: who sends them needs no proof, and their answers would fill the memory."""
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(untaken_bytes=1 << 20))
+    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(untaken_bytes=64 << 10))
     # Long enough that no deadline of the handshake is what ends it.
     monkeypatch.setattr(listening, "LIMITS", LIMITS._replace(hop_timeout=60.0))
     pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
@@ -93,7 +93,9 @@ def test_pings_whose_answers_are_not_taken(
             async with connect(f"{worker.url}{PATH}", **OPTIONS, **tls, proxy=None) as link:
                 await link.recv()
                 link.transport.pause_reading()
-                async with asyncio.timeout(10):
+                # So that the buffers of the system are full soon, on a slow machine too.
+                link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                async with asyncio.timeout(15):
                     while not link.transport.is_closing():
                         if link.transport.get_write_buffer_size() < len(pings):
                             link.transport.write(pings)
