@@ -27,6 +27,7 @@ RINGS = {
     "calls.checks": 0,  # rules for values, of calls and of what they are made of: imports nothing
     "tasks._typing": 0,  # names only: what task processes import of the pure folders needs them too
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
+    "core.relay_limits": 0,  # likewise
     "core": 1,
     "wire": 1,
     "relay": 2,  # it forwards what it cannot read: nothing of tokens and sessions is in reach
@@ -49,7 +50,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"core.limits", "tasks._typing"},
+    {"core.limits", "core.relay_limits", "tasks._typing"},
 ]
 
 #: The most modules that may lie beside the folders: who looks for a room reads a short list.
@@ -115,6 +116,7 @@ UNTESTED = {
     "_version": "one string",
     "core.events": "frozen records; the scheduler's tests build every one of them",
     "core.limits": "frozen numbers",
+    "core.relay_limits": "frozen numbers",
     "driver.messages": "records; the tests of the driver and of the calls receive every one of them",
     "engine.base": "protocols only",
     "slots.listener": "a protocol only",

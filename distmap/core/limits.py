@@ -1,4 +1,4 @@
-"""Every number that bounds something, in one frozen place.
+"""Every number that bounds something, in one frozen place; those of a relay are in `relay_limits.py`.
 
 Owns limits and time constants only. Seconds and bytes throughout. Figures come from measurements or from the
 practice named beside them; a test or the simulator may build a `Limits` with other values.
@@ -307,41 +307,6 @@ class Limits(NamedTuple):
     check_bytes: int = 16 << 20
     #: Checks of one pool at one time. They measure one after the other, and the other sides wait for so long.
     checks_at_once: int = 8
-
-    # the relay, for two sides that cannot reach each other
-    #: Connections of a pool that wait at its relay for the next worker.
-    relay_spares: int = 4
-    #: The same while more workers wait there, as after a restart of the relay. Those without proof are counted too.
-    relay_spares_most: int = 64
-    #: Seconds between two signs of life to a connection that waits: nginx cuts one that is idle for 60 s.
-    relay_beat: float = 20.0
-    #: Seconds of silence after which the relay and those who wait there give each other up.
-    relay_silence: float = 50.0
-    #: Seconds that a worker waits at the relay for its pool, before it dials again.
-    relay_wait: float = 60.0
-    #: Longest pause between two dials of a pool to its relay: its workers come back through it.
-    relay_redial: float = 1.0
-    #: Seconds in which a connection to the relay names its room.
-    relay_join: float = 10.0
-    #: Characters of a text to or from the relay.
-    relay_text: int = 1024
-    #: Characters of the name of a room.
-    relay_room_chars: int = 64
-    #: Rooms of a relay (`--rooms`).
-    relay_rooms: int = 256
-    #: Connections to a relay (`--connections`): two for each worker, and those that wait.
-    relay_connections: int = 8192
-    #: Connections in one room (`--room-connections`).
-    relay_room_connections: int = 4096
-    #: Bytes a second that a relay takes from one connection (`--rate`): what a line of one gigabit carries.
-    relay_rate: float = 125e6
-    #: Seconds of that rate that may come at once.
-    relay_burst: float = 0.25
-    #: Messages of a connection, of at most `websocket_bytes`, that a relay holds; then it reads no more of them.
-    relay_messages: int = 4
-    #: Seconds that a message waits at the relay for an other side that takes nothing; as long as a worker waits for
-    #: a pool that is connected and silent.
-    relay_stall: float = 600.0
 
     # workers that are reached over SSH
     #: Seconds that ssh tries to reach the host.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distmap._version import __version__
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.relay.relay import Allowed, Relay
 
 log = logging.getLogger("distmap.relay")
@@ -47,25 +47,25 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--base-path", default="", metavar="PATH", help="path that a proxy leads here: for what is printed at the start"
     )
-    add("--rooms", type=most, default=LIMITS.relay_rooms, metavar="N", help="pools at one time (default: %(default)s)")
+    add("--rooms", type=most, default=RELAY.rooms, metavar="N", help="pools at one time (default: %(default)s)")
     add(
         "--connections",
         type=most,
-        default=LIMITS.relay_connections,
+        default=RELAY.connections,
         metavar="N",
         help="connections at one time: two for each worker, some for each pool (default: %(default)s)",
     )
     add(
         "--room-connections",
         type=most,
-        default=LIMITS.relay_room_connections,
+        default=RELAY.room_connections,
         metavar="N",
         help="the same for one pool (default: %(default)s)",
     )
     add(
         "--rate",
         type=_within(float, 0, 1e6),
-        default=LIMITS.relay_rate / 1e6,
+        default=RELAY.rate / 1e6,
         metavar="MB",
         help="megabytes a second that one connection may send; 0: no limit (default: %(default)g)",
     )

@@ -25,6 +25,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import ProtocolError
 from distmap.wire import relaying
 
@@ -41,11 +42,11 @@ _AWAY, _BROKEN, _AGAINST_RULES, _STOPPING = 1001, 1006, 1008, 1012
 class Allowed(NamedTuple):
     """How much a relay takes."""
 
-    rooms: int = LIMITS.relay_rooms
-    connections: int = LIMITS.relay_connections
-    room_connections: int = LIMITS.relay_room_connections
+    rooms: int = RELAY.rooms
+    connections: int = RELAY.connections
+    room_connections: int = RELAY.room_connections
     #: Bytes a second from one connection; 0: as many as come.
-    rate: float = LIMITS.relay_rate
+    rate: float = RELAY.rate
 
 
 class Guest(ServerConnection):
@@ -67,7 +68,7 @@ class Guest(ServerConnection):
         super().connection_made(transport)
         self.links.add(self)
         sock = transport.get_extra_info("socket")
-        options = (("TCP_NOTSENT_LOWAT", LIMITS.unsent_bytes), ("TCP_USER_TIMEOUT", round(1000 * LIMITS.relay_silence)))
+        options = (("TCP_NOTSENT_LOWAT", LIMITS.unsent_bytes), ("TCP_USER_TIMEOUT", round(1000 * RELAY.silence)))
         for name, value in options:
             if (option := getattr(socket, name, None)) is not None and sock is not None:
                 with suppress(OSError):
@@ -139,9 +140,9 @@ class Relay:
             compression=None,
             ping_interval=None,
             close_timeout=LIMITS.close_timeout,
-            open_timeout=LIMITS.relay_join,
+            open_timeout=RELAY.join,
             max_size=LIMITS.websocket_bytes,
-            max_queue=LIMITS.relay_messages,
+            max_queue=RELAY.messages,
             origins=[None],
             process_request=self._check_request,
             server_header=None,
@@ -184,7 +185,7 @@ class Relay:
         assert isinstance(link, Guest)
         guest, code, reason = link, _AWAY, ""
         try:
-            async with asyncio.timeout(LIMITS.relay_join):
+            async with asyncio.timeout(RELAY.join):
                 join = relaying.read_join(await guest.recv())
             if (refusal := self._enter(guest, join)) is not None:
                 log.info("x room %s: a %s was refused (%s)", join.room[:8], join.side, refusal)
@@ -227,7 +228,7 @@ class Relay:
         now = guest.loop.time()
         if join.side == "pool":
             if join.pool != room.pool and room.held:
-                if now - room.heard < LIMITS.relay_silence:
+                if now - room.heard < RELAY.silence:
                     return "taken"
                 # Its process or network is gone, and nothing has told the relay.
                 for stale in [*room.spares]:
@@ -290,17 +291,17 @@ class Relay:
             if guest.room is not None and guest.side == "pool" and guest.pool == guest.room.pool:
                 guest.room.heard = now
             if isinstance(message, str):
-                if len(message) > LIMITS.relay_text:  # it counts for no rate
+                if len(message) > RELAY.text:  # it counts for no rate
                     raise ProtocolError("a short text was expected")
                 continue  # a sign of life, which may be on its way when the guest is paired
             if guest.peer is None:
                 raise ProtocolError("it sent data with nobody there")
-            async with asyncio.timeout(LIMITS.relay_stall):
+            async with asyncio.timeout(RELAY.stall):
                 await guest.peer.send(message)
             guest.sent += len(message)
             if rate:
                 guest.busy_until = max(now, guest.busy_until) + len(message) / rate
-                if guest.busy_until - now > LIMITS.relay_burst:
+                if guest.busy_until - now > RELAY.burst:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(guest.busy_until - now):
                             await guest.wait_closed()
@@ -310,14 +311,14 @@ class Relay:
     async def _signs_of_life(self) -> None:
         """Tell those who wait that the relay is there, and end those that are silent."""
         while True:
-            await asyncio.sleep(LIMITS.relay_beat)
+            await asyncio.sleep(RELAY.beat)
             now = asyncio.get_running_loop().time()
             for room in [*self._rooms.values()]:
                 for guest in [*room.guests]:
                     silent = now - guest.heard
                     # The few texts for one that waits fill no buffer, unless it takes none: `send` would wait for it.
                     stuck = guest.peer is None and guest.transport.get_write_buffer_size() > 0
-                    if stuck or silent > (LIMITS.relay_silence if guest.peer is None else LIMITS.relay_stall):
+                    if stuck or silent > (RELAY.silence if guest.peer is None else RELAY.stall):
                         guest.transport.abort()
                     elif guest.peer is None:
                         with suppress(ConnectionClosed):

@@ -19,7 +19,7 @@ from weakref import WeakSet
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import ConnectError, ProtocolError
 from distmap.transport.hop_errors import first_line, is_refused
 from distmap.transport.token import Secret
@@ -42,9 +42,9 @@ def parse_relay(text: str) -> WorkerURL:
         if name != "room":
             raise ConnectError(f"a relay's address takes ?room=NAME and nothing else; got {name!r} in {text!r}")
     name = url.options.get("room", "")
-    if re.search(r"[?&]room=(&|$)", text) or not re.fullmatch(rf"[\w.-]{{0,{LIMITS.relay_room_chars}}}", name):
+    if re.search(r"[?&]room=(&|$)", text) or not re.fullmatch(rf"[\w.-]{{0,{RELAY.room_chars}}}", name):
         raise ConnectError(
-            f"the name of a room is 1 to {LIMITS.relay_room_chars} letters, digits, dots and dashes; got {name!r}"
+            f"the name of a room is 1 to {RELAY.room_chars} letters, digits, dots and dashes; got {name!r}"
         )
     return replace(url, relay=True)
 
@@ -67,7 +67,7 @@ def worker_room(token: Secret, relay: WorkerURL, retry: float | None) -> Room:
         if not again:
             log.info("waiting at %s for a pool", shown(relay))
 
-    patience = LIMITS.relay_wait if retry is None else min(LIMITS.relay_wait, retry)
+    patience = RELAY.wait if retry is None else min(RELAY.wait, retry)
     return Room(token, relay, "worker", patience=patience, on_waiting=tell)
 
 
@@ -88,7 +88,7 @@ class Room:
         url: WorkerURL,
         side: relaying.Side,
         *,
-        patience: float = LIMITS.relay_wait,
+        patience: float = RELAY.wait,
         on_waiting: Callable[[bool], None] = lambda again: None,
     ) -> None:
         pool = secrets.token_hex(16) if side == "pool" else ""
@@ -137,7 +137,7 @@ class Room:
             await link.send(relaying.write_join(self._join))
             while True:
                 # Before its first answer nobody knows who is there.
-                limit = min(end, heard + LIMITS.relay_silence) if waits else heard + LIMITS.relay_join
+                limit = min(end, heard + RELAY.silence) if waits else heard + RELAY.join
                 async with asyncio.timeout_at(limit):
                     notice = relaying.read_notice(await link.recv())
                 heard = clock()
@@ -162,7 +162,7 @@ class Room:
         if not waits:
             return "a WebSocket server answers there, but it says nothing; is it distmap-relay?"
         if not over:
-            return f"the relay has been silent for {LIMITS.relay_silence:g} s"
+            return f"the relay has been silent for {RELAY.silence:g} s"
         rooms = f" in the room {name!r}" if (name := room_name(self._url)) else ""
         return f"no {self._other} with this token came to the relay{rooms} for {patience:g} s"
 

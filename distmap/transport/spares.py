@@ -3,8 +3,8 @@
 Owns how many there are, and when they are dialled. Each is given to the acceptor when a worker has come, as if the
 worker had dialled a port of the pool. It must not know what a worker is. All of it runs on one event loop.
 
-`relay_spares` of them wait, so that a worker is let in at once. Where the relay says that more workers wait, as many
-more are dialled, each for one worker.
+`RelayLimits.spares` of them wait, so that a worker is let in at once. Where the relay says that more workers wait, as
+many more are dialled, each for one worker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import replace
 
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import DistmapError
 from distmap.transport.dial import open_link
 from distmap.transport.first_hop import FirstHop
@@ -65,7 +65,7 @@ class Spares:
 
     def start(self) -> None:
         """Begin to dial."""
-        for _ in range(LIMITS.relay_spares):
+        for _ in range(RELAY.spares):
             self._spawn(self._keep(), "keep a spare connection")
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ class Spares:
 
     async def _keep(self) -> None:
         """Keep one connection waiting."""
-        pauses, route = delays(LIMITS.relay_redial), Route(None)
+        pauses, route = delays(RELAY.redial), Route(None)
         while True:
             try:
                 remote = await self._serve_one(FOR_EVER)
@@ -107,7 +107,7 @@ class Spares:
                 log.exception("! a connection at %s failed", self.url)
                 await pause(next(pauses), route)
             else:
-                pauses = delays(LIMITS.relay_redial)
+                pauses = delays(RELAY.redial)
 
     async def _once(self) -> None:
         """One more connection, for a worker that waits already; if another one was quicker, it is not needed."""
@@ -129,7 +129,7 @@ class Spares:
         self._room.arrived(link)
         self._waits()
         remote = link.transport.get_extra_info("peername")
-        for _ in range(min(notice.workers, LIMITS.relay_spares_most - len(self._tasks)) - self._free):
+        for _ in range(min(notice.workers, RELAY.spares_most - len(self._tasks)) - self._free):
             self._spawn(self._once(), "a further connection")
         try:
             await self._acceptor.admit(link, self.url)

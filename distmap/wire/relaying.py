@@ -4,7 +4,7 @@ Owns the texts of both sides. It must not know sockets, the token (a room is der
 what is forwarded: that is binary, so it is told from these texts, which can still be on their way when it begins.
 
     guest -> relay   {"room": ..., "side": "pool", "pool": ...} or {"room": ..., "side": "worker"}
-    relay -> guest   {"waiting": true}     at once, and every `relay_beat` until somebody comes: a sign of life, which
+    relay -> guest   {"waiting": true}     at once, and every `beat` until somebody comes: a sign of life, which
     guest -> relay   {"waiting": true}     is answered
     relay -> guest   {"paired": true, "workers": 3}     from now on, what it receives was sent by the other side
     relay -> guest   {"refused": "taken"}               and the end of the connection
@@ -16,7 +16,7 @@ import json
 import re
 from typing import Literal, cast
 
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import ProtocolError
 from distmap.tasks._typing import NamedTuple
 
@@ -101,7 +101,7 @@ def read_notice(text: object) -> Notice:
 
 
 def _fields(text: object) -> dict[str, object]:
-    if not isinstance(text, str) or len(text) > LIMITS.relay_text:
+    if not isinstance(text, str) or len(text) > RELAY.text:
         raise ProtocolError("a short text was expected")
     try:
         fields = json.loads(text)

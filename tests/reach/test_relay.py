@@ -21,7 +21,7 @@ from support.services import free_port, needs, running
 from support.waiting import until
 
 from distmap import Pool
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import NoWorkers
 from distmap.relay import relay as module
 from distmap.testing.workers import WorkerProcess
@@ -237,7 +237,7 @@ def test_nginx_refuses(proxied: tuple[str, Path, Path], left_out: str, sentence:
 
 def test_who_waits_outlives_the_idle_limit_of_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nginx cuts what is idle for a second here; the relay's signs of life come five times as often."""
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(relay_beat=0.2))
+    monkeypatch.setattr(module, "RELAY", RELAY._replace(beat=0.2))
 
     async def main() -> None:
         async with relaying_at() as url:

@@ -16,7 +16,7 @@ from support.certificates import certificate
 from support.waiting import until
 
 from distmap._version import __version__
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.relay.cli import build_parser, main
 from distmap.transport.tls import verified_context
 
@@ -110,8 +110,8 @@ def test_a_port_in_use_and_a_certificate_that_is_none(tmp_path: Path) -> None:
 def test_the_defaults_are_the_limits() -> None:
     """What is not said is what the table of limits says."""
     options = build_parser().parse_args([])
-    assert (options.rooms, options.connections) == (LIMITS.relay_rooms, LIMITS.relay_connections)
-    assert (options.room_connections, options.rate * 1e6) == (LIMITS.relay_room_connections, LIMITS.relay_rate)
+    assert (options.rooms, options.connections) == (RELAY.rooms, RELAY.connections)
+    assert (options.room_connections, options.rate * 1e6) == (RELAY.room_connections, RELAY.rate)
     assert options.host == "127.0.0.1"
 
 

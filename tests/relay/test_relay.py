@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.relay import relay as module
 from distmap.relay.relay import Relay
 from distmap.wire.relaying import WAITING, Notice
@@ -32,6 +33,8 @@ def run() -> Callable[[Callable[[], Awaitable[None]]], None]:
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+    ours = {name: changed.pop(name) for name in list(changed) if name in RELAY._fields}
+    monkeypatch.setattr(module, "RELAY", RELAY._replace(**ours))
     monkeypatch.setattr(module, "LIMITS", LIMITS._replace(**{"close_timeout": 0.2, **changed}))
 
 
@@ -128,7 +131,7 @@ def test_a_room_belongs_to_one_pool(run: Any) -> None:
 
 def test_a_room_whose_pool_is_silent_is_given_to_another_one(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool whose machine is gone, which nothing has told the relay, does not keep its successor out."""
-    limits(monkeypatch, relay_silence=0.0)
+    limits(monkeypatch, silence=0.0)
 
     async def main() -> None:
         async with relaying_at() as url:
@@ -267,7 +270,7 @@ def test_a_guest_that_sends_long_texts(run: Any) -> None:
     async def main() -> None:
         async with relaying_at() as url:
             pool, worker = await paired(url)
-            await pool.link.send("x" * (LIMITS.relay_text + 1))
+            await pool.link.send("x" * (RELAY.text + 1))
             assert (await pool.closed())[0] == 1008
             await worker.closed()
 
@@ -276,7 +279,7 @@ def test_a_guest_that_sends_long_texts(run: Any) -> None:
 
 def test_a_guest_that_says_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has to name its room in time."""
-    limits(monkeypatch, relay_join=0.2)
+    limits(monkeypatch, join=0.2)
 
     async def main() -> None:
         async with relaying_at() as url:
@@ -288,7 +291,7 @@ def test_a_guest_that_says_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_who_waits_gets_signs_of_life(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Again and again while it answers, so that no proxy takes the connection for idle; the pair gets none."""
-    limits(monkeypatch, relay_beat=0.05)
+    limits(monkeypatch, beat=0.05)
 
     async def main() -> None:
         async with relaying_at() as url:
@@ -309,7 +312,7 @@ def test_who_waits_gets_signs_of_life(run: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_who_waits_and_is_silent_is_given_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine may be gone without a sign, and a worker must not be led there."""
-    limits(monkeypatch, relay_beat=0.05, relay_silence=0.2)
+    limits(monkeypatch, beat=0.05, silence=0.2)
 
     async def main() -> None:
         async with relaying_at() as url:
@@ -323,7 +326,7 @@ def test_who_waits_and_is_silent_is_given_up(run: Any, monkeypatch: pytest.Monke
 def test_who_takes_no_answers_holds_nobody_up(most: int, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings whose answers are not taken end the connection; the relay goes on to tell others that it is there."""
     beat = 0.05 if most > LIMITS.untaken_bytes else 60.0
-    limits(monkeypatch, relay_beat=beat, untaken_bytes=most)
+    limits(monkeypatch, beat=beat, untaken_bytes=most)
     pings = 4000 * Frame(Opcode.PING, bytes(125)).serialize(mask=True)
 
     async def main() -> None:
@@ -399,7 +402,7 @@ def test_who_sends_too_fast_waits(run: Any) -> None:
 
 def test_a_side_that_never_takes_anything_is_given_up(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message does not wait for ever."""
-    limits(monkeypatch, relay_stall=0.2)
+    limits(monkeypatch, stall=0.2)
 
     async def main() -> None:
         async with relaying_at() as url:

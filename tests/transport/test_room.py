@@ -11,7 +11,7 @@ from support.services import free_port
 from support.waiting import eventually
 from websockets.asyncio.server import serve
 
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import ConnectError
 from distmap.transport import room as module
 from distmap.transport.dial import open_link
@@ -190,7 +190,7 @@ def test_what_only_looks_like_a_relay(
     says: list[Any], sentence: str, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silence and nonsense end with a sentence, and never in a wait without end."""
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(relay_join=0.3, relay_silence=0.4))
+    monkeypatch.setattr(module, "RELAY", RELAY._replace(join=0.3, silence=0.4))
 
     async def handle(link: Any) -> None:
         await link.recv()

@@ -15,6 +15,7 @@ from support.relays import Guest, relaying_at
 from support.waiting import eventually
 
 from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import AuthenticationError, ConnectError, DistmapError
 from distmap.relay import relay as relay_module
 from distmap.relay.relay import Relay
@@ -117,8 +118,8 @@ def test_many_workers_at_once(run: Any) -> None:
             async with pool_at(url) as pool:
                 await asyncio.gather(*workers)
                 assert pool.accepted.qsize() == 40
-                await eventually(lambda: pool.spares._free == LIMITS.relay_spares)
-                await eventually(lambda: len(pool.spares._tasks) == LIMITS.relay_spares)
+                await eventually(lambda: pool.spares._free == RELAY.spares)
+                await eventually(lambda: len(pool.spares._tasks) == RELAY.spares)
             for worker in workers:
                 worker.result().channel.abort()
 
@@ -127,7 +128,7 @@ def test_many_workers_at_once(run: Any) -> None:
 
 def test_the_relay_is_away_for_a_while(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is told for as long as it is so; the pool comes back by itself."""
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(relay_redial=0.1))
+    monkeypatch.setattr(module, "RELAY", RELAY._replace(redial=0.1))
 
     async def main() -> None:
         relay = Relay()
@@ -151,7 +152,7 @@ def test_the_relay_is_away_for_a_while(run: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_a_relay_that_refuses(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second pool says why it gets no workers, and takes the room when the first one has gone."""
-    monkeypatch.setattr(module, "LIMITS", LIMITS._replace(relay_redial=0.1))
+    monkeypatch.setattr(module, "RELAY", RELAY._replace(redial=0.1))
 
     async def main() -> None:
         async with relaying_at() as url, pool_at(url) as first:
@@ -175,7 +176,7 @@ def test_why_a_worker_was_refused_stays_known(run: Any) -> None:
         async with relaying_at() as url, pool_at(url) as pool:
             await pool.spares.tried.wait()
             pool.errors[url] = "the worker runs Python 3.9"
-            await eventually(lambda: pool.spares._free == LIMITS.relay_spares)
+            await eventually(lambda: pool.spares._free == RELAY.spares)
             pool.spares._waits()
             assert pool.errors == {url: "the worker runs Python 3.9"}
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from distmap.core.limits import LIMITS
+from distmap.core.relay_limits import RELAY
 from distmap.errors import ProtocolError
 from distmap.wire.relaying import (
     REFUSALS,
@@ -46,8 +46,8 @@ def test_a_guest_names_its_room_and_side(join: Join) -> None:
         json.dumps({"room": ROOM.upper(), "side": "worker"}),
         json.dumps({"room": 7, "side": "worker"}),
         json.dumps({"room": ROOM, "side": ["worker"]}),
-        json.dumps({"room": ROOM, "side": "worker", "more": "x" * LIMITS.relay_text}),
-        "[" * LIMITS.relay_text,
+        json.dumps({"room": ROOM, "side": "worker", "more": "x" * RELAY.text}),
+        "[" * RELAY.text,
     ],
 )
 def test_what_is_no_guest(text: object) -> None:
