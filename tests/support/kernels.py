@@ -40,6 +40,8 @@ class Kernel:
         self.shown: list[str] = []
         self.error: dict[str, Any] | None = None
         self.running = ""
+        #: The request whose reply was not taken yet.
+        self.asked = ""
         self.subshell = self._new_subshell()
 
     def close(self) -> None:
@@ -58,10 +60,19 @@ class Kernel:
 
     def start(self, code: str) -> Kernel:
         """Run a cell; it is not waited for."""
+        self._take_reply()
         self.printed, self.error = "", None
         self.shown = []
-        self.running = self.client.execute(textwrap.dedent(code))
+        self.running = self.asked = self.client.execute(textwrap.dedent(code))
         return self
+
+    def _take_reply(self) -> None:
+        """Take the reply to the last cell: ipykernel 7.0 to 7.3 never sees a request that comes while it replies."""
+        end = time.monotonic() + DEADLINE
+        while self.asked:
+            reply = self.client.get_shell_msg(timeout=end - time.monotonic())
+            if reply["parent_header"].get("msg_id") == self.asked:
+                self.asked = ""
 
     def run(self, code: str) -> Kernel:
         """Run a cell to its end."""
