@@ -10,11 +10,11 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from distmap.calls.arguments import label_of
 from distmap.calls.controls import Callbacks
-from distmap.calls.inputs import AsyncPulled, Input, Pulled, check_wait, failing
+from distmap.calls.inputs import AsyncPulled, Input, Pulled, Sliced, check_wait, failing
 from distmap.calls.job import Job, hand_over, serving_of, weakly
 from distmap.calls.options import MapOptions
 from distmap.calls.reader import JobContext
@@ -24,7 +24,7 @@ from distmap.calls.stream import StreamJob, StreamServing
 from distmap.core.events import Gather, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption
-from distmap.driver.jobs import FirstChunk, JobEntry
+from distmap.driver.jobs import JobEntry, ReadItems
 from distmap.driver.messages import Finished, JobMessage
 from distmap.driver.output import OutputRouter
 from distmap.tasks.code import Code, Style
@@ -67,11 +67,11 @@ class Jobs:
         """Make a map, serve it in this thread, and return its result.
 
         Its first chunk is read here, before the job begins, if that runs no iterator of the user's: it travels to the
-        loop with the job, so that the loop need not ask for it.
+        loop with the job, so that the loop need not ask for it. Plain items are left to the loop.
         """
         check_wait(call.source, call.name)
         first = None
-        if call.source.prompt and call.source.size and call.options.checkpoint is None:
+        if call.source.prompt and call.source.size and call.options.checkpoint is None and not _is_plain(call.source):
             try:
                 first = _read_first(call)
             except Exception as error:  # of a frame that cannot be cut, say; the job then fails with it
@@ -128,6 +128,7 @@ class Jobs:
             buffer=buffer,
             tags=frozenset(options.tags),
             name=options.desc or label_of(call.fn),
+            function=call.code.digest.hex(),
         )
         progress = resolve_progress(options.progress, self._progress)
         entry = JobEntry(
@@ -139,6 +140,8 @@ class Jobs:
             watched=progress is not False,
             # Not on the loop: a cancel may be on its way before the loop knows of the job.
             id=self._context.driver.new_id(),
+            # A checkpoint has to see the items.
+            read_plain=call.source.read_plain if _is_plain(call.source) and options.checkpoint is None else None,
         )
         return entry, progress
 
@@ -204,8 +207,13 @@ def _given(ref: weakref.ref[Jobs], job: Job) -> None:
         jobs.given(job)
 
 
-def _read_first(call: Call) -> FirstChunk:
+def _is_plain(source: Input) -> TypeGuard[Sliced]:
+    """Whether the loop may read the input itself, as far as its first item tells."""
+    return isinstance(source, Sliced) and source.plain
+
+
+def _read_first(call: Call) -> ReadItems:
     """The first chunk: as many items as the scheduler would ask for, one unless `chunksize=` says otherwise."""
     most = min(call.options.chunksize or 1, LIMITS.chunk_items)
     (payload, blobs), count, last = call.source.read(most, dump_items)
-    return FirstChunk(payload, blobs, count, last)
+    return ReadItems(payload, blobs, count, last)

@@ -28,7 +28,7 @@ from distmap.calls.shortfalls import left_out, shortfall
 from distmap.core.events import Consumed
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption, Snapshot
-from distmap.driver.jobs import FirstChunk, JobEntry, ignore
+from distmap.driver.jobs import JobEntry, ReadItems, ignore
 from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Printed, ReadRequest, empty_snapshot
 from distmap.errors import JobCancelled
 from distmap.tasks.failures import headline
@@ -127,7 +127,7 @@ class Serving(JobReader):
 
     # --- in the thread that serves ----------------------------------------------------------------------------------
 
-    def _open(self, progress: ProgressOption, first: FirstChunk | None = None) -> None:
+    def _open(self, progress: ProgressOption, first: ReadItems | None = None) -> None:
         """Give the job to the driver and show it, both in the calling thread, whose cell it belongs to."""
         if self.checkpoint is not None:
             self.checkpoint.begin()
@@ -228,7 +228,7 @@ class MapServing(Serving):
         #: Items that were decoded.
         self._absorbed = 0
 
-    def run_here(self, progress: ProgressOption, first: FirstChunk | None) -> None:
+    def run_here(self, progress: ProgressOption, first: ReadItems | None) -> None:
         """Serve the job in the calling thread until it is over.
 
         KeyboardInterrupt (and any error of a reducer) stops the remote work first, for at most LIMITS.interrupt_wait

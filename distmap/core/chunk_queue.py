@@ -28,11 +28,14 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         item_time=job.item_time_on(worker),
         rtt=worker.rtt,
         ahead=worker.ahead,
-        largest=stats.largest if stats else 0,
+        largest=max(stats.largest if stats else 0, job.known.largest if job.known else 0),
         left=None if unread is None else unread + job.queued,
         slots=job.group.capacity,
         item_bytes=max(job.item_bytes, job.result_item_bytes),
     )
+    if job.known is not None and unread is not None and not job.settled:
+        # Its items may be others than those of the earlier job, and a few long ones must not share a slot.
+        size = min(size, max(1, (unread + job.read) // max(1, job.group.capacity)))
     return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
 
 

@@ -48,6 +48,8 @@ class JobSpec(NamedTuple):
     tags: frozenset[str] = frozenset()
     #: Label of the job in snapshots.
     name: str = ""
+    #: The same for jobs that call the same function: what one learnt of its pace, the next begins with. "": nothing.
+    function: str = ""
     #: Not "": the job is a set-up. It has no items, but one call in each slot or on each worker, also on workers that
     #: join before it ends. Those run nothing else until their calls succeeded. Such a job counts as pushed.
     each: Literal["", "slot", "worker"] = ""

@@ -22,6 +22,9 @@ class Limits(NamedTuple):
     #: Seconds of work, or a round trip to its worker, below which `remaining_share` makes no chunk smaller: handing it
     #: out would cost more than it balances.
     chunk_floor_seconds: float = 0.001
+    #: What is left of a chunk comes back at its first report if it will take so many times what the chunk aimed at: its
+    #: items are much slower than those before, and other slots and jobs would wait for it.
+    chunk_overrun: float = 10.0
     #: Items of a chunk (offsets on the wire have 32 bits, and reports stay small).
     chunk_items: int = 1_000_000
     #: Bytes of input at which a chunk takes no further item.
@@ -83,6 +86,8 @@ class Limits(NamedTuple):
     # what is remembered of jobs that are over
     #: Jobs that are over and keep their last snapshot.
     snapshots_kept: int = 256
+    #: Functions whose pace is remembered for their next job.
+    paces_kept: int = 256
     #: Jobs that are over and keep their timelines too: a megabyte or more each on large pools.
     timelines_kept: int = 8
     #: Blocks of a timeline for each worker and job: more cannot be told apart on a screen.
@@ -158,6 +163,10 @@ class Limits(NamedTuple):
     # calls
     #: Seconds after which a read of an iterator ends with the items that it has, at least one.
     read_seconds: float = 0.020
+    #: Plain items of a chunk that the loop reads and pickles itself, in a millisecond or two.
+    loop_read_items: int = 16 << 10
+    #: Characters and bytes in these items.
+    loop_read_bytes: int = 1 << 20
     #: Seconds between two calls of a function given as `progress=`.
     progress_every: float = 0.1
     #: Seconds between two wake-ups of a cell that awaits: without them the kernel's interrupt would not reach it

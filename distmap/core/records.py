@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.gather import InOrder, Unordered
+from distmap.core.known_pace import KnownPace
 from distmap.core.limits import Limits
 from distmap.core.pace import ConsumerPace
 from distmap.core.progress import Meter
@@ -222,6 +223,8 @@ class JobRecord:
     losses_before: int
     #: Slot-seconds served, on one scale for all jobs (start-time fair queueing).
     served: float
+    #: What an earlier job of the same function learnt.
+    known: KnownPace | None = None
     state: str = "running"
     outcome: Outcome = "done"
     crashed: bool = False
@@ -297,9 +300,13 @@ class JobRecord:
         return -self.spec.priority, not self.owed_places, self.served, self.id
 
     def item_time_on(self, worker: WorkerRecord) -> float | None:
-        """Seconds per item on the worker; if none was measured there, on all workers."""
+        """Seconds per item on the worker; if none was measured there, on all workers, or else in an earlier job."""
         stats = self.worker_stats.get(worker.id)
-        return self.item_time.seconds if stats is None or stats.item_time.seconds is None else stats.item_time.seconds
+        if stats is not None and stats.item_time.seconds is not None:
+            return stats.item_time.seconds
+        if self.item_time.seconds is None and self.known is not None:
+            return self.known.seconds
+        return self.item_time.seconds
 
     def fair_seconds(self, worker: WorkerRecord) -> float:
         """Seconds of work that each slot would have if all that is not done were dealt out; endless if nobody knows.

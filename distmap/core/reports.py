@@ -86,6 +86,7 @@ def _accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReport
         chunk_queue.requeue(state, attempt.job, attempt.chunk, event.hi, attempt.hi, attempt.losses)
     elif attempt.state == "running":
         _update_position(state, attempt)
+        _cut_overrun(state, attempt, event)
     _accept(state, attempt, event)
     state.finish_if_done(attempt.job)
 
@@ -107,6 +108,16 @@ def _update_position(state: SchedulerState, attempt: Attempt) -> None:
     item_time = attempt.job.item_time_on(attempt.slot.worker)
     if item_time is not None:
         state.expect_end(attempt, attempt.heard_at + item_time * (attempt.hi - max(attempt.at, attempt.next)))
+
+
+def _cut_overrun(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:
+    """Take back what is left of a chunk that turns out to be far too large."""
+    left = attempt.hi - attempt.next
+    if left < 2 or event.lo == event.hi or attempt.job.spec.chunksize is not None:
+        return
+    aim = max(attempt.charge, state.limits.chunk_seconds)
+    if left * event.seconds / (event.hi - event.lo) > state.limits.chunk_overrun * aim:
+        state.revoke(attempt, max(attempt.at, attempt.next) + 1)
 
 
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:

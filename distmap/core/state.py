@@ -12,6 +12,7 @@ from itertools import count
 
 from distmap.core import events as ev
 from distmap.core.gather import Accepted, InOrder, Unordered
+from distmap.core.known_pace import KnownPace, KnownPaces
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
 from distmap.core.records import Attempt, ChunkRecord, JobRecord, LoneItem, SlotRecord, Span, WorkerRecord, WorkerStats
@@ -32,6 +33,7 @@ class SchedulerState:
         #: The highest id of a job so far. A lower id that is not in `jobs` belongs to a job that is over.
         self.last_job = -1
         self.last_snapshots: dict[int, Snapshot] = {}
+        self.known_paces = KnownPaces(limits.paces_kept)
         self.attempts: dict[int, Attempt] = {}
         #: Attempts that were given up while their job goes on -> the job.
         self.stale: dict[int, JobRecord] = {}
@@ -64,6 +66,9 @@ class SchedulerState:
         gather = InOrder() if spec.gather in ("ordered", "fold") else Unordered()
         job = JobRecord(job_id, spec, group, self.now, gather, self.deaths, self.losses, self.virtual_time)
         job.meter.add(self.now, 0)
+        if spec.function and spec.size and not job.streaming:
+            job.known = self.known_paces.get(spec.function)
+            job.item_bytes = 0.0 if job.known is None else job.known.item_bytes
         group.jobs += 1
         self.jobs[job_id] = job
         self.last_job = max(self.last_job, job_id)
@@ -144,6 +149,9 @@ class SchedulerState:
         self.commands.append(ev.Finish(job.id, job.outcome, job.crashed, job.refused))
 
     def _remember(self, job: JobRecord) -> None:
+        if job.spec.function and job.item_time.seconds is not None:
+            largest = max([stats.largest for stats in job.worker_stats.values()])
+            self.known_paces.keep(job.spec.function, KnownPace(job.item_time.seconds, largest, job.item_bytes))
         self.last_snapshots[job.id] = snapshot(job, self.worker_index, self.now, self.deaths, self.losses)
         if len(self.last_snapshots) > self.limits.snapshots_kept:
             del self.last_snapshots[next(iter(self.last_snapshots))]

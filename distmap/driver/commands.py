@@ -7,8 +7,9 @@ Must not know the clock or the order of events (`driver.py`). On the loop's thre
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
+from typing import Protocol
 
 from distmap.core import events as ev
 from distmap.core.scheduler import Scheduler
@@ -27,6 +28,16 @@ from distmap.wire.messages import Refused, Report, Task
 log = logging.getLogger("distmap")
 
 
+class TakesChunks(Protocol):
+    """The driver: it takes the items of chunks."""
+
+    def chunk_taken(self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int) -> None: ...
+
+    def chunk_read(
+        self, job: int, chunk: int, payload: Payload, blobs: Sequence[Blob], count: int, last: bool
+    ) -> None: ...
+
+
 class Commands:
     """Carries out commands on what the driver holds: jobs by id, attempts, workers, blobs, snapshots."""
 
@@ -38,7 +49,7 @@ class Commands:
         workers: Workers,
         blobs: Blobs,
         snapshots: Snapshots,
-        chunk_taken: Callable[[int, int, Payload, Sequence[Blob], int], object],
+        chunks: TakesChunks,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -46,7 +57,7 @@ class Commands:
         self._workers = workers
         self._blobs = blobs
         self._snapshots = snapshots
-        self._chunk_taken = chunk_taken
+        self._chunks = chunks
 
     def perform(self, command: ev.Command) -> None:
         """Carry out a command."""
@@ -63,8 +74,10 @@ class Commands:
                 self._blobs.let_go(Holder(job, chunk))
             case ev.Take(job, chunk) if (first := self._jobs[job].first) is not None:
                 self._jobs[job].first = None
-                self._chunk_taken(job, chunk, first.payload, first.blobs, first.count)
-            case ev.Read(job, chunk, count) | ev.Take(job, chunk, count):
+                self._chunks.chunk_taken(job, chunk, first.payload, first.blobs, first.count)
+            case ev.Read(job, chunk, count):
+                self._read(self._jobs[job], chunk, count)
+            case ev.Take(job, chunk, count):
                 self._jobs[job].sink(ReadRequest(chunk, count))
             case ev.Discard(attempt, lo, hi):
                 self._discard(attempt, lo, hi)
@@ -83,6 +96,14 @@ class Commands:
             case ev.Kill(worker, slot):
                 if (entry := self._workers.get(worker)) is not None:
                     entry.engine.kill(worker, slot)
+
+    def _read(self, job: JobEntry, chunk: int, count: int) -> None:
+        """Read plain items here and now; of others ask whoever reads the job's input."""
+        read = None if job.read_plain is None else job.read_plain(count)
+        if read is None:
+            job.sink(ReadRequest(chunk, count))
+        else:
+            self._chunks.chunk_read(job.id, chunk, *read)
 
     def _assign(self, command: ev.Assign) -> None:
         """Put what the chunk needs on the worker, once, and send it the items."""

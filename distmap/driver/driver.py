@@ -21,11 +21,11 @@ back carried out (`commands.py`), and sets the timer that the scheduler asks for
     |              |  Finished      |   Scheduler <--------- | WorkerEntry <--+
     +--------------+                +------------------------+
 
-One chunk: `Read` asks the job's thread for items (ReadRequest); its answer `chunk_read` keeps the bytes in a ChunkEntry
-and tells the scheduler the numbers (ChunkRead). `Assign` sends blobs and items to a slot and makes an AttemptEntry. The
-slot's report comes to `WorkerEntry.reported`, which keeps the parts and tells the scheduler the numbers
-(AttemptReported). `Deliver` then gives the parts to the job (Landed), `Release` forgets the input, and the last
-command of each job is `Finish` (Finished).
+One chunk: `Read` takes plain items from the input at once, or asks the job's thread for items (ReadRequest). The answer
+`chunk_read` keeps the bytes in a ChunkEntry and tells the scheduler the numbers (ChunkRead). `Assign` sends blobs and
+items to a slot and makes an AttemptEntry. The slot's report comes to `WorkerEntry.reported`, which keeps the parts and
+tells the scheduler the numbers (AttemptReported). `Deliver` then gives the parts to the job (Landed), `Release` forgets
+the input, and the last command of each job is `Finish` (Finished).
 
 Threads: all methods run on the loop's thread except `new_id`; other threads use `Portal.call` or `Portal.ask`. There
 is no lock but the one of the ids. `JobEntry.sink` is called on the loop's thread and must not block.
@@ -46,7 +46,7 @@ from distmap.core.scheduler import Scheduler
 from distmap.driver.attempts import Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.commands import Commands
-from distmap.driver.jobs import FirstChunk, JobEntry
+from distmap.driver.jobs import JobEntry, ReadItems
 from distmap.driver.messages import WorkerStatus, empty_snapshot
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers
@@ -97,7 +97,7 @@ class Driver:
         )
         self.snapshots = Snapshots(loop, self._scheduler, self._jobs, self.workers)
         self._commands = Commands(
-            self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots, self.chunk_taken
+            self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots, self
         )
         self._queue: deque[ev.Event] = deque()
         #: True while `post` empties the queue: a command may cause events, which then wait their turn.
@@ -121,7 +121,7 @@ class Driver:
         with self._ids_lock:
             return next(self._ids)
 
-    def open(self, job: JobEntry, first: FirstChunk | None = None) -> int:
+    def open(self, job: JobEntry, first: ReadItems | None = None) -> int:
         """Start a job; its messages begin at once. Its first chunk may come with it."""
         job.id = job.id or self.new_id()
         if self._refuses is not None:

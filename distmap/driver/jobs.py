@@ -47,8 +47,8 @@ class ChunkEntry:
         return {at: self.tries[at] for at in failed}
 
 
-class FirstChunk(NamedTuple):
-    """The first items of a job, which come with it."""
+class ReadItems(NamedTuple):
+    """Items of a job that were read and pickled together."""
 
     payload: Payload
     blobs: tuple[Blob, ...]
@@ -86,8 +86,11 @@ class JobEntry:
     watched: bool = False
     latest: Snapshot | None = None
     id: int = 0
-    #: Until the scheduler takes it.
-    first: FirstChunk | None = None
+    #: The first items, which come with the job, until the scheduler takes them.
+    first: ReadItems | None = None
+    #: Reads so many items if that takes no time and runs no code of the user's; None, and reads nothing, if not. On the
+    #: loop's thread.
+    read_plain: Callable[[int], ReadItems | None] | None = None
     #: What the job ends with if the driver or its user ended it.
     error: BaseException | None = None
     #: Workers that did not run the code, and why; the last of them.
@@ -203,7 +206,7 @@ class JobEntry:
         refused: bool = False,
     ) -> None:
         """Send the last message. Whoever keeps the job keeps results and figures, not what its function captured."""
-        self.code, self.first = _NO_CODE, None
+        self.code, self.first, self.read_plain = _NO_CODE, None, None
         self.chunks.clear()
         self.needs.clear()
         if self.no_worker_timer is not None:

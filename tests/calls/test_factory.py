@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from support.waiting import until
 
 import distmap
 
@@ -47,13 +48,32 @@ def reads(pool):
 
 
 def test_the_first_chunk_comes_with_the_job(pool2):
-    """One item of a list needs no read; of an iterator, which may wait, it does."""
+    """One item of a list of objects needs no read; of an iterator, which may wait, it does."""
     before = reads(pool2)
-    assert pool2.map(abs, [-1]) == [1]
-    assert pool2.map(abs, [-1, -2, -3], chunksize=5) == [1, 2, 3]
+    assert pool2.map(len, [[-1]]) == [1]
+    assert pool2.map(len, [[-1], [], []], chunksize=5) == [1, 0, 0]
     assert reads(pool2) == before
     assert pool2.map(abs, iter([-1])) == [1]
     assert reads(pool2) > before
+
+
+def test_plain_items_are_read_while_the_caller_is_busy(pool2):
+    """The loop reads them itself, so slots go on while a reducer takes its time."""
+
+    def add(total, value):
+        (job,) = pool2.jobs
+        until(lambda: job.progress.done == 8)
+        return total + value
+
+    assert pool2.map_reduce(abs, [-1] * 8, add, initial=0, chunksize=1) == 8
+
+
+def test_a_list_that_is_not_plain_throughout(pool2):
+    """The loop reads as far as it is, then the caller goes on; each item is run once and in order."""
+    data = [*range(50), [50], *range(51, 99), "x" * 2_000_000, *range(100)]
+    assert pool2.map(str, data) == list(map(str, data))
+    assert pool2.map(str, data, chunksize=7) == list(map(str, data))
+    assert list(pool2.imap(str, data)) == list(map(str, data))
 
 
 def test_a_first_item_that_does_not_pickle_fails_like_any_other(pool2):

@@ -11,6 +11,7 @@ import pytest
 
 from distmap.calls.inputs import Pulled, from_batches, from_iterables
 from distmap.core.limits import LIMITS
+from distmap.tasks.items import load_results
 
 
 def drain(source, count=3):
@@ -110,6 +111,35 @@ def test_a_list_that_changes_while_it_is_read():
     assert source.read(2) == ([1, 2], 2, False)
     del data[2:]
     assert source.read(2) == ([], 0, True)
+
+
+@pytest.mark.parametrize("data", [[1, "a", None, 2.5], (b"a", 1j), range(5), [(1, "a"), 2, ()]])
+def test_plain_items_can_be_read_by_the_loop(data):
+    """Numbers, short text and tuples of such: pickling them runs no code of the user's."""
+    source = from_iterables([data])
+    assert source.plain
+    read = source.read_plain(2)
+    assert (load_results(read.payload.parts, 0, 2), read.count, read.last) == (list(data[:2]), 2, len(data) == 2)
+    if not read.last:
+        assert source.read(9) == (list(data[2:]), len(data) - 2, True)  # whoever reads next goes on behind them
+
+
+@pytest.mark.parametrize("other", [[], (1, []), object(), True + np.int64(1), "x" * (LIMITS.loop_read_bytes + 1)])
+def test_other_items_are_left_to_whoever_may_run_the_users_code(other):
+    """They are still to be read; the loop does not look at what follows."""
+    assert not from_iterables([[other, 1]]).plain
+    source = from_iterables([[1, other, 2]])
+    assert source.plain
+    assert source.read_plain(2) is None
+    assert source.read_plain(1) is None
+    assert source.read(2) == ([1, other], 2, False)
+
+
+def test_the_loop_reads_no_more_than_it_has_time_for():
+    """A large chunk is read by whoever serves the job."""
+    source = from_iterables([range(10**6)])
+    assert source.read_plain(LIMITS.loop_read_items + 1) is None
+    assert source.read_plain(3).count == 3
 
 
 def test_a_subclass_of_an_array_is_iterated_over():
