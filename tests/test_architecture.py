@@ -24,7 +24,8 @@ PACKAGE = Path(str(find_spec("distmap").origin)).parent  # type: ignore[union-at
 RINGS = {
     "_version": 0,
     "errors": 0,
-    "calls.checks": 0,  # rules for values, of calls and of what they are made of: imports nothing
+    "calls.checks": 0,  # rules for values, of calls and of what they are made of
+    "tasks._records": 0,  # kinds of classes only: the pure folders and the shells share them
     "tasks._typing": 0,  # names only: what task processes import of the pure folders needs them too
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core.relay_limits": 0,  # likewise
@@ -50,7 +51,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"core.limits", "core.relay_limits", "tasks._typing"},
+    {"calls.checks", "core.limits", "core.relay_limits", "tasks._records", "tasks._typing"},
 ]
 
 #: The most modules that may lie beside the folders: who looks for a room reads a short list.
@@ -256,6 +257,24 @@ def test_one_importer(package: str) -> None:
     """Each third-party package that shapes the design has one place that knows it."""
     found = {name for name, path in SOURCES.items() if any(i.split(".")[0] == package for _, i in imports(path))}
     assert found == IMPORTERS[package], "one that is not needed any more goes"
+
+
+def test_classes_of_fields_are_cheap() -> None:
+    """Named tuples are those of `tasks/_typing.py`; core and driver have records, not dataclasses: they load sooner."""
+    found = [
+        f"{path.name}:{line}: {imported}"
+        for name, path in MODULES.items()
+        for line, imported in imports(path)
+        if imported == "dataclasses" and name.startswith(("core.", "driver."))
+    ]
+    found += [
+        f"{path.name}:{node.lineno}: typing.NamedTuple"
+        for name, path in MODULES.items()
+        if name != "tasks._typing"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and node.module == "typing" and "NamedTuple" in {a.name for a in node.names}
+    ]
+    assert not found, f"these take the time of an import: {found}"
 
 
 def test_folder_heads_hold_a_docstring_only() -> None:

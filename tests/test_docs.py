@@ -131,9 +131,9 @@ def test_every_option_is_in_the_reference() -> None:
     """The table of options is that of MapOptions, defaults included, and the calls that take them are named."""
     text = read("reference/options.md")
     table = rows(text)
-    assert set(table) == set(MapOptions.__dataclass_fields__)
-    for option, field in MapOptions.__dataclass_fields__.items():
-        default = f'"{field.default}"' if isinstance(field.default, str) else repr(field.default)
+    assert set(table) == set(MapOptions._fields)
+    for option, value in MapOptions._defaults.items():
+        default = f'"{value}"' if isinstance(value, str) else repr(value)
         assert table[option][1] == f"`{default}`", option
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distmap.calls.checks import checked, displayed, is_whole
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.caller import warn
 from distmap.tasks.nesting import cores
 

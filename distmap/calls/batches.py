@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+from distmap.tasks._typing import NamedTuple
 
 #: Sequences whose slices are what iterating over them gives; a subclass might slice otherwise.
 _SEQUENCES = (list, tuple, range, str, bytes, bytearray)

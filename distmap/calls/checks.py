@@ -13,7 +13,9 @@ import reprlib
 from collections.abc import Callable, Mapping
 from threading import TIMEOUT_MAX
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
+
+from distmap.tasks._typing import NamedTuple
 
 
 class Rule(NamedTuple):

@@ -6,11 +6,12 @@ Owns these three ports. Must not know who serves a job or shows it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from distmap.calls.reader import JobContext
 from distmap.core.events import PauseRequested, ResumeRequested
 from distmap.driver.messages import ReadRequest
+from distmap.tasks._typing import NamedTuple
 
 
 class Callbacks(NamedTuple):

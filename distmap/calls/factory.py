@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from distmap.calls.arguments import label_of
 from distmap.calls.controls import Callbacks
@@ -27,6 +27,7 @@ from distmap.core.progress import ProgressOption
 from distmap.driver.jobs import JobEntry, ReadItems
 from distmap.driver.messages import Finished, JobMessage
 from distmap.driver.output import OutputRouter
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Code, Style
 from distmap.tasks.items import dump_items
 from distmap.views.choose import resolve_progress

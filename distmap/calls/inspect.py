@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from distmap.calls.factory import Jobs
 from distmap.calls.job import Job
@@ -20,6 +20,7 @@ from distmap.calls.worker_command import Way
 from distmap.core.limits import LIMITS
 from distmap.core.progress import Device, LongItem
 from distmap.driver.messages import WorkerStatus
+from distmap.tasks._typing import NamedTuple
 from distmap.views.cards import PoolFacts, WorkerRow, pool_html
 from distmap.views.words import HELD_UP, counted, devices_words, long_words, number
 

@@ -11,10 +11,11 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
 from distmap.core.limits import LIMITS
+from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
     from distmap.transport.url import WorkerURL

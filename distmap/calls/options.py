@@ -6,16 +6,15 @@ Owns their names and defaults; `checks.py` has the rules for their values.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from distmap.calls.checks import checked, function
 from distmap.core.events import OnError
 from distmap.core.progress import ProgressOption
+from distmap.tasks._records import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapOptions:
+class MapOptions(Record, frozen=True, kw_only=True):
     """Options of one map call, all keyword only.
 
     Attributes:
@@ -60,17 +59,17 @@ class MapOptions:
     on_change: Literal["error", "restart", "keep"] = "error"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not field.default:
-                object.__setattr__(self, field.name, checked(field.name, value))
+        for name, default in self._defaults.items():
+            value = getattr(self, name)
+            if value is not default:
+                object.__setattr__(self, name, checked(name, value))
         if callable(self.progress):
             function("progress", self.progress)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> MapOptions:
         """Options from keywords; an unknown one is named, with what there is."""
-        known = cls.__dataclass_fields__
+        known = cls._fields
         for name in options:
             if name not in known:
                 raise TypeError(f"unknown option {name!r}; the options are {', '.join(known)}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from typing import NamedTuple
 
 from distmap.calls.results import Recalled
 from distmap.driver.driver import Driver
 from distmap.driver.messages import Finished, Incident, JobMessage, Landed, Lost, Placed, Printed, ReadRequest
 from distmap.driver.portal import Portal
+from distmap.tasks._typing import NamedTuple
 
 
 class JobContext(NamedTuple):

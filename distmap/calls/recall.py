@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from distmap.calls.inputs import Input
 from distmap.calls.results import Recalled
@@ -22,6 +22,7 @@ from distmap.checkpoint.keys import Keyer
 from distmap.checkpoint.known import Dumped, Known, Run
 from distmap.checkpoint.reader import ReportReader
 from distmap.core.limits import LIMITS
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.items import dump_alone, dump_items, join_items
 from distmap.tasks.payload import Blob, Payload
 

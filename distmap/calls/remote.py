@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from distmap.calls.checks import checked
 from distmap.core.limits import LIMITS
+from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
     from distmap.calls.jupyter_server import JupyterServer

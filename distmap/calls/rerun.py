@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace, TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from distmap.calls.traces import gate
 from distmap.core.limits import LIMITS
 from distmap.driver.messages import Input
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Style
 from distmap.tasks.failures import Failure, users_frames
 from distmap.tasks.items import Items

@@ -8,13 +8,14 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from distmap.calls.naming import name_of_item
 from distmap.calls.rerun import make_rerunnable
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
 from distmap.errors import ItemTimeout, PoisonItemError, WorkerMemoryError
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.failures import Failure, headline, revive, throw, with_source
 from distmap.tasks.items import Folded, is_plain, load_results
 from distmap.tasks.modules import loaded

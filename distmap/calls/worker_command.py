@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from distmap.calls.jupyter_server import JupyterServer, find_server
 from distmap.launch import scripts
+from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
     from distmap.transport.token import Secret

@@ -10,12 +10,13 @@ import heapq
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from distmap.checkpoint.owner import Process, is_alive, this_process
 from distmap.checkpoint.reader import ReportReader
 from distmap.checkpoint.schema import connect, folder_of, unreadable
 from distmap.errors import CheckpointError
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.failures import Failure
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from distmap.checkpoint.keys import Keyer, is_installed
 from distmap.checkpoint.schema import BY_PLACE, KEY
@@ -23,6 +23,7 @@ from distmap.checkpoint.sections import OnChange, Section
 from distmap.checkpoint.store import KnownChunk, NoRoom, Store
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointChanged, CheckpointError
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.failures import short_repr
 from distmap.tasks.items import DumpedItem
 

@@ -17,10 +17,11 @@ import secrets
 import socket
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointInUse
+from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
     import sqlite3

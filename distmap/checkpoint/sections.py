@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from distmap.errors import CheckpointChanged
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.fingerprint import version_changes
 from distmap.tasks.payload import digest_of
 

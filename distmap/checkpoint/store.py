@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from distmap.checkpoint.owner import Owner
 from distmap.checkpoint.schema import KEY, connect, folder_of, unreadable
 from distmap.checkpoint.sections import Behaviour, Changes, OnChange, Section, find
 from distmap.checkpoint.values import pack_parts, remove_files, write_file
 from distmap.errors import CheckpointError
+from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
     pass

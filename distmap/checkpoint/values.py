@@ -9,10 +9,11 @@ import os
 import zlib
 from collections.abc import Iterable, Sequence
 from struct import pack, unpack
-from typing import Any, NamedTuple
+from typing import Any
 
 from distmap.core.limits import LIMITS
 from distmap.errors import CheckpointError
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.payload import size
 
 PLAIN, ZLIB = 0, 1

@@ -7,9 +7,9 @@ growth and bytes. Takes and returns numbers; must not know jobs or workers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from distmap.core.limits import Limits
+from distmap.tasks._records import Record
 
 #: Weight of a new measurement, from 0 to 1.
 NEW_WEIGHT = 0.5
@@ -17,8 +17,7 @@ NEW_WEIGHT = 0.5
 MIN_ITEM_SECONDS = 1e-9
 
 
-@dataclass(slots=True)
-class ItemTime:
+class ItemTime(Record):
     """Seconds per item, as measured recently; None before the first measurement.
 
     It is a mean of logarithms: so one item that is 100,000 times slower than the rest (the first one, which imports a

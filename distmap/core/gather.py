@@ -7,8 +7,10 @@ are opaque. The buffer needs no limit of its own: only items that were read can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from distmap.tasks._records import Record, field
+from distmap.tasks._typing import NamedTuple
 
 #: Why an item failed for good without a report of its own.
 Cause = Literal["poison", "hosts", "timeout", "memory", "limit", "gone", "refused"]
@@ -24,8 +26,7 @@ class Accepted(NamedTuple):
     cause: Cause | None = None
 
 
-@dataclass(slots=True)
-class Unordered:
+class Unordered(Record):
     """Delivers everything at once (list, unordered)."""
 
     def accept(self, index: int, accepted: Accepted) -> list[Accepted]:
@@ -37,8 +38,7 @@ class Unordered:
         return []
 
 
-@dataclass(slots=True)
-class InOrder:
+class InOrder(Record):
     """Delivers nothing before all earlier items (ordered, fold)."""
 
     next: int = 0

@@ -6,11 +6,10 @@ turns the pace into a window of items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from distmap.tasks._records import Record
 
 
-@dataclass(slots=True)
-class ConsumerPace:
+class ConsumerPace(Record):
     """Items that a consumer takes in a time, as measured recently, while there were results to be taken.
 
     Time in which it waited for results does not count: it says nothing about the consumer.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from distmap.tasks._records import Record, field
+from distmap.tasks._typing import NamedTuple
 
 #: "interrupted" is set by the calling thread only: the job was cancelled because the user pressed Interrupt.
 JobState = Literal["running", "paused", "done", "failed", "cancelled", "interrupted"]
@@ -119,8 +121,7 @@ RATE_WINDOW = 10.0
 SAMPLE_EVERY = 0.25
 
 
-@dataclass(slots=True)
-class Meter:
+class Meter(Record):
     """Measures items per second over the last RATE_WINDOW, from few samples however many reports come."""
 
     samples: deque[tuple[float, int]] = field(default_factory=deque)

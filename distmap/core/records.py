@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 
 from distmap.core.chunks import ItemTime
 from distmap.core.events import JobSpec, Outcome
@@ -17,6 +16,7 @@ from distmap.core.known_pace import KnownPace
 from distmap.core.limits import Limits
 from distmap.core.pace import ConsumerPace
 from distmap.core.progress import Meter
+from distmap.tasks._records import Record, field
 
 #: The job with the smallest key gets the next place: (-priority, no place is owed to it, served time, id).
 SchedulingKey = tuple[int, bool, float, int]
@@ -27,8 +27,7 @@ Span = tuple[int, int, int, int, "ChunkRecord"]
 SlotEntry = tuple[int, int, int, int, "SlotRecord"]
 
 
-@dataclass(slots=True, eq=False)
-class ChunkRecord:
+class ChunkRecord(Record):
     """Items that were read together. `open_items` counts those that still need the chunk's input."""
 
     id: int
@@ -45,8 +44,7 @@ class ChunkRecord:
     alone: dict[int, int] | None = None
 
 
-@dataclass(slots=True, eq=False)
-class WorkerRecord:
+class WorkerRecord(Record):
     """A worker that has not been lost."""
 
     id: int
@@ -72,8 +70,7 @@ class WorkerRecord:
         return f"worker {self.id}"
 
 
-@dataclass(slots=True, eq=False)
-class SlotRecord:
+class SlotRecord(Record):
     """A slot: one task process of a worker. `queue[0]` runs, the rest waits."""
 
     worker: WorkerRecord
@@ -110,8 +107,7 @@ class SlotRecord:
         )
 
 
-@dataclass(slots=True, eq=False)
-class LoneItem:
+class LoneItem(Record):
     """An item that has to run alone (see `alone.py`): it waits, or `attempt` runs it."""
 
     job: JobRecord
@@ -123,8 +119,7 @@ class LoneItem:
     attempt: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class TagGroup:
+class TagGroup(Record):
     """The slots whose workers have all tags of one set, and the jobs that ask for exactly that set.
 
     Of the workers some may be left out: then it is the group of the jobs whose code exactly these cannot run.
@@ -163,8 +158,7 @@ class TagGroup:
         return self.tags <= worker.tags and worker.id not in self.without
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(Record):
     """Items [lo, hi) of a chunk on one slot. Items below `next` are reported."""
 
     id: int
@@ -194,8 +188,7 @@ class Attempt:
         return f"attempt {self.id} (job {self.job.id}, chunk {self.chunk.id}, items {self.lo}:{self.hi})"
 
 
-@dataclass(slots=True, eq=False)
-class WorkerStats:
+class WorkerStats(Record):
     """Figures of what one worker did for one job."""
 
     name: str
@@ -209,8 +202,7 @@ class WorkerStats:
     item_time: ItemTime = field(default_factory=ItemTime)
 
 
-@dataclass(slots=True, eq=False)
-class JobRecord:
+class JobRecord(Record):
     """One map call. Counters of items: read >= settled >= delivered >= consumed."""
 
     id: int

@@ -10,11 +10,11 @@ Times of blocks are seconds since the job began.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from distmap.core import events as ev
 from distmap.core.limits import Limits
 from distmap.core.progress import ROWS, Block, BlockKind, Snapshot
+from distmap.tasks._records import Record, field
 
 #: Makes a NamedTuple at a third of the cost of calling its class.
 _new = tuple.__new__
@@ -42,8 +42,7 @@ def join_blocks(blocks: Iterable[Block], grain: float) -> list[Block]:
     return out
 
 
-@dataclass(slots=True)
-class Track:
+class Track(Record):
     """One row of a timeline. Blocks are entered as they end, each in constant time on average."""
 
     row: int
@@ -97,8 +96,7 @@ def tracks(slots: int, blocks: int) -> list[Track]:
     return [Track(row, blocks // rows) for row in range(rows)]
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Record):
     """An attempt on a slot."""
 
     attempt: int
@@ -110,8 +108,7 @@ class _Run:
     interrupted: bool = False
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Record):
     """The timeline of one job: the tracks of each worker."""
 
     began: float

@@ -6,10 +6,9 @@ delivered or discarded. Must not know engines or the scheduler. On the loop's th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from distmap.driver.jobs import JobEntry
 from distmap.driver.messages import ReportData
+from distmap.tasks._typing import NamedTuple
 
 
 class AttemptEntry(NamedTuple):

@@ -7,8 +7,8 @@ here and then by the workers. Must not know workers or engines; on the loop's th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.payload import Blob
 from distmap.tasks.surroundings import CallSurroundings
 

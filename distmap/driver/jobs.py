@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.progress import Snapshot
 from distmap.driver.messages import Finished, Incident, Input, JobMessage, Lost, Refusal, Room
+from distmap.tasks._records import Record, field
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Blob, Payload
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 MAX_INCIDENTS = 100
 
 
-@dataclass(slots=True)
-class ChunkEntry:
+class ChunkEntry(Record):
     """What the driver holds of a chunk that is not delivered yet."""
 
     #: Index of its first item.
@@ -65,8 +65,7 @@ def ignore(message: JobMessage) -> None:
 _NO_CODE = Code(b"", Payload(b""), ())
 
 
-@dataclass(slots=True)
-class JobEntry:
+class JobEntry(Record):
     """What the driver holds of a job.
 
     Args:

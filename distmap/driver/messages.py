@@ -6,12 +6,13 @@ the calling thread. A job gets any number of messages and then exactly one `Fini
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from distmap.core.events import JobSpec, Outcome
 from distmap.core.limits import LIMITS
 from distmap.core.progress import Device, LongItem, Snapshot
 from distmap.engine.base import Location, Parts, WorkerInfo
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Code
 from distmap.tasks.payload import Payload
 

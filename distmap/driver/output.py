@@ -16,8 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from distmap.tasks._typing import NamedTuple
 from distmap.views.base import TextSink, write_text
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
 
-from distmap.tasks._typing import Buffer
+from distmap.tasks._typing import Buffer, NamedTuple
 from distmap.tasks.capture import OutputCapture
 from distmap.tasks.library import Library
 from distmap.tasks.payload import Payload

@@ -8,10 +8,10 @@ loop thread and never block. Parts are opaque here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from distmap.slots.listener import SlotListener
-from distmap.tasks._typing import Buffer
+from distmap.tasks._typing import Buffer, NamedTuple
 from distmap.wire.messages import BlobKind, Task
 
 Parts = Sequence[Buffer]

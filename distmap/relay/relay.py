@@ -16,7 +16,7 @@ import socket
 import ssl
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from websockets.asyncio import server as library
 from websockets.asyncio.server import ServerConnection
@@ -27,6 +27,7 @@ from websockets.typing import Subprotocol
 from distmap.core.limits import LIMITS
 from distmap.core.relay_limits import RELAY
 from distmap.errors import ProtocolError
+from distmap.tasks._typing import NamedTuple
 from distmap.wire import relaying
 
 log = logging.getLogger("distmap.relay")

@@ -13,9 +13,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from distmap.core.limits import LIMITS
+from distmap.tasks._typing import NamedTuple
 
 #: A figure that the driver does not tell.
 UNKNOWN = -1.0

@@ -13,10 +13,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
 from distmap.slots.device_tools import TOOLS, DeviceUse, Found, Tool, ToolError
+from distmap.tasks._typing import NamedTuple
 
 log = logging.getLogger("distmap.slots")
 

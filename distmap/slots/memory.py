@@ -22,9 +22,9 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
+from distmap.tasks._typing import NamedTuple
 
 #: Bytes a second by which a process may grow between two looks: as fast as a core writes new pages.
 _FASTEST = 4e9

@@ -14,14 +14,14 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from distmap.slots.control import BLOCKS, STACK_SIGNAL, crash_log, log_size
 from distmap.slots.frames import Inbox, Outbox, SegmentRef, pack_frame
 from distmap.slots.memory import Usage
 from distmap.slots.spawn import start
 from distmap.slots.stacks import STATES, stack_of, state_of
-from distmap.tasks._typing import Buffer
+from distmap.tasks._typing import Buffer, NamedTuple
 from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping
 from distmap.wire import messages as msg
 from distmap.wire.codec import decode, encode

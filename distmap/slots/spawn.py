@@ -13,10 +13,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from distmap.core.limits import LIMITS
 from distmap.slots.control import anonymous_cells, blocks, clear
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.nesting import cores, nesting_environment
 
 #: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.

@@ -15,7 +15,9 @@ from dis import Bytecode, hasconst, hasjabs, hasjrel
 from hashlib import sha256
 from itertools import pairwise
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
+
+from distmap.tasks._typing import NamedTuple
 
 #: Gives the bytes that stand for a constant.
 Encode = Callable[[object], bytes]

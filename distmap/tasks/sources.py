@@ -15,8 +15,8 @@ import ast
 import builtins
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import NamedTuple
 
+from distmap.tasks._typing import NamedTuple
 from distmap.tasks.extras import Source
 from distmap.tasks.imports import absolute_import, never_true
 

@@ -13,9 +13,10 @@ import ssl
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distmap.errors import ConnectError
+from distmap.tasks._typing import NamedTuple
 from distmap.wire.handshake import sanitized
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ immutable snapshots and knows no pool, scheduler or worker.
 from __future__ import annotations
 
 import sys
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from distmap.core.progress import Snapshot
+from distmap.tasks._typing import NamedTuple
 
 #: Seconds: a shorter call draws nothing while it runs, as loops make thousands of such calls.
 QUICK = 0.5

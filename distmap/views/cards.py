@@ -7,9 +7,10 @@ live, a saved notebook keeps them. Rules for HTML that notebooks keep: `html.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from distmap.core.progress import JobState, Snapshot
+from distmap.tasks._typing import NamedTuple
 from distmap.views.base import Issue
 from distmap.views.html import (
     JOB_WORDS,

@@ -6,8 +6,8 @@ Owns the HTML of one check and of several. It is given texts; what a hop is, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from distmap.tasks._typing import NamedTuple
 from distmap.views.html import framed_html, row_html, table_html, text_html
 
 #: State of a hop -> the class of its dot, and that of its words, in the style sheet.

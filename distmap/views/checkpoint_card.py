@@ -5,8 +5,7 @@ Owns how a checkpoint looks; pure functions from numbers and words to strings, a
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from distmap.tasks._typing import NamedTuple
 from distmap.views.html import NO_NUMBER, framed_html, more_html, pill_html, row_html, table_html, text_html
 from distmap.views.words import counted, number, printable, size_words
 

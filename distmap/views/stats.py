@@ -7,9 +7,9 @@ or HTML.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from distmap.core.progress import JobState, Snapshot
+from distmap.tasks._typing import NamedTuple
 from distmap.views.base import QUICK, Issue
 
 #: Calls of each function that are kept to be looked at: the slowest ones, and the first ones that failed.

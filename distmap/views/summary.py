@@ -6,9 +6,9 @@ Owns how `FunctionStats` look; pure functions from numbers to strings, as in `ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from distmap.core.progress import Snapshot
+from distmap.tasks._typing import NamedTuple
 from distmap.views.base import QUICK
 from distmap.views.cards import issues_html
 from distmap.views.html import (
