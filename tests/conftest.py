@@ -9,6 +9,7 @@ import ast
 import atexit
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import tempfile
@@ -127,10 +128,19 @@ def _session_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def _token_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders with numbers: pytest's own look for the highest number among all that there are."""
+    base = tmp_path_factory.mktemp("tokens")
+    return (base / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def token_file(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def token_file(_token_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A token file of the test's own, so that no test reads or makes the user's."""
-    path = _make_token(tmp_path_factory.mktemp("token"))
+    folder = next(_token_folders)
+    folder.mkdir(mode=0o700)
+    path = _make_token(folder)
     monkeypatch.setenv("DISTMAP_TOKEN_FILE", str(path))
     monkeypatch.delenv("DISTMAP_TOKEN", raising=False)
     return path
@@ -145,63 +155,32 @@ def _session_tracker() -> None:
         resource_tracker.ensure_running()
 
 
-def _children() -> dict[object, str]:
-    found: dict[object, str] = {}
-    for pid in _pids_below(os.getpid()):
-        try:
-            child = psutil.Process(pid)
-            command = " ".join(child.cmdline())
-            # multiprocessing's tracker of named resources stays by design; we name none, but peers and libraries do.
-            if "multiprocessing.resource_tracker" not in command and "multiprocessing.forkserver" not in command:
-                found[pid] = f"{child.status()} {command[:200]}"
-        except psutil.NoSuchProcess:
-            continue
-        except psutil.ZombieProcess:
-            found[pid] = "zombie"
-    return found
-
-
-def _pids_below(pid: int) -> list[int]:
+def _pids_below(pid: int) -> set[object]:
     """All descendants of a process."""
     if not _LISTS_CHILDREN:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            for child in path.read_text().split():
-                found += (int(child), *_pids_below(int(child)))
+        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    found: set[object] = set()
+    with contextlib.suppress(OSError):  # ended meanwhile, like each of its threads
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as listed:
+                for child in map(int, listed.read().split()):
+                    found |= {child, *_pids_below(child)}
     return found
 
 
-def _descendants(mark: bytes) -> dict[int, str]:
-    """Processes with the test's mark in their environment: also those whose parent has died (Linux)."""
-    found: dict[int, str] = {}
-    if not sys.platform.startswith("linux"):
-        return found
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
-                marked = mark in environ.read()
-            if marked and int(pid) != os.getpid():
-                found[int(pid)] = (
-                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
-                )
-        except OSError:
-            continue  # ended meanwhile, or not ours
-    return found
+def _children() -> set[object]:
+    return _pids_below(os.getpid())
 
 
-def _threads() -> dict[object, str]:
+def _threads() -> set[object]:
     return {
-        thread.ident or 0: thread.name
-        for thread in threading.enumerate()
-        if not thread.name.startswith(_LASTING_THREADS)
+        (thread.ident, thread.name) for thread in threading.enumerate() if not thread.name.startswith(_LASTING_THREADS)
     }
 
 
-def _descriptors() -> dict[object, str]:
+def _descriptors() -> set[object]:
     """Sockets, pipes, memory files and event descriptors; files on disk are pytest's and the libraries' affair."""
-    found: dict[object, str] = {}
+    found: set[object] = set()
     if not sys.platform.startswith("linux"):
         return found
     for name in os.listdir("/proc/self/fd"):
@@ -210,15 +189,15 @@ def _descriptors() -> dict[object, str]:
         except OSError:
             continue  # the descriptor of the listing itself
         if target.startswith(("socket:", "pipe:", "anon_inode:", "/memfd:distmap", "/dev/shm/")):
-            found[int(name)] = target
+            found.add((int(name), target))  # a number is used again: what it leads to belongs to it
     return found
 
 
-def _files() -> dict[object, str]:
+def _files() -> set[object]:
     """Temporary files and shared segments with our name."""
     places = {tempfile.gettempdir(), "/dev/shm"}
     return {
-        os.path.join(place, name): ""
+        os.path.join(place, name)
         for place in places
         if os.path.isdir(place)
         for name in os.listdir(place)
@@ -226,12 +205,50 @@ def _files() -> dict[object, str]:
     }
 
 
-_LOOKS: dict[str, Callable[[], dict[object, str]]] = {
+_LOOKS: dict[str, Callable[[], set[object]]] = {
     "processes": _children,
     "threads": _threads,
     "descriptors": _descriptors,
     "files": _files,
 }
+
+
+def _described(pids: set[Any]) -> dict[int, str]:
+    """What the children are; without those that may stay, and those that have ended."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        try:
+            child = psutil.Process(pid)
+            command = " ".join(child.cmdline())
+            # multiprocessing's tracker of named resources stays by design; we name none, but peers and libraries do.
+            if "multiprocessing.resource_tracker" not in command and "multiprocessing.forkserver" not in command:
+                found[pid] = f"{child.status()} {command[:200]}"
+        except psutil.ZombieProcess:
+            found[pid] = "zombie"
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _all_pids() -> set[str]:
+    """Of the whole machine (Linux)."""
+    return set(filter(str.isdigit, os.listdir("/proc"))) if sys.platform.startswith("linux") else set()
+
+
+def _marked(mark: bytes, pids: set[str]) -> dict[int, str]:
+    """Those with the test's mark in their environment: also those whose parent has died."""
+    found: dict[int, str] = {}
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as environ:
+                marked = mark in environ.read()
+            if marked:
+                found[int(pid)] = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+                )
+        except OSError:
+            continue  # ended meanwhile, or not ours
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -252,25 +269,17 @@ def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     mark = f"DISTMAP_TEST={uuid.uuid4().hex}"
     monkeypatch.setenv(*mark.split("="))
     before = {name: look() for name, look in _LOOKS.items() if name not in exempt}
+    pids = _all_pids()
     yield
 
     def left() -> dict[str, object]:
-        found: dict[str, object] = {}
-        for name, old in before.items():
-            new = {key: words for key, words in _LOOKS[name]().items() if _identity(name, key, words) not in old}
-            if new:
-                found[name] = new
-        if "processes" not in exempt and (orphans := _descendants(mark.encode())):
-            found["processes with the test's environment"] = orphans
-        return found
+        found: dict[str, object] = {name: _LOOKS[name]() - old for name, old in before.items()}
+        if "processes" not in exempt:
+            found["processes"] = _described(found["processes"])  # type: ignore[arg-type]
+            found["processes with the test's environment"] = _marked(mark.encode(), _all_pids() - pids)
+        return {name: those for name, those in found.items() if those}
 
     # pytest itself drops the arguments only after this check, and a closed pool still holds its last results.
     request.node.funcargs.clear()
-    before = {name: {_identity(name, k, w) for k, w in old.items()} for name, old in before.items()}  # type: ignore[misc]
     still = settled(left)
     assert not still, f"the test left behind: {still}"
-
-
-def _identity(kind: str, key: object, words: str) -> object:
-    # A descriptor's number is used again: what it leads to belongs to it.
-    return (key, words) if kind == "descriptors" else key
