@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from distmap.core.limits import LIMITS
+from distmap.tasks import extras
 from distmap.tasks.extras import Extras, Lack, Source, differences, distributions, gather, lacking, survey
 
 
@@ -79,6 +81,39 @@ def test_versions_of_distributions() -> None:
     assert distributions(["numpy", "json", "sys", "no_such_module"]) == {"numpy": ("numpy", numpy.__version__)}
     pytest.importorskip("sklearn")
     assert distributions(["sklearn"])["sklearn"][0] == "scikit-learn"
+
+
+def test_modules_are_known_by_the_files_of_their_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no list of modules lies, the list of files tells; a folder that says nothing of itself hides no other."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = (
+        "many/__init__.py,,",
+        "many/data.txt,,",
+        "single.py,,",
+        "fast.cpython-311-x86_64-linux-gnu.so,,",
+        "../bin/x.py,,",
+    )
+    for name, record in {"dist_many-1.0": files, "aaa-2.0": files, "zzz-3.0": ("text/readme.txt,,",)}.items():
+        info = tmp_path / f"{name}.dist-info"
+        info.mkdir()
+        (info / "RECORD").write_text("\n".join(record))
+    (tmp_path / "dist_many-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: dist-many\nVersion: 1.0\n")
+    known = "dist-many", "1.0"
+    assert distributions(["many", "single", "fast", "text", "x"]) == {"many": known, "single": known, "fast": known}
+
+
+def test_modules_are_known_as_the_standard_library_knows_them() -> None:
+    """Every module that is installed here belongs to the distributions that importlib.metadata names for it."""
+    ours: dict[str, set[str]] = {}
+    for folder in sys.path:
+        for top, those in extras._read_folder(folder).items():
+            ours.setdefault(top, set()).update(distribution.name for distribution in those)
+    theirs = {
+        top: set(names)
+        for top, names in metadata.packages_distributions().items()
+        if top.isidentifier() and top != "__pycache__"
+    }
+    assert {top: ours.get(top) for top in theirs} == theirs
 
 
 def test_only_other_versions_are_told() -> None:
