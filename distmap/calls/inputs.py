@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
 from distmap.core.limits import LIMITS
 from distmap.driver.jobs import ReadItems
-from distmap.tasks.items import NUMBERS, SCALARS, dump_items, fixed_size
+from distmap.tasks.items import dump_items
+from distmap.tasks.payload import Payload
+from distmap.tasks.plain import NUMBERS, SCALARS, dump_numbers, fixed_size
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
@@ -56,12 +58,16 @@ class Sliced:
         if not self.plain or count > LIMITS.loop_read_items:
             return None
         items = self._data[self._at : self._at + count]
-        if type(items) is not range and not is_quick(items):
+        numbers = None if type(items) is range else dump_numbers(items)
+        if numbers is not None:
+            payload = Payload(numbers)
+        elif type(items) is range or is_quick(items):
+            payload, _ = dump_items(items)
+        else:
             self.plain = False  # the next ones will not be, either
             return None
-        (payload, blobs) = dump_items(items)
         self._at += len(items)
-        return ReadItems(payload, blobs, len(items), self._at >= len(self._data))
+        return ReadItems(payload, (), len(items), self._at >= len(self._data))
 
     def read(self, count: int, take: Take = list) -> tuple[Any, int, bool]:
         items = self._data[self._at : self._at + count]

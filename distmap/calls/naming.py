@@ -78,7 +78,7 @@ _MAKERS = (
 def name_of_item(payload: Payload, at: int) -> str:
     """Short repr of an item of a chunk; if it should not be unpickled in this process, what makes it and its size."""
     items = Items(payload.parts)
-    if items.whole is not None:  # numbers, texts or an array: nothing else travels so
+    if items.whole is not None:  # plain values or an array: nothing else travels so
         return shown(items.whole[at])
     try:
         return shown(items.load(at, _Harmless))

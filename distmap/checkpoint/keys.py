@@ -24,9 +24,9 @@ from distmap.checkpoint.schema import BY_PLACE, KEY
 from distmap.core.limits import LIMITS
 from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.fingerprint import fingerprint
-from distmap.tasks.items import SCALARS
 from distmap.tasks.modules import loaded, place
 from distmap.tasks.picklers import UNPICKLABLE, by_reference
+from distmap.tasks.plain import SCALARS
 
 #: Items of a call that are digested twice, to see whether their pickles can be relied on.
 _TRIALS = 3

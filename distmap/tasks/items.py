@@ -3,9 +3,9 @@
 Owns the layout of a chunk. One pair, `encode` and `Items`, serves items and results alike. Must not know tasks, slots
 or connections. Imported by task processes, so it stays light.
 
-A chunk is a *whole* (one pickle of a list, range or array) or *single* (a pickle per item, so that one bad item does
-not lose the others). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins. A folded result:
-b"f", then a head of one value, then its failures.
+A chunk is a *whole* (one pickle of a range, an array or plain values) or *single* (a pickle per item, so that one bad
+item does not lose the others). Single head: b"i", the pickles, the pickled table, 8 bytes: where it begins. A folded
+result: b"f", then a head of one value, then its failures.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from distmap.tasks.modules import loaded
 from distmap.tasks.payload import Blob, Payload
 from distmap.tasks.picklers import UNPICKLABLE, Definitions, loading
 from distmap.tasks.pickling import Writer, dump_small, dump_value
+from distmap.tasks.plain import NUMPY_NUMBERS, are_plain, dump_plain
 
-#: Types of which a whole chunk is one pickle: nothing of theirs can fail to pickle or unpickle.
-NUMBERS = frozenset({int, float, complex, bool, type(None)})
-SCALARS = NUMBERS | {str, bytes}
 #: Arrays below this size travel stacked. Each is then a view of the chunk's memory, which lives as long as one of them.
 _STACKED = 4 << 10
 #: The largest number of values of a chunk that are searched for the part that does not pickle.
@@ -33,10 +31,6 @@ _MOST_SEARCHED = 8
 _STACKABLE = "?biufcSUmM"
 _C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
 _LAYOUT = _C_CONTIGUOUS | _WRITEABLE
-#: NumPy's numbers that an array of their own type keeps as they are. A time has its unit, a subclass its type beside.
-_NUMBERS = frozenset(
-    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
-)
 
 
 class Folded(NamedTuple):
@@ -75,8 +69,13 @@ def encode(
 
 
 def _encode_whole(values: Any, needs: Dependencies, what: str) -> Payload | None:
-    if type(values) is range or (type(values) in (list, tuple) and _is_plain(values)):
-        return Payload(_pickle.dumps(values, 5))
+    plain = None
+    if type(values) is range:
+        plain = _pickle.dumps(values, 5)
+    elif type(values) is list or type(values) is tuple:
+        plain = dump_plain(values)
+    if plain is not None:
+        return Payload(plain)
     array = _as_array(values)
     return None if array is None else dump_value(array, needs, what=what)
 
@@ -97,35 +96,6 @@ def _copies(values: Iterator[Any]) -> tuple[list[Any], Iterator[Any] | None]:
 
 class _DefinitionsFailed(Exception):
     """The classes of a chunk do not pickle; each item is to fail, or not, by itself."""
-
-
-def _is_plain(values: Sequence[object]) -> bool:
-    kinds = set(map(type, values))
-    if tuple in kinds:
-        kinds.discard(tuple)
-        nested: Iterable[Any] = [value for value in values if type(value) is tuple] if kinds else values
-        kinds.update(map(type, chain.from_iterable(nested)))
-    return kinds <= SCALARS
-
-
-def fixed_size(value: Any) -> int | None:
-    """The length of the text and bytes in what nothing can change any more; None if something can.
-
-    That is: a plain value, a tuple of them, or a number of NumPy's.
-    """
-    kind = type(value)
-    if kind is str or kind is bytes:
-        return len(value)
-    if kind is tuple:
-        size = 0
-        for part in value:  # `all` would cost twice as much
-            if type(part) in NUMBERS:
-                continue
-            if type(part) is not str and type(part) is not bytes:
-                return None
-            size += len(part)
-        return size
-    return 0 if kind in NUMBERS or (kind.__module__ == "numpy" and kind.__name__ in _NUMBERS) else None
 
 
 def _as_array(values: Any) -> Any:
@@ -155,7 +125,7 @@ def _as_array(values: Any) -> Any:
         whole = numpy.stack(values, out=numpy.empty((len(values), *shape), dtype))
         whole.flags.writeable = first.flags.writeable
         return whole
-    if kind.__module__ == "numpy" and kind.__name__ in _NUMBERS and issubclass(kind, numpy.generic):
+    if kind.__module__ == "numpy" and kind.__name__ in NUMPY_NUMBERS and issubclass(kind, numpy.generic):
         return numpy.array(values, kind)
     return None
 
@@ -227,16 +197,17 @@ def _encode_singly(
 class Items:
     """An opened chunk: `whole` is a sequence of its items, or None, and then `load(i)` gives one of them."""
 
-    __slots__ = ("_buffers", "_definitions", "_used", "_view", "count", "ends", "whole")
+    __slots__ = ("_again", "_buffers", "_definitions", "_used", "_view", "count", "ends", "whole")
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
-        view = memoryview(parts[0])
+        self._view = view = memoryview(parts[0])
+        self._buffers = parts[1:]
         self.whole: Any = None
+        self._again: Any = None
         if view[0] != ord("i"):
-            self.whole = _pickle.loads(view, buffers=parts[1:])
+            self.whole = _pickle.loads(view, buffers=self._buffers)
             self.count = len(self.whole)
             return
-        self._view, self._buffers = view, parts[1:]
         start = int.from_bytes(view[-8:], "little")
         self.count, self.ends, self._used = _pickle.loads(view[start:-8])
         self._definitions: Any = None
@@ -254,6 +225,14 @@ class Items:
         from io import BytesIO
 
         return unpickler(BytesIO(self.pickled(at)), buffers=self.buffers_of(at)).load()
+
+    def load_again(self, at: int) -> Any:
+        """Item `at` as it arrived, whatever was done to it since (but to an array)."""
+        if self.whole is None:
+            return self.load(at)
+        if self._again is None:
+            self._again = _pickle.loads(self._view, buffers=self._buffers)
+        return self._again[at]
 
     def _load(self, at: int) -> Any:
         return _pickle.loads(self.pickled(at), buffers=self.buffers_of(at))
@@ -303,7 +282,7 @@ def dump_item(item: Any) -> DumpedItem:
     Large arrays are copied: who pushed it goes on, and may change them before they are sent.
     """
     args, kwargs = item
-    if not kwargs and _is_plain(args):
+    if not kwargs and are_plain(args):
         return DumpedItem(_pickle.dumps(item, 5))
     return _dump_one(item, ("", ""), lambda: show_call(args, kwargs))
 

@@ -183,9 +183,8 @@ class AttemptRun:
 
     def _item_at(self, at: int) -> str:
         """An item that was run a while ago: it is opened again."""
-        items = self.items
         try:
-            return self._shown(items.load(at) if items.whole is None else items.whole[at])
+            return self._shown(self.items.load_again(at))
         except BaseException as exc:
             self._unless_interrupted(exc)
             return f"it does not unpickle a second time: {type(exc).__name__}"

@@ -85,6 +85,16 @@ def test_other_items_are_a_pickle_each(items: Any) -> None:
     assert opened.load(len(items) - 1) == items[-1]
 
 
+def test_records_are_one_pickle_and_are_opened_again() -> None:
+    """A chunk of records is one pickle; what was done to an item does not show in what is opened again."""
+    records = [{"a": 1, "b": "x"}, {"a": 2}]
+    opened = chunk(records)
+    assert opened.whole == records
+    del opened.whole[0]["a"]
+    assert [opened.load_again(at) for at in range(2)] == records
+    assert chunk([{"a": [1]}]).load_again(0) == {"a": [1]}
+
+
 @pytest.mark.parametrize(
     "array",
     [
