@@ -40,7 +40,8 @@ class PoolExecutor(concurrent.futures.Executor):
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
         self._lock = threading.Lock()
-        self._futures: set[concurrent.futures.Future[Any]] = set()
+        #: The pool keeps those that are not done.
+        self._futures: weakref.WeakSet[concurrent.futures.Future[Any]] = weakref.WeakSet()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._down = False
 
@@ -55,7 +56,6 @@ class PoolExecutor(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             future = self._pool.submit(fn, *args, **kwargs)
             self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
         return future
 
     def map(

@@ -11,10 +11,11 @@ import concurrent.futures
 import contextvars
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 from distmap.calls.awaiting import await_interruptible
 from distmap.calls.checks import WAIT, checked
+from distmap.calls.lazy_future import LazyFuture
 from distmap.calls.results import results_of
 from distmap.calls.traces import gate
 from distmap.driver.messages import Landed
@@ -64,24 +65,32 @@ class RawResult:
         return self._found
 
 
+class Push(Protocol):
+    """Who sends submitted items."""
+
+    @property
+    def router(self) -> OutputRouter:
+        """Writes what they print."""
+
+    def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:
+        """Call a callback of the future, where it may take its time."""
+
+    def hurry(self) -> None:
+        """Somebody waits for one of them."""
+
+
 class Submission:
     """A submitted item on its way, and what is done when its future is resolved.
 
     Made in the thread that submits; afterwards `future` and `item` are the loop's. Any thread may set `hooked`.
     """
 
-    __slots__ = ("before", "call_back", "context", "future", "hooked", "item", "keep", "router")
+    __slots__ = ("before", "context", "future", "hooked", "item", "keep", "push")
 
     def __init__(
-        self,
-        item: DumpedItem,
-        call_back: Callable[[Callable[[Any], object], Submission, Any], object],
-        before: Callable[[Any, BaseException | None], object] | None,
-        keep: object,
+        self, item: DumpedItem, before: Callable[[Any, BaseException | None], object] | None, keep: object
     ) -> None:
         self.item: DumpedItem | None = item
-        #: Called with (function, submission, future) for a callback of the future.
-        self.call_back = call_back
         #: Called with (value, error) before anybody who waits is told.
         self.before = before
         #: The future is to be resolved in the thread that may run user code, not on the loop.
@@ -90,7 +99,8 @@ class Submission:
         self.keep: object = keep
         #: Of the cell that submitted it: what it prints belongs there.
         self.context = contextvars.copy_context()
-        self.router: OutputRouter | None = None
+        #: Set before anybody has the future.
+        self.push: Push
         #: None once it is resolved: future and submission refer to each other until then.
         self.future: TaskFuture | None = TaskFuture(self)
 
@@ -98,9 +108,9 @@ class Submission:
         """Its item is to be run; False if nobody waits for it any more: it was cancelled, or its owner resolved it."""
         future = self.future
         try:
-            wanted = future is not None and (not future.done() or future.cancelled())
-            if future is not None and wanted and future.set_running_or_notify_cancel():
-                return True
+            if future is not None and (not future.done() or future.cancelled()):
+                if future.set_running_or_notify_cancel():
+                    return True
         except RuntimeError:  # it was resolved just now
             pass
         self.let_go()
@@ -111,16 +121,22 @@ class Submission:
         self.keep = self.future = self.item = None
 
 
-class TaskFuture(concurrent.futures.Future[Any]):
+class TaskFuture(LazyFuture):
     """What `pool.submit` and `pool.apply_async` return: a `concurrent.futures.Future`.
 
     It also has the methods of `multiprocessing.pool.AsyncResult` (get, wait, ready, successful) and can be awaited.
     A future that runs cannot be cancelled, as in `concurrent.futures`.
     """
 
+    __slots__ = ("_submission",)
+
     def __init__(self, submission: Submission) -> None:
         super().__init__()
         self._submission = submission
+
+    def needed(self) -> None:
+        """See LazyFuture."""
+        self._submission.push.hurry()
 
     @gate
     def result(self, timeout: float | None = None) -> Any:
@@ -137,8 +153,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             error = raised
         finally:
             # What it printed came before its result.
-            if (router := self._submission.router) is not None and self.done():
-                self._submission.router = None
+            if (router := self._submission.push.router).waiting and self.done():
                 router.show()
         if error is not None:
             throw(error)
@@ -158,7 +173,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """Call `fn(future)` when it is done, in a thread of the pool; at once if it is done already."""
         submission = self._submission
         submission.hooked = True
-        super().add_done_callback(lambda future: submission.call_back(fn, submission, future))
+        super().add_done_callback(lambda future: submission.push.call_back(fn, submission, future))
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        """Whether it is done, whether it was cancelled, result, exception: what asyncio asks for since Python 3.14."""
+        if not self.done() or self.cancelled():
+            return self.done(), self.cancelled(), None, None
+        error = self.exception(0)
+        return True, False, None if error is not None else self.result(0), error
 
     def get(self, timeout: float | None = None) -> Any:
         """As `result`; raises `multiprocessing.TimeoutError` when it takes longer."""

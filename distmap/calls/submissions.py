@@ -59,7 +59,7 @@ class Submissions:
         *,
         keep: object = None,
     ) -> TaskFuture:
-        submission = Submission(dump_item((args, kwargs)), self.call_back, before, keep)
+        submission = Submission(dump_item((args, kwargs)), before, keep)
         future = submission.future
         assert future is not None
         with self.lock:
@@ -82,17 +82,6 @@ class Submissions:
     def settle(self, submission: Submission, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
         self.aside(_resolve, submission, outcome)
-
-    def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:
-        """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
-
-        def call() -> None:
-            call_showing_errors(fn, future, what="add_done_callback of a future", context=submission.context)
-
-        if self._context.portal.inside():
-            self.aside(call)
-        else:
-            call()
 
     def aside(self, function: Callable[..., object], *args: Any) -> None:
         """Call what may block in that thread, after what it was given before."""
@@ -208,15 +197,17 @@ class _PushedJob(JobReader):
         self._context = context
         self._pending: deque[Submission] = deque()
         self._chunks: dict[int, list[Submission | None]] = {}
-        self._armed = False
+        #: An announcement will come anyway; it is asked for by who waits; the timer of the one that follows another.
+        self._armed = self._hurried = False
+        self._again: asyncio.TimerHandle | None = None
         #: Items, and their bytes, that were submitted, and those of them that the driver was told of.
         self._given = self._given_bytes = self._told = self._told_bytes = 0
         self._done = 0
         self.closed = False
         self._linger: asyncio.TimerHandle | None = None
         spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
-        self._router = OutputRouter(context=self._context_of)
-        self._entry = JobEntry(spec, code, self.handle, id=context.driver.new_id(), router=self._router)
+        self.router = OutputRouter(context=self._context_of)
+        self._entry = JobEntry(spec, code, self.handle, id=context.driver.new_id(), router=self.router)
         context.portal.call(context.driver.open, self._entry)
 
     def take(self, submission: Submission) -> bool:
@@ -224,7 +215,7 @@ class _PushedJob(JobReader):
         if self.closed:
             return False
         assert submission.item is not None
-        submission.router = self._router
+        submission.push = self
         self._given_bytes += submission.item.nbytes
         self._pending.append(submission)
         self._given += 1
@@ -233,19 +224,27 @@ class _PushedJob(JobReader):
             self._context.portal.call(self._announce)
         return True
 
+    def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:
+        """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
+
+        def call() -> None:
+            call_showing_errors(fn, future, what="add_done_callback of a future", context=submission.context)
+
+        if self._context.portal.inside():
+            self._owner.aside(call)
+        else:
+            call()
+
     @property
     def outstanding(self) -> int:
         """Items that are not done."""
         return self._given - self._done
 
-    def _announce(self) -> None:
-        with self._owner.lock:
-            self._armed = False
-            given, nbytes = self._given, self._given_bytes
-        new, new_bytes = given - self._told, nbytes - self._told_bytes
-        if new:
-            self._told, self._told_bytes = given, nbytes
-            self._context.driver.notify(ItemsAdded(self._entry.id, new, new_bytes))
+    def hurry(self) -> None:
+        """Somebody waits for an item: announce it now, if it was not yet. From any thread."""
+        if self._given > self._told and not self._hurried:
+            self._hurried = True
+            self._context.portal.call(self._announce)
 
     # --- on the loop ------------------------------------------------------------------------------------------------
 
@@ -254,6 +253,23 @@ class _PushedJob(JobReader):
         super().handle(message)
         if self.outstanding == 0 and self._linger is None and not self.closed:
             self._linger = self._context.portal.loop.call_later(LIMITS.submit_linger, self.rest)
+
+    def _announce(self) -> None:
+        """Tell the driver what was submitted. What is submitted soon after it is told together, by the same timer."""
+        self._hurried = False  # clear first, then look, so that nobody hurries in vain
+        with self._owner.lock:
+            given, nbytes = self._given, self._given_bytes
+            new, new_bytes = given - self._told, nbytes - self._told_bytes
+            self._armed = new > 0 or self._again is not None
+        if new:
+            self._told, self._told_bytes = given, nbytes
+            self._context.driver.notify(ItemsAdded(self._entry.id, new, new_bytes))
+            if self._again is None:
+                self._again = self._context.portal.loop.call_later(LIMITS.submit_together, self._look_again)
+
+    def _look_again(self) -> None:
+        self._again = None
+        self._announce()
 
     def read(self, message: ReadRequest) -> None:
         """Make the chunk of what was submitted first, and tell the driver before this returns."""
@@ -292,7 +308,7 @@ class _PushedJob(JobReader):
 
     def printed(self) -> None:
         """Write the output, in the thread of callbacks."""
-        self._owner.aside(self._router.show)
+        self._owner.aside(self.router.show)
 
     def _give(self, chunk: int, submissions: list[Submission | None], at: int, outcome: Any) -> None:
         submission, submissions[at] = submissions[at], None
@@ -338,11 +354,12 @@ class _PushedJob(JobReader):
         self._owner.forget(self)
         if self._entry.notices or message.refusals:
             self._owner.aside(_tell, self._entry, message)
-        if self._router.has_unreported or self._router.waiting:
-            self._owner.aside(lambda: self._router.show(last=True))
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        if self.router.has_unreported or self.router.waiting:
+            self._owner.aside(lambda: self.router.show(last=True))
+        for timer in (self._linger, self._again):
+            if timer is not None:
+                timer.cancel()
+        self._linger = self._again = None
         left = [submission for chunk in self._chunks.values() for submission in chunk if submission is not None]
         left += [submission for submission in self._pending if submission.begin()]
         self._chunks.clear()

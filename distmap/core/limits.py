@@ -176,6 +176,10 @@ class Limits(NamedTuple):
     look_wait: float = 0.5
     #: Seconds after which workers forget a function that is not submitted any more.
     submit_linger: float = 2.0
+    #: Seconds in which submits that follow one that was sent wait for each other, if nobody waits for their results.
+    submit_together: float = 0.002
+    #: Seconds after a look at the files of a submitted function in which they are not looked at again.
+    stamp_seconds: float = 0.020
     #: Seconds that `Pool()` waits for the workers that it dials.
     dial_wait: float = 2.0
     #: Seconds that `terminate()` waits. Engines take less, unless an item runs inline; then the loop ends after it.

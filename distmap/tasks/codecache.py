@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
+from distmap.core.limits import LIMITS
 from distmap.tasks._typing import Any
 from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.bundling import imported, stamps, unchanged
@@ -35,7 +36,7 @@ class _Mutable(Exception):
 class _Checked:
     """Code, and everything that must still be as it was when it was made."""
 
-    __slots__ = ("cells", "code", "files", "functions", "mappings")
+    __slots__ = ("_looked", "cells", "code", "files", "functions", "mappings")
 
     def __init__(self) -> None:
         self.code: Code
@@ -43,6 +44,8 @@ class _Checked:
         self.mappings: list[tuple[dict[str, Any], str, object]] = []
         self.cells: list[tuple[CellType, object]] = []
         self.files: list[tuple[str | None, object]] = []
+        #: Until when the files count as unchanged, and the cell of the notebook in which they were looked at.
+        self._looked: tuple[float, object] = (0.0, None)
 
     def holds(self) -> bool:
         try:
@@ -62,7 +65,15 @@ class _Checked:
                     return False
         except ValueError:  # a cell became empty
             return False
-        return not self.files or unchanged(self.files)
+        return not self.files or self._files_hold()
+
+    def _files_hold(self) -> bool:
+        now, cell = monotonic(), _cell()
+        until, looked_in = self._looked
+        if now < until and cell == looked_in:
+            return True
+        self._looked = now + LIMITS.stamp_seconds, cell
+        return unchanged(self.files)
 
     def note(self, value: object) -> None:
         """Record what this value reaches; raises _Mutable if a change in it would go unseen."""
@@ -114,8 +125,20 @@ class _Checked:
         self.mappings.append((namespace, first, namespace.get(first, _MISSING)))
 
 
+def _cell() -> object:
+    """What changes from cell to cell of a notebook: between two of them autoreload takes up edited files."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "execution_count", None)
+
+
 class CodeCache:
     """Gives the Code of functions; the last one again while nothing that the function reaches by name has changed.
+
+    Files of local modules are looked at once in `LIMITS.stamp_seconds`: a look lets other threads go on first, which
+    costs each of many submits more than all the rest. Nobody runs an older function for it. A module that is imported
+    again is another one at once; and autoreload, which changes functions in place, does so between two cells, after
+    which the files are looked at. Only a data file of a package, which workers elsewhere are sent, is sent as it was if
+    it is edited and needed again within this time.
 
     A function that reaches anything changeable (a list, an array, an instance, a class of the notebook) is pickled each
     time, and its arrays are read: only so is a change in place seen. The digest tells whether it is still the same.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import multiprocessing
 import threading
@@ -102,6 +103,22 @@ def test_a_future_can_be_awaited(pool):
         return await pool.submit(pow, 2, 3)
 
     assert asyncio.run(cell()) == 8
+
+
+def test_asyncio_takes_the_value_of_one_that_is_done(pool):
+    """It is unpickled for it, whichever way a version of Python looks."""
+    future, failed = pool.submit(abs, -1), pool.submit(int, "x")
+    concurrent.futures.wait([future, failed], 10)
+
+    async def main():
+        with pytest.raises(ValueError, match="invalid literal"):
+            await asyncio.wrap_future(failed)
+        return await asyncio.wrap_future(future)
+
+    assert asyncio.run(main()) == 1
+    assert future._get_snapshot() == (True, False, 1, None)
+    assert failed._get_snapshot()[:3] == (True, False, None)
+    assert isinstance(failed._get_snapshot()[3], ValueError)
 
 
 def test_a_callback_of_a_future_that_is_done_is_called_at_once(pool):

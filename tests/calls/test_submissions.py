@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import operator
 import threading
 import time
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from distmap import JobCancelled, Pool, PoolClosed
+from distmap.calls import submissions
+from distmap.core.limits import LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,29 @@ def test_many_submits_become_few_chunks(pool):
     """Items that wait for the same function are sent together."""
     futures = [pool.submit(pow, n, 2) for n in range(5000)]
     assert [future.result(30) for future in futures] == [n * n for n in range(5000)]
+
+
+def announcements(pool, since):
+    """How often the scheduler was told of submitted items."""
+    return [type(what).__name__ for when, what, _ in pool.trace() if when > since].count("ItemsAdded")
+
+
+def test_submits_that_follow_each_other_are_told_together(pool, monkeypatch):
+    """The first one at once; the others after a while, or as soon as anybody waits for one of them."""
+    monkeypatch.setattr(submissions, "LIMITS", LIMITS._replace(submit_together=3600.0))
+    pool.submit(operator.neg, 0).result(10)  # from now on the next look would be in an hour
+    before = pool.trace()[-1][0]
+    futures = [pool.submit(operator.neg, n) for n in range(50)]
+    assert concurrent.futures.wait(futures[-1:], 10).done
+    assert [future.result(10) for future in futures] == [-n for n in range(50)]
+    assert announcements(pool, before) == 1
+
+
+def test_submits_that_nobody_waits_for_run_soon(pool, until):
+    """What was held back for a moment is sent though nobody asks for it."""
+    futures = [pool.submit(operator.inv, n) for n in range(50)]
+    until(lambda: all(future.done() for future in futures))
+    assert all(future._made is None for future in futures)
 
 
 def test_a_captured_array_is_sent_once(pool):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distmap.core.limits import LIMITS
 from distmap.tasks import codecache
 from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.codecache import CodeCache
@@ -165,3 +166,45 @@ def test_a_hit_is_cheap() -> None:
     cache.get(cell["f"])
     best = min(timeit.repeat(lambda: cache.get(cell["f"]), number=1000, repeat=5)) / 1000
     assert best < 10e-6
+
+
+def test_files_are_looked_at_once_for_many_submits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each; again in the next cell of a notebook, and after a while: then an edit that took effect is seen."""
+    (tmp_path / "looked_at.py").write_text("def f(x):\n    return x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    shell = types.SimpleNamespace(execution_count=1)
+    notebook_like = types.ModuleType("IPython")
+    notebook_like.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", notebook_like)
+    looks: list[int] = []
+    holds = codecache.unchanged
+    monkeypatch.setattr(codecache, "unchanged", lambda files: looks.append(len(files)) or holds(files))
+    monkeypatch.setattr(codecache, "LIMITS", LIMITS._replace(stamp_seconds=60.0))
+    module = importlib.import_module("looked_at")
+    try:
+        cache = CodeCache()
+        first = cache.get(module.f)
+        assert [cache.get(module.f) for _ in range(100)] == [first] * 100
+        assert looks == [1]
+
+        def autoreloaded(text: str) -> None:
+            (tmp_path / "looked_at.py").write_text(text)
+            module.f.__code__ = notebook(text)["f"].__code__
+
+        autoreloaded("def f(x):\n    return 2 * x\n")
+        shell.execution_count = 2
+        second = cache.get(module.f)
+        assert second.digest != first.digest
+        autoreloaded("def f(x):\n    return 300 * x\n")
+        monkeypatch.setattr(codecache, "LIMITS", LIMITS._replace(stamp_seconds=0.0))
+        cache.get(module.f)
+        assert cache.get(module.f).digest not in (first.digest, second.digest)
+        monkeypatch.setattr(codecache, "LIMITS", LIMITS._replace(stamp_seconds=60.0))
+        third = cache.get(module.f)
+        (tmp_path / "looked_at.py").write_text("def f(x):\n    return 4000 * x\n")
+        assert cache.get(module.f) is third
+        importlib.reload(module)
+        assert cache.get(module.f).digest != third.digest
+    finally:
+        del sys.modules["looked_at"]
