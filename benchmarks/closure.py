@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import OURS, WORKERS, Report, interleave, joblib_or_none, options, private_bytes, ratio, standard_pools
+from common import OURS, WORKERS, Report, interleave, options, ratio
+from machine import private_bytes
+from peers import dask_or_none, joblib_or_none, ray_or_none, standard_pools
 
 import distmap
 
@@ -68,12 +70,20 @@ def main() -> None:
             ),
         }
         if joblib is not None:
-            parallel = joblib.Parallel(n_jobs=WORKERS)
             contenders["joblib"] = rounds(
-                fresh, lambda data, n: parallel(joblib.delayed(window)(data, i) for i in range(n)), items
+                fresh, lambda data, n: joblib.parallel(joblib.delayed(window)(data, i) for i in range(n)), items
             )
-        name = f"{items:,} items over a captured array of {size * 8 / 1e6:.0f} MB"
-        medians = report.case(name, interleave(contenders, args.rounds, limits={"mp.Pool, partial": 2}))
+        got = interleave(contenders, args.rounds, limits={"mp.Pool, partial": 2})
+        if not args.quick:  # after the others: they use processor time when idle too
+            with ray_or_none() as ray:
+                if ray is not None:
+                    run = rounds(fresh, lambda data, n: ray.over(window, ray.put(data), list(range(n))), items)
+                    got |= interleave({"Ray, put": run}, 3)
+            with dask_or_none() as dask:
+                if dask is not None:
+                    run = rounds(fresh, lambda data, n: dask.over(window, dask.put(data), list(range(n))), items)
+                    got |= interleave({"Dask, scatter": run}, 3)
+        medians = report.case(f"{items:,} items over a captured array of {size * 8 / 1e6:.0f} MB", got)
         report.target("/ joblib with memory mapping", ratio(medians, "joblib"), 1.0)
 
         data = fresh()

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import OURS, Report, interleave, options, ratio
+from common import LIMIT, OURS, Report, interleave, options, ratio
 
 BODIES = {
     OURS: """
@@ -33,6 +33,12 @@ if __name__ == "__main__":
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
         print(pool.submit({fn}, 12).result(), flush=True)
 """,
+    "mp.Pool fork": """
+import multiprocessing
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        print(pool.apply({fn}, (12,)), flush=True)
+""",
     "mp.Pool forkserver": """
 import multiprocessing
 if __name__ == "__main__":
@@ -43,6 +49,16 @@ if __name__ == "__main__":
 import joblib
 if __name__ == "__main__":
     print(joblib.Parallel(n_jobs=2)([joblib.delayed({fn})(12)])[0], flush=True)
+""",
+    LIMIT + "two bare interpreters and a pipe": """
+import os, sys
+if __name__ == "__main__":
+    near, far = os.pipe()
+    for _ in range(2):
+        command = [sys.executable, "-c", "import os; os.write(1, b'{expected} ')"]
+        os.posix_spawn(sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, far, 1)])
+    print(os.read(near, 100).decode().split()[0], flush=True)
+    os.wait(), os.wait()
 """,
 }
 KERNEL = """
@@ -85,9 +101,10 @@ def main() -> None:
             for who, body in BODIES.items():
                 script = Path(folder) / f"{len(case)}-{fn}-{who.replace(' ', '-')}.py"
                 # Nothing but text is formatted: the bodies hold no other braces.
-                script.write_text(head + body.format(fn=fn))
+                script.write_text(head + body.format(fn=fn, expected=expected))
                 contenders[who] = lambda script=script, expected=expected: first_result(script, expected)
-            medians = report.case(f"process start to first result, {case}", interleave(contenders, args.rounds))
+            got = interleave(contenders, args.rounds, limits={"joblib": 3, "mp.Pool forkserver": 5})
+            medians = report.case(f"process start to first result, {case}", got)
             report.target(f"{case}: / ProcessPoolExecutor spawn", ratio(medians, "ProcessPoolExecutor spawn"), 1.0)
             report.target(f"{case}: / mp.Pool spawn (aim)", ratio(medians, "mp.Pool spawn"), 1.3)
     report.finish()

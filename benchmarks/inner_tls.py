@@ -8,19 +8,19 @@ way; what that costs is nginx's and not a target.
 from __future__ import annotations
 
 import contextlib
+import operator
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import Report, interleave, loopback_workers, options, ratio, timed
-from remote import certificate
+from common import Report, each, interleave, options, ratio, timed
+from limits import certificate
+from peers import loopback_workers
 
 import distmap
 
@@ -36,21 +36,6 @@ def halved(array: np.ndarray) -> np.ndarray:
 
 def same(x: int) -> int:
     return x
-
-
-def calls(pool: distmap.Pool, count: int) -> Callable[[], float]:
-    """A round: the median of so many calls, one after the other."""
-
-    def run() -> float:
-        times = []
-        for x in range(count):
-            began = time.perf_counter()
-            if pool.submit(same, x).result() != x:
-                raise RuntimeError("wrong result")
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    return run
 
 
 @contextlib.contextmanager
@@ -109,7 +94,10 @@ def main() -> None:
         }
         medians = report.case(f"{count} x {size * 8 / 1e6:.0f} MB there and back", interleave(bulk, args.rounds))
         report.target("bulk: inside the messages / direct", ratio(medians, DIRECT, INSIDE), 2.0)
-        single = {name: calls(pool, 50 if args.quick else 300) for name, pool in pools.items()}
+        single = {
+            name: each(lambda x, pool=pool: pool.submit(same, x).result(), 50 if args.quick else 300, operator.eq)
+            for name, pool in pools.items()
+        }
         medians = report.case("one call and its result", interleave(single, args.rounds))
         report.target("one call: inside the messages / direct", ratio(medians, DIRECT, INSIDE), 1.5)
     report.finish()

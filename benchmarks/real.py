@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from common import OURS, WORKERS, Report, interleave, joblib_or_none, options, standard_pools, timed
+from common import OURS, WORKERS, Report, interleave, options, timed
+from peers import joblib_or_none, standard_pools
 
 import distmap
 
@@ -70,20 +71,17 @@ def main() -> None:
     args = options(__doc__ or "", rounds=7, quick_rounds=2)
     report = Report("real", args)
     joblib = joblib_or_none()
-    parallel = joblib.Parallel(n_jobs=WORKERS) if joblib else None
     with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, executor):
         for name, (fn, full, small) in WORK.items():
             items = small if args.quick else full
             contenders = {
                 "serial": lambda name=name, items=items: serial(name, items),
-                OURS: timed(lambda fn=fn, items=items: ours.map(fn, range(items))),
-                "mp.Pool": timed(lambda fn=fn, items=items: pool.map(fn, range(items))),
-                "ProcessPoolExecutor": timed(lambda fn=fn, items=items: list(executor.map(fn, range(items)))),
+                OURS: timed(lambda fn=fn, items=items: ours.map(fn, list(range(items)))),
+                "mp.Pool": timed(lambda fn=fn, items=items: pool.map(fn, list(range(items)))),
+                "ProcessPoolExecutor": timed(lambda fn=fn, items=items: list(executor.map(fn, list(range(items))))),
             }
             if joblib is not None:
-                contenders["joblib"] = timed(
-                    lambda fn=fn, items=items: parallel(joblib.delayed(fn)(item) for item in range(items))
-                )
+                contenders["joblib"] = timed(lambda fn=fn, items=items: joblib.map(fn, list(range(items))))
             medians = report.case(f"{items} {name}", interleave(contenders, args.rounds))
             for who, median in medians.items():
                 if who != "serial":

@@ -1,4 +1,7 @@
-"""Run every benchmark and write one table of targets: `python benchmarks/run_all.py --quick`."""
+"""Run the benchmarks and write a table of targets: `python benchmarks/run_all.py --quick`.
+
+A run that was ended goes on with `--resume`: scripts whose results are in the folder are not run again.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +9,81 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    "import_cost", "cold", "tiny", "latency", "many", "skew", "closure", "arrays", "real", "stream", "remote",
-    "inner_tls", "checkpoint", "outage", "scheduler", "panel", "cards",
+    "cold", "latency", "small", "tiny", "dispatch", "slots", "many", "cpu", "skew", "stream", "payloads", "real",
+    "arrays", "closure", "remote", "scheduler", "import_cost", "inner_tls", "checkpoint", "outage", "panel", "cards",
 )  # fmt: skip
+#: Seconds that a script may take.
+LONGEST = 300
 
 
 def row(script: str, target: dict[str, object]) -> str:
     value = target["value"]
     figure = "-" if value is None else f"{value:.3g}"
-    met = "yes" if target["met"] else "**no**"
-    return f"| {script} | {target['text']} | {figure} | {target['sign']} {target['limit']:g} | {met} |"
+    verdict = target["verdict"]
+    return (
+        f"| {script} | {target['text']} | {figure} | {target['sign']} {target['limit']:g} | "
+        f"{f'**{verdict}**' if verdict == 'NOT MET' else verdict} |"
+    )
 
 
-def summary(folder: Path, failed: list[str]) -> str:
+def summary(results: dict[str, dict], failed: list[str]) -> str:
     """A table of all targets, and the notes of every script, as Markdown."""
-    lines = ["| script | figure | measured | target | met |", "|---|---|--:|--:|---|"]
-    notes = []
-    machine = None
-    for script in SCRIPTS:
-        path = folder / f"{script}.json"
-        if not path.exists():
-            continue
-        data = json.loads(path.read_text())
-        machine = data.get("machine", machine)
-        lines += [row(script, target) for target in data.get("targets", [])]
-        notes += [f"- {script}: {note}" for note in data.get("notes", [])]
-    if machine:
-        head = f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores; ratios are of medians."
-        lines.insert(0, head + "\n")
-    lines += ["", *notes]
+    lines = ["| script | figure | measured | target | verdict |", "|---|---|--:|--:|---|"]
+    for script, data in results.items():
+        lines += [row(script, target) for target in data["targets"]]
+    lines.append("")
+    for script, data in results.items():
+        lines += [f"- {script}: {note}" for note in data["notes"]]
+        lines.append(f"- {script}: {data['seconds']} s; other programs used {data['foreign']} cores")
     lines += [f"- {script}: FAILED, see its output" for script in failed]
     return "\n".join(lines) + "\n"
+
+
+def run(script: str, path: Path, args: argparse.Namespace) -> bool:
+    """Run one script; whether it ended well."""
+    print(f"=== {script}", flush=True)
+    path.unlink(missing_ok=True)
+    command = [sys.executable, str(HERE / f"{script}.py"), "--json", str(path)]
+    command += ["--quick"] if args.quick else []
+    command += ["--without", *args.without] if args.without else []
+    try:
+        code = subprocess.run(command, timeout=LONGEST, check=False).returncode
+    except subprocess.TimeoutExpired:
+        code = -1
+        print(f"=== {script} took more than {LONGEST} s", flush=True)
+    if code:
+        print(f"=== {script} FAILED with code {code}", flush=True)
+    return not code
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--plots", action="store_true", help="also draw a picture of each (needs matplotlib)")
-    parser.add_argument("--out", default="benchmark-results", metavar="FOLDER", help="where results go")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, metavar="SCRIPT")
+    parser.add_argument("--resume", action="store_true", help="keep the results that the folder has")
+    parser.add_argument("--out", default="build/benchmarks", metavar="FOLDER", help="where results go")
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, metavar="SCRIPT")
+    parser.add_argument("--without", nargs="+", default=[], metavar="PEER", help="leave out: ray dask mpire joblib")
     args = parser.parse_args()
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    for script in args.only:
-        print(f"=== {script}", flush=True)
-        (folder / f"{script}.json").unlink(missing_ok=True)
-        command = [sys.executable, str(HERE / f"{script}.py"), "--json", str(folder / f"{script}.json")]
-        command += ["--quick"] if args.quick else []
-        command += ["--plot", str(folder / f"{script}.png")] if args.plots else []
-        try:
-            code = subprocess.run(command, timeout=1800, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-        if code:
+    began = time.monotonic()
+    for script in args.only or SCRIPTS:
+        path = folder / f"{script}.json"
+        if not (args.resume and path.exists()) and not run(script, path, args):
             failed.append(script)
-            print(f"=== {script} FAILED with code {code}", flush=True)
-    text = summary(folder, failed)
-    (folder / "summary.md").write_text(text)
-    print(f"\n{text}\nwritten to {folder / 'summary.md'}")
+    results = {}
+    for script in SCRIPTS:
+        if (folder / f"{script}.json").exists():
+            results[script] = json.loads((folder / f"{script}.json").read_text(encoding="utf-8"))
+    text = summary(results, failed)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{time.monotonic() - began:.0f} s; written to {folder / 'summary.md'}")
     sys.exit(1 if failed else 0)
 
 

@@ -7,16 +7,12 @@ max(sum / 2, longest), a lower bound that no schedule beats.
 from __future__ import annotations
 
 import random
-import time
 
-from common import OURS, WORKERS, Report, interleave, joblib_or_none, options, standard_pools, timed
+from common import LIMIT, OURS, WORKERS, Report, interleave, options, timed
+from peers import joblib_or_none, standard_pools
+from work import nap
 
 import distmap
-
-
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
 
 
 def lengths(count: int, total: float) -> dict[str, list[float]]:
@@ -31,33 +27,29 @@ def lengths(count: int, total: float) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=5, quick_rounds=1)
+    args = options(__doc__ or "", rounds=3, quick_rounds=1)
     report = Report("skew", args)
     joblib = joblib_or_none()
-    parallel = joblib.Parallel(n_jobs=WORKERS) if joblib else None
     count, total = (200, 2.0) if args.quick else (400, 4.0)
     with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, executor):
         # Everybody's processes are up and know the function before the clock runs.
         quick = [0.001] * 20
         ours.map(nap, quick), pool.map(nap, quick), list(executor.map(nap, quick))
         if joblib is not None:
-            parallel(joblib.delayed(nap)(seconds) for seconds in quick)
+            joblib.map(nap, quick)
         for order, items in lengths(count, total).items():
             best = max(sum(items) / WORKERS, max(items))
             contenders = {
                 OURS: timed(lambda items=items: ours.map(nap, items)),
                 "mp.Pool": timed(lambda items=items: pool.map(nap, items)),
-                "mp.Pool, chunksize 1": timed(lambda items=items: pool.map(nap, items, 1)),
                 "ProcessPoolExecutor": timed(lambda items=items: list(executor.map(nap, items))),
             }
             if joblib is not None:
-                contenders["joblib"] = timed(
-                    lambda items=items: parallel(joblib.delayed(nap)(seconds) for seconds in items)
-                )
-            medians = report.case(f"{order}: best possible {best:.3f} s", interleave(contenders, args.rounds, warm=0))
-            for who, median in medians.items():
-                report.note(f"{who}: {median / best:.3f} of the best possible")
-            report.target(f"{order}: / best possible makespan", medians[OURS] / best, 1.10)
+                contenders["joblib"] = timed(lambda items=items: joblib.map(nap, items))
+            got = interleave(contenders, args.rounds, warm=0, limits={"mp.Pool": 2, "ProcessPoolExecutor": 2})
+            got[LIMIT + "best possible makespan"] = [best]
+            medians = report.case(f"{count} items of very different length, {order}", got)
+            report.target(f"{order}: / best possible makespan", medians[OURS] / best, 1.04)
     report.finish()
 
 

@@ -1,20 +1,28 @@
-"""Streaming: `imap` over 1,000,000 items with a consumer that is slow for a while.
+"""Streaming: `imap` over 1,000,000 items, its first result, and a consumer that is slow.
 
-How far the input is pulled ahead, what memory does, and how soon a warm pool gives its first result.
+How far the input is pulled ahead of the consumer, and what memory does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
-from common import OURS, WORKERS, PeakMemory, Report, interleave, options, ratio, standard_pools
+import psutil
+from common import LEFT_OUT, OURS, WORKERS, Report, interleave, options, ratio
+from machine import PeakMemory
+from peers import module, mpire_or_none, standard_pools
+from work import square
 
 import distmap
 
-
-def square(x: int) -> int:
-    return x * x
+#: Seconds that the slow consumer takes for each result.
+PAUSE = 0.005
 
 
 class Source:
@@ -73,31 +81,67 @@ def main() -> None:
         report.target("milliseconds to the first result", medians[OURS] * 1e3, 5.0)
         report.note(f"/ mp.Pool.imap: {ratio(medians, 'mp.Pool.imap') or 0:.2f}")
 
-        slow_consumer(report, ours, n)
+    slow_consumer(report, 1.0 if args.quick else 4.0)
     report.finish()
 
 
-def slow_consumer(report: Report, ours: distmap.Pool, n: int) -> None:
-    """Take results fast, then slowly, then fast: what was pulled from the input but not consumed, and memory."""
-    source = Source(n)
-    results = ours.imap(square, source)
-    ahead_slow = 0
-    slow_from, slow_until = n // 4, n // 4 + 200
-    with PeakMemory() as memory:
-        for index, _ in enumerate(results):
-            if slow_from <= index < slow_until:
-                time.sleep(0.005)
-                ahead_slow = max(ahead_slow, source.pulled - index - 1)
-    job = ours.last
-    chunks = dict(job.stats).get("chunks") if job is not None else None
-    report.note(f"pulled ahead of a slow consumer: at most {ahead_slow:,} of {n:,} items; chunks in all: {chunks}")
-    if chunks:
-        # Two chunks a slot that wait or run, plus the one that the consumer is in: of chunks of average size.
-        report.note(f"that is {ahead_slow / (n / chunks):.1f} chunks of average size ({2 * WORKERS} = two a slot)")
-    report.target("pulled ahead / all items", ahead_slow / n, 0.5)
-    report.note(f"client's memory grew by {memory.growth / 1e6:.1f} MB at most")
-    report.target("client's memory growth in MB", memory.growth / 1e6, 64)
+def results_of(who: str, source: Source, stack: contextlib.ExitStack) -> Iterator[int] | None:
+    """The stream of one contender over the source; None where it is not installed."""
+    if who == OURS:
+        return stack.enter_context(distmap.Pool(WORKERS)).imap(square, source)
+    if who == "mp.Pool":
+        return stack.enter_context(multiprocessing.get_context("spawn").Pool(WORKERS)).imap(square, iter(source))
+    if who == "mpire":
+        mpire = stack.enter_context(mpire_or_none())
+        return mpire and mpire.imap(square, iter(source))
+    joblib = module("joblib")
+    parallel = joblib and joblib.Parallel(n_jobs=WORKERS, return_as="generator")
+    return parallel and parallel(joblib.delayed(square)(x) for x in source)
+
+
+def slowly(who: str, seconds: float) -> None:
+    """Take a result every 5 ms; print what was taken, pulled and held."""
+    source = Source(1_000_000)
+    with contextlib.ExitStack() as stack:
+        results = results_of(who, source, stack)
+        if results is None:
+            return
+        next(results)
+        with PeakMemory() as memory:
+            taken, ahead, until = 1, 0, time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                time.sleep(PAUSE)
+                next(results)
+                taken += 1
+                ahead = max(ahead, source.pulled - taken)
+        print(taken, ahead, memory.growth / 1e6, flush=True)
+        # What the others have read ahead is not waited for.
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        os._exit(0)
+
+
+def slow_consumer(report: Report, seconds: float) -> None:
+    """What each reads ahead of a consumer that takes a result every 5 ms: in a process of its own."""
+    ahead: dict[str, list[float]] = {}
+    held: dict[str, list[float]] = {}
+    for who in (OURS, "mp.Pool", "mpire", "joblib"):
+        if who in LEFT_OUT:
+            continue
+        command = [sys.executable, __file__, "--slow", who, str(seconds)]
+        said = subprocess.check_output(command, text=True, timeout=60).split()
+        if said:
+            _, items, megabytes = map(float, said)
+            ahead[who], held[who] = [items], [megabytes]
+    name = f"a consumer of {PAUSE * 1e3:g} ms for each result, {seconds:g} s"
+    medians = report.case(f"{name}: most items read ahead", ahead, unit="items")
+    report.case(f"{name}: growth of the client", held, unit="MB")
+    report.target("seconds of consumption that are read ahead", medians[OURS] * PAUSE, 2.0)
+    report.target("megabytes by which the client grows", held[OURS][0], 16)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--slow"]:
+        slowly(sys.argv[2], float(sys.argv[3]))
+    else:
+        main()

@@ -1,67 +1,62 @@
-"""Tiny items: `map` of `x * x` over 100,000 and 1,000,000 integers, warm pools of two."""
+"""Tiny items: `map` of `x * x` over lists of 100,000 and 1,000,000 integers, warm pools of two; local and over TLS."""
 
 from __future__ import annotations
 
-from common import (
-    OURS,
-    WORKERS,
-    Report,
-    best_chunksize,
-    interleave,
-    joblib_or_none,
-    options,
-    ratio,
-    standard_pools,
-    timed,
-)
+from collections.abc import Callable
+from typing import Any
+
+from common import LIMIT, OURS, WORKERS, Report, best_chunksize, interleave, options, ratio, timed
+from limits import halves
+from peers import joblib_or_none, loopback_workers, mpire_or_none, standard_pools
+from work import square
 
 import distmap
 
-
-def square(x: int) -> int:
-    return x * x
-
-
-def contenders(n, ours, pool, executor, parallel, joblib, quick):
-    """Everybody's call over n items, and how many rounds the slow ones get."""
-    sizes = [max(1, n // share) for share in (2, 8, 32, 128, 512)]
-    pool_best = best_chunksize(lambda size: pool.map(square, range(n), size), sizes)
-    executor_best = best_chunksize(lambda size: list(executor.map(square, range(n), chunksize=size)), sizes)
-    tenth = n // 10
-    calls = {
-        OURS: timed(lambda: ours.map(square, range(n))),
-        "mp.Pool": timed(lambda: pool.map(square, range(n))),
-        f"mp.Pool, best chunksize {pool_best}": timed(lambda: pool.map(square, range(n), pool_best)),
-        f"ProcessPoolExecutor, chunksize {executor_best}": timed(
-            lambda: list(executor.map(square, range(n), chunksize=executor_best))
-        ),
-    }
-    limits = {}
-    if joblib is not None:
-        calls["joblib"] = timed(lambda: parallel(joblib.delayed(square)(x) for x in range(n)))
-        limits["joblib"] = 1 if n > 200_000 else 3
-    if n <= 100_000:
-        # Its default sends every item alone; a tenth of the items is measured and multiplied.
-        run = timed(lambda: list(executor.map(square, range(tenth))))
-        calls["ProcessPoolExecutor, default (x10)"] = lambda: run() * 10
-        limits["ProcessPoolExecutor, default (x10)"] = 1
-    return calls, limits
+TLS = "distmap, 2 workers over TLS"
+ALONE = LIMIT + "two raw processes, one pickle each"
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=7, quick_rounds=2)
+    args = options(__doc__ or "", rounds=9, quick_rounds=2)
     report = Report("tiny", args)
     joblib = joblib_or_none()
-    parallel = joblib.Parallel(n_jobs=WORKERS) if joblib else None
-    with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, executor):
-        expected = [x * x for x in range(1000)]
-        if ours.map(square, range(1000)) != expected:
-            raise SystemExit("distmap's map gave a wrong result")
-        for n in (20_000, 200_000) if args.quick else (100_000, 1_000_000):
-            calls, limits = contenders(n, ours, pool, executor, parallel, joblib, args.quick)
-            medians = report.case(f"{n:,} items", interleave(calls, args.rounds, limits=limits))
+    with (
+        loopback_workers(WORKERS) as urls,
+        distmap.Pool(urls) as remote,
+        distmap.Pool(WORKERS) as ours,
+        standard_pools() as (pool, executor),
+        mpire_or_none() as mpire,
+        halves() as alone,
+    ):
+        remote.wait_for_workers(WORKERS, 30)
+
+        def calls(items: list[int]) -> dict[str, Callable[[], list[Any]]]:
+            """Everybody's call over the items."""
+            n = len(items)
+            best = best_chunksize(lambda size: pool.map(square, items, size), [n // 4, n // 32, n // 256])
+            large = max(1, n // 32)
+            found = {
+                OURS: lambda: ours.map(square, items),
+                TLS: lambda: remote.map(square, items),
+                "mp.Pool": lambda: pool.map(square, items),
+                f"mp.Pool, best chunksize {best}": lambda: pool.map(square, items, best),
+                f"ProcessPoolExecutor, chunksize {large}": lambda: list(executor.map(square, items, chunksize=large)),
+                ALONE: lambda: alone.map(square, items),
+            }
+            if joblib is not None:
+                found["joblib"] = lambda: joblib.map(square, items)
+            if mpire is not None and n <= 100_000:
+                found[f"mpire, chunk_size {large}"] = lambda: mpire.map(square, items, chunk_size=large)
+            return found
+
+        for n in (5_000, 50_000) if args.quick else (100_000, 1_000_000):
+            expected = [x * x for x in range(n)]
+            contenders = {who: timed(call, expected.__eq__) for who, call in calls(list(range(n))).items()}
+            limits = {"joblib": 1 if n > 500_000 else 3} | {who: 2 for who in contenders if who.startswith("mpire")}
+            medians = report.case(f"{n:,} items of x * x", interleave(contenders, args.rounds, limits=limits))
             report.note(f"distmap: {medians[OURS] / n * 1e6:.3f} us an item")
-            report.target(f"{n:,} items: / mp.Pool.map", ratio(medians, "mp.Pool"), 1.3)
+            report.target(f"{n:,} items: / mp.Pool", ratio(medians, "mp.Pool"), 0.9 if n > 500_000 else 1.0)
+            report.target(f"{n:,} items: over TLS / local", ratio(medians, OURS, TLS), 1.2)
     report.finish()
 
 
