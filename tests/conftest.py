@@ -224,7 +224,9 @@ def _described(pids: set[Any]) -> dict[int, str]:
             if "multiprocessing.resource_tracker" not in command and "multiprocessing.forkserver" not in command:
                 found[pid] = f"{child.status()} {command[:200]}"
         except psutil.ZombieProcess:
-            found[pid] = "zombie"
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.ppid() == os.getpid():  # a task process waits for its own when it starts the next one
+                    found[pid] = "zombie"
         except psutil.NoSuchProcess:
             continue
     return found
