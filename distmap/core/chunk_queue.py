@@ -23,11 +23,12 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
     unread = job.unread()
+    aim, floor = chunks.seconds_of_work(state.limits, worker.rtt, worker.ahead, state.turn(job.group))
     size = chunks.chunk_size(
         state.limits,
         item_time=job.item_time_on(worker),
-        rtt=worker.rtt,
-        ahead=worker.ahead,
+        aim=aim,
+        floor=floor,
         largest=max(stats.largest if stats else 0, job.known.largest if job.known else 0),
         left=None if unread is None else unread + job.queued,
         slots=job.group.capacity,

@@ -35,12 +35,27 @@ class ItemTime(Record):
         return mean
 
 
+def seconds_of_work(limits: Limits, rtt: float, ahead: float, turn: float) -> tuple[float, float]:
+    """Seconds of work that a chunk for a worker aims at; those below which it is not made smaller for balance.
+
+    Args:
+        limits: The numbers.
+        rtt: Round trip to the worker, in seconds.
+        ahead: Seconds of work that are sent ahead to each of its slots, in a bounded number of chunks.
+        turn: Seconds in which all slots are given a chunk, one after the other.
+    """
+    aim = max(
+        limits.chunk_seconds, limits.chunk_round_trips * rtt, limits.chunk_turns * turn, 2 * ahead / limits.ahead_chunks
+    )
+    return aim, max(limits.chunk_floor_seconds, rtt, turn)
+
+
 def chunk_size(
     limits: Limits,
     *,
     item_time: float | None,
-    rtt: float,
-    ahead: float = 0.0,
+    aim: float,
+    floor: float,
     largest: int,
     left: int | None,
     slots: int,
@@ -51,8 +66,8 @@ def chunk_size(
     Args:
         limits: The numbers.
         item_time: Seconds per item; None before the first measurement, for which one item is sent.
-        rtt: Round trip to the worker, in seconds.
-        ahead: Seconds of work that are sent ahead to each of its slots, in a bounded number of chunks.
+        aim: Seconds of work that it should have.
+        floor: Seconds of work below which it is not made smaller for balance.
         largest: The largest chunk that this worker finished for the job.
         left: Items of the job that do not run yet; None if unknown.
         slots: Slots that share them.
@@ -60,11 +75,9 @@ def chunk_size(
     """
     if item_time is None:
         return 1
-    aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt, 2 * ahead / limits.ahead_chunks)
     want = min(aim / item_time, limits.growth * max(1, largest), limits.chunk_items)
     if left is not None:
         # A share of what remains lets all slots end together; but no chunk costs more to send than it gains.
-        floor = max(limits.chunk_floor_seconds, rtt)
         want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / item_time))
     if item_bytes > 0:
         want = min(want, limits.chunk_bytes / item_bytes)

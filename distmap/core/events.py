@@ -264,6 +264,12 @@ class ResumeRequested(NamedTuple):
     job: int
 
 
+class DispatchMeasured(NamedTuple):
+    """What a chunk costs the loop, on average of the last ones: seconds of its processor time, reports included."""
+
+    seconds: float
+
+
 class Ticked(NamedTuple):
     """Time has passed. Sent at or after `Scheduler.deadline()`."""
 
@@ -291,6 +297,7 @@ Event = (
     | CancelRequested
     | PauseRequested
     | ResumeRequested
+    | DispatchMeasured
     | Ticked
 )
 

@@ -13,14 +13,21 @@ class Limits(NamedTuple):
     # chunk sizing (guided self-scheduling, Polychronopoulos & Kuck 1987; factoring, Hummel et al. 1992)
     #: Seconds of work that a chunk aims at. A chunk costs about 0.2 ms to hand out, so 20 ms keep that near 1 %.
     chunk_seconds: float = 0.020
+    #: Turns that a chunk aims at, if they take longer: in one turn all slots are given a chunk, one after the other.
+    #: With two the loop is busy half of the time, whatever the number of slots.
+    chunk_turns: float = 2.0
+    #: Seconds that one chunk costs the loop, until they are measured.
+    dispatch_seconds: float = 0.0002
+    #: The most that counts of it: beyond that it is the chunk's bytes, which larger chunks cost as well.
+    dispatch_most: float = 0.0005
     #: Round trips to its worker that a chunk aims at, if they take longer than `chunk_seconds`.
     chunk_round_trips: float = 10.0
     #: A chunk has at most 1/(this x slots) of the remaining items, so that all slots end at about the same time.
     remaining_share: int = 4
     #: A chunk has at most this many times the items of the largest chunk that its worker finished for the job.
     growth: int = 64
-    #: Seconds of work, or a round trip to its worker, below which `remaining_share` makes no chunk smaller: handing it
-    #: out would cost more than it balances.
+    #: Seconds of work, or a round trip to its worker, or a turn, below which `remaining_share` makes no chunk smaller:
+    #: handing it out would cost more than it balances.
     chunk_floor_seconds: float = 0.001
     #: What is left of a chunk comes back at its first report if it will take so many times what the chunk aimed at: its
     #: items are much slower than those before, and other slots and jobs would wait for it.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from itertools import islice
 
-from distmap.core import alone, chunk_queue, faults
+from distmap.core import alone, chunk_queue, chunks, faults
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup
 from distmap.core.state import SchedulerState
 
@@ -155,6 +155,9 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
     """
     heap = group.victims
     aside: list[tuple[float, int, Attempt]] = []
+    aim, floor = chunks.seconds_of_work(state.limits, 0.0, 0.0, state.turn(group))
+    # Idle slots get the chunks that are being read: only what would wait longer than usual is taken from others.
+    least_gain = aim if group.reservations else floor
     while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < CANDIDATES:
         key, attempt_id, attempt = entry = heapq.heappop(heap)
         stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
@@ -162,7 +165,7 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
             continue
         thief = state.worker_index.best_slot(group)
         assert thief is not None, "an idle slot without a place"
-        least = max(state.limits.chunk_floor_seconds, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
+        least = max(least_gain, 2 * (attempt.slot.worker.rtt + thief.worker.rtt))
         gain = _seconds_gained(state, attempt)
         if gain > least:
             attempt.stolen = True

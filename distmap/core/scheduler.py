@@ -86,6 +86,9 @@ class Scheduler:
                 self._resume(event)
             case ev.Ticked():
                 self._ticked()
+            case ev.DispatchMeasured(seconds):
+                check(seconds >= 0, "{} seconds for a chunk, expected at least 0", seconds)
+                state.dispatch = (state.dispatch + min(seconds, state.limits.dispatch_most)) / 2
             case ev.AttemptLost():
                 reports.attempt_lost(state, event)
             case ev.AttemptRefused():

@@ -15,7 +15,17 @@ from distmap.core.gather import Accepted, InOrder, Unordered
 from distmap.core.known_pace import KnownPace, KnownPaces
 from distmap.core.limits import Limits
 from distmap.core.progress import Snapshot
-from distmap.core.records import Attempt, ChunkRecord, JobRecord, LoneItem, SlotRecord, Span, WorkerRecord, WorkerStats
+from distmap.core.records import (
+    Attempt,
+    ChunkRecord,
+    JobRecord,
+    LoneItem,
+    SlotRecord,
+    Span,
+    TagGroup,
+    WorkerRecord,
+    WorkerStats,
+)
 from distmap.core.snapshots import snapshot
 from distmap.core.transitions import ATTEMPT, JOB, SLOT, next_state
 from distmap.core.worker_index import WorkerIndex
@@ -53,10 +63,16 @@ class SchedulerState:
         self.serial = count()
         #: Served time of the job chosen last (start-time fair queueing): a new job starts with it.
         self.virtual_time = 0.0
+        #: Seconds that one chunk costs the loop, as measured recently.
+        self.dispatch = limits.dispatch_seconds
         self.deaths = 0
         self.losses = 0
         #: When to look at waiting work again even without an event; None: at the next event.
         self.next_check: float | None = None
+
+    def turn(self, group: TagGroup) -> float:
+        """Seconds in which each slot of the group is given one chunk."""
+        return self.dispatch * group.capacity
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ class Commands:
         self._blobs = blobs
         self._snapshots = snapshots
         self._chunks = chunks
+        #: Chunks that were assigned so far.
+        self.assigned = 0
 
     def perform(self, command: ev.Command) -> None:
         """Carry out a command."""
@@ -107,6 +109,7 @@ class Commands:
 
     def _assign(self, command: ev.Assign) -> None:
         """Put what the chunk needs on the worker, once, and send it the items."""
+        self.assigned += 1
         job = self._jobs[command.job]
         chunk = job.chunks[command.chunk]
         assert chunk.payload is not None, "a released chunk was assigned"

@@ -37,6 +37,7 @@ import asyncio
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,8 @@ log.addHandler(logging.NullHandler())
 
 #: Events that are kept for `pool.trace()`, each with its commands.
 TRACE = 1000
+#: Chunks after which their cost is measured again.
+MEASURED = 64
 
 #: Events of a job that carry no bytes, for `Driver.notify`.
 JobEvent = ev.Consumed | ev.ItemsAdded | ev.InputClosed | ev.PauseRequested | ev.ResumeRequested
@@ -103,6 +106,8 @@ class Driver:
         #: True while `post` empties the queue: a command may cause events, which then wait their turn.
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
+        #: Chunks that were assigned, and processor time of this thread, when that was measured last.
+        self._measured = 0, time.thread_time()
         #: Held while an id is taken: any thread does that.
         self._ids_lock = threading.Lock()
         self._ids = itertools.count(1)
@@ -280,6 +285,13 @@ class Driver:
             self._handling = False
         self._arm_timer()
         self._check_idle()
+        if self._commands.assigned - self._measured[0] >= MEASURED:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Tell the scheduler what a chunk costs this thread: with many slots it then makes larger ones."""
+        (chunks, spent), self._measured = self._measured, (self._commands.assigned, time.thread_time())
+        self.post(ev.DispatchMeasured((self._measured[1] - spent) / (self._measured[0] - chunks)))
 
     def _arm_timer(self) -> None:
         """Have a Ticked posted when the scheduler wants one."""

@@ -29,12 +29,14 @@ from distmap.wire.messages import Output, Refused, Report, Task
 if TYPE_CHECKING:
     import numpy
 
-#: Seconds that a result may wait for its report while further items run: what was reported survives a crash.
+#: Seconds that a result may wait for its report while further items run, or twice as many if its attempt ends by then:
+#: what was reported survives a crash.
 _FLUSH = 0.050
 #: Seconds between two looks at the cells that the parent process writes.
 _LOOK = 0.001
-#: Seconds between two times that what items changed of their process is set back, which takes 20 us.
-_RESTORE = 0.005
+#: Seconds between two times that what items changed of their process is set back; and how often the time that this
+#: takes must fit between them: 6 us, but several times as much where many processes share a core and its caches.
+_RESTORE, _RESTORE_SHARE = 0.005, 500
 #: If items take less than _TINY seconds, the clock is read once for _STRETCH items.
 _TINY, _STRETCH = 1e-6, 8
 Cells = MutableSequence[int] | memoryview
@@ -53,6 +55,16 @@ class LoadedCode:
 
     def __init__(self, payload: Payload) -> None:
         self.fn, self.style, self.combine, self.seed, self.anchors = load_value(payload)
+
+
+def report_is_due(seconds: float, done: int, left: int) -> bool:
+    """Whether `done` results of so many seconds are reported now, and not with those that are `left` of the attempt.
+
+    A report costs both sides as much as a chunk; so none is made if, at this pace, the last one follows soon.
+    """
+    if seconds < _FLUSH:
+        return False
+    return seconds >= 2 * _FLUSH or seconds / done * left > _FLUSH
 
 
 class AttemptRun:
@@ -92,7 +104,7 @@ class AttemptRun:
                     if now >= due:
                         if self._must_stop(i):
                             break
-                        if values and (now - begun >= _FLUSH or cells[CELL_FLUSH] > 0):
+                        if values and (report_is_due(now - begun, len(values), task.hi - i) or cells[CELL_FLUSH] > 0):
                             cells[CELL_FLUSH] = 0
                             self._report(lo, values, failed, begun, ended=False)
                             values, failed, lo = [], [], i
@@ -100,7 +112,9 @@ class AttemptRun:
                             begun = now = clock()
                         if restore is not None and now >= restore_at:
                             restore()
-                            restore_at = now + _RESTORE
+                            seen = clock()
+                            restore_at = seen + max(_RESTORE, _RESTORE_SHARE * (seen - now))
+                            now = seen
                         due = now + _LOOK
                     stretch = _STRETCH if now - seen < stretch * _TINY else 1
                     look, seen = i + stretch, now

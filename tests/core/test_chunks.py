@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from distmap.core.chunks import ItemTime, chunk_size, cut
+from distmap.core.chunks import ItemTime, chunk_size, cut, seconds_of_work
 from distmap.core.limits import LIMITS
 
-USUAL = {"item_time": 0.001, "rtt": 0.0, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
+USUAL = {"item_time": 0.001, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
 
 
-def want(**changes: object) -> int:
-    return chunk_size(LIMITS, **{**USUAL, **changes})  # type: ignore[arg-type]
+def want(rtt: float = 0.0, ahead: float = 0.0, turn: float = 0.0, **changes: object) -> int:
+    aim, floor = seconds_of_work(LIMITS, rtt, ahead, turn)
+    return chunk_size(LIMITS, **{**USUAL, "aim": aim, "floor": floor, **changes})  # type: ignore[arg-type]
 
 
 def test_the_first_chunk_is_one_item() -> None:
@@ -27,6 +28,13 @@ def test_aims_at_twenty_milliseconds() -> None:
 def test_a_far_worker_gets_ten_round_trips() -> None:
     """With 50 ms of round trip, half a second of work."""
     assert want(rtt=0.05) == 500
+
+
+def test_many_slots_get_larger_chunks() -> None:
+    """Two turns of work where one turn, a chunk for each slot, takes 40 ms; and not less than a turn for balance."""
+    assert want(turn=0.04, slots=200) == 80
+    assert want(turn=0.04, slots=200, left=8000) == 40
+    assert want(turn=0.009) == 20
 
 
 def test_a_long_item_goes_alone() -> None:

@@ -144,6 +144,23 @@ def test_an_idle_slot_takes_what_waits_elsewhere(harness: Any, pick: Any) -> Non
     assert pick(harness.report(c, hi=0, seconds=0.0), ev.Assign)[0].slot == 1
 
 
+def test_an_idle_slot_waits_for_what_is_being_read(harness: Any, pick: Any) -> None:
+    """While a chunk is read, only what would wait for longer than a chunk usually takes is taken from another slot."""
+    harness.send(ev.WorkerJoined(1, 3))
+    (read,) = harness.send(ev.JobSubmitted(1, ev.JobSpec(chunksize=1)))
+    assigns = []
+    for _ in range(4):
+        *some, read = harness.send(ev.ChunkRead(1, read.chunk, 1, 8, False))
+        assigns += some
+    (_, b, c, waiting) = assigns
+    assert waiting.slot == 0
+    out = harness.send(ev.AttemptReported(b.attempt, 0, 1, (), 0.005, 8, True), after=0.005)
+    out += harness.send(ev.AttemptReported(c.attempt, 0, 1, (), 0.005, 8, True))
+    assert pick(out, ev.Revoke) == [], "it would begin in 15 ms"
+    assert harness.scheduler.deadline() is not None
+    assert pick(harness.send(ev.Ticked(), after=0.1), ev.Revoke) == [ev.Revoke(1, 0, waiting.attempt, 0)]
+
+
 def alone(harness: Any, rtt: float = 0.0) -> Any:
     """One long chunk of items of 1 ms runs on worker 1, and nothing else is left of the job."""
     harness.send(ev.WorkerJoined(1, 1, rtt=rtt))

@@ -291,6 +291,22 @@ def test_an_illegal_event_raises_and_changes_nothing(harness: Any, event: Any) -
     assert frozen(state, {}) == before
 
 
+def test_a_costly_dispatch_makes_larger_chunks(harness: Any) -> None:
+    """What a chunk costs the loop is averaged; beyond half a millisecond it is taken for bytes; it is never below 0."""
+    harness.send(ev.WorkerJoined(1, 100))
+    for _ in range(20):
+        harness.send(ev.DispatchMeasured(3.0))
+    todo = harness.job(1)
+    for _ in range(4):
+        todo += harness.feed(harness.report(todo.pop(0), seconds=0.001))
+    assert todo[-1].hi - todo[-1].lo == 64, "as many as its growth allows; 100 ms are aimed at"
+    for assign in todo[:300]:
+        todo += harness.feed(harness.report(assign, seconds=0.001 * (assign.hi - assign.lo)))
+    assert todo[-1].hi - todo[-1].lo in (99, 100)
+    with pytest.raises(InvalidTransition, match="expected at least 0"):
+        harness.send(ev.DispatchMeasured(-0.1))
+
+
 def test_time_does_not_go_back(harness: Any) -> None:
     """The clock is monotonic."""
     harness.send(ev.Ticked(), after=5.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distmap.core.events import Assign, ChunkRead, Consumed, JobSubmitted, Read
+from distmap.core.events import Assign, ChunkRead, Consumed, DispatchMeasured, JobSubmitted, Read
+from distmap.driver.driver import MEASURED
 from distmap.tasks.items import dump_items
 
 DEADLINE = 10
@@ -63,6 +64,15 @@ def test_the_trace_tells_cause_and_effect(harness):
     caused = {type(event): [type(command) for command in commands] for _, event, commands in harness.driver.trace}
     assert caused[JobSubmitted] == [Read]
     assert caused[ChunkRead] == [Assign]
+
+
+def test_the_cost_of_chunks_is_measured(harness):
+    """After so many chunks the scheduler is told what one of them cost the loop."""
+    job, box = harness.open(lambda x: x, None, chunksize=1)
+    harness.serve(job, box, range(2 * MEASURED))
+    told = [event.seconds for _, event, _ in harness.driver.trace if isinstance(event, DispatchMeasured)]
+    assert len(told) == 2
+    assert all(0 < seconds < 1 for seconds in told)
 
 
 def test_a_closed_driver_carries_out_nothing(harness):

@@ -7,6 +7,7 @@ scheduler and the workers. Played by `simulate.py`.
 from __future__ import annotations
 
 import heapq
+from functools import partial
 
 from simulation.oracle import Broken
 from simulation.sim_world import (
@@ -217,6 +218,9 @@ class World(SimWorld):
         if "setups" in self.faults:
             for _ in range(self.rng.randint(1, 3)):
                 self.after(self.rng.uniform(0.0, 1.0), self.set_up)
+        for at in range(1, 4):
+            cost = ev.DispatchMeasured(self.outages.expovariate(1000))
+            self.after(at * self.outages.random(), partial(self.post, cost))
         self.after(0.01, self.cause_fault)
         self.after(HEAL_AT, self.heal)
         checked = 0

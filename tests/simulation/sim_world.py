@@ -129,8 +129,9 @@ class SimWorld:
         ahead = Random(f"chunks of {seed}")
         #: Random numbers for jobs that are submitted with their first chunk; None: this world has no such jobs.
         self.first_chunks = ahead if ahead.random() < 0.5 else None
-        #: Random numbers for how much is sent ahead.
-        self.outages = Random(f"outages of {seed}")
+        #: Slots that each worker has at least: many in one world of sixteen.
+        self.least_slots = ahead.choice((*[1] * 15, 40))
+        self.outages = Random(f"outages of {seed}")  # how much is sent ahead, and what chunks cost
         self.log = Log(seed, tuple(name for name in FAULTS if name in self.faults))
         self.keep = keep
         self.now = 0.0
@@ -369,7 +370,7 @@ class SimWorld:
     def join(self, *, good: bool = False) -> SimWorker:
         rng = self.rng
         number = len(self.workers) + 1
-        slots = [SimSlot(number, index) for index in range(rng.randint(1, 3))]
+        slots = [SimSlot(number, index) for index in range(max(rng.randint(1, 3), self.least_slots))]
         tags = frozenset({"gpu"}) if good or rng.random() < 0.5 else frozenset[str]()
         latency = rng.choice((0.0001, 0.0005, 0.02))
         worker = SimWorker(number, latency, rng.choice((0.5, 1.0, 1.0, 4.0)), slots, tags)

@@ -23,7 +23,7 @@ from distmap.tasks.broadcast import Broadcast
 from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT, CELL_FLUSH, CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import Failure
 from distmap.tasks.items import Folded, dump_item, join_items
-from distmap.tasks.run import interruptible, rng
+from distmap.tasks.run import interruptible, report_is_due, rng
 from distmap.tasks.runner import Runner
 from distmap.wire.messages import Report
 
@@ -218,6 +218,15 @@ def test_flush() -> None:
     outcome = told(4, {CELL_FLUSH: 1})
     assert outcome.reports[0] == (0, 4, False)
     assert outcome.cells[CELL_FLUSH] == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "left", "due"),
+    [(0.049, 10, 90, False), (0.05, 10, 90, True), (0.06, 60, 40, False), (0.099, 99, 1, False), (0.1, 99, 1, True)],
+)
+def test_a_report_waits_for_an_end_that_is_near(seconds: float, done: int, left: int, due: bool) -> None:
+    """What is finished is reported after 50 ms; with the rest, if that takes less again; but always after 100 ms."""
+    assert report_is_due(seconds, done, left) is due
 
 
 def test_interrupt_between_items() -> None:
