@@ -103,3 +103,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__]
+
+
+def _know_to_joblib() -> None:
+    """Have joblib, if it is there already, find the backend by its name: joblib has no entry points for that."""
+    import sys
+
+    if (parallel := sys.modules.get("joblib.parallel")) is not None:
+        parallel.EXTERNAL_BACKENDS.setdefault("distmap", lambda: __import__("distmap.ext.joblib"))
+
+
+_know_to_joblib()

@@ -46,6 +46,7 @@ RINGS = {
     "driver": 6,
     "calls": 7,
     "pool": 8,
+    "ext": 9,
     "testing": 9,
 }
 
@@ -91,6 +92,7 @@ IMPORTERS = {
     "cloudpickle": {"tasks.cloud"},
     "cryptography": {"transport.tls"},
     "ipywidgets": {"views.widgets"},
+    "joblib": {"ext.joblib"},
     "psutil": {"worker.load", "slots.memory"},
     "tqdm": {"views.terminal"},
     "websockets": {

@@ -44,7 +44,7 @@ class Submissions:
         self._context = context
         # It may be taken twice: a pool that ends just now refuses a new job from within.
         self.lock = threading.RLock()
-        self._pushes: dict[bytes, _PushedJob] = {}
+        self._pushes: dict[bytes, PushedJob] = {}
         self._settler: queue.SimpleQueue[_Call | None] | None = None
         self._thread: threading.Thread | None = None
         self._settled = threading.Event()
@@ -65,7 +65,7 @@ class Submissions:
         with self.lock:
             push = self._pushes.get(code.digest)
             if push is None or not push.take(submission):
-                push = self._pushes[code.digest] = _PushedJob(self, self._context, code.own(), name)
+                push = self._pushes[code.digest] = PushedJob(self, self._context, code.own(), name)
                 if not push.take(submission):
                     raise PoolClosed("Pool not running: it was closed meanwhile; make a new one")
         return future
@@ -75,7 +75,12 @@ class Submissions:
         """Submitted items that are not done."""
         return sum(push.outstanding for push in self._open())
 
-    def _open(self) -> list[_PushedJob]:
+    def add(self, push: PushedJob) -> None:
+        """Look after a job that somebody else gives its items: it ends with the pool."""
+        with self.lock:
+            self._pushes[push.digest] = push
+
+    def _open(self) -> list[PushedJob]:
         with self.lock:
             return list(self._pushes.values())
 
@@ -104,7 +109,7 @@ class Submissions:
             if digest in push.values:
                 push.rest()
 
-    def forget(self, push: _PushedJob) -> None:
+    def forget(self, push: PushedJob) -> None:
         """Give it no more items."""
         with self.lock:
             push.closed = True
@@ -182,7 +187,7 @@ def _resolve(submission: Submission, outcome: Any) -> None:
         submission.let_go()
 
 
-class _PushedJob(JobReader):
+class PushedJob(JobReader):
     """The job of one submitted function: items in, futures resolved.
 
     All but `take` runs on the loop. What `take` changes is its own, under the owner's lock: the queue's end, `closed`,

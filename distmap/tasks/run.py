@@ -282,6 +282,7 @@ _CALLERS = {
     "AttemptRun._call.<locals>.single",
     "AttemptRun._call.<locals>.<lambda>",
     "Runner._noting.<locals>.set_up",
+    "run_task",  # of ext.joblib
 }
 
 

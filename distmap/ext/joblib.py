@@ -1,0 +1,292 @@
+"""joblib's `Parallel` on a pool: `with joblib.parallel_config("distmap"): ...`, so scikit-learn runs on it too.
+
+Owns the backend: what joblib asks of one (`joblib._parallel_backends.ParallelBackendBase`, joblib 1.4 and later), and
+which arguments are sent once for a whole call. Must not know how a pool runs items. joblib decides when the next tasks
+come (`pre_dispatch`, batches by run time); each task of a batch is an item of its own here, so that progress counts
+tasks, a crash costs one task, and an error names its task.
+
+Importing this module registers the name "distmap" with joblib. If joblib was imported before distmap, the name is
+known without it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import joblib
+from joblib.parallel import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+    parallel_config,
+    register_parallel_backend,
+)
+
+from distmap.calls.arguments import label_of
+from distmap.calls.feed import Feed, open_feed
+from distmap.ext.sharing import Shared
+from distmap.pool import Pool
+from distmap.tasks.reprs import shown
+
+_default: Pool | None = None
+_default_lock = threading.Lock()
+
+
+def default_pool(slots: int) -> Pool:
+    """The pool of calls that name none: on this machine, at least so many slots. It lasts as long as the process."""
+    global _default
+    with _default_lock:
+        # A fork of this process has the object, and nothing that it needs.
+        if _default is None or _default._closed or _default._pid != os.getpid():
+            _default = Pool(slots)
+        elif (missing := slots - slots_of(_default)) > 0:
+            _default.add(missing)
+        return _default
+
+
+def slots_of(pool: Pool) -> int:
+    """How many tasks it runs at once; waits for the first worker."""
+    workers = pool.workers or pool.wait_for_workers()
+    return max(1, sum(worker.slots for worker in workers))
+
+
+class DistmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
+    """Runs the tasks of `joblib.Parallel` on a pool.
+
+    Tasks go to all workers of the pool. `n_jobs=-1` means all of its slots; a smaller number is kept; a larger one is
+    all of them. Arguments over 1 MB (arrays, frames, sparse matrices) that several tasks of one call have in common are
+    sent once to each worker, and are read-only there, as with joblib's own memmaps: do not change them between tasks.
+
+    Args:
+        pool: None: a pool of this process on this machine, made at the first call, which has as many slots as the
+            largest `n_jobs` that was asked for.
+        progress: as for `Pool.map`, for the calls of this backend.
+
+    Examples:
+        >>> import joblib
+        >>> from distmap import Pool
+        >>> with Pool(2) as pool, joblib.parallel_config(DistmapBackend(pool)):
+        ...     joblib.Parallel()(joblib.delayed(abs)(x) for x in [-1, -2])
+        [1, 2]
+    """
+
+    default_n_jobs = -1
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = False
+    supports_sharedmem = False
+    uses_threads = False
+
+    def __init__(self, pool: Pool | None = None, *, progress: Any = None, nesting_level: int | None = None) -> None:
+        super().__init__(nesting_level=nesting_level)
+        if pool is not None and not isinstance(pool, Pool):
+            raise TypeError(f"pool= takes a distmap.Pool, not {type(pool).__name__}")
+        self.parallel: Any = None
+        self._pool = pool
+        self._progress = progress
+        self._at_once: int | None = None
+        self._call: _Call | None = None
+        self._lock = threading.Lock()
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """How many tasks run at once if this is asked for."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        slots = joblib.cpu_count() if self._pool is None else slots_of(self._pool)
+        if n_jobs < 0:
+            return max(1, slots + 1 + n_jobs)
+        return int(n_jobs) if self._pool is None else min(int(n_jobs), slots)
+
+    def configure(
+        self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **kwargs: Any
+    ) -> int:
+        """Prepare for the calls of `parallel`; returns how many tasks run at once.
+
+        Raises:
+            FallbackToBackend: only one would; joblib then runs them itself, one by one.
+        """
+        at_once = self.effective_n_jobs(n_jobs)
+        if at_once == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        self._at_once = at_once
+        return at_once
+
+    def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
+        """Run a batch of tasks. `callback(future)` is called when all are done, or the first one failed."""
+        with self._lock:
+            if self._call is None:
+                self._call = self._open(func)
+            call = self._call
+        return call.submit(func, callback)
+
+    def _open(self, func: Any) -> _Call:
+        assert self._at_once is not None
+        pool = default_pool(self._at_once) if self._pool is None else self._pool
+        total = getattr(self.parallel, "n_tasks", None)
+        name = name_of(func.items[0][0]) if func.items else "Parallel"
+        run = partial(run_task, self.get_nested_backend())
+        feed = open_feed(pool, run, title=name, kind="Parallel", total=total, progress=self._progress)
+        return _Call(pool, feed, self._at_once)
+
+    def retrieve_result_callback(self, out: Future[Any]) -> list[Any]:
+        """The results of a batch, or what its task raised."""
+        results: list[Any] = out.result()
+        return results
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Interrupt what runs and drop what waits; the next call begins anew."""
+        with self._lock:
+            call, self._call = self._call, None
+        if call is not None:
+            call.abort()
+
+    def stop_call(self) -> None:
+        """All results of the call are there, or it is given up."""
+        with self._lock:
+            call, self._call = self._call, None
+        if call is not None:
+            call.end()
+
+    def terminate(self) -> None:
+        """The `Parallel` object needs nothing more; the pool stays as it is."""
+        self.stop_call()
+        self.reset_batch_stats()
+
+
+class _Call:
+    """One call of a `Parallel` object: at most `at_once` of its tasks are on the pool, where that has more slots."""
+
+    def __init__(self, pool: Pool, feed: Feed, at_once: int) -> None:
+        self._feed = feed
+        self._shared = Shared(pool)
+        self._lock = threading.Lock()
+        self._waiting: deque[Callable[[], None]] = deque()
+        #: How many more tasks may be on the pool; None: all.
+        self._free = at_once if at_once < slots_of(pool) else None
+        self._count = 0
+
+    def submit(self, batch: Any, callback: Callable[[Future[Any]], object] | None) -> Future[Any]:
+        """Hand in all tasks of a batch; its future has the list of their results."""
+        made = _Batch(len(batch.items))
+        if callback is not None:
+            made.future.add_done_callback(callback)
+        for at, task in enumerate(batch.items):
+            with self._lock:
+                number, self._count = self._count, self._count + 1
+            self._start(partial(self._hand_in, made, at, number, task))
+        return made.future
+
+    def _hand_in(self, batch: _Batch, at: int, number: int, task: tuple[Any, Any, Any]) -> None:
+        try:
+            future: Future[Any] = self._feed.submit(number, *map(self._shared.lift, task))
+        except Exception as error:  # it does not pickle, or the pool is closed
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(partial(self._ended, batch, at, number, task))
+
+    def _ended(self, batch: _Batch, at: int, number: int, task: tuple[Any, Any, Any], future: Future[Any]) -> None:
+        """In the thread of callbacks."""
+        self._free_one()
+        error = future.exception()
+        if error is None:
+            batch.succeeded(at, future.result())
+            return
+        function, args, _ = task
+        few = ", ".join(map(shown, args[:3])) + ", ..." * (len(args) > 3)
+        error.add_note(f"task {number} of this Parallel call: {name_of(function)}({few})")
+        batch.failed(error)
+
+    def _start(self, hand_in: Callable[[], None]) -> None:
+        with self._lock:
+            if self._free is not None:
+                if self._free == 0:
+                    self._waiting.append(hand_in)
+                    return
+                self._free -= 1
+        hand_in()
+
+    def _free_one(self) -> None:
+        with self._lock:
+            if self._free is None:
+                return
+            if not self._waiting:
+                self._free += 1
+                return
+            hand_in = self._waiting.popleft()
+        hand_in()
+
+    def abort(self) -> None:
+        with self._lock:
+            self._waiting.clear()
+        self._feed.cancel()
+        self._shared.clear()
+
+    def end(self) -> None:
+        self._feed.end()
+        self._shared.clear()
+
+
+class _Batch:
+    """The tasks that joblib counts as one: done when all are, or when the first one failed."""
+
+    def __init__(self, count: int) -> None:
+        self.future: Future[Any] = Future()
+        self._results: list[Any] = [None] * count
+        self._left = count
+        self._lock = threading.Lock()
+        if not count:
+            self.future.set_result([])
+
+    def succeeded(self, at: int, result: Any) -> None:
+        self._results[at] = result
+        with self._lock:
+            self._left -= 1
+            complete = self._left == 0
+        if complete:
+            self.future.set_result(self._results)
+
+    def failed(self, error: BaseException) -> None:
+        with self._lock:
+            first = self._left > 0
+            self._left = 0
+        if first:
+            self.future.set_exception(error)
+
+
+def run_task(nested: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """On a worker: one task, whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`."""
+    backend, n_jobs = nested
+    try:
+        with parallel_config(backend=backend, n_jobs=n_jobs):
+            return function(*args, **kwargs)
+    except OSError as error:
+        if _is_of_callbacks(error):
+            raise RuntimeError(
+                "a callback of scikit-learn reports to the process that fits, over a socket of that machine, and this "
+                "task ran on another machine; fit without callbacks, or on slots of that machine: Pool(4)"
+            ) from error
+        raise
+
+
+def _is_of_callbacks(error: OSError) -> bool:
+    """Whether `sklearn.callback._transport` raised it, which connects to a path."""
+    where = os.path.join("sklearn", "callback", "_transport.py")
+    return any(frame.filename.endswith(where) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def name_of(function: Any) -> str:
+    """The name of a task's function; scikit-learn wraps it once more."""
+    return label_of(getattr(function, "function", function))
+
+
+register_parallel_backend("distmap", DistmapBackend)
