@@ -47,7 +47,7 @@ from distmap.tasks.pickling import warm_up
 from distmap.tasks.run import interruptible
 from distmap.tasks.runner import Runner
 from distmap.tasks.streams import install
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, SegmentMapping, private
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, SegmentMapping, Spare, private
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import REMARK, Drop, Free, Message, Output, Put, Refused, Report, Segment, Task
 
@@ -58,21 +58,23 @@ _NEW_SEGMENTS = 64
 _PDEATHSIG = 1
 #: Seconds between two counts of what this process holds.
 _COUNT_EVERY = 1.0
+#: Seconds without a message after which free segments are given up, but for those that are kept at rest.
+_REST_AFTER = 5.0
 
 
 def main(argv: list[str]) -> None:
-    """`argv`: the socket, the cells (both descriptors), process id of the parent, bytes of spare segments, and the
-    seconds in which to leave.
+    """`argv`: the socket, the cells (both descriptors), process id of the parent, bytes of spare segments at rest and
+    at work, and the seconds in which to leave.
     """
-    parent, spare = int(argv[2]), int(argv[3])
+    parent, spare = int(argv[2]), Spare(int(argv[3]), int(argv[4]))
     die_with(parent)
     # Kept to the end: what tasks left in it is still there for their exit functions.
     child = _child(argv, spare)
     child.serve()
-    leave(parent, float(argv[4]))
+    leave(parent, float(argv[5]))
 
 
-def _child(argv: list[str], spare: int) -> Child:
+def _child(argv: list[str], spare: Spare) -> Child:
     if sys.platform == "win32":
         # See spawn.py: nothing can be passed but by way of standard input and a name.
         import socket
@@ -127,7 +129,7 @@ def _out_of_the_way(fd: int) -> int:
 class Child:
     """The loop of a task process."""
 
-    def __init__(self, sock: _socket.socket, cells: list[memoryview], spare: int, streams: list[int]) -> None:
+    def __init__(self, sock: _socket.socket, cells: list[memoryview], spare: Spare, streams: list[int]) -> None:
         self._inbox = Inbox(sock)
         self._outbox = Outbox(sock)
         self._blocks = cells
@@ -174,6 +176,9 @@ class Child:
                     # Not kept until the next one comes: its memory may be shared.
                     frame = None
                     self._give_back()
+                if self._arena.restless and not self._inbox.waiting(_REST_AFTER):
+                    for number in self._arena.rest():
+                        self._send(Segment(number, 0))
                 if not self._inbox.fill():
                     break
             except OSError as error:

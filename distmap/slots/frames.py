@@ -156,9 +156,9 @@ class Inbox:
         #: What is still missing of the last part.
         self._target: memoryview | None = None
 
-    def waiting(self) -> bool:
-        """Whether something can be received at once."""
-        return bool(select.select([self._sock], [], [], 0)[0])
+    def waiting(self, timeout: float = 0.0) -> bool:
+        """Whether something can be received at once, or within `timeout` seconds."""
+        return bool(select.select([self._sock], [], [], timeout)[0])
 
     def fill(self) -> int:
         """Receive once; gives the number of bytes, 0 at the end of the stream. Raises BlockingIOError, OSError."""

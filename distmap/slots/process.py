@@ -22,7 +22,7 @@ from distmap.slots.memory import Usage
 from distmap.slots.spawn import start
 from distmap.slots.stacks import STATES, stack_of, state_of
 from distmap.tasks._typing import Buffer, NamedTuple
-from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping
+from distmap.transport.segments import LARGE, SUPPORTED, Arena, Segment, SegmentMapping, Spare
 from distmap.wire import messages as msg
 from distmap.wire.codec import decode, encode
 from distmap.wire.messages import Message
@@ -64,7 +64,7 @@ class FreedSegments:
 class Process:
     """A running task process and this side of everything that connects us to it."""
 
-    def __init__(self, env: Mapping[str, str], path: Sequence[str], spare: int, numbers: Iterator[int]) -> None:
+    def __init__(self, env: Mapping[str, str], path: Sequence[str], spare: Spare, numbers: Iterator[int]) -> None:
         self.popen, self.sock, self.blocks, self._cells, self.pidfd = start(env, path, spare)
         self.pid = self.popen.pid
         self.inbox = Inbox(self.sock)
@@ -85,7 +85,7 @@ class Process:
         #: Set once somebody listens; what does not go at once is written when the socket takes it.
         self.loop: asyncio.AbstractEventLoop | None = None
         self._hung_up = False
-        self._arena = Arena(spare, numbers)
+        self._arena = Arena(Spare(spare.at_rest, spare.at_rest), numbers)
         self._mapped: dict[int, SegmentMapping] = {}
 
     # --- out -----------------------------------------------------------------------------------------------------

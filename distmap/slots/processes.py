@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 from distmap.core.limits import LIMITS
 from distmap.errors import ProtocolError
 from distmap.slots.listener import SlotListener
+from distmap.slots.memory import total_memory
 from distmap.slots.process import FreedSegments, Process
 from distmap.slots.slot import Slot
 from distmap.slots.spawn import environment
 from distmap.tasks.surroundings import OWN_VARIABLES
+from distmap.transport.segments import Spare
 from distmap.wire.messages import REMARK, DeathReason, Died, Free, Output, Ready, Refused, Report
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ _FREE_DEATHS, _FIRST_REST, _LONGEST_REST = 2, 0.1, 5.0
 _ENDING = 1.0
 #: Bytes of shared memory that are kept for the next parts: of all slots, and at least for each slot and direction.
 _SPARE, _LEAST_SPARE = 512 << 20, 48 << 20
+#: What results may keep of it while calls follow each other: this part of the memory of the host, at most so much.
+_BUSY_SHARE, _MOST_BUSY = 1 / 16, 2 << 30
 
 
 class Processes:
@@ -86,7 +90,8 @@ class Processes:
         self._slots = slots
         # What has been put on it may be anything; what is not text nobody can import from.
         path = [entry for entry in (sys.path if sys_path is None else sys_path) if isinstance(entry, str)]
-        spare = max(_LEAST_SPARE, _SPARE // len(slots))
+        at_rest = max(_LEAST_SPARE, _SPARE // len(slots))
+        spare = Spare(at_rest, max(at_rest, min(_MOST_BUSY, int(_BUSY_SHARE * total_memory())) // len(slots)))
         common = environment(len(slots), env)
         self._new = [
             partial(

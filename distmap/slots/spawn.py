@@ -18,6 +18,7 @@ from distmap.core.limits import LIMITS
 from distmap.slots.control import anonymous_cells, blocks, clear
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.nesting import cores, nesting_environment
+from distmap.transport.segments import Spare
 
 #: The path comes by argument: what the parent can import its task processes can, and `__main__` is never run again.
 _BOOT = (
@@ -71,7 +72,7 @@ class Started(NamedTuple):
     pidfd: int
 
 
-def start(env: Mapping[str, str], path: Sequence[str], spare: int) -> Started:
+def start(env: Mapping[str, str], path: Sequence[str], spare: Spare) -> Started:
     """Start a task process, without waiting for it.
 
     Raises:
@@ -79,7 +80,7 @@ def start(env: Mapping[str, str], path: Sequence[str], spare: int) -> Started:
     """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    words = [str(os.getpid()), str(spare), str(LIMITS.leave_seconds), "\n".join(path)]
+    words = [str(os.getpid()), *map(str, spare), str(LIMITS.leave_seconds), "\n".join(path)]
     try:
         with theirs:
             started = _start_windows(theirs, words, env) if os.name == "nt" else _start_posix(theirs, words, env)

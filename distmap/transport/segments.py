@@ -17,7 +17,7 @@ import sys
 from _weakref import ref
 from collections.abc import Callable, Iterator
 
-from distmap.tasks._typing import TYPE_CHECKING, Any, Buffer
+from distmap.tasks._typing import TYPE_CHECKING, Any, Buffer, NamedTuple
 
 if TYPE_CHECKING:
     import ctypes
@@ -158,14 +158,21 @@ class Segment:
             self.fd = -1
 
 
+class Spare(NamedTuple):
+    """Bytes of free segments that are kept: at rest, and while parts come and go."""
+
+    at_rest: int
+    at_work: int
+
+
 class Arena:
     """The segments that one process fills for one reader, and fills again when the reader reports them free."""
 
-    def __init__(self, spare: int, numbers: Iterator[int]) -> None:
+    def __init__(self, spare: Spare, numbers: Iterator[int]) -> None:
         self._spare = spare
         self._numbers = numbers
         self._out: dict[int, Segment] = {}
-        #: Oldest first; together at most `spare` bytes.
+        #: Oldest first; together at most `spare.at_work` bytes.
         self._free: list[Segment] = []
 
     def fill(self, data: Buffer) -> tuple[Segment, int]:
@@ -176,7 +183,7 @@ class Arena:
         size = memoryview(data).nbytes
         fitting = [s for s in self._free if size <= s.size <= _LEAST_USE * size]
         if fitting:
-            segment, fd = min(fitting, key=lambda s: s.size), -1
+            segment, fd = min(reversed(fitting), key=lambda s: s.size), -1  # of those, the one that was used last
             self._free.remove(segment)
             segment.write(data)
         else:
@@ -196,8 +203,20 @@ class Arena:
         if segment is None:
             return []
         self._free.append(segment)
+        return self._give_up(self._spare.at_work)
+
+    @property
+    def restless(self) -> bool:
+        """Whether there is something to give up at rest."""
+        return sum(s.size for s in self._free) > self._spare.at_rest
+
+    def rest(self) -> list[int]:
+        """No parts have come or gone for a while. Returns the numbers of closed segments, as `free` does."""
+        return self._give_up(self._spare.at_rest)
+
+    def _give_up(self, most: int) -> list[int]:
         given_up = []
-        while sum(s.size for s in self._free) > self._spare:
+        while sum(s.size for s in self._free) > most:
             oldest = self._free.pop(0)
             oldest.close()
             given_up.append(oldest.number)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.waiting import eventually
 
 from distmap.tasks.code import dump_code
 from distmap.wire.messages import Ready
@@ -141,6 +142,42 @@ def test_segments_are_used_again(bench: Bench) -> None:
                 await b.values(b.send(square, [1]))  # by then it has heard that the result is gone
                 seen |= mapped(process) | mapped(os.getpid())
             assert len(seen) <= 4
+
+    run(main())
+
+
+def ramp(n: int) -> Any:
+    return numpy.full(2 * MB, n, dtype=numpy.uint8)
+
+
+@linux
+def test_memory_of_results_is_there_for_the_next_call_and_given_back_at_rest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that are let go of leave their memory to those that follow; if none do, both processes let go of it."""
+    monkeypatch.setattr("distmap.slots.processes._SPARE", 2 * MB)
+    monkeypatch.setattr("distmap.slots.processes._LEAST_SPARE", 2 * MB)
+
+    def rest_after(seconds: float) -> None:
+        from distmap.slots import child
+
+        child._REST_AFTER = seconds  # of its own process
+
+    async def main() -> None:
+        async with bench(1) as b:
+            (process,) = await b.values(b.send(pid, [0]))
+            await b.values(b.send(rest_after, [60.0]))
+            seen: set[str] = set()
+            for _ in range(3):
+                results = await b.values(b.send(ramp, range(6)))
+                assert [result[-1] for result in results] == list(range(6))
+                seen |= mapped(process)
+                del results
+                await b.values(b.send(square, [1]))  # by then it has heard that they are gone
+            assert len(seen) == 6
+            await b.values(b.send(rest_after, [0.05]))
+            await eventually(lambda: len(mapped(process)) == len(mapped(os.getpid())) == 1)
+            assert await b.values(b.send(square, [3])) == [9]
 
     run(main())
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from distmap.slots.spawn import environment, start
+from distmap.transport.segments import Spare
 
 Bench = Callable[..., Any]
 
@@ -44,7 +45,7 @@ def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_is_connected_and_alone(capfd: pytest.CaptureFixture[str]) -> None:
     """It has its socket, its cells, no standard input to read from, and a group of its own."""
-    started = start(dict(os.environ), sys.path, 1 << 20)
+    started = start(dict(os.environ), sys.path, Spare(1 << 20, 1 << 20))
     try:
         assert started.popen.poll() is None
         assert len(started.blocks) > 2
@@ -66,4 +67,4 @@ def test_a_process_that_cannot_be_started_leaves_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(OSError, match="temporarily"):
-        start(dict(os.environ), sys.path, 1 << 20)
+        start(dict(os.environ), sys.path, Spare(1 << 20, 1 << 20))

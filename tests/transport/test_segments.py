@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from distmap.transport.segments import Arena, Segment, SegmentMapping, anonymous_file, private
+from distmap.transport.segments import Arena, Segment, SegmentMapping, Spare, anonymous_file, private
 
 
 def mapped(fd: int, size: int, *, writable: bool = True) -> SegmentMapping:
@@ -118,7 +118,7 @@ def test_what_cannot_be_mapped_is_an_error() -> None:
 
 def test_an_arena_uses_again_what_comes_back() -> None:
     """A freed segment serves the next part of about its size, without a new descriptor."""
-    arena = Arena(1 << 20, itertools.count(1))
+    arena = Arena(Spare(1 << 20, 1 << 20), itertools.count(1))
     first, fd = arena.fill(b"x" * 10_000)
     assert fd >= 0
     view = mapped(fd, first.size).lend(10_000)
@@ -134,7 +134,7 @@ def test_an_arena_uses_again_what_comes_back() -> None:
 
 def test_an_arena_does_not_pin_large_memory_for_small_parts() -> None:
     """A much smaller part gets a segment of its own size."""
-    arena = Arena(1 << 30, itertools.count(1))
+    arena = Arena(Spare(1 << 30, 1 << 30), itertools.count(1))
     large, fd = arena.fill(bytes(1 << 20))
     os.close(fd)
     arena.free(large.number)
@@ -147,7 +147,7 @@ def test_an_arena_does_not_pin_large_memory_for_small_parts() -> None:
 
 def test_an_arena_gives_up_the_oldest_beyond_its_spare() -> None:
     """Free memory is bounded; what is given up is named, so that the reader can forget it."""
-    arena = Arena(100_000, itertools.count(1))
+    arena = Arena(Spare(100_000, 100_000), itertools.count(1))
     numbers = []
     for _ in range(3):
         segment, fd = arena.fill(bytes(40_000))
@@ -157,6 +157,24 @@ def test_an_arena_gives_up_the_oldest_beyond_its_spare() -> None:
     assert given_up == numbers[:1]
     assert arena.free(numbers[0]) == []
     assert arena.free(999) == []
+    arena.close()
+
+
+def test_an_arena_keeps_more_at_work_than_at_rest() -> None:
+    """What is beyond the rest is there for the next parts, last used first, until it rests; then it is named."""
+    arena = Arena(Spare(50_000, 200_000), itertools.count(1))
+    numbers = []
+    for _ in range(3):
+        segment, fd = arena.fill(bytes(40_000))
+        os.close(fd)
+        numbers.append(segment.number)
+    assert [arena.free(number) for number in numbers] == [[], [], []]
+    assert arena.restless
+    assert arena.fill(bytes(40_000))[0].number == numbers[2]
+    assert arena.rest() == numbers[:1]
+    assert not arena.restless
+    assert arena.rest() == []
+    assert arena.fill(bytes(40_000))[0].number == numbers[1]
     arena.close()
 
 
