@@ -78,6 +78,10 @@ class Outbox:
         self._waiting.append((deque(buffers), fd))
         return len(self._waiting) == 1 and self.flush()
 
+    def hold(self, buffers: Sequence[Buffer], fd: int = -1) -> None:
+        """Keep a frame for the next `flush`, with what comes meanwhile."""
+        self._waiting.append((deque(buffers), fd))
+
     def send_at_once(self, buffers: Sequence[Buffer]) -> bool:
         """Write a small frame with one system call if that takes no waiting, else nothing; True if it was written.
 
@@ -101,6 +105,12 @@ class Outbox:
         """Write what waits as far as it goes; True if nothing is left. Raises OSError if the other end is gone."""
         while self._waiting:
             buffers, fd = self._waiting[0]
+            if fd < 0:
+                # Frames without a descriptor go together: each write wakes the other end.
+                while len(self._waiting) > 1 and self._waiting[1][1] < 0 and len(buffers) < _GATHER:
+                    self._waiting.popleft()
+                    buffers.extend(self._waiting[0][0])
+                    self._waiting[0] = (buffers, -1)
             while buffers:
                 try:
                     sent = self._write(buffers, fd)

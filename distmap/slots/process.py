@@ -30,6 +30,9 @@ from distmap.wire.messages import Message
 if TYPE_CHECKING:
     import asyncio
 
+#: Seconds that a message may wait which is not urgent: in a loop of short calls the next one takes it along.
+_LATER = 0.005
+
 
 class FreedSegments:
     """Which segments of results nothing refers to any more: told by any thread, at any moment.
@@ -84,6 +87,10 @@ class Process:
         self.usage = Usage()
         #: Set once somebody listens; what does not go at once is written when the socket takes it.
         self.loop: asyncio.AbstractEventLoop | None = None
+        #: What is sent waits for `flush`: each write wakes the process, and several frames can go in one.
+        self.corked = False
+        #: The socket takes no more now; the loop tells when it does.
+        self._full = False
         self._hung_up = False
         self._arena = Arena(Spare(spare.at_rest, spare.at_rest), numbers)
         self._mapped: dict[int, SegmentMapping] = {}
@@ -124,26 +131,41 @@ class Process:
             self._write(pack_frame(encode(msg.Segment(number, size))), copy)
 
     def _write(self, frame: Sequence[Buffer], fd: int = -1) -> None:
-        """Write as far as it goes now, the rest when the socket takes it. `fd` is closed then."""
+        """Write, or keep for the next write. `fd` is closed once it was passed on."""
         if self._hung_up:  # it retires and needs nothing
             if fd >= 0:
                 os.close(fd)
             return
+        self.outbox.hold(frame, fd)
+        if not self.corked and not self._full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was sent as far as it goes now, the rest when the socket takes it."""
+        self.corked = False
+        if self._hung_up:
+            self.outbox.close()  # it retires and needs nothing
         try:
-            if not self.outbox.send(frame, fd) and self.loop is not None:
-                self.loop.add_writer(self.sock, self._writable)
+            full = not self.outbox.flush()
         except OSError:
             self._give_up()
+            full = False
+        if full != self._full and self.loop is not None:
+            self._full = full
+            if full:
+                self.loop.add_writer(self.sock, self.flush)
+            else:
+                self.loop.remove_writer(self.sock)
 
-    def _writable(self) -> None:
-        """The socket takes more; called by the loop."""
-        assert self.loop is not None
-        try:
-            if not self.outbox.flush():
-                return
-        except OSError:
-            self.outbox.close()
-        self.loop.remove_writer(self.sock)
+    def send_later(self, message: Message) -> None:
+        """Send a message with whatever is sent next, at the latest a moment later: it changes nothing for tasks."""
+        corked, self.corked = self.corked, True
+        self.send(message)
+        self.corked = corked
+        if self.loop is not None:
+            self.loop.call_later(_LATER, self.flush)
+        elif not corked:
+            self.flush()
 
     def _give_up(self) -> None:
         """It is gone, or there is no descriptor for it: what follows a death follows."""
@@ -286,6 +308,7 @@ class Process:
     def close(self) -> None:
         """Let go of socket, descriptors and memory. What was lent from its results stays as long as it is used."""
         self.outbox.close()
+        self._full = False
         self.inbox.close()
         self.sock.close()
         for fd in (self._cells, self.pidfd):

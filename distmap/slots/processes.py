@@ -164,17 +164,21 @@ class Processes:
             # User code wrote to our socket, or we are out of memory or descriptors: start afresh.
             self.kill(slot, process)
             return False
-        for message, parts in messages or ():
-            if isinstance(message, Report):
-                if slot.receive(message):
-                    if message.ended and (why := slot.growth()) is not None:
-                        self.retire(slot, why, message.attempt)
-                    self.listener.reported(message, parts)
-            elif isinstance(message, Refused):
-                if slot.receive(message):
-                    self.listener.refused(message, parts)
-            elif isinstance(message, Output) and message.attempt in slot.attempts:
-                self.listener.printed(message, parts)
+        process.corked = True  # the tasks that follow go in one write
+        try:
+            for message, parts in messages or ():
+                if isinstance(message, Report):
+                    if slot.receive(message):
+                        if message.ended and (why := slot.growth()) is not None:
+                            self.retire(slot, why, message.attempt)
+                        self.listener.reported(message, parts)
+                elif isinstance(message, Refused):
+                    if slot.receive(message):
+                        self.listener.refused(message, parts)
+                elif isinstance(message, Output) and message.attempt in slot.attempts:
+                    self.listener.printed(message, parts)
+        finally:
+            process.flush()
         return messages is not None and not slot.retire()
 
     def drain(self, slot: Slot, process: Process) -> None:

@@ -57,7 +57,7 @@ class SharedBlob:
 
     def withdraw(self, process: Process, digest: bytes) -> None:
         """Let the process forget it."""
-        process.send(Drop(digest))
+        process.send_later(Drop(digest))
         for part in self.parts:
             if isinstance(part, BlobPart):
                 part.withdraw(process)
@@ -135,6 +135,16 @@ class Slot:
 
     def feed(self) -> None:
         """Send what waits, as far as the process may have it."""
+        process = self.process
+        if not self._backlog or process is None or process.corked:
+            return self._feed()
+        process.corked = True  # what a task needs goes with it, in one write
+        try:
+            self._feed()
+        finally:
+            process.flush()
+
+    def _feed(self) -> None:
         process = self.process
         # One block stays free: the block of a task is in use until after its answer was sent.
         while self._backlog and process is not None and self.ending is None and process.unanswered < BLOCKS - 1:

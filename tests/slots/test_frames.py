@@ -56,6 +56,28 @@ def test_every_cut_gives_the_same_frames(pair: tuple[socket.socket, socket.socke
     assert found == [(header, plain(parts)) for header, parts in cases]
 
 
+def test_frames_that_are_held_go_in_one_write() -> None:
+    """Each write wakes the other end. A frame with a descriptor has a write of its own."""
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # keeps writes apart
+    with a, b:
+        outbox = Outbox(a)
+        frames = [pack_frame(name, [name]) for name in (b"one", b"two", b"three", b"four")]
+        outbox.hold(frames[0])
+        outbox.hold(frames[1])
+        outbox.hold(frames[2], os.dup(0))
+        outbox.hold(frames[3])
+        assert outbox
+        assert outbox.flush()
+        assert not outbox
+        one, two, three, four = (b"".join(bytes(buffer) for buffer in frame) for frame in frames)
+        data, descriptors, *_ = socket.recv_fds(b, 1000, 4)
+        assert (data, descriptors) == (one + two, [])
+        data, descriptors, *_ = socket.recv_fds(b, 1000, 4)
+        assert (data, len(descriptors)) == (three, 1)
+        os.close(descriptors[0])
+        assert b.recv(1000) == four
+
+
 def test_what_does_not_fit_waits_and_goes_later(pair: tuple[socket.socket, socket.socket]) -> None:
     """A socket that is full keeps nobody waiting; the rest follows when it drains."""
     a, b = pair

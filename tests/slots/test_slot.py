@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import eventually
 
 from distmap.slots.control import BLOCKS
+from distmap.slots.frames import Outbox
+from distmap.tasks.code import dump_code
 from distmap.wire.messages import Refused, Report, Task
 
 Bench = Callable[..., Any]
@@ -65,6 +68,31 @@ def test_dropped_code_is_forgotten(bench: Bench) -> None:
             b.slots.drop(digest)
             b.slots.assign(Task(0, 999, digest, (), 0, 1, 0, 0.0), [b""])
             assert (await b.hear(Refused))[0].attempt == 999
+
+    run(main())
+
+
+def test_a_call_wakes_the_process_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task and its code go in one write, and so does what is dropped before; alone that goes a moment later."""
+    writes: list[int] = []
+    write = Outbox._write
+
+    def counted(self: Outbox, buffers: Any, fd: int) -> int:
+        writes.append(len(buffers))
+        return write(self, buffers, fd)
+
+    monkeypatch.setattr(Outbox, "_write", counted)
+
+    async def main() -> None:
+        async with bench(1) as b:
+            assert await b.values(b.send(square, [3])) == [9]
+            assert len(writes) == 1
+            b.slots.drop(dump_code(square).digest)
+            assert len(writes) == 1
+            assert await b.values(b.send(abs, [-3])) == [3]
+            assert len(writes) == 2
+            b.slots.drop(dump_code(abs).digest)
+            await eventually(lambda: len(writes) == 3)
 
     run(main())
 
