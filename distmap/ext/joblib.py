@@ -129,6 +129,9 @@ class DistmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
             call = self._call
         return call.submit(func, callback)
 
+    #: What joblib before 1.5 calls it.
+    apply_async = submit
+
     def _open(self, func: Any) -> _Call:
         assert self._at_once is not None
         pool = default_pool(self._at_once) if self._pool is None else self._pool
