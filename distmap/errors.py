@@ -126,9 +126,8 @@ class VersionMismatch(DistmapError, ConnectionError):
     """The two sides run Python versions (or protocol versions) that do not fit. The message names both."""
 
 
-def _also_foreign() -> dict[str, type[DistmapError]]:
-    """Make the errors that are errors of other packages too, so that code written for those catches them."""
-    import concurrent.futures
+def _time_ran_out() -> tuple[type[DistmapError], ...]:
+    """Make the errors that are those of multiprocessing too, so that code written for it catches them."""
     import multiprocessing
 
     class NoWorkers(DistmapError, multiprocessing.TimeoutError):
@@ -148,13 +147,17 @@ def _also_foreign() -> dict[str, type[DistmapError]]:
 
         stack: str = ""
 
+    return NoWorkers, ItemTimeout
+
+
+def _cancelled() -> tuple[type[DistmapError], ...]:
+    """Make the error that is one of `concurrent.futures` too."""
+    import concurrent.futures
+
     class JobCancelled(DistmapError, concurrent.futures.CancelledError):
         """The job was cancelled. What had been finished is in `job.partial`."""
 
-    made: tuple[type[DistmapError], ...] = (NoWorkers, ItemTimeout, JobCancelled)
-    for kind in made:
-        kind.__qualname__ = kind.__name__  # they pickle by name, as members of this module
-    return {kind.__name__: kind for kind in made}
+    return (JobCancelled,)
 
 
 if TYPE_CHECKING:
@@ -169,10 +172,12 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Task processes import this module and never raise these three: importing the packages they come from would more
-    # than double the start-up of a task process (16 ms of 30).
-    if name not in ("NoWorkers", "ItemTimeout", "JobCancelled"):
+    # than double the start-up of a task process (16 ms of 30). A pool needs only the last one to begin.
+    make = {"NoWorkers": _time_ran_out, "ItemTimeout": _time_ran_out, "JobCancelled": _cancelled}.get(name)
+    if make is None:
         raise AttributeError(f"module 'distmap.errors' has no attribute {name!r}")
-    for made, kind in _also_foreign().items():
+    for kind in make():
+        kind.__qualname__ = kind.__name__  # they pickle by name, as members of this module
         # Another thread may have been quicker, and there must be one class of each.
-        globals().setdefault(made, kind)
+        globals().setdefault(kind.__name__, kind)
     return globals()[name]

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from distmap.calls.arguments import label_of
 from distmap.calls.controls import Callbacks
@@ -20,7 +20,6 @@ from distmap.calls.options import MapOptions
 from distmap.calls.reader import JobContext
 from distmap.calls.results import ResultSink, Stream
 from distmap.calls.serving import MapServing, Serving
-from distmap.calls.stream import StreamJob, StreamServing
 from distmap.core.events import Gather, JobSpec
 from distmap.core.limits import LIMITS
 from distmap.core.progress import ProgressOption
@@ -31,6 +30,9 @@ from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Code, Style
 from distmap.tasks.items import dump_items
 from distmap.views.choose import resolve_progress
+
+if TYPE_CHECKING:
+    from distmap.calls.stream import StreamJob
 
 
 class Call(NamedTuple):
@@ -89,6 +91,8 @@ class Jobs:
 
     def stream(self, call: Call, gather: Gather, buffer: int | None) -> StreamJob:
         """Make a stream."""
+        from distmap.calls.stream import StreamJob, StreamServing
+
         results = Stream(call.options.on_error)
         entry, progress = self._entry(call, gather, buffer=buffer, stop=False)
         serving = StreamServing(self._context, entry, call.source, results, call=call.name, function=label_of(call.fn))

@@ -10,14 +10,16 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from distmap.calls.batches import WHAT_HAS_ROWS, Rows, rows_of
 from distmap.core.limits import LIMITS
 from distmap.driver.jobs import ReadItems
 from distmap.tasks.items import dump_items
 from distmap.tasks.payload import Payload
 from distmap.tasks.plain import NUMBERS, SCALARS, dump_numbers, fixed_size
+
+if TYPE_CHECKING:
+    from distmap.calls.batches import Rows
 
 #: Pickles the items of a read. What an iterator gives may be changed by it when the next one is asked for, so such
 #: items are handed over one by one, by an iterator that asks for the next when this one was pickled.
@@ -266,6 +268,8 @@ def from_batches(data: Any, batch_size: int | None, slots: int) -> tuple[Input, 
     Raises:
         TypeError: it can neither be cut nor iterated over.
     """
+    from distmap.calls.batches import WHAT_HAS_ROWS, rows_of
+
     rows = rows_of(data)
     count = length_of(data) if rows is None else rows.length
     size = batch_size or (1024 if count is None else max(1, -(-count // (4 * max(1, slots)))))

@@ -6,7 +6,7 @@ making to Python. What ended a task process as it was unpickled there must not d
 
 from __future__ import annotations
 
-import pickle
+import _pickle
 from typing import Any
 
 from distmap.tasks.items import Items
@@ -35,7 +35,7 @@ class _Refused(Exception):
     """Something that may have an effect would be called; its argument says what."""
 
 
-class _Harmless(pickle.Unpickler):
+class _Harmless(_pickle.Unpickler):
     """Unpickles what has no effect; raises _Refused before it calls anything else."""
 
     def find_class(self, module: str, name: str) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distmap.calls.checks import checked
@@ -18,6 +16,8 @@ from distmap.core.limits import LIMITS
 from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distmap.calls.jupyter_server import JupyterServer
     from distmap.engine.hub import HubEngine
     from distmap.transport.first_hop import FirstHop
@@ -120,6 +120,8 @@ class Remote(NamedTuple):
             from distmap.transport.ssh_meeting import PoolAtLogin
 
             meeting = PoolAtLogin(self.listen)
+            from dataclasses import replace
+
             listen = replace(parse_url(_BEHIND_A_LOGIN, listening=True), shown=meeting.url)
         elif self.listen is not None:
             listen = parse_url(self.listen, listening=True)

@@ -14,7 +14,7 @@ from distmap.calls.naming import name_of_item
 from distmap.calls.rerun import make_rerunnable
 from distmap.core.events import OnError
 from distmap.driver.messages import Landed, Lost, ReportData
-from distmap.errors import ItemTimeout, PoisonItemError, WorkerMemoryError
+from distmap.errors import PoisonItemError, WorkerMemoryError
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.failures import Failure, headline, revive, throw, with_source
 from distmap.tasks.items import Folded, is_plain, load_results
@@ -170,6 +170,8 @@ def _exception_of(lost: Lost, name: str | None) -> BaseException:
     name = name or f"item {lost.item} ({'?' if lost.payload is None else name_of_item(lost.payload, lost.at)})"
     deaths = list(lost.deaths)
     if lost.cause == "timeout":
+        from distmap.errors import ItemTimeout
+
         *deaths, (worker, text) = deaths or [("?", "")]
         before = f" (before, it ended {_processes(deaths)})" if deaths else ""
         error = ItemTimeout(

@@ -6,10 +6,10 @@ items are pickled by the caller and their arrays copied, so a later change of th
 
 from __future__ import annotations
 
+import _pickle
 import asyncio
 import concurrent.futures
 import contextvars
-import pickle
 import queue
 import threading
 from collections import deque
@@ -34,7 +34,7 @@ from distmap.tasks.items import DumpedItem, dump_item, join_items
 from distmap.views.callbacks import call_showing_errors
 
 #: Stands for an item that was cancelled before it was sent: a Failure is not run, only reported back.
-_NOTHING = DumpedItem(pickle.dumps(Failure("CancelledError", "", "", None, "")))
+_NOTHING = DumpedItem(_pickle.dumps(Failure("CancelledError", "", "", None, "")))
 
 
 class Submissions:

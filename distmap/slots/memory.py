@@ -39,7 +39,7 @@ _LITTLE = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _CGROUPS = "/sys/fs/cgroup"
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|%|)\s*", re.IGNORECASE)
+_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|%|)\s*"
 _UNITS = {"": 1.0, "b": 1.0, "%": 0.01}
 for _power, _letter in enumerate("kmgt", 1):
     _UNITS[f"{_letter}b"], _UNITS[f"{_letter}ib"] = 1000.0**_power, 1024.0**_power
@@ -63,7 +63,7 @@ def limit_of(value: int | str | None, slots: int) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f"a memory limit is a number of bytes or text such as '2GB' or '80%', not {value!r}")
-    found = _SIZE.fullmatch(str(value))
+    found = re.fullmatch(_SIZE, str(value), re.IGNORECASE)
     if found is None:
         raise ValueError(f"a memory limit is a number of bytes or text such as '2GB' or '80%', not {value!r}")
     size = float(found[1]) * _UNITS[found[2].lower()]

@@ -13,9 +13,10 @@ from distmap.tasks.caller import PACKAGE
 #: Threads whose stacks are told beside that of the item, frames of a stack, and characters in all.
 _OTHERS, _FRAMES, _CHARACTERS = 3, 30, 6000
 
-_HEAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ .*:$")
-_FRAME = re.compile(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$')
-_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+#: Compiled when they are used, which is rare.
+_HEAD = r"^(?:Current thread|Thread) 0x[0-9a-f]+ .*:$"
+_FRAME = r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$'
+_ESCAPE = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))"
 #: How a thread begins; no thread that is of interest ends there.
 _BOOTSTRAP = "_bootstrap", "_bootstrap_inner"
 
@@ -48,9 +49,9 @@ def stack_of(text: str) -> str:
     """
     threads: list[list[tuple[str, str, str]]] = []
     for line in text.splitlines():
-        if _HEAD.match(line):
+        if re.match(_HEAD, line):
             threads.append([])
-        elif threads and (frame := _FRAME.match(line)):
+        elif threads and (frame := re.match(_FRAME, line)):
             threads[-1].insert(0, (_plain(frame[1]), frame[2], _plain(frame[3])))
     item = next((frames for frames in threads if _is_main(frames)), [])
     others = [users for frames in threads if frames is not item and (users := _users(frames))]
@@ -64,7 +65,7 @@ def stack_of(text: str) -> str:
 
 def _plain(text: str) -> str:
     """The text without the escapes that faulthandler writes for what is not ASCII."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2] or found[3], 16)), text)
+    return re.sub(_ESCAPE, lambda found: chr(int(found[1] or found[2] or found[3], 16)), text)
 
 
 def _is_main(frames: list[tuple[str, str, str]]) -> bool:

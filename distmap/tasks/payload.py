@@ -42,7 +42,7 @@ def size(buffer: Buffer) -> int:
 
 
 def digest_of(*chunks: Buffer) -> bytes:
-    from hashlib import blake2b
+    from _blake2 import blake2b  # that of hashlib, without OpenSSL, which takes a millisecond to start
 
     state = blake2b(digest_size=16)
     for chunk in chunks:

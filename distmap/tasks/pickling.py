@@ -23,9 +23,15 @@ from distmap.tasks.picklers import UNPICKLABLE, Definitions, FastPickler, Pickle
 OUT_OF_BAND = 32 << 10
 
 
+#: What cloudpickle imports, in pieces of 2 ms each: a task that comes meanwhile waits for one of them.
+_PIECES = """
+enum re typing ast dis tokenize inspect threading textwrap traceback logging pickle platform uuid cloudpickle
+""".split()
+
+
 def warm_up(busy: Callable[[], bool]) -> None:
     """Import what most functions will need, piece by piece, until there is something better to do."""
-    for name in ("typing", "inspect", "logging", "cloudpickle"):  # the last one imports the others
+    for name in _PIECES:
         if busy():
             return
         __import__(name)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 
 from distmap.core.progress import JobState, ProgressOption, Snapshot
-from distmap.views import cards
 from distmap.views.base import MAX_ISSUES, Controls, Issue, View
 from distmap.views.choose import choose_view
 from distmap.views.kernel import current_cell
@@ -162,6 +161,8 @@ class JobDisplay:
 
     def html(self, snapshot: Snapshot | None) -> str:
         """The card of the job at this moment."""
+        from distmap.views import cards
+
         if snapshot is None:
             return cards.new_card_html(self.title, self.kind)
         return cards.card_html(self.title, snapshot, self.issues, self.dropped, self.kind)
