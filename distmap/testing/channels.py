@@ -14,6 +14,7 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 
+from distmap.tasks._typing import Buffer
 from distmap.transport.channel import Channel, ChannelClosed
 
 Check = Callable[[Channel, Channel], Awaitable[None]]
@@ -159,6 +160,68 @@ async def any_byte_is_life(left: Channel, right: Channel) -> None:
         assert before <= receiver.last_heard <= loop.time()
 
 
+async def gives_frames_to_a_receiver(left: Channel, right: Channel) -> None:
+    """From `start` on: those that are there already, then each as it comes, in order, and then the end."""
+    await left.send([b"0"])
+    receiver = Recorder()
+    async with asyncio.timeout(DEADLINE):
+        await left.send([b"1"])
+        assert bytes(await right.recv()) == b"0"
+        right.start(receiver)
+        left.write([[b"2"], [b"", bytearray(b"3"), memoryview(b"!")]])
+        left.write([[b"4" * FRAME, b"5"], [b"6"]])
+        await receiver.until(lambda: len(receiver.frames) == 5)
+        assert receiver.frames == [b"1", b"2", b"3!", b"4" * FRAME + b"5", b"6"]
+        assert receiver.ended is None
+        left.abort()
+        await receiver.until(lambda: receiver.ended is not None)
+    assert receiver.ends == 1
+
+
+async def has_room_again_for_who_writes(left: Channel, right: Channel) -> None:
+    """Who writes as long as there is room is called when there is room again, and no frame is lost."""
+    reader, count = Recorder(), 0
+
+    def write() -> None:
+        nonlocal count
+        while left.room and count < 256:
+            left.write([[bytes(FRAME)]])
+            count += 1
+
+    writer = Recorder(write)
+    left.start(writer)
+    write()
+    assert count < 256
+    right.start(reader)
+    async with asyncio.timeout(DEADLINE):
+        await reader.until(lambda: len(reader.frames) == 256)
+
+
+class Recorder:
+    """A receiver that keeps copies of what it is given."""
+
+    def __init__(self, on_pump: Callable[[], None] = lambda: None) -> None:
+        self.frames: list[bytes] = []
+        self.ended: ChannelClosed | None = None
+        self.ends = 0
+        self.pump = on_pump
+        self._changed = asyncio.Event()
+
+    def take(self, frame: Buffer) -> None:
+        self.frames.append(bytes(frame))
+        self._changed.set()
+
+    def end(self, closed: ChannelClosed) -> None:
+        self.ended = closed
+        self.ends += 1
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+
 CHECKS: tuple[Check, ...] = (
     moves_frames_in_order_both_ways,
     moves_frames_of_any_size,
@@ -171,6 +234,8 @@ CHECKS: tuple[Check, ...] = (
     abort_frees_a_sender_that_waits,
     close_does_not_wait_for_a_mute_side,
     any_byte_is_life,
+    gives_frames_to_a_receiver,
+    has_room_again_for_who_writes,
 )
 
 

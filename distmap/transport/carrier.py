@@ -3,8 +3,8 @@
 Owns the reader and the writer of one channel, and the timer of acknowledgements. It must not know what messages mean,
 nor whether another channel follows: `conversation.py`, which makes a carrier for each, decides that.
 
-All of it runs on one event loop. Two tasks: the reader, which begins with the carrier and also starts the writer; at
-most one writer, which ends when there is nothing to write.
+All of it runs on one event loop, and none of it waits: a frame that comes is taken, and what it makes the session say
+is written, in one call from the socket.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from distmap.core.limits import Limits
@@ -23,6 +23,9 @@ from distmap.wire.messages import Message
 from distmap.wire.session import Session
 
 logger = logging.getLogger(__name__)
+
+#: Bytes of frames after which no further one is written together with them.
+_TOGETHER = 32 << 10
 
 #: A message with its parts, as the session completes it.
 Complete = tuple[Message, list[Buffer]]
@@ -58,25 +61,48 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         #: Set when our Bye has been written, or never will be.
         self.gone = asyncio.Event()
-        self._stopped = False
+        self._started = self._stopped = self._failed = self._writing = self._taking = False
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to read and write."""
-        self._reader = spawn(self._guarded(self._read), f"distmap read {self.channel.peer}")
+        self._started = True
+        self.channel.start(self)
         self.pump()
 
     def pump(self) -> None:
-        """Start the writer unless one is running. Call it when the session has something to write."""
-        if self._reader is not None and not self._stopped and (self._writer is None or self._writer.done()):
-            self._writer = spawn(self._guarded(self._write), f"distmap write {self.channel.peer}")
+        """Write what the session has, as far as there is room. Call it when the session has something to write."""
+        if not self._started or self._stopped or self._taking or self._writing:
+            return
+        session, channel = self._session, self.channel
+        self._writing = True
+        try:
+            while channel.room and (frames := self._next_frames()):
+                channel.write(frames)
+        except ChannelClosed:
+            return  # `end` is called with the same, after the frames that still came
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._writing = False
+        if session.said_bye:
+            self.gone.set()
+
+    def _next_frames(self) -> list[Sequence[Buffer]]:
+        """The next one, and those after it, as long as they are small."""
+        frames: list[Sequence[Buffer]] = []
+        left = _TOGETHER
+        while left > 0 and (frame := self._session.outgoing()) is not None:
+            frames.append(frame)
+            left -= sum(map(len, frame))
+        return frames
 
     def hush(self) -> None:
-        """Write nothing more. What comes in is still read: a socket that nobody drains cannot be closed politely."""
-        self._stop_acknowledging()
-        _cancel(self._writer)
+        """Acknowledge nothing more. What comes is still read: a socket that nobody drains cannot be closed politely."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
 
     def stop(self) -> None:
         """Break the channel, and take nothing from it any more."""
@@ -84,67 +110,55 @@ class Carrier:
         self.gone.set()
         self.hush()
         self.channel.abort()
-        _cancel(self._reader)
 
     async def close(self, code: int, reason: str) -> None:
-        """End the channel politely, within its bounds, and wait for the tasks."""
+        """End the channel politely, within its bounds."""
         await self.channel.close(code, reason)
-        tasks = [task for task in (self._reader, self._writer) if task not in (None, asyncio.current_task())]
-        for task in tasks:
-            _cancel(task)
-        await asyncio.gather(*filter(None, tasks), return_exceptions=True)
+        if self._closing is not None:
+            await self._closing
 
-    # --- the two tasks ------------------------------------------------------------------------------------------------
+    # --- called by the channel ----------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        # Always drains the socket: a reader that stops would stop the peer's signs of life too.
-        session, channel, now = self._session, self.channel, self._loop.time
-        while True:
-            try:
-                frame = await channel.recv()
-            except ChannelClosed as closed:
-                self._end(closed)
-                return
-            if self._stopped:
-                return
-            # After our own `close` nothing is reported, not even what breaks the protocol.
-            over = session.over
-            try:
-                complete = session.incoming(frame, now())
-            except ProtocolError as error:
-                if not over:
-                    self._end(error)
-                self.gone.set()
-                await channel.close(CLOSE_PROTOCOL, "protocol error")
-                return
-            # Otherwise its memory would be held until the next one comes.
-            del frame
-            self._on_frame(complete)
-            complete.clear()
-            if session.wants_to_write:
-                self.pump()  # perhaps for nothing: `wants_to_write` is not exact
-            if session.owes and self._ack_timer is None and not session.over:
-                self._ack_timer = self._loop.call_later(self._limits.ack_delay, self._acknowledge)
-
-    async def _write(self) -> None:
-        session, channel = self._session, self.channel
-        try:
-            while not self._stopped and (frame := session.outgoing()) is not None:
-                await channel.send(frame)
-        except ChannelClosed:
-            # The reader gets the same, after the frames that still came.
+    def take(self, frame: Buffer) -> None:
+        """A frame has come."""
+        if self._stopped or self._failed:
             return
-        if session.said_bye:
-            self.gone.set()
-
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run one of the tasks. A bug in a callback (or here) must end the conversation, not half of it."""
+        session = self._session
+        # After our own `close` nothing is reported, not even what breaks the protocol.
+        over = session.over
         try:
-            await work()
+            complete = session.incoming(frame, self._loop.time())
+        except ProtocolError as error:
+            self._failed = True
+            if not over:
+                self._end(error)
+            self.gone.set()
+            self._closing = spawn(self.channel.close(CLOSE_PROTOCOL, "protocol error"), "distmap close")
+            return
+        # What is said meanwhile is written by `pump`, which is called after the last frame of a read.
+        self._taking = True
+        try:
+            self._on_frame(complete)
         except Exception as error:
-            logger.exception("the conversation with %s failed", self.channel.peer)
-            self._end(error)
-            self.channel.abort()
+            self._fail(error)
+            return
+        finally:
+            self._taking = False
+        if session.owes and self._ack_timer is None and not session.over:
+            self._ack_timer = self._loop.call_later(self._limits.ack_delay, self._acknowledge)
+
+    def end(self, closed: ChannelClosed) -> None:
+        """The channel has ended."""
+        self._end(closed)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> None:
+        """A bug in a callback (or here) must end the conversation, not half of it."""
+        logger.error("the conversation with %s failed", self.channel.peer, exc_info=error)
+        self._failed = True
+        self._end(error)
+        self.channel.abort()
 
     def _end(self, error: Exception) -> None:
         if not self._stopped:
@@ -156,11 +170,6 @@ class Carrier:
         if self._session.acknowledge():
             self.pump()
 
-    def _stop_acknowledging(self) -> None:
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-
 
 def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     """A task that has begun already, where Python can do that: what needs no waiting is done before this returns."""
@@ -168,9 +177,3 @@ def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, name=name, eager_start=True)
     return loop.create_task(work, name=name)
-
-
-def _cancel(task: asyncio.Task[None] | None) -> None:
-    """Cancel it unless it is the one that calls: that one returns by itself."""
-    if task is not None and task is not asyncio.current_task():
-        task.cancel()

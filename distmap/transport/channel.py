@@ -2,6 +2,9 @@
 
 Owns the protocol that every channel keeps, its close codes, and the one exception it raises. A channel moves whole
 frames in order in both directions and must not look into them. `distmap.testing.channels` has the contract as tests.
+
+A handshake sends and waits for one frame after the other: `send`, `recv`. What follows must not wait: `start` names a
+receiver, which is called with each frame as the loop reads it from the socket; and `write` writes at once.
 """
 
 from __future__ import annotations
@@ -31,6 +34,19 @@ class ChannelClosed(ConnectionError):
         return self.reason or f"the connection ended (code {self.code})"
 
 
+class Receiver(Protocol):
+    """Who is called by a channel from its `start` on. Must not block and must not raise."""
+
+    def take(self, frame: Buffer) -> None:
+        """A frame has come. Its memory is used again after the return."""
+
+    def pump(self) -> None:
+        """What came by one read has been given, or there is room for frames again: the time to write."""
+
+    def end(self, closed: ChannelClosed) -> None:
+        """The channel is over; called once, after the last frame."""
+
+
 class Channel(Protocol):
     """One live connection that moves frames. All of it belongs to one event loop."""
 
@@ -52,6 +68,16 @@ class Channel(Protocol):
 
         Safe to cancel: no frame is lost.
         """
+
+    def start(self, receiver: Receiver) -> None:
+        """From now on the receiver gets what comes, beginning with what is here already; `recv` must not be called."""
+
+    @property
+    def room(self) -> bool:
+        """Whether a frame can be written that does not wait behind others. If not, `Receiver.pump` is called later."""
+
+    def write(self, frames: Sequence[Sequence[Buffer]]) -> None:
+        """Write frames at once, each as for `send`, together if they are small. Raises ChannelClosed as that does."""
 
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """End the channel politely and wait, for a bounded time, until it is over. Closing twice is fine."""

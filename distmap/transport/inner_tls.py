@@ -22,7 +22,7 @@ from typing import cast
 
 from distmap.core.limits import LIMITS
 from distmap.tasks._typing import Buffer
-from distmap.transport.channel import CLOSE_BROKEN, CLOSE_NORMAL, CLOSE_PROTOCOL, Channel, ChannelClosed
+from distmap.transport.channel import CLOSE_BROKEN, CLOSE_NORMAL, CLOSE_PROTOCOL, Channel, ChannelClosed, Receiver
 
 #: The first byte of a TLS handshake record (RFC 8446, 5.1). A proof begins with its size, which is less than 0x1600.
 FIRST_BYTE = 0x16
@@ -54,6 +54,9 @@ class InnerTLS:
         # How the other end ended the channel; whether this end does.
         self._ended: ChannelClosed | None = None
         self._ending = False
+        self._receiver: Receiver | None = None
+        # Whether it has been told of the end.
+        self._told = False
 
     @property
     def last_heard(self) -> float:
@@ -90,6 +93,27 @@ class InnerTLS:
 
     async def send(self, frame: Sequence[Buffer]) -> None:
         """See `Channel`."""
+        async with self._order:
+            self._encrypt(frame)
+            await self._flush()
+
+    def write(self, frames: Sequence[Sequence[Buffer]]) -> None:
+        """See `Channel`."""
+        messages = []
+        for frame in frames:
+            self._encrypt(frame)
+            messages.append([self._outgoing.read()])
+        try:
+            self._outer.write(messages)
+        except ChannelClosed as closed:
+            raise self._believed(closed) from None
+
+    @property
+    def room(self) -> bool:
+        """See `Channel`."""
+        return self._outer.room
+
+    def _encrypt(self, frame: Sequence[Buffer]) -> None:
         small = [_SIZE.pack(sum(len(part) for part in frame))]
         views: list[Buffer] = []
         room = _RECORD - _SIZE.size
@@ -99,20 +123,24 @@ class InnerTLS:
                 room -= len(part)
             else:
                 views.append(part)
-        async with self._order:
-            if self._ended is not None or self._ending:
-                raise self._ended or ChannelClosed(CLOSE_BROKEN, "the connection is closed")
-            self._tls.write(b"".join(small))
-            for view in views:
-                if len(view):
-                    self._tls.write(view)
-            await self._flush()
+        if self._ended is not None or self._ending:
+            raise self._ended or ChannelClosed(CLOSE_BROKEN, "the connection is closed")
+        self._tls.write(b"".join(small))
+        for view in views:
+            if len(view):
+                self._tls.write(view)
 
     async def recv(self) -> Buffer:
         """See `Channel`."""
         while (frame := self._take()) is None:
             await self._receive()
         return frame
+
+    def start(self, receiver: Receiver) -> None:
+        """See `Channel`."""
+        self._receiver = receiver
+        self.take(b"")
+        self._outer.start(self)
 
     async def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> None:
         """See `Channel`."""
@@ -129,6 +157,37 @@ class InnerTLS:
     def abort(self) -> None:
         """See `Channel`."""
         self._outer.abort()
+
+    # --- called by the channel around it ------------------------------------------------------------------------------
+
+    def take(self, frame: Buffer) -> None:
+        """Ciphertext has come: give what is in there to the receiver."""
+        assert self._receiver is not None
+        if self._told:
+            return
+        self._incoming.write(frame)
+        try:
+            while (inner := self._take()) is not None:
+                self._receiver.take(inner)
+        except ChannelClosed as closed:
+            self._tell(closed)
+
+    def pump(self) -> None:
+        """The channel around it has room again."""
+        assert self._receiver is not None
+        self._receiver.pump()
+
+    def end(self, closed: ChannelClosed) -> None:
+        """The channel around it is over."""
+        self._tell(self._believed(closed))
+
+    def _tell(self, closed: ChannelClosed) -> None:
+        assert self._receiver is not None
+        if not self._told:
+            self._told = True
+            self._receiver.end(closed)
+
+    # --- pieces ------------------------------------------------------------------------------------------------------
 
     async def _flush(self) -> None:
         if self._outgoing.pending:

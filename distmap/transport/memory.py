@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from distmap.tasks._typing import Buffer
-from distmap.transport.channel import ChannelClosed, Connection
+from distmap.transport.channel import ChannelClosed, Connection, Receiver
 from distmap.wire.handshake import SESSION_ID_CHARS
 
 #: Bytes on the way to the other end above which `send` waits, as it does when the buffer of a socket is full.
@@ -32,14 +32,29 @@ class MemoryChannel:
         self._changed = asyncio.Event()
         self._closed: ChannelClosed | None = None
         self._stalled = False
+        self._receiver: Receiver | None = None
+        # Whether it will be called in the next pass of the loop; whether it has been told of the end.
+        self._called = self._told = False
 
     async def send(self, frame: Sequence[Buffer]) -> None:
-        while self._closed is None and self._other._waiting >= CAPACITY:
+        while self._closed is None and not self.room:
             self._changed.clear()
             await self._changed.wait()
+        self.write([frame])
+
+    @property
+    def room(self) -> bool:
+        return self._other._waiting < CAPACITY
+
+    def write(self, frames: Sequence[Sequence[Buffer]]) -> None:
         if self._closed is not None:
             raise self._closed
-        self._other._arrive(b"".join(frame))
+        for frame in frames:
+            self._other._arrive(b"".join(frame))
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._change()
 
     async def recv(self) -> Buffer:
         while not self._frames or self._stalled:
@@ -47,10 +62,7 @@ class MemoryChannel:
                 raise self._closed
             self._changed.clear()
             await self._changed.wait()
-        frame = self._frames.popleft()
-        self._waiting -= len(frame)
-        self._other._changed.set()
-        return frame
+        return self._pop()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self._end(ChannelClosed(code, reason))
@@ -75,7 +87,7 @@ class MemoryChannel:
         self._stalled = False
         if self._frames:
             self.last_heard = self._loop.time()
-        self._changed.set()
+        self._change()
 
     # --- called by the other end --------------------------------------------------------------------------------------
 
@@ -84,13 +96,39 @@ class MemoryChannel:
         self._waiting += len(frame)
         if not self._stalled:
             self.last_heard = self._loop.time()
-        self._changed.set()
+        self._change()
 
     def _end(self, closed: ChannelClosed) -> None:
         if self._closed is None:
             self._closed = closed
         self._stalled = False
+        self._change()
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def _pop(self) -> bytes:
+        frame = self._frames.popleft()
+        self._waiting -= len(frame)
+        self._other._change()
+        return frame
+
+    def _change(self) -> None:
+        """Tell who waits. A receiver is called later, as by a socket: it may be writing at this moment."""
         self._changed.set()
+        if self._receiver is not None and not self._called:
+            self._called = True
+            self._loop.call_soon(self._call)
+
+    def _call(self) -> None:
+        self._called = False
+        assert self._receiver is not None
+        while self._frames and not self._stalled:
+            self._receiver.take(self._pop())
+        if self._closed is None:
+            self._receiver.pump()
+        elif not self._frames and not self._told:
+            self._told = True
+            self._receiver.end(self._closed)
 
 
 def pair(names: tuple[str, str] = ("worker", "pool")) -> tuple[MemoryChannel, MemoryChannel]:

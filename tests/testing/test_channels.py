@@ -34,6 +34,23 @@ class Immortal(MemoryChannel):
         return
 
 
+class Repeating(MemoryChannel):
+    """Gives what is written to a receiver twice."""
+
+    def write(self, frames: Sequence[Sequence[Buffer]]) -> None:
+        super().write([*frames, *frames])
+
+
+class Roomless(MemoryChannel):
+    """Has no room a second time."""
+
+    room = True
+
+    def write(self, frames: Sequence[Sequence[Buffer]]) -> None:
+        super().write(frames)
+        self.room = False
+
+
 def pair_of(kind: type[MemoryChannel]) -> tuple[MemoryChannel, MemoryChannel]:
     left, right = kind("right"), kind("left")
     left._other, right._other = right, left
@@ -46,16 +63,21 @@ def pair_of(kind: type[MemoryChannel]) -> tuple[MemoryChannel, MemoryChannel]:
         (Reversing, channels.moves_frames_in_order_both_ways),
         (Forgetful, channels.close_lets_frames_arrive_first),
         (Immortal, channels.nothing_can_be_sent_after_the_end),
+        (Repeating, channels.gives_frames_to_a_receiver),
+        (Roomless, channels.has_room_again_for_who_writes),
     ],
 )
-def test_broken_channels_are_found(kind: type[MemoryChannel], check: channels.Check) -> None:
+def test_broken_channels_are_found(
+    kind: type[MemoryChannel], check: channels.Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each fault makes the check that is about it fail."""
 
     async def main() -> None:
         left, right = pair_of(kind)
-        with pytest.raises(AssertionError):
+        with pytest.raises((AssertionError, TimeoutError)):
             await check(left, right)
 
+    monkeypatch.setattr(channels, "DEADLINE", 0.2)
     asyncio.run(main())
 
 

@@ -13,6 +13,7 @@ from distmap import Pool
 from distmap.core.limits import LIMITS
 from distmap.testing.relay import Relay
 from distmap.testing.workers import WorkerProcess
+from distmap.transport.frame_queue import FrameQueue
 from distmap.transport.websocket import WebSocketChannel
 
 DEADLINE = 30.0
@@ -69,19 +70,18 @@ def test_a_slow_link_is_no_dead_worker(relay: Relay, noted: Any) -> None:
 def test_no_message_is_larger_than_what_proxies_take(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     """Megabytes travel both ways in WebSocket messages of at most 256 KB; the smallest known cap is 10 MiB."""
     sizes = []
-    send, recv = WebSocketChannel.send, WebSocketChannel.recv
+    write, put = WebSocketChannel.write, FrameQueue.put
 
-    async def counting_send(self: WebSocketChannel, frame: Any) -> None:
-        sizes.append(sum(map(len, frame)))
-        await send(self, frame)
+    def counting_write(self: WebSocketChannel, frames: Any) -> None:
+        sizes.extend(sum(map(len, frame)) for frame in frames)
+        write(self, frames)
 
-    async def counting_recv(self: WebSocketChannel) -> Any:
-        frame = await recv(self)
+    def counting_put(self: FrameQueue, frame: Any) -> None:
         sizes.append(len(frame))
-        return frame
+        put(self, frame)
 
-    monkeypatch.setattr(WebSocketChannel, "send", counting_send)
-    monkeypatch.setattr(WebSocketChannel, "recv", counting_recv)
+    monkeypatch.setattr(WebSocketChannel, "write", counting_write)
+    monkeypatch.setattr(FrameQueue, "put", counting_put)
     with Pool(relay.url) as pool:
         block = bytes(5_000_000)
         assert pool.map(lambda x: x + b"1", [block]) == [block + b"1"]

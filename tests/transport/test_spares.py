@@ -29,7 +29,6 @@ from distmap.transport.room import Room, parse_relay
 from distmap.transport.spares import Spares
 from distmap.transport.tls import client_context, server_context
 from distmap.transport.token import Secret
-from distmap.transport.websocket import WebSocketChannel
 from distmap.wire import handshake, relaying
 
 TOKEN = Secret(b"t" * 32)
@@ -276,8 +275,8 @@ def test_a_dialer_without_tls_inside(run: Any, tmp_path: Path) -> None:
             guest = await Guest.worker(url, TOKEN.room(), ssl=client_context())
             while (await guest.notice()).kind != "paired":
                 pass
-            channel = WebSocketChannel(guest.link, "pool")  # type: ignore[arg-type]
-            hello = bytes(await channel.recv())
+            hello = await guest.link.recv()
+            assert isinstance(hello, bytes)
             side = handshake.Dialer(
                 kid=TOKEN.kid,
                 token=TOKEN.material(),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from distmap.core.limits import LIMITS
-from distmap.testing.channels import CHECKS, Check
+from distmap.testing.channels import CHECKS, Check, Recorder
 from distmap.testing.relay import Relay
 from distmap.transport import listen as listening
 from distmap.transport import websocket as module
@@ -21,6 +24,9 @@ from distmap.transport.tls import client_context
 from distmap.transport.url import parse_url
 from distmap.transport.websocket import OPTIONS, PATH
 from distmap.wire import handshake
+
+#: A whole binary message of a client.
+WHOLE = Frame(Opcode.BINARY, b"x").serialize(mask=True)
 
 
 @pytest.mark.parametrize("dialled", ["left", "right"])
@@ -77,6 +83,95 @@ def test_a_burst_into_a_broken_connection_ends_at_once(
     assert not caplog.records
 
 
+def test_what_a_hop_makes_of_the_messages(open_port: Any, run: Any) -> None:
+    """Fragments, pings between them, text, and bytes that come one by one: the messages stay whole and in order."""
+
+    async def main() -> None:
+        async with open_port(address="ws://127.0.0.1:0") as worker, listening_links(worker) as links:
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, proxy=None) as link:
+                await link.recv()
+                mask = [frame.serialize(mask=True) for frame in (
+                    Frame(Opcode.BINARY, b"whole"),
+                    Frame(Opcode.BINARY, b"in ", fin=False),
+                    Frame(Opcode.PING, b"?"),
+                    Frame(Opcode.CONT, b"", fin=False),
+                    Frame(Opcode.CONT, b"pieces"),
+                    Frame(Opcode.TEXT, "täxt".encode()),
+                    Frame(Opcode.BINARY, b""),
+                    Frame(Opcode.BINARY, bytes(range(256)) * 300),
+                    Frame(Opcode.PONG, b"!"),
+                    Frame(Opcode.BINARY, b"last"),
+                )]  # fmt: skip
+                theirs, receiver = links[0], Recorder()
+                theirs.queue.hand_to(receiver)
+                for by in (5, 70_000):
+                    stream = b"".join(mask)
+                    while stream:
+                        # As asyncio does with what it has read.
+                        place = theirs.get_buffer(-1)[:by]
+                        piece, stream = stream[: len(place)], stream[len(place) :]
+                        place[: len(piece)] = piece
+                        theirs.buffer_updated(len(piece))
+                    assert receiver.frames == [
+                        b"whole", b"in pieces", "täxt".encode(), b"", bytes(range(256)) * 300, b"last",
+                    ]  # fmt: skip
+                    receiver.frames.clear()
+                link.transport.abort()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (Frame(Opcode.BINARY, b"x").serialize(mask=False), 1002),
+        (b"\x83" + WHOLE[1:], 1002),
+        (Frame(Opcode.CONT, b"x").serialize(mask=True), 1002),
+        (
+            Frame(Opcode.BINARY, b"x", fin=False).serialize(mask=True) + Frame(Opcode.BINARY, b"").serialize(mask=True),
+            1002,
+        ),
+        (b"\x82\xff" + (LIMITS.websocket_bytes + 1).to_bytes(8) + bytes(4), 1009),
+        (b"\x82\xff" + b"\x7f" + bytes(11), 1009),
+    ],
+    ids=["unmasked", "unknown", "continued", "interrupted", "too large", "endless"],
+)
+def test_what_breaks_the_protocol(wrong: bytes, code: int, open_port: Any, run: Any) -> None:
+    """The connection ends with the code that the library has for it, and nothing of it is given out."""
+
+    async def main() -> None:
+        async with open_port(address="ws://127.0.0.1:0") as worker, listening_links(worker) as links:
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, proxy=None) as link:
+                await link.recv()
+                links[0].queue.hand_to(receiver := Recorder())
+                link.transport.write(wrong + Frame(Opcode.BINARY, b"after").serialize(mask=True))
+                async with asyncio.timeout(10):
+                    with pytest.raises(ConnectionClosed):
+                        await link.recv()
+                    await receiver.until(lambda: receiver.ends == 1)
+                assert link.close_code == code
+                assert receiver.frames == []
+                assert receiver.ended is not None
+                assert receiver.ended.code == code
+
+    run(main)
+
+
+@contextlib.asynccontextmanager
+async def listening_links(worker: Any) -> AsyncIterator[list[module.Link]]:
+    """The links that the port makes meanwhile; the proof is not waited for."""
+    links: list[module.Link] = []
+
+    async def admit(self: Any, link: module.Link, peer: str) -> bool:
+        links.append(link)
+        await link.send(b"hello")
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listening.Acceptor, "admit", admit)
+        yield links
+
+
 @pytest.mark.parametrize("address", ["ws://127.0.0.1:0", "wss://127.0.0.1:0"])
 def test_pings_whose_answers_are_not_taken(
     address: str, open_port: Any, run: Any, monkeypatch: pytest.MonkeyPatch
@@ -90,11 +185,14 @@ def test_pings_whose_answers_are_not_taken(
     async def main() -> None:
         async with open_port(address=address) as worker:
             tls = {"ssl": client_context()} if address.startswith("wss") else {}
-            async with connect(f"{worker.url}{PATH}", **OPTIONS, **tls, proxy=None) as link:
+            # So that the buffers of the system are full soon. From the start: of a window that shrinks later, what is
+            # under way is dropped, answers included, and TCP tries again after seconds only.
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((worker.url.host, worker.url.port))
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, **tls, sock=sock) as link:
                 await link.recv()
                 link.transport.pause_reading()
-                # So that the buffers of the system are full soon, on a slow machine too.
-                link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 async with asyncio.timeout(15):
                     while not link.transport.is_closing():
                         if link.transport.get_write_buffer_size() < len(pings):
