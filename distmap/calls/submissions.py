@@ -260,17 +260,20 @@ class PushedJob(JobReader):
             self._linger = self._context.portal.loop.call_later(LIMITS.submit_linger, self.rest)
 
     def _announce(self) -> None:
-        """Tell the driver what was submitted. What is submitted soon after it is told together, by the same timer."""
+        """Tell the driver what was submitted. If this is not all that is under way, what follows soon is told together:
+        a lone call waits for nothing.
+        """
         self._hurried = False  # clear first, then look, so that nobody hurries in vain
         with self._owner.lock:
             given, nbytes = self._given, self._given_bytes
             new, new_bytes = given - self._told, nbytes - self._told_bytes
-            self._armed = new > 0 or self._again is not None
+            together = new > 0 and given - self._done > 1
+            self._armed = together or self._again is not None
         if new:
             self._told, self._told_bytes = given, nbytes
             self._context.driver.notify(ItemsAdded(self._entry.id, new, new_bytes))
-            if self._again is None:
-                self._again = self._context.portal.loop.call_later(LIMITS.submit_together, self._look_again)
+        if together and self._again is None:
+            self._again = self._context.portal.loop.call_later(LIMITS.submit_together, self._look_again)
 
     def _look_again(self) -> None:
         self._again = None

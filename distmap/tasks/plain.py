@@ -90,8 +90,14 @@ def _size_of_few() -> int:
 _SMALL = _size_of_few()
 
 
+#: So few values are looked at sooner than a pickler is made that does it.
+_FEW = 8
+
+
 def dump_plain(values: list[Any] | tuple[Any, ...]) -> bytes | None:
     """One pickle of all values if they are plain, or records that may be pickled together; else None."""
+    if len(values) <= _FEW and are_plain(values):
+        return _pickle.dumps(values, 5)
     pickled, numbers = _dump_as_numbers(values)
     if numbers:
         return pickled

@@ -56,23 +56,24 @@ async def by_asyncio(future: LazyFuture) -> Any:
 
 
 class Watched(LazyFuture):
-    """Tells that somebody needs its Condition."""
+    """Tells that somebody waits, or needs its Condition."""
 
-    __slots__ = ("waited_for",)
+    __slots__ = ("times", "waited_for")
 
     def __init__(self) -> None:
         super().__init__()
         self.waited_for = threading.Event()
+        self.times = threading.Semaphore(0)
 
     def needed(self) -> None:
-        assert not self.waited_for.is_set(), "told twice"
         self.waited_for.set()
+        self.times.release()
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("runs", [False, True])
 def test_whoever_waits_is_told(way: str, runs: bool) -> None:
-    """In every way, whether it waits or already runs then; its owner hears of the wait, once. Afterwards as before."""
+    """In every way, whether it waits or already runs then; its owner hears of the wait. Afterwards as before."""
     future = Watched()
     if runs:
         assert future.set_running_or_notify_cancel()
@@ -86,6 +87,49 @@ def test_whoever_waits_is_told(way: str, runs: bool) -> None:
     thread.join(DEADLINE)
     assert found == ["done"]
     assert [WAYS[again](future) for again in WAYS] == ["done"] * len(WAYS)
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+@pytest.mark.parametrize("end", ["result", "error", "cancelled"])
+def test_threads_that_wait_for_a_result_are_woken(waiters: int, end: str) -> None:
+    """One needs no Condition for that, several do; a result, an error and a cancellation wake them all."""
+    future = Watched()
+    found: list[Any] = []
+
+    def wait() -> None:
+        try:
+            found.append(future.result(DEADLINE))
+        except (OSError, concurrent.futures.CancelledError) as error:
+            found.append(type(error).__name__)
+
+    threads = [threading.Thread(target=wait) for _ in range(waiters)]
+    for thread in threads:
+        thread.start()
+    for _ in range(min(2, waiters)):
+        assert future.times.acquire(timeout=DEADLINE)
+    assert has_condition(future) == (waiters > 1)
+    if end == "cancelled":
+        assert future.cancel()
+    else:
+        assert future.set_running_or_notify_cancel()
+        assert not future.cancel()  # which wakes nobody
+        if end == "result":
+            future.set_result("result")
+        else:
+            future.set_exception(OSError())
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert found == [{"result": "result", "error": "OSError", "cancelled": "CancelledError"}[end]] * waiters
+
+
+def test_who_gave_up_waiting_may_wait_again() -> None:
+    """A wait that ended without a result leaves nothing behind."""
+    future = LazyFuture()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            future.result(0.001)
+    threading.Timer(0.01, future.set_result, [1]).start()
+    assert future.result(DEADLINE) == 1
 
 
 @pytest.mark.parametrize("needs", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import operator
+import os
 import threading
 import time
 
@@ -35,15 +36,32 @@ def announcements(pool, since):
     return [type(what).__name__ for when, what, _ in pool.trace() if when > since].count("ItemsAdded")
 
 
-def test_submits_that_follow_each_other_are_told_together(pool, monkeypatch):
-    """The first one at once; the others after a while, or as soon as anybody waits for one of them."""
+def test_submits_that_follow_each_other_are_told_together(pool, monkeypatch, tmp_path, until):
+    """The first at once, as is one that is alone; the others after a while, or as soon as somebody waits for one."""
     monkeypatch.setattr(submissions, "LIMITS", LIMITS._replace(submit_together=3600.0))
-    pool.submit(operator.neg, 0).result(10)  # from now on the next look would be in an hour
     before = pool.trace()[-1][0]
-    futures = [pool.submit(operator.neg, n) for n in range(50)]
+    for n in range(5):
+        assert pool.submit(operator.neg, n).result(10) == -n
+    assert announcements(pool, before) == 5
+    folder = str(tmp_path)
+
+    def hold(at):
+        open(f"{folder}/at-{at}", "w").close()
+        deadline = time.monotonic() + 15
+        while not os.path.exists(f"{folder}/open") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return at
+
+    before, futures = pool.trace()[-1][0], []
+    for at in range(2):
+        futures.append(pool.submit(hold, at))
+        until((tmp_path / f"at-{at}").exists)
+    # The second was not alone: from now on the next look would be in an hour.
+    futures += [pool.submit(hold, at) for at in range(2, 50)]
+    (tmp_path / "open").touch()
     assert concurrent.futures.wait(futures[-1:], 10).done
-    assert [future.result(10) for future in futures] == [-n for n in range(50)]
-    assert announcements(pool, before) == 1
+    assert [future.result(10) for future in futures] == list(range(50))
+    assert announcements(pool, before) == 3
 
 
 def test_submits_that_nobody_waits_for_run_soon(pool, until):
@@ -53,6 +71,7 @@ def test_submits_that_nobody_waits_for_run_soon(pool, until):
     assert all(future._made is None for future in futures)
 
 
+@pytest.mark.filterwarnings("ignore:each submit looks through")  # which takes long on a busy machine
 def test_a_captured_array_is_sent_once(pool):
     """However many submits of a function follow each other, it is one job, and its array is pickled into it once."""
     captured = np.arange(500_000)
