@@ -33,7 +33,7 @@ SETTLE = 5.0
 _LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")
 
 #: What takes longest begins first where tests run side by side, or one worker would end long after the others.
-LONGEST = ("browser/*", "test_notebooks.py", "face/test_kernels.py", "core/test_simulation.py", "reports/*")
+LONGEST = ("browser/*", "test_notebooks.py", "chaos/*", "engine/test_hub.py", "face/test_kernels.py", "reports/*")
 
 #: Removed last, as libraries remove their own folders in it when the process ends. The path is short: that of a socket
 #: in it has 104 characters at most.

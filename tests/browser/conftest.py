@@ -1,4 +1,8 @@
-"""Fixtures of the tests in a real JupyterLab: one server for all, a browser for each file, a notebook for each test."""
+"""Fixtures of the tests in a real JupyterLab: one server for all, a browser for each file, a notebook for each test.
+
+The tests of a file open their notebooks one after the other in one page: to load JupyterLab takes five seconds of CPU.
+Only Notebook 7, a notebook that is opened again, and the test after a failure get a new page.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import pytest
 from support.jupyterlab_page import HIGH, WIDE, Lab, Server, chromium, chromium_path
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 HERE = Path(__file__).parent
 
@@ -58,17 +62,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(wanted).resolve() if wanted else tmp_path_factory.mktemp("screenshots")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A browser that has seen nothing yet."""
+    """What the pages of a file share: they are those of one user."""
     context = browser.new_context(viewport={"width": WIDE, "height": HIGH})
     yield context
     context.close()
 
 
+@pytest.fixture(scope="module")
+def spare() -> list[Page]:
+    """The page in which JupyterLab is loaded, while no test has it."""
+    return []
+
+
 @pytest.fixture
 def lab(
-    request: pytest.FixtureRequest, server: Server, context: BrowserContext, pictures: Path
+    request: pytest.FixtureRequest, server: Server, context: BrowserContext, spare: list[Page], pictures: Path
 ) -> Iterator[Callable[..., Lab]]:
     """`lab(cell, cell, ...)` opens a notebook with these cells. At the end nothing of its kernel may be left."""
     name = re.sub(r"\W+", "-", request.node.name).strip("-")
@@ -77,13 +87,18 @@ def lab(
 
     def open_book(*cells: str, app: str = "lab") -> Lab:
         """Without cells: the test's notebook again, as it was saved."""
-        opened.append(Lab(server, context, folder, cells or None, app=app))
+        page = spare.pop() if spare and cells and app == "lab" else None
+        opened.append(Lab(server, context, folder, cells or None, app=app, page=page))
         return opened[-1]
 
+    failed = request.session.testsfailed
     yield open_book
     for number, one in enumerate(opened):
         if not one.page.is_closed():
             one.picture(pictures / f"{name}{f'-{number}' * (number > 0)}.png")
-            one.close()
+            if one.app == "lab" and not spare and request.session.testsfailed == failed:
+                spare.append(one.leave())
+            else:
+                one.close()
     print(f"pictures: {pictures}")
     server.end_kernels()

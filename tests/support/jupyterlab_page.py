@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import textwrap
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from support.notebooks import write_book
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -67,6 +67,15 @@ RUN = """index => {
     app.shell.currentWidget.content.activeCellIndex = index;
     void app.commands.execute('notebook:run-cell');
 }"""
+OPEN = "path => { void window.jupyterapp.commands.execute('docmanager:open', {path}) }"
+#: Closes what is open, as it is: unsaved changes are not asked about.
+LEAVE = """() => {
+    for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
+        if (widget.context) widget.context.model.dirty = false;
+        widget.close();
+    }
+}"""
+LEFT = "() => ![...window.jupyterapp.shell.widgets('main')].some(widget => widget.context)"
 COMMAND = "([id, args]) => window.jupyterapp.commands.execute(id, args)"
 #: Colour and ground of an element as it is seen: the nearest ancestor that is not transparent is the ground.
 COLOURS = """(element, part) => {
@@ -240,28 +249,37 @@ class Lab:
     Args:
         cells: the sources of its code cells; None opens `folder/book.ipynb` as it is.
         app: "lab" or "notebook" (Notebook 7).
+        page: where JupyterLab is loaded already, and nothing is open.
     """
 
     def __init__(
-        self, server: Server, context: BrowserContext, folder: Path, cells: Sequence[str] | None, *, app: str = "lab"
+        self,
+        server: Server,
+        context: BrowserContext,
+        folder: Path,
+        cells: Sequence[str] | None,
+        *,
+        app: str = "lab",
+        page: Page | None = None,
     ) -> None:
         self.server = server
         self.folder = folder
         self.file = folder / "book.ipynb"
-        self._app = app
+        self.app = app
         if cells is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_book(self.file, cells)
-        self.page: Page = context.new_page()
-        self.page.set_default_timeout(DEADLINE * 1000)
-        self._goto()
-
-    def _goto(self) -> None:
-        # A fresh workspace: JupyterLab would restore what was open before.
-        route = "notebooks" if self._app == "notebook" else f"lab/workspaces/{uuid.uuid4().hex}/tree"
-        path = self.file.relative_to(self.server.root).as_posix()
-        self.server.start_kernel(path)
-        self.page.goto(f"{self.server.url}/{route}/{path}?reset&token={self.server.token}")
+        path = self.file.relative_to(server.root).as_posix()
+        server.start_kernel(path)
+        if page is not None:
+            self.page: Page = page
+            page.evaluate(OPEN, path)
+        else:
+            self.page = context.new_page()
+            self.page.set_default_timeout(DEADLINE * 1000)
+            # A fresh workspace: JupyterLab would restore what was open before.
+            route = "notebooks" if app == "notebook" else f"lab/workspaces/{uuid.uuid4().hex}/tree"
+            self.page.goto(f"{server.url}/{route}/{path}?reset&token={server.token}")
         self._wait_ready()
 
     def _wait_ready(self) -> None:
@@ -378,18 +396,15 @@ class Lab:
         book: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
         return book
 
+    def leave(self) -> Page:
+        """Close the notebook; gives the page, for another one."""
+        self.page.evaluate(LEAVE)
+        self.page.wait_for_function(LEFT, polling=POLL)
+        return self.page
+
     def close(self) -> None:
         """Close the page. The kernel stays: `Server.end_kernels`."""
         self.page.close(run_before_unload=False)
-
-
-def write_book(path: Path, cells: Sequence[str]) -> None:
-    """A notebook file of code cells, none of them run."""
-    import nbformat  # more than a second, as it reads grammars
-
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    sources = [nbformat.v4.new_code_cell(textwrap.dedent(cell).strip()) for cell in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=sources, metadata={"kernelspec": spec}), path)
 
 
 def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
