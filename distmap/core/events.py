@@ -67,6 +67,8 @@ class WorkerJoined(NamedTuple):
     tags: frozenset[str] = frozenset()
     #: Round trip to it in seconds; 0 for this machine.
     rtt: float = 0.0
+    #: As in WorkerMeasured.
+    ahead: float = 0.0
 
 
 class WorkerLost(NamedTuple):

@@ -44,6 +44,9 @@ class Limits(NamedTuple):
     # work that is sent ahead, so that a slot goes on while its connection does not
     #: Seconds of work that a slot may hold beyond what runs, where a connection drops or its round trip varies.
     ahead_seconds: float = 15.0
+    #: The same where nothing ever drops: chunks of tiny items are sent ahead, so that their process and the loop do not
+    #: wait for each other after each of them. It opens no window of a stream.
+    ahead_least: float = 0.002
     #: Attempts of such a slot that may wait. Chunks are made larger rather than more: each costs a message.
     ahead_chunks: int = 16
     #: Bytes of input of these attempts.

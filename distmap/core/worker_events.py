@@ -21,8 +21,9 @@ def worker_joined(state: SchedulerState, event: ev.WorkerJoined) -> None:
     known = event.worker in worker_index.workers or event.worker in worker_index.lost
     check(not known, "worker {} joined before: every incarnation needs an id of its own", event.worker)
     check(event.slots >= 1, "worker {} has {} slots, expected at least 1", event.worker, event.slots)
+    check(event.ahead >= 0, "worker {}: {} seconds to be sent ahead, expected at least 0", event.worker, event.ahead)
     name = event.name or f"worker {event.worker}"
-    worker = WorkerRecord(event.worker, name, event.tags, event.rtt, state.now)
+    worker = WorkerRecord(event.worker, name, event.tags, event.rtt, state.now, ahead=event.ahead)
     worker_index.add(worker, event.slots)
     for job in state.setups.values():
         if job.state != "stopping" and job.spec.tags <= worker.tags:

@@ -117,7 +117,10 @@ class WorkerIndex:
                 self._push(group, group.ahead_heap, len(slot.queue), slot)
 
     def _count_ahead(self, group: TagGroup) -> None:
-        there = [one for one in self.workers.values() if one.ahead and one.state == "trusted" and group in one.groups]
+        least = self.limits.ahead_least
+        there = [
+            one for one in self.workers.values() if one.ahead > least and one.state == "trusted" and group in one.groups
+        ]
         group.ahead_slots = sum(len(worker.slots) for worker in there)
         group.ahead = max((worker.ahead for worker in there), default=0.0)
 

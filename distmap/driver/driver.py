@@ -231,7 +231,7 @@ class Driver:
     def joined(self, engine: Engine, info: WorkerInfo) -> WorkerEntry:
         """A worker can take work from now on. Its engine reports to what this returns."""
         entry = self.workers.add(engine, info)
-        self.post(ev.WorkerJoined(entry.id, info.slots, entry.info.name, info.tags, info.rtt))
+        self.post(ev.WorkerJoined(entry.id, info.slots, entry.info.name, info.tags, info.rtt, info.ahead))
         self.workers.check_unserved()
         self.workers.on_change()
         return entry

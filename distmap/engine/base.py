@@ -32,6 +32,8 @@ class WorkerInfo(NamedTuple):
     through_hop: bool = False
     #: Id and name of each slot's GPU; empty if slots have none of their own.
     devices: tuple[tuple[str, str], ...] = ()
+    #: Seconds of work that each slot should hold beyond what runs.
+    ahead: float = 0.0
 
 
 class WorkerListener(SlotListener, Protocol):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from distmap.core.limits import LIMITS
 from distmap.engine.base import Location, Parts, Sink, WorkerInfo
 from distmap.slots.slots import OUTDATED, Slots
 from distmap.wire.messages import BlobKind, Task
@@ -81,7 +82,7 @@ class LocalEngine:
         python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket. The slots report to the driver
         # directly; nothing can come before this returns, as it is the loop that reads.
-        info = WorkerInfo(self._name, socket.gethostname(), len(self._slots), python)
+        info = WorkerInfo(self._name, socket.gethostname(), len(self._slots), python, ahead=LIMITS.ahead_least)
         if self._devices is not None:
             from distmap.slots.devices import DeviceWatch
 

@@ -47,7 +47,7 @@ class RemoteWorker:
         peer = read_worker(connection.peer_info, address)
         self.info = WorkerInfo(
             peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt, connection.through_hop,
-            peer.devices,
+            peer.devices, limits.ahead_least,
         )  # fmt: skip
         #: What it reports goes there; None until the sink has returned it.
         self.listener: WorkerListener | None = None
@@ -180,7 +180,7 @@ class RemoteWorker:
         """Report the figures of its last heartbeat, and how much work to send ahead."""
         now = asyncio.get_running_loop().time()
         ahead = send_ahead(self.conversation.peer.round_trips, self._outages, now, self._limits)
-        listener.measured(self._rtt, self._cpu, self._memory, ahead)
+        listener.measured(self._rtt, self._cpu, self._memory, max(ahead, self._limits.ahead_least))
 
     def _died(self, listener: WorkerListener, died: msg.Died) -> None:
         attempts = self._attempts_of(died.slot)

@@ -261,6 +261,20 @@ def test_a_worker_that_was_out_of_reach_gets_work_ahead(harness: Any) -> None:
     assert len(held(harness, 2)) == 2
 
 
+def test_chunks_of_tiny_items_are_sent_ahead_everywhere(harness: Any) -> None:
+    """Their process does not wait for the loop after each of them."""
+    harness.send(ev.WorkerJoined(1, 1, ahead=LIMITS.ahead_least))
+    work(harness, harness.job(chunksize=1), 20, 0.0002)
+    assert LIMITS.ahead_least <= seconds_waiting(harness, 1, 0.0002) < LIMITS.ahead_least + 0.0003
+
+
+def test_what_tiny_items_are_sent_ahead_opens_no_window(harness: Any) -> None:
+    """A stream has two chunks for each slot, as ever."""
+    harness.send(ev.WorkerJoined(1, 1, ahead=LIMITS.ahead_least))
+    work(harness, harness.job(gather="ordered", chunksize=1), 20, 0.0002)
+    assert len(held(harness, 1)) == 2
+
+
 def test_without_a_measured_item_nothing_is_sent_ahead(harness: Any) -> None:
     """A chunk of unknown length may be all that there is to do."""
     harness.send(ev.WorkerJoined(1, 1))

@@ -170,7 +170,7 @@ class Ledger:
                     slot.wakes_early = slot.wakes_early or slot.rest_until <= early
 
     def _on_WorkerJoined(self, event: ev.WorkerJoined) -> None:
-        worker = WorkerAccount([SlotAccount() for _ in range(event.slots)], event.tags)
+        worker = WorkerAccount([SlotAccount(ahead=event.ahead) for _ in range(event.slots)], event.tags)
         self.workers[event.worker] = worker
         for number, job in self.jobs.items():
             if job.spec.each and self.goes_on(job) and job.spec.tags <= worker.tags:

@@ -104,7 +104,7 @@ class Oracle(Ledger):
             self.require(waiting + command.count <= job.spec.buffer, f"{command}: over the buffer, {waiting} wait")
         elif streaming and waiting:
             full = limits.window(job.spec.gather) * max(1, len(slots))
-            more = full + limits.ahead_chunks * sum(slot.ahead > 0 for slot in slots)
+            more = full + limits.ahead_chunks * sum(slot.ahead > limits.ahead_least for slot in slots)
             self.require(len(job.open_chunks) < more, f"{command}: over the window of {more} chunks")
             most = self._most_ahead(job, full, max((slot.ahead for slot in slots), default=0.0))
             self.require(waiting + command.count <= most, f"{command}: {waiting} wait, its consumer takes {most}")

@@ -376,7 +376,8 @@ class SimWorld:
         worker = SimWorker(number, latency, rng.choice((0.5, 1.0, 1.0, 4.0)), slots, tags)
         self.workers[number] = worker
         self.connect(worker)
-        self.post(ev.WorkerJoined(number, len(slots), f"w{number}", tags, latency))
+        ahead = self.limits.ahead_least if number % 2 else 0.0
+        self.post(ev.WorkerJoined(number, len(slots), f"w{number}", tags, latency, ahead))
         return worker
 
     def connect(self, worker: SimWorker) -> None:
