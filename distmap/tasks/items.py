@@ -33,6 +33,9 @@ _C_CONTIGUOUS, _WRITEABLE = 0x1, 0x400  # as in numpy's flags.num
 _LAYOUT = _C_CONTIGUOUS | _WRITEABLE
 
 
+_loads = _pickle.loads
+
+
 class Folded(NamedTuple):
     """What `combine` made of all results of one report that did not fail."""
 
@@ -153,9 +156,8 @@ def _encode_singly(
     seen: list[object] | None = None,
 ) -> tuple[Payload, list[int]]:
     """`seen`: to be filled with the values, which come from an iterator that may change each when it gives the next."""
-    writer = Writer(needs, definitions)
-    file = writer.file
-    file.write(b"i")
+    writer = Writer(needs, definitions, head=b"i")
+    write, file, out_of_band = writer.write, writer.file, writer.out_of_band
     ends: list[int] = []
     used: dict[int, list[int]] = {}
     failed: list[int] = []
@@ -163,7 +165,7 @@ def _encode_singly(
         if seen is not None:
             seen.append(value)
         try:
-            writer.write(value)
+            write(value)
         except UNPICKLABLE as exc:
             said = f"{what} cannot be pickled"
             from distmap.tasks.object_paths import pickling_error
@@ -172,13 +174,13 @@ def _encode_singly(
                 pickling_error(said, value, exc) if len(failed) < _MOST_SEARCHED else failed_to_travel(said, exc, value)
             )
             shown = short_repr(value) if item is None else item(at)
-            writer.write(describe(error, shown, dump_small, sent=item is not None))
+            write(describe(error, shown, dump_small, sent=item is not None))
             failed.append(at)
-        if writer.used:
-            used[at] = writer.used
+        if out_of_band.used:
+            used[at] = out_of_band.used
             if seen is not None:
                 writer.keep()
-        ends.append(file.tell())
+        ends.append(writer.end)
     count = len(ends)
     if definitions is not None and definitions.classes:
         writer.definitions = None
@@ -187,8 +189,8 @@ def _encode_singly(
         except UNPICKLABLE as exc:
             raise _DefinitionsFailed from exc
         used[count] = writer.used
-        ends.append(file.tell())
-    start = file.tell()
+        ends.append(writer.end)
+    start = writer.end
     file.write(_pickle.dumps((count, ends, used), 5))
     file.write(start.to_bytes(8, "little"))
     return Payload(file.getvalue(), tuple(writer.buffers)), failed
@@ -220,6 +222,8 @@ class Items:
             if isinstance(self._definitions, BaseException):
                 raise self._definitions
             loading.definitions = self._definitions
+        if unpickler is None and not self._used:  # most often: as quick as can be
+            return _loads(self._view[self.ends[at - 1] if at else 1 : self.ends[at]])
         if unpickler is None:
             return self._load(at)
         from io import BytesIO
@@ -368,10 +372,11 @@ def load_results(parts: Sequence[Buffer], lo: int, hi: int, failed: Sequence[int
 def _load_all(items: Items) -> list[Any]:
     if items.whole is not None:
         return items.whole if type(items.whole) is list else list(items.whole)
-    values = []
+    values: list[Any] = []
+    append, load = values.append, items.load
     for at in range(items.count):
         try:
-            values.append(items.load(at))
+            append(load(at))
         except UNPICKLABLE as exc:
             error = failed_to_travel("the result arrived but cannot be unpickled here", exc)
             values.append(describe(error, "its result did not unpickle", dump_small))

@@ -67,58 +67,73 @@ class Writer:
     """Appends pickles to one file; buffers go to one list."""
 
     def __init__(
-        self, needs: Dependencies, definitions: Definitions | None = None, *, out_of_band: int = OUT_OF_BAND
+        self,
+        needs: Dependencies,
+        definitions: Definitions | None = None,
+        *,
+        out_of_band: int = OUT_OF_BAND,
+        head: bytes = b"",
     ) -> None:
         self.file = io.BytesIO()
+        self.file.write(head)
+        #: Where the last pickle ends, and the next one begins.
+        self.end = len(head)
         self.needs = needs
         self.definitions = definitions
-        self._out_of_band = OutOfBand(out_of_band)
+        #: Where the last pickle put what it refers to.
+        self.out_of_band = OutOfBand(out_of_band)
         self._context = PickleContext(needs, Kinds(), dump_value)
-        self._fast = FastPickler(self.file, self._out_of_band, self._context)
+        self._fast = FastPickler(self.file, self.out_of_band, self._context)
+        # Looked up once: small values are pickled by the thousand.
+        self._dump, self._clear_memo, self._tell = self._fast.dump, self._fast.clear_memo, self.file.tell
+        self._linked = self._fast.linked
         # If the user registered modules with cloudpickle, only cloudpickle knows what goes by value.
         self._cloudy = any_registered()
 
     @property
     def buffers(self) -> list[memoryview]:
         """All buffers so far."""
-        return self._out_of_band.buffers
+        return self.out_of_band.buffers
 
     @property
     def used(self) -> list[int]:
         """Which of them the last pickle refers to."""
-        return self._out_of_band.used
+        return self.out_of_band.used
 
     def keep(self) -> None:
         """Copy the buffers of the last pickle: its value may be changed from now on, and come again."""
-        buffers = self._out_of_band.buffers
-        for at in set(self._out_of_band.used):
+        buffers = self.out_of_band.buffers
+        for at in set(self.out_of_band.used):
             buffers[at] = memoryview(bytearray(buffers[at]))
-        self._out_of_band.forget()
+        self.out_of_band.forget()
 
     def write(self, value: object, *, careful: bool = False) -> None:
         """Append one pickle; `used` then names its buffers. If this raises, nothing was appended.
 
         `careful`: parts of exceptions that do not come back are left behind. It is tried anyhow if all else fails.
         """
-        start = self.file.tell()
-        self._out_of_band.used = []
+        if self.out_of_band.used:
+            self.out_of_band.used = []
         if not self._cloudy and not careful:
             try:
-                self._fast.clear_memo()
-                self._fast.linked.clear()
-                self._fast.dump(value)
+                self._clear_memo()
+                if self._linked:
+                    self._linked.clear()
+                self._dump(value)
+                self.end = self._tell()
                 return
             except UNPICKLABLE:
-                self._reset(start)
+                self._reset()
         from distmap.tasks.cloud import Cloud
 
-        cloud: Any = Cloud(self.file, self._out_of_band, self._context, self.definitions)
+        cloud: Any = Cloud(self.file, self.out_of_band, self._context, self.definitions)
         try:
             if careful:
                 cloud.travels = _comes_back
             cloud.dump(value)
+            self.end = self._tell()
         except BaseException as exc:
-            self._reset(start)
+            self._reset()
             if careful or not cloud.errors or not isinstance(exc, UNPICKLABLE):
                 raise
             try:
@@ -128,10 +143,10 @@ class Writer:
         # The next item is most likely of the same kind.
         self._cloudy = True
 
-    def _reset(self, start: int) -> None:
-        self.file.seek(start)
+    def _reset(self) -> None:
+        self.file.seek(self.end)
         self.file.truncate()
-        self._out_of_band.used = []
+        self.out_of_band.used = []
 
 
 def dump_value(value: object, needs: Dependencies, *, what: str) -> Payload:
