@@ -74,10 +74,10 @@ def main() -> None:
                     got_out |= interleave(outward, args.rounds, limits=SLOW)
 
         megabytes = size * 8 / 1e6
-        medians = report.case(f"{count} x {megabytes:.0f} MB in", got_in)
+        medians = report.case(f"{count} x {megabytes:.0f} MB in", got_in, key="in")
         report.note(f"distmap: {count * megabytes / 1e3 / medians[OURS]:.2f} GB/s in")
         report.target("in: / joblib", ratio(medians, "joblib"), 0.5)
-        medians = report.case(f"{count} x {megabytes:.0f} MB out", got_out)
+        medians = report.case(f"{count} x {megabytes:.0f} MB out", got_out, key="out")
         report.note(f"distmap: {count * megabytes / 1e3 / medians[OURS]:.2f} GB/s out")
         report.target("out: seconds", medians[OURS], 0.25)
         arrays.clear()

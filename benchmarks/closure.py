@@ -83,7 +83,7 @@ def main() -> None:
                 if dask is not None:
                     run = rounds(fresh, lambda data, n: dask.over(window, dask.put(data), list(range(n))), items)
                     got |= interleave({"Dask, scatter": run}, 3)
-        medians = report.case(f"{items:,} items over a captured array of {size * 8 / 1e6:.0f} MB", got)
+        medians = report.case(f"{items:,} items over a captured array of {size * 8 / 1e6:.0f} MB", got, key="closure")
         report.target("/ joblib with memory mapping", ratio(medians, "joblib"), 1.0)
 
         data = fresh()

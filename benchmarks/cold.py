@@ -104,7 +104,7 @@ def main() -> None:
                 script.write_text(head + body.format(fn=fn, expected=expected))
                 contenders[who] = lambda script=script, expected=expected: first_result(script, expected)
             got = interleave(contenders, args.rounds, limits={"joblib": 3, "mp.Pool forkserver": 5})
-            medians = report.case(f"process start to first result, {case}", got)
+            medians = report.case(f"process start to first result, {case}", got, key=case)
             report.target(f"{case}: / ProcessPoolExecutor spawn", ratio(medians, "ProcessPoolExecutor spawn"), 1.0)
             report.target(f"{case}: / mp.Pool spawn (aim)", ratio(medians, "mp.Pool spawn"), 1.3)
     report.finish()

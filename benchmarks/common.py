@@ -118,8 +118,10 @@ class Report:
         self._foreign = Foreign()
         self._began = time.perf_counter()
 
-    def case(self, name: str, rounds: Mapping[str, Sequence[float]], *, unit: str = "s") -> dict[str, float]:
-        """Print one case as a table; returns the medians."""
+    def case(
+        self, name: str, rounds: Mapping[str, Sequence[float]], *, unit: str = "s", key: str = ""
+    ) -> dict[str, float]:
+        """Print one case as a table; returns the medians. `key`: what `page.py` knows it by, whatever its size."""
         medians = {who: statistics.median(values) for who, values in rounds.items()}
         ours = medians.get(OURS)
         ratios = {who: ours / value for who, value in medians.items() if ours is not None and value}
@@ -129,10 +131,9 @@ class Report:
             ratio = f"{ratios[who]:.2f}" if who in ratios else ""
             cells = "".join(f"{show(value, unit):>12}" for value in (medians[who], min(values), max(values)))
             print(f"  {who:44}{cells}{ratio:>14}{len(values):>8}", flush=True)
-        self.cases.append(
-            {"case": name, "unit": unit, "rounds": {k: list(v) for k, v in rounds.items()}, "median": medians}
-            | {"ratio": ratios}
-        )
+        every = {who: list(values) for who, values in rounds.items()}
+        case = {"case": name, "key": key, "unit": unit, "rounds": every, "median": medians, "ratio": ratios}
+        self.cases.append(case)
         return medians
 
     def target(

@@ -37,9 +37,9 @@ def main() -> None:
         rounds = {who: costs.of(who, timed(call, expected.__eq__)) for who, call in calls.items()}
         medians = report.case(f"{len(items):,} chunks of one item", interleave(rounds, args.rounds))
         rates = {who: [len(items) / seconds] for who, seconds in medians.items()}
-        report.case("chunks a second", rates, unit="/s")
+        report.case("chunks a second", rates, unit="/s", key="rate")
         client = {who: [seconds / len(items) * 1e6 for seconds in costs.client[who]] for who in medians}
-        report.case("processor time of the client for each chunk", client, unit="us")
+        report.case("processor time of the client for each chunk", client, unit="us", key="client")
         report.target("chunks a second, local", rates[OURS][0], 12_000, at_least=True)
         report.target("chunks a second, over TLS", rates[TLS][0] if TLS in rates else None, 6_000, at_least=True)
         report.note(f"/ mp.Pool: {ratio(medians, 'mp.Pool') or 0:.2f}")

@@ -62,9 +62,9 @@ def main() -> None:
             if medians is None:
                 with heavy(args.quick) as more:
                     got |= interleave({who: calls(call, 50) for who, call in more.items()}, min(3, args.rounds))
-                medians = report.case(f"one call and its result, {where}", got)
+                medians = report.case(f"one call and its result, {where}", got, key="all")
             else:
-                pinned = report.case(f"one call and its result, {where}", got)
+                pinned = report.case(f"one call and its result, {where}", got, key="one")
     report.target("local, all processors: / mp.Pool", ratio(medians, "mp.Pool"), 1.1)
     report.target("local, one processor: microseconds", pinned and pinned[OURS] * 1e6, 150)
     report.target("over TLS, all processors: microseconds", medians[TLS] * 1e6, 400)

@@ -72,7 +72,8 @@ def main() -> None:
         contenders = {who: timed(call, total.__eq__) for who, call in calls.items()}
         limits = {"ProcessPoolExecutor": 1, "distmap, apply_async": 1, "distmap, executor().submit": 1}
         limits |= {OURS: 3, "mp.Pool": 3}
-        medians = report.case(f"{n:,} submits, then all results", interleave(contenders, args.rounds, limits=limits))
+        got = interleave(contenders, args.rounds, limits=limits)
+        medians = report.case(f"{n:,} submits, then all results", got, key="tiny")
         report.target(f"{n:,} submits: / mp.Pool", ratio(medians, "mp.Pool"), 0.6)
 
         calls = {
@@ -84,7 +85,7 @@ def main() -> None:
         }
         costs = Costs()
         contenders = {who: costs.of(who, timed(call, count.__eq__)) for who, call in calls.items()}
-        got = interleave(contenders, 1)
+        got = interleave(contenders, 1, warm=0)
     with contextlib.nullcontext() if args.quick else dask_or_none() as dask:
         if dask is not None:
             import distributed
@@ -96,13 +97,15 @@ def main() -> None:
 
             got["Dask, a tenth of it x 10"] = [timed(tenth, (count // 10).__eq__)() * 10]
     got[LIMIT + "sum of the items / slots"] = [count * 0.002 / WORKERS]
-    medians = report.case(f"{count:,} submits of 2 ms, as_completed", got)
+    medians = report.case(f"{count:,} submits of 2 ms, as_completed", got, key="completed")
     tree = {who: [seconds / count * 1e6 for seconds in costs.tree[who]] for who in calls}
     report.case("... processor time of all processes for each", tree, unit="us")
     report.target(f"{count:,} submits of 2 ms: / mp.Pool", ratio(medians, "mp.Pool"), 1.0)
 
     contenders = {who: (lambda who=who: peak(who, n)) for who in MEMORY}
-    medians = report.case(f"{n:,} submits: growth of the client", interleave(contenders, 1, warm=0), unit="MB")
+    medians = report.case(
+        f"{n:,} submits: growth of the client", interleave(contenders, 1, warm=0), unit="MB", key="memory"
+    )
     report.target(f"{n:,} submits: megabytes", medians[OURS], 120)
     report.finish()
 

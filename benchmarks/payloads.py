@@ -40,7 +40,8 @@ def maps(report: Report, ours: distmap.Pool, pool: Any, executor: Any, alone: An
             calls["joblib"] = lambda fn=fn, items=items: joblib.map(fn, items)
         contenders = {who: timed(call, expected.__eq__) for who, call in calls.items()}
         limits = {SERIAL: 2, "joblib": 3}
-        medians = report.case(f"{len(items):,} {name}", interleave(contenders, args.rounds, limits=limits))
+        got = interleave(contenders, args.rounds, limits=limits)
+        medians = report.case(f"{len(items):,} {name}", got, key=fn.__name__)
         report.target(f"{name}: / mp.Pool", ratio(medians, "mp.Pool"), 1.1)
 
 
@@ -70,9 +71,8 @@ def frames(report: Report, ours: distmap.Pool, pool: Any, joblib: Any) -> None:
         if joblib is not None:
             calls["joblib"] = lambda fn=fn: pd.concat(joblib.map(fn, batches()))
         contenders = {who: timed(call, same) for who, call in calls.items()}
-        medians = report.case(
-            f"a frame of {rows:,} rows in 16 batches: {name}", interleave(contenders, report.args.rounds)
-        )
+        got = interleave(contenders, report.args.rounds)
+        medians = report.case(f"a frame of {rows:,} rows in 16 batches: {name}", got, key=fn.__name__)
         report.target(f"frame, {name}: / mp.Pool", ratio(medians, "mp.Pool"), 1.1)
 
 

@@ -82,7 +82,7 @@ def main() -> None:
             }
             if joblib is not None:
                 contenders["joblib"] = timed(lambda fn=fn, items=items: joblib.map(fn, list(range(items))))
-            medians = report.case(f"{items} {name}", interleave(contenders, args.rounds))
+            medians = report.case(f"{items} {name}", interleave(contenders, args.rounds), key=fn.__name__)
             for who, median in medians.items():
                 if who != "serial":
                     report.note(f"{who}: {medians['serial'] / WORKERS / median:.1%} of twice the serial speed")

@@ -52,10 +52,10 @@ def main() -> None:
                 got_in |= interleave({DASK: timed(lambda: dask.map(probe, arrays), sums.__eq__)}, 2)
                 got_out |= interleave({DASK: timed(lambda: dask.map(make, tasks), filled)}, 2)
     for way, got in (("in", got_in), ("out", got_out)):
-        medians = report.case(f"{count} x {size * 8 / 1e6:.0f} MB {way}, 2 workers over TLS", got)
+        medians = report.case(f"{count} x {size * 8 / 1e6:.0f} MB {way}, 2 workers over TLS", got, key=way)
         report.note(f"{way}: {count * size * 8 / 1e9 / medians[OURS]:.2f} GB/s")
         report.target(f"{way}: / 2 raw TLS sockets", ratio(medians, RAW), 1.4)
-    medians = report.case("40 items over a captured array of 100 MB, 2 workers over TLS", got_closure)
+    medians = report.case("40 items over a captured array of 100 MB, 2 workers over TLS", got_closure, key="closure")
     report.target("captured array of 100 MB: seconds", medians[OURS], 0.2)
     report.finish()
 

@@ -23,17 +23,17 @@ LOCAL = ((16, 5_000, 0.01, 1.1), (64, 5_000, 0.01, 1.1), (200, 40_000, 0.005, 1.
 QUICK = ((16, 320, 0.01, 1.1), (64, 640, 0.01, 1.1))
 
 
-def case(report: Report, name: str, calls: dict[str, Callable], items: list[float], slots: int, rounds: int):
+def case(report: Report, name: str, key: str, calls: dict[str, Callable], items: list[float], slots: int, rounds: int):
     """Measure one; returns the medians with the ideal, and what was used of the processors."""
     costs = Costs()
     contenders = {who: costs.of(who, timed(call, items.__eq__)) for who, call in calls.items()}
     got = interleave(contenders, rounds)
     got[LIMIT + "sum of the items / slots"] = [sum(items) / slots]
-    medians = report.case(name, got)
+    medians = report.case(name, got, key=key)
     client = {who: [seconds / len(items) * 1e6 for seconds in costs.client[who]] for who in calls}
-    report.case(f"{name}: processor time of the client for each item", client, unit="us")
+    report.case(f"{name}: processor time of the client for each item", client, unit="us", key=f"{key} client")
     tree = {who: [seconds / len(items) * 1e6 for seconds in costs.tree[who]] for who in calls}
-    report.case(f"{name}: processor time of all processes for each item", tree, unit="us")
+    report.case(f"{name}: processor time of all processes for each item", tree, unit="us", key=f"{key} tree")
     return medians, costs
 
 
@@ -54,7 +54,7 @@ def local(report: Report, slots: int, count: int, seconds: float, limit: float, 
                 calls["mp.Pool, chunksize 1"] = lambda: pool.map(nap, items, 1)
                 calls["ProcessPoolExecutor"] = lambda: list(executor.map(nap, items))
             name = f"{slots} slots, {count:,} items of {seconds * 1e3:g} ms"
-            medians, costs = case(report, name, calls, items, slots, rounds)
+            medians, costs = case(report, name, str(slots), calls, items, slots, rounds)
     report.target(f"{slots} slots: / mp.Pool", ratio(medians, "mp.Pool"), limit)
     if slots == 200:
         client, _ = costs.medians(OURS)
@@ -71,7 +71,7 @@ def remote(report: Report, count: int, rounds: int) -> None:
             report.note(f"{TLS_WORKERS} running workers: all registered in {time.perf_counter() - began:.2f} s")
             pool.map(nap, [0.001] * slots * 2, chunksize=1)
             name = f"{TLS_WORKERS} workers x {TLS_SLOTS} slots over TLS, {count:,} items of 10 ms"
-            medians, costs = case(report, name, {OURS: lambda: pool.map(nap, items)}, items, slots, rounds)
+            medians, costs = case(report, name, "tls", {OURS: lambda: pool.map(nap, items)}, items, slots, rounds)
     seconds, (client, tree) = medians[OURS], costs.medians(OURS)
     report.note(f"{tree / seconds:.2f} cores were busy, {client / tree:.0%} of that in the client")
     full = tree / seconds >= 0.95 * (os.cpu_count() or 1) and client / tree < 1 / 3

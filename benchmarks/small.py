@@ -69,7 +69,7 @@ def main() -> None:
             contenders[FIRST], second = first_and_second(ours, items, count)
             got = interleave(contenders, args.rounds, limits={"mpire": 3})
             got[SECOND] = second[-args.rounds :]
-            medians = report.case(f"a map of {n:,}", got)
+            medians = report.case(f"a map of {n:,}", got, key=str(n))
             for who in (OURS, FIRST, SECOND):
                 name = who.removeprefix("distmap, ").replace(OURS, "a known function")
                 report.target(f"{n:,} items, {name}: / mp.Pool", ratio(medians, "mp.Pool", who), 1.2)

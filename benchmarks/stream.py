@@ -71,13 +71,13 @@ def main() -> None:
                 executor.map(square, iter(range(n)), chunksize=1000), expected
             ),
         }
-        report.case(f"imap over {n:,} items, a fast consumer", interleave(contenders, args.rounds))
+        report.case(f"imap over {n:,} items, a fast consumer", interleave(contenders, args.rounds), key="fast")
 
         small = {
             OURS: lambda: first(ours.imap(square, iter(range(n)))),
             "mp.Pool.imap": lambda: first(pool.imap(square, iter(range(100)))),
         }
-        medians = report.case("first result of a warm pool", interleave(small, 2 * args.rounds + 1))
+        medians = report.case("first result of a warm pool", interleave(small, 2 * args.rounds + 1), key="first")
         report.target("milliseconds to the first result", medians[OURS] * 1e3, 5.0)
         report.note(f"/ mp.Pool.imap: {ratio(medians, 'mp.Pool.imap') or 0:.2f}")
 
@@ -134,8 +134,8 @@ def slow_consumer(report: Report, seconds: float) -> None:
             _, items, megabytes = map(float, said)
             ahead[who], held[who] = [items], [megabytes]
     name = f"a consumer of {PAUSE * 1e3:g} ms for each result, {seconds:g} s"
-    medians = report.case(f"{name}: most items read ahead", ahead, unit="items")
-    report.case(f"{name}: growth of the client", held, unit="MB")
+    medians = report.case(f"{name}: most items read ahead", ahead, unit="items", key="ahead")
+    report.case(f"{name}: growth of the client", held, unit="MB", key="held")
     report.target("seconds of consumption that are read ahead", medians[OURS] * PAUSE, 2.0)
     report.target("megabytes by which the client grows", held[OURS][0], 16)
 
