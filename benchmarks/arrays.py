@@ -59,10 +59,8 @@ def main() -> None:
             peers |= {"joblib": joblib.map} if joblib is not None else {}
             inward, outward = calls(peers)
             inward = {who: new(run) if who == "joblib" else run for who, run in inward.items()}
-            inward[LIMIT + "one copy of all of them"] = timed(copied)
-            outward[LIMIT + "made in two processes, not sent"] = timed(
-                lambda: alone.map(make, tasks, answer=False), [].__eq__
-            )
+            inward[LIMIT + "one copy of each"] = timed(copied)
+            outward[LIMIT + "made in two processes"] = timed(lambda: alone.map(make, tasks, answer=False), [].__eq__)
             got_in = interleave(inward, args.rounds, limits=SLOW)
             got_out = interleave(outward, args.rounds, limits=SLOW)
         # After the others, one at a time: they use processor time when idle too.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -99,17 +100,27 @@ def ray_or_none() -> Iterator[Ray | None]:
     if ray is None:
         yield None
         return
-    os.environ.update(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_DEDUP_LOGS="0", RAY_USAGE_STATS_ENABLED="0")
-    import logging
-
-    ray.init(
-        num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        object_store_memory=3_000_000_000,
-    )  # fmt: skip
+    os.environ.update(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_USAGE_STATS_ENABLED="0")
+    started = False
     try:
-        yield Ray(ray)
+        with starting("Ray"):
+            ray.init(
+                num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+                object_store_memory=3_000_000_000,
+            )  # fmt: skip
+            started = True
+        yield Ray(ray) if started else None
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def starting(name: str) -> Iterator[None]:
+    """A peer that does not start here is left out with a word, as one that is not installed."""
+    try:
+        yield
+    except Exception as error:
+        print(f"  {name}: left out, it does not start: {str(error)[:200]}", file=sys.stderr)
 
 
 class Dask:
@@ -140,23 +151,21 @@ def dask_or_none(*, tls: bool = False) -> Iterator[Dask | None]:
     if distributed is None:
         yield None
         return
-    import logging
-
     import dask
 
-    dask.config.set(
-        {"distributed.worker.memory.terminate": False, "distributed.admin.large-graph-warning-threshold": 0}
-    )
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "100GB"})
     extra = {"protocol": "tls://", "security": distributed.Security.temporary()} if tls else {}
-    with (
-        distributed.LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL,
-            memory_limit=0, **extra,
-        ) as cluster,
-        distributed.Client(cluster, **({"security": extra["security"]} if tls else {})) as client,
-    ):  # fmt: skip
-        client.wait_for_workers(WORKERS)
-        yield Dask(client)
+    with contextlib.ExitStack() as stack:
+        client = None
+        with starting("Dask"):
+            cluster = distributed.LocalCluster(
+                n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL,
+                memory_limit=0, **extra,
+            )  # fmt: skip
+            stack.enter_context(cluster)
+            client = stack.enter_context(distributed.Client(cluster, security=extra.get("security")))
+            client.wait_for_workers(WORKERS, 60)
+        yield Dask(client) if client is not None else None
 
 
 # --- workers of distmap -----------------------------------------------------------------------------------------------

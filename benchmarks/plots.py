@@ -132,20 +132,21 @@ def bulk(results: Results, path: Path) -> None:
     cases = {words: case for at, words in places.items() if (case := case_of(results, *at)) is not None}
     if not cases:
         return
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(9, 3.2), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(9, 3.4), squeeze=False)
+    most = max(len(case["median"]) for case in cases.values())
     for axis, (words, case) in zip(axes[0], cases.items(), strict=True):
         medians = {who: value for who, value in case["median"].items() if who != "distmap, 2 local slots"}
-        names = [who.removeprefix(LIMIT).replace("ProcessPoolExecutor", "PPE") for who in medians]
-        colours = [BLUE if who == OURS else INK if who.startswith(LIMIT) else GREY for who in medians]
-        bars = axis.barh(range(len(names)), list(medians.values()), color=colours)
-        labels = [f"{name}: {show(value, 's')}" for name, value in zip(names, medians.values(), strict=True)]
-        for bar, label in zip(bars, labels, strict=True):
-            axis.annotate(label, (0, bar.get_y()), xytext=(0, 1), textcoords="offset points", va="bottom", fontsize=7.5)
-            bar.set_y(bar.get_y() + 0.35), bar.set_height(0.4)
+        for place, (who, value) in enumerate(medians.items()):
+            colour = BLUE if who == OURS else INK if who.startswith(LIMIT) else GREY
+            axis.barh(place + 0.15, value, 0.4, color=colour)
+            name = who.removeprefix(LIMIT).replace("ProcessPoolExecutor", "PPE")
+            axis.text(0, place - 0.12, f"{name}: {show(value, 's')}", va="bottom", fontsize=8)
+        axis.set_ylim(most - 0.5, -0.6)
+        axis.set_xlim(0, max(medians.values()) * 1.25)
         axis.set_yticks([])
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(3))
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: show(value, "s") if value else "0"))
         axis.set_title(words, fontsize=10)
-        axis.invert_yaxis()
-        axis.spines["left"].set_visible(False)
     save(figure, path)
 
 
