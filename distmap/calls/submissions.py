@@ -159,12 +159,15 @@ def _resolve(submission: Submission, outcome: Any) -> None:
     if future is None:
         return
     try:
+        if type(outcome) is RawResult and not submission.hooked:
+            future.set_result(outcome)
+            return
         if isinstance(outcome, Lost):
             outcome = exception_of(outcome)
         if isinstance(outcome, Finished):
             ended = end_of(outcome, None)
             outcome = PoolClosed("the pool was closed before the item ran") if ended is None else ended
-        if type(outcome) is RawResult and submission.hooked:
+        if type(outcome) is RawResult:
             value, error = outcome.get()
             outcome = value if error is None else error
             failed = error is not None
@@ -190,8 +193,9 @@ def _resolve(submission: Submission, outcome: Any) -> None:
 class PushedJob(JobReader):
     """The job of one submitted function: items in, futures resolved.
 
-    All but `take` runs on the loop. What `take` changes is its own, under the owner's lock: the queue's end, `closed`,
-    the counts of what was given. What the loop changes is the loop's: the counts of what was told and is done.
+    All but `take`, `hurry` and `call_back` runs on the loop. What `take` changes is its own, under the owner's lock:
+    the queue's end, `closed`, the counts of what was given. What the loop changes is the loop's: the counts of what was
+    told and is done.
     """
 
     def __init__(self, owner: Submissions, context: JobContext, code: Code, name: str) -> None:
@@ -267,7 +271,7 @@ class PushedJob(JobReader):
         with self._owner.lock:
             given, nbytes = self._given, self._given_bytes
             new, new_bytes = given - self._told, nbytes - self._told_bytes
-            together = new > 0 and given - self._done > 1
+            together = new > 0 and given - self._done > 1 and not self.closed
             self._armed = together or self._again is not None
         if new:
             self._told, self._told_bytes = given, nbytes

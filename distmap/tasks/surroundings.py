@@ -95,8 +95,15 @@ class Watch:
         shares = loaded("multiprocessing.shared_memory") is not None
         last = self._last
         if last is not None:
-            *rest, env = last[0]
-            if rest == [sys.argv, _filters(), sys.path, cwd, shares] and env == environ:
+            argv, filters, path, before, shared, env = last[0]
+            if (
+                cwd == before
+                and shares == shared
+                and path == sys.path
+                and argv == sys.argv
+                and filters == _filters()
+                and env == environ
+            ):
                 return last[1]
         seen = ([*sys.argv], [*_filters()], [*sys.path], cwd, shares, {**environ})
         taken = self._taken(*seen)
