@@ -1022,11 +1022,14 @@ class Pool:
             driver.crashed(error)
 
     def _code(self, fn: Callable[..., Any], style: Style, **rest: Any) -> Code:
-        from distmap.tasks.code import dump_code
-
         self._check_open()
         function("the first argument", fn)
-        return dump_code(fn, style=style, setups=self._setups(), surroundings=self._watch.look(), **rest)
+        setups, surroundings = self._setups(), self._watch.look()
+        if all(constant is None for constant in rest.values()):
+            return self._codes.get(fn, style, setups, surroundings, exact=False)
+        from distmap.tasks.code import dump_code
+
+        return dump_code(fn, style=style, setups=setups, surroundings=surroundings, **rest)
 
     def _submission(self, fn: Callable[..., Any]) -> tuple[Code, str]:
         if self._closed or os.getpid() != self._pid:

@@ -57,7 +57,7 @@ class Sliced:
 
         On the loop, while nobody reads: it takes a fraction of a millisecond, and runs no code of the user's.
         """
-        if not self.plain or count > LIMITS.loop_read_items:
+        if not self.plain or (count > LIMITS.loop_read_items and type(self._data) is not range):
             return None
         items = self._data[self._at : self._at + count]
         numbers = None if type(items) is range else dump_numbers(items)

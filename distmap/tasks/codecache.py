@@ -160,7 +160,10 @@ class CodeCache:
         style: Style = "one",
         setups: tuple[Setup, ...] = (),
         surroundings: CallSurroundings = NO_SURROUNDINGS,
+        *,
+        exact: bool = True,
     ) -> Code:
+        """The code of the function. `exact`: as of `build`; a call over many items can do without."""
         key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
         known = self._entries.get(key)
         if known is not None and known[0] is fn and known[1].code.surroundings is surroundings and known[1].holds():
@@ -172,8 +175,8 @@ class CodeCache:
         except _Mutable:
             entry = None
         begun = perf_counter()
-        code, needs = build((fn, style, None, None), setups, surroundings, exact=True)
-        if code.payload.nbytes > HASHED:
+        code, needs = build((fn, style, None, None), setups, surroundings, exact=exact)
+        if exact and code.payload.nbytes > HASHED:
             self._tell_of_broadcast(fn, code.payload.nbytes, perf_counter() - begun)
         if entry is not None:
             files = stamps(needs.modules)

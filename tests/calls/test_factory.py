@@ -8,6 +8,7 @@ import pytest
 from support.waiting import until
 
 import distmap
+from distmap.tasks import codecache
 
 #: The shared pool lives longer than a test.
 pytestmark = pytest.mark.own_leaks
@@ -74,6 +75,26 @@ def test_a_list_that_is_not_plain_throughout(pool2):
     assert pool2.map(str, data) == list(map(str, data))
     assert pool2.map(str, data, chunksize=7) == list(map(str, data))
     assert list(pool2.imap(str, data)) == list(map(str, data))
+
+
+def test_a_function_is_pickled_once_for_many_calls(pool2, monkeypatch):
+    """As long as nothing that it reaches has changed, whatever the call."""
+    built = []
+    build = codecache.build
+    monkeypatch.setattr(
+        codecache, "build", lambda content, *rest, **kinds: (built.append(content), build(content, *rest, **kinds))[1]
+    )
+    k = 1
+
+    def plus(x):
+        return x + k
+
+    assert [pool2.map(plus, [n]) for n in range(3)] == [[1], [2], [3]]
+    assert list(pool2.imap(plus, [3])) == [4]
+    assert len(built) == 1
+    k = 10
+    assert pool2.map(plus, [1]) == [11]
+    assert len(built) == 2
 
 
 def test_a_first_item_that_does_not_pickle_fails_like_any_other(pool2):
