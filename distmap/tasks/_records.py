@@ -66,7 +66,8 @@ else:
             body.append(f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
         body.append("self.__post_init__()" if post else "pass")
         namespace = {f"_make_{name}": default.make for name, default in defaults.items() if isinstance(default, field)}
-        namespace |= {"_defaults": defaults, "_set": object.__setattr__}
+        # By its file a traceback knows the frame as one of distmap's.
+        namespace |= {"_defaults": defaults, "_set": object.__setattr__, "__file__": __file__}
         exec(f"def __init__({', '.join(parameters)}):\n " + "\n ".join(body), namespace)
         return namespace["__init__"]
 
