@@ -1,14 +1,15 @@
-"""Fixtures of the tests in a real JupyterLab: one server for all, a browser for each file, a notebook for each test.
+"""Fixtures of the tests in a real JupyterLab: one server, one browser and one page for all, a notebook for each test.
 
-The tests of a file open their notebooks one after the other in one page: to load JupyterLab takes five seconds of CPU.
+They open their notebooks one after the other in that page, as loading JupyterLab takes five seconds of CPU.
 Only Notebook 7, a notebook that is opened again, and the test after a failure get a new page.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 HERE = Path(__file__).parent
+#: The browser, while tests of this folder run.
+_OPEN = contextlib.ExitStack()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,12 +50,21 @@ def server(_present: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         started.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """The browser ends with the last test of this folder.
+
+    Playwright's loop runs in this thread meanwhile, and no other test could `asyncio.run`.
+    """
+    yield
+    if nextitem is None or HERE not in nextitem.path.parents:
+        _OPEN.close()
+
+
+@pytest.fixture(scope="session")
 def browser(_present: None, server: Server) -> Iterator[Browser]:
-    """Not for the session: Playwright's loop runs in this thread meanwhile, and no other test could `asyncio.run`."""
-    with chromium() as browser:
-        server.ready()
-        yield browser
+    yield _OPEN.enter_context(chromium())
+    _OPEN.close()
 
 
 @pytest.fixture(scope="session")
@@ -62,15 +74,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(wanted).resolve() if wanted else tmp_path_factory.mktemp("screenshots")
 
 
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """What the pages of a file share: they are those of one user."""
-    context = browser.new_context(viewport={"width": WIDE, "height": HIGH})
-    yield context
-    context.close()
+@pytest.fixture(scope="session")
+def context(browser: Browser, server: Server) -> BrowserContext:
+    """What the pages share: they are those of one user."""
+    server.ready()
+    return browser.new_context(viewport={"width": WIDE, "height": HIGH})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def spare() -> list[Page]:
     """The page in which JupyterLab is loaded, while no test has it."""
     return []
