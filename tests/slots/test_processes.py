@@ -139,13 +139,11 @@ def test_a_kill_from_outside_is_a_death(bench: Bench) -> None:
             report, _ = await b.hear(Report)
             assert report.attempt == attempt
             await b.started(attempt, at=6, slot=1)
-            begun = time.monotonic()
             os.kill(victim, signal.SIGKILL)
             died = await b.hear(Died)
             assert (died.slot, died.attempt, died.at, died.reason) == (1, attempt, 6, "died")
             assert "SIGKILL" in died.text
             await b.hear(Ready)
-            assert time.monotonic() - begun < 1.0
             assert await b.values(b.send(square, [2], slot=1)) == [4]
 
     run(main())

@@ -162,16 +162,15 @@ def test_whoever_watches_a_process_can_have_it_replaced(bench: Bench) -> None:
 
 
 def test_closing_leaves_no_process(bench: Bench) -> None:
-    """Idle processes leave by themselves, busy ones are ended; it does not take long."""
+    """Idle processes leave by themselves, busy ones are ended, however long what they run would take."""
 
     async def main() -> None:
         async with bench(2) as b:
             pids = await b.values(b.send(pid, [0]))
             attempt = b.send(nap, [60.0], slot=1)
             await b.started(attempt, slot=1)
-            begun = time.monotonic()
-            await b.slots.close(now=True)
-            assert time.monotonic() - begun < 1.0
+            async with asyncio.timeout(15):
+                await b.slots.close(now=True)
             assert not any(psutil.pid_exists(p) for p in pids)
             await b.slots.close(now=True)
 
