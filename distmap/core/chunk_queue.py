@@ -23,7 +23,8 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
     unread = job.unread()
-    aim, floor = chunks.seconds_of_work(state.limits, worker.rtt, worker.ahead, state.turn(job.group))
+    slots = job.group.capacity
+    aim, floor = chunks.seconds_of_work(state.limits, worker.rtt, worker.ahead, state.dispatch, slots)
     size = chunks.chunk_size(
         state.limits,
         item_time=job.item_time_on(worker),
@@ -31,12 +32,12 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
         floor=floor,
         largest=max(stats.largest if stats else 0, job.known.largest if job.known else 0),
         left=None if unread is None else unread + job.queued,
-        slots=job.group.capacity,
+        slots=slots,
         item_bytes=max(job.item_bytes, job.result_item_bytes),
     )
     if job.known is not None and unread is not None and not job.settled:
         # Its items may be others than those of the earlier job, and a few long ones must not share a slot.
-        size = min(size, max(1, (unread + job.read) // max(1, job.group.capacity)))
+        size = min(size, max(1, (unread + job.read) // max(1, slots)))
     return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
 
 

@@ -35,18 +35,19 @@ class ItemTime(Record):
         return mean
 
 
-def seconds_of_work(limits: Limits, rtt: float, ahead: float, turn: float) -> tuple[float, float]:
+def seconds_of_work(limits: Limits, rtt: float, ahead: float, dispatch: float, slots: int) -> tuple[float, float]:
     """Seconds of work that a chunk for a worker aims at; those below which it is not made smaller for balance.
 
     Args:
         limits: The numbers.
         rtt: Round trip to the worker, in seconds.
         ahead: Seconds of work that are sent ahead to each of its slots, in a bounded number of chunks.
-        turn: Seconds in which all slots are given a chunk, one after the other.
+        dispatch: Seconds that a chunk costs the loop.
+        slots: Slots that share the items.
     """
-    aim = max(
-        limits.chunk_seconds, limits.chunk_round_trips * rtt, limits.chunk_turns * turn, 2 * ahead / limits.ahead_chunks
-    )
+    turn = slots * dispatch
+    worth = max(limits.chunk_dispatches * dispatch, limits.chunk_turns * turn)
+    aim = max(limits.chunk_seconds, limits.chunk_round_trips * rtt, worth, 2 * ahead / limits.ahead_chunks)
     return aim, max(limits.chunk_floor_seconds, rtt, turn)
 
 

@@ -11,8 +11,10 @@ from distmap.tasks._typing import NamedTuple
 
 class Limits(NamedTuple):
     # chunk sizing (guided self-scheduling, Polychronopoulos & Kuck 1987; factoring, Hummel et al. 1992)
-    #: Seconds of work that a chunk aims at. A chunk costs about 0.2 ms to hand out, so 20 ms keep that near 1 %.
+    #: Seconds of work that a chunk aims at.
     chunk_seconds: float = 0.020
+    #: Times what a chunk costs the loop that it aims at, if that is longer: so this is near 1 %.
+    chunk_dispatches: float = 100.0
     #: Turns that a chunk aims at, if they take longer: in one turn all slots are given a chunk, one after the other.
     #: With two the loop is busy half of the time, whatever the number of slots.
     chunk_turns: float = 2.0

@@ -27,14 +27,16 @@ UNSURE = 1e-9
 
 def assign_work(state: SchedulerState) -> None:
     """Give all free places to jobs; then let idle slots take from busy ones."""
-    groups = list(state.worker_index.groups.values())
     state.next_check = faults.wake_rested(state) if state.resting else None
     if state.lone:
         alone.place(state)
-    for slot in list(state.slots_with_calls):
-        while slot.setup_calls and state.worker_index.can_take(slot):
-            chunk_queue.assign_setup_call(state, slot)
-    while (choice := _next_assignment(state, groups)) is not None:
+    if state.slots_with_calls:
+        for slot in list(state.slots_with_calls):
+            while slot.setup_calls and state.worker_index.can_take(slot):
+                chunk_queue.assign_setup_call(state, slot)
+    groups = list(state.worker_index.groups.values())
+    # A group without a job or a place takes no time here, and most events leave none of both.
+    while groups and (choice := _next_assignment(state, groups)) is not None:
         _give(state, *choice)
     for group in groups:
         if group.job_heap:
@@ -69,12 +71,13 @@ def _send_ahead(state: SchedulerState, group: TagGroup) -> None:
 def _next_assignment(state: SchedulerState, groups: list[TagGroup]) -> tuple[JobRecord, SlotRecord] | None:
     """The job that gets the next place, and the best slot for it."""
     best: tuple[JobRecord, SlotRecord] | None = None
+    index = state.worker_index
     for group in groups:
-        job = state.worker_index.next_job(group)
-        if job is None:
+        if not group.free_places or not group.job_heap or (job := index.next_job(group)) is None:
             continue
-        slot = state.worker_index.best_slot(group)
-        if slot is None or (best is not None and best[0].scheduling_key() < job.scheduling_key()):
+        slot = index.best_slot(group)
+        assert slot is not None, "a free place without a slot"
+        if best is not None and best[0].scheduling_key() < job.scheduling_key():
             continue
         if not group.reservations or _has_unreserved_place(state, group, job):
             best = job, slot
@@ -104,7 +107,7 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
     two jobs would take the same place from each other for ever.
     """
     job = state.worker_index.next_job(group)
-    if job is None or state.worker_index.best_slot(group) is not None:
+    if job is None or group.free_places:
         return
     for giver in list(islice(state.jobs_with_waiting.values(), CANDIDATES)):
         if giver is job or giver.spec.priority > job.spec.priority:
@@ -155,10 +158,10 @@ def _steal(state: SchedulerState, group: TagGroup) -> None:
     """
     heap = group.victims
     aside: list[tuple[float, int, Attempt]] = []
-    aim, floor = chunks.seconds_of_work(state.limits, 0.0, 0.0, state.turn(group))
+    aim, floor = chunks.seconds_of_work(state.limits, 0.0, 0.0, state.dispatch, group.capacity)
     # Idle slots get the chunks that are being read: only what would wait longer than usual is taken from others.
-    least_gain = aim if group.reservations else floor
-    while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < CANDIDATES:
+    least_gain, most = (aim, 1) if group.reservations else (floor, CANDIDATES)
+    while heap and group.stealing + len(group.reservations) < group.idle and len(aside) < most:
         key, attempt_id, attempt = entry = heapq.heappop(heap)
         stale = attempt_id not in state.attempts or -key != attempt.end or attempt.state not in ("waiting", "running")
         if stale or attempt.job.state != "running" or attempt.slot.worker.state == "suspect":

@@ -334,7 +334,7 @@ class JobRecord(Record):
             return 0
         each = self.item_bytes + self.result_item_bytes
         by_bytes = max(1, int(left / each)) if each > 0 else limits.chunk_items
-        if not self.streaming:
+        if self.spec.gather == "list":
             return by_bytes
         if self.spec.buffer is not None:
             return min(by_bytes, self.spec.buffer - (self.read - self.consumed))
@@ -371,4 +371,4 @@ class JobRecord(Record):
         """Whether something of it waits to be run, or may be read."""
         if self.state != "running":
             return False
-        return bool(self.queue) or (not self.is_reading and self.unread() != 0 and self.room(limits) > 0)
+        return bool(self.queue) or (self.input != "reading" and self.unread() != 0 and self.room(limits) > 0)

@@ -43,7 +43,8 @@ class Scheduler:
             InvalidTransition: The event is illegal; nothing was changed.
         """
         state = self._state
-        check(now >= state.now, "time went back from {} to {}", state.now, now)
+        if now < state.now:
+            raise InvalidTransition(f"time went back from {state.now} to {now}")
         before, state.now = state.now, now
         try:
             self._dispatch(event)

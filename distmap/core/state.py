@@ -22,7 +22,6 @@ from distmap.core.records import (
     LoneItem,
     SlotRecord,
     Span,
-    TagGroup,
     WorkerRecord,
     WorkerStats,
 )
@@ -69,10 +68,6 @@ class SchedulerState:
         self.losses = 0
         #: When to look at waiting work again even without an event; None: at the next event.
         self.next_check: float | None = None
-
-    def turn(self, group: TagGroup) -> float:
-        """Seconds in which each slot of the group is given one chunk."""
-        return self.dispatch * group.capacity
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ import pytest
 from distmap.core.chunks import ItemTime, chunk_size, cut, seconds_of_work
 from distmap.core.limits import LIMITS
 
-USUAL = {"item_time": 0.001, "largest": 1000, "left": None, "slots": 2, "item_bytes": 0.0}
+USUAL = {"item_time": 0.001, "largest": 1000, "left": None, "item_bytes": 0.0}
 
 
-def want(rtt: float = 0.0, ahead: float = 0.0, turn: float = 0.0, **changes: object) -> int:
-    aim, floor = seconds_of_work(LIMITS, rtt, ahead, turn)
-    return chunk_size(LIMITS, **{**USUAL, "aim": aim, "floor": floor, **changes})  # type: ignore[arg-type]
+def want(rtt: float = 0.0, ahead: float = 0.0, dispatch: float = 0.0, slots: int = 2, **changes: object) -> int:
+    aim, floor = seconds_of_work(LIMITS, rtt, ahead, dispatch, slots)
+    return chunk_size(LIMITS, **{**USUAL, "aim": aim, "floor": floor, "slots": slots, **changes})  # type: ignore[arg-type]
 
 
 def test_the_first_chunk_is_one_item() -> None:
@@ -32,9 +32,14 @@ def test_a_far_worker_gets_ten_round_trips() -> None:
 
 def test_many_slots_get_larger_chunks() -> None:
     """Two turns of work where one turn, a chunk for each slot, takes 40 ms; and not less than a turn for balance."""
-    assert want(turn=0.04, slots=200) == 80
-    assert want(turn=0.04, slots=200, left=8000) == 40
-    assert want(turn=0.009) == 20
+    assert want(dispatch=0.0002, slots=200) == 80
+    assert want(dispatch=0.0002, slots=200, left=8000) == 40
+    assert want(dispatch=0.0002, slots=20) == 20
+
+
+def test_a_costly_chunk_gets_more_work() -> None:
+    """What it costs the loop to hand a chunk out is near 1 % of its work."""
+    assert want(dispatch=0.0004) == 40
 
 
 def test_a_long_item_goes_alone() -> None:
