@@ -70,7 +70,8 @@ def test_first_runs_in_the_thread_before_the_loop():
 
 
 def test_a_failing_start_is_raised_to_the_caller():
-    """If the first step fails, whoever needs the loop is given that error."""
+    """If the first step fails, whoever needs the loop, or calls, is given that error; the call does not run."""
+    ran = []
 
     def fail():
         raise OSError("no more processes")
@@ -78,6 +79,9 @@ def test_a_failing_start_is_raised_to_the_caller():
     portal = Portal(first=fail)
     with pytest.raises(OSError, match="no more processes"):
         portal.loop  # noqa: B018
+    with pytest.raises(OSError, match="no more processes"):
+        portal.call(ran.append, 1)
+    assert not ran
     portal.close()
 
 
