@@ -58,10 +58,12 @@ OPTIONS: Final[dict[str, Any]] = {
 #: size where two or eight bytes of it follow (RFC 6455, 5.2). Bytes of a mask.
 _WHOLE_BINARY, _MASKED, _SIZE_2, _SIZE_8, _MASK = 0x82, 0x80, 126, 127, 4
 _HEAD_2, _HEAD_8 = struct.Struct(">BBH"), struct.Struct(">BBQ")
-#: Bytes of a connection's first memory for what comes in. It grows for messages that do not fit.
-_MEMORY = 64 << 10
+#: Bytes of a connection's first memory for what comes in. It grows to that of a few frames where larger ones come.
+_MEMORY, _FRAMES = 64 << 10, 4
 #: What is smaller is joined: it then leaves in one record of TLS (16 KB), and each write makes a record of its own.
 _JOINED = 16 << 10
+#: Larger pieces are masked in parts of so many bytes: they stay in the cache, and the allocator gives no fresh pages.
+_MASKED_AT_ONCE = 64 << 10
 #: Messages that may wait for `recv`.
 _QUEUED = 16
 #: That of the library: in C, where it has been built.
@@ -78,9 +80,9 @@ class Link(Connection, asyncio.BufferedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._masks = self.protocol.side is Side.CLIENT
-        # What has come in and belongs to a frame that is not complete stands at the start of the memory.
+        # What has come in of a frame that is not complete, and where it begins and ends in there.
         self._memory = memoryview(bytearray(_MEMORY))
-        self._filled = 0
+        self._start = self._end = 0
         # The last bytes of the HTTP request or answer; None after its end. What follows may have come with it.
         self._http: bytes | None = b""
         # Bytes that are still to come of a frame that the library is given.
@@ -118,18 +120,22 @@ class Link(Connection, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Called by asyncio: where to put what comes in."""
-        return self._memory[self._filled :]
+        return self._memory[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by asyncio: so many bytes have come in."""
         self.heard = self.loop.time()
-        end = self._filled + nbytes
-        at, needed = self._deal_out(self._memory[:end])
-        left = end - at
-        memory = self._memory if needed <= len(self._memory) else memoryview(bytearray(needed))
-        if left and (at or memory is not self._memory):
-            memory[:left] = self._memory[at:end]
-        self._memory, self._filled = memory, left
+        end = self._end + nbytes
+        at, needed = self._deal_out(self._memory[self._start : end])
+        self._start, self._end = self._start + at, end
+        if self._start == end:
+            self._start = self._end = 0
+        elif len(self._memory) - end < _MEMORY:
+            # What has come of the next frame is moved, rarely: a read must not be short for want of room.
+            left = end - self._start
+            memory = self._memory if _FRAMES * needed <= len(self._memory) else memoryview(bytearray(_FRAMES * needed))
+            memory[:left] = self._memory[self._start : end]
+            self._memory, self._start, self._end = memory, 0, left
         self.queue.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -254,8 +260,12 @@ class Link(Connection, asyncio.BufferedProtocol):
             return [head, mask, _apply_mask(b"".join(message), mask)]
         pieces: list[Buffer] = [head, mask]
         for part in message:
-            pieces.append(_apply_mask(part, mask[turn:] + mask[:turn]))
-            turn = (turn + len(part)) % _MASK
+            view = memoryview(part)
+            turned = mask[turn:] + mask[:turn]
+            pieces += [
+                _apply_mask(view[at : at + _MASKED_AT_ONCE], turned) for at in range(0, len(view), _MASKED_AT_ONCE)
+            ]
+            turn = (turn + len(view)) % _MASK
         return pieces
 
     def resume_writing(self) -> None:

@@ -121,6 +121,33 @@ def test_what_a_hop_makes_of_the_messages(open_port: Any, run: Any) -> None:
     run(main)
 
 
+def test_large_frames_are_read_in_large_pieces(open_port: Any, run: Any) -> None:
+    """The memory for what comes in has room for a read at each time, and grows to that of a few frames at most."""
+    frame = Frame(Opcode.BINARY, bytes(LIMITS.frame_bytes)).serialize(mask=True)
+
+    async def main() -> None:
+        async with open_port(address="ws://127.0.0.1:0") as worker, listening_links(worker) as links:
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, proxy=None) as link:
+                await link.recv()
+                theirs, receiver, moved = links[0], Recorder(), 0
+                theirs.queue.hand_to(receiver)
+                stream = memoryview(frame * 20)
+                while stream:
+                    place = theirs.get_buffer(-1)
+                    assert 64 << 10 <= len(place) <= 5 * len(frame)
+                    size = min(200_000, len(place), len(stream))
+                    place[:size] = stream[:size]
+                    before = theirs._end
+                    theirs.buffer_updated(size)
+                    moved += theirs._end < before + size and theirs._end > 0
+                    stream = stream[size:]
+                assert [len(one) for one in receiver.frames] == 20 * [LIMITS.frame_bytes]
+                assert moved < 12
+                link.transport.abort()
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
