@@ -73,7 +73,7 @@ def main() -> None:
             contenders["joblib"] = rounds(
                 fresh, lambda data, n: joblib.parallel(joblib.delayed(window)(data, i) for i in range(n)), items
             )
-        got = interleave(contenders, args.rounds, limits={"mp.Pool, partial": 2})
+        got = interleave(contenders, args.rounds, limits={"mp.Pool, partial": 1})
         if not args.quick:  # after the others: they use processor time when idle too
             with ray_or_none() as ray:
                 if ray is not None:

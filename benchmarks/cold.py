@@ -93,7 +93,7 @@ def first_result(script: Path, expected: str) -> float:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=15, quick_rounds=3)
+    args = options(__doc__ or "", rounds=9, quick_rounds=3)
     report = Report("cold", args)
     with tempfile.TemporaryDirectory() as folder:
         for case, (head, fn, expected) in CASES.items():
@@ -103,7 +103,7 @@ def main() -> None:
                 # Nothing but text is formatted: the bodies hold no other braces.
                 script.write_text(head + body.format(fn=fn, expected=expected))
                 contenders[who] = lambda script=script, expected=expected: first_result(script, expected)
-            got = interleave(contenders, args.rounds, limits={"joblib": 3, "mp.Pool forkserver": 5})
+            got = interleave(contenders, args.rounds, limits={"joblib": 2, "mp.Pool forkserver": 4})
             medians = report.case(f"process start to first result, {case}", got, key=case)
             report.target(f"{case}: / ProcessPoolExecutor spawn", ratio(medians, "ProcessPoolExecutor spawn"), 1.0)
             report.target(f"{case}: / mp.Pool spawn (aim)", ratio(medians, "mp.Pool spawn"), 1.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common import OURS, WORKERS, Report, interleave, options, timed
 from machine import Costs
-from peers import joblib_or_none, standard_pools
+from peers import standard_pools
 from work import nap
 
 import distmap
@@ -14,21 +14,17 @@ def main() -> None:
     args = options(__doc__ or "", rounds=2, quick_rounds=1)
     report = Report("cpu", args)
     items = [0.001] * (300 if args.quick else 10_000)
-    joblib = joblib_or_none()
     with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, _):
         calls = {
             OURS: lambda: ours.map(nap, items),
             "mp.Pool": lambda: pool.map(nap, items),
             "mp.Pool, chunksize 20": lambda: pool.map(nap, items, 20),
-            "mp.Pool, chunksize 1": lambda: pool.map(nap, items, 1),
         }
-        if joblib is not None:
-            calls["joblib"] = lambda: joblib.map(nap, items)
         # Everybody's processes are up and know the function before the clock runs.
         ours.map(nap, items[:40]), pool.map(nap, items[:40])
         costs = Costs()
         rounds = {who: costs.of(who, timed(call, items.__eq__)) for who, call in calls.items()}
-        limits = {"joblib": 1, "mp.Pool, chunksize 1": 1}
+        limits = {"mp.Pool, chunksize 20": 1}
         report.case(f"{len(items):,} items of 1 ms: seconds", interleave(rounds, args.rounds, warm=0, limits=limits))
         tree = report.case(f"{len(items):,} items of 1 ms: processor time of all processes", costs.tree, key="tree")
         report.target("10,000 items of 1 ms: processor time in seconds", tree[OURS] / len(items) * 10_000, 0.5)

@@ -42,7 +42,7 @@ FIGURES = (
     Figure("a map of 10,000 items", "small", "10000"),
     Figure("100,000 tiny items", "tiny", "small"),
     Figure("1,000,000 tiny items", "tiny", "large"),
-    Figure("5,000 items of 10 ms on 16 slots", "slots", "16"),
+    Figure("2,000 items of 10 ms on 16 slots", "slots", "16"),
     Figure("5,000 items of 10 ms on 64 slots", "slots", "64"),
     Figure("40,000 items of 5 ms on 200 slots", "slots", "200"),
     Figure("5,000 items of 10 ms on 20 workers, TLS", "slots", "tls"),

@@ -39,7 +39,7 @@ def maps(report: Report, ours: distmap.Pool, pool: Any, executor: Any, alone: An
         if joblib is not None:
             calls["joblib"] = lambda fn=fn, items=items: joblib.map(fn, items)
         contenders = {who: timed(call, expected.__eq__) for who, call in calls.items()}
-        limits = {SERIAL: 2, "joblib": 3}
+        limits = {SERIAL: 1, "joblib": 2}
         got = interleave(contenders, args.rounds, limits=limits)
         medians = report.case(f"{len(items):,} {name}", got, key=fn.__name__)
         report.target(f"{name}: / mp.Pool", ratio(medians, "mp.Pool"), 1.1)
@@ -71,13 +71,13 @@ def frames(report: Report, ours: distmap.Pool, pool: Any, joblib: Any) -> None:
         if joblib is not None:
             calls["joblib"] = lambda fn=fn: pd.concat(joblib.map(fn, batches()))
         contenders = {who: timed(call, same) for who, call in calls.items()}
-        got = interleave(contenders, report.args.rounds)
+        got = interleave(contenders, 2 * report.args.rounds)
         medians = report.case(f"a frame of {rows:,} rows in 16 batches: {name}", got, key=fn.__name__)
         report.target(f"frame, {name}: / mp.Pool", ratio(medians, "mp.Pool"), 1.1)
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=5, quick_rounds=1)
+    args = options(__doc__ or "", rounds=3, quick_rounds=1)
     report = Report("payloads", args)
     joblib = joblib_or_none()
     with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, executor), halves() as alone:

@@ -46,7 +46,7 @@ def product(seed: int) -> float:
 
 WORK: dict[str, tuple[Callable[[int], object], int, int]] = {
     "Mandelbrot rows, pure Python": (mandelbrot, 300, 150),
-    "700 x 700 matrix products": (product, 120, 40),
+    "700 x 700 matrix products": (product, 80, 40),
 }
 
 
@@ -68,7 +68,7 @@ def run_serial(name: str, items: int) -> None:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=7, quick_rounds=2)
+    args = options(__doc__ or "", rounds=3, quick_rounds=2)
     report = Report("real", args)
     joblib = joblib_or_none()
     with distmap.Pool(WORKERS) as ours, standard_pools() as (pool, executor):

@@ -16,7 +16,7 @@ DASK = "Dask, TLS"
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=5, quick_rounds=2)
+    args = options(__doc__ or "", rounds=4, quick_rounds=2)
     report = Report("remote", args)
     count, size = (8, 1 << 16) if args.quick else (64, 1 << 21)
     arrays = [np.full(size, float(index)) for index in range(count)]

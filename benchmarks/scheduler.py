@@ -86,9 +86,9 @@ class World:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=3, quick_rounds=1)
+    args = options(__doc__ or "", rounds=2, quick_rounds=1)
     report = Report("scheduler", args)
-    items = 50_000 if args.quick else 400_000
+    items = 50_000 if args.quick else 150_000
     for gather in ("list", "ordered"):
         chunks: dict[int, int] = {}
 

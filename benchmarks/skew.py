@@ -46,7 +46,9 @@ def main() -> None:
             }
             if joblib is not None:
                 contenders["joblib"] = timed(lambda items=items: joblib.map(nap, items))
-            got = interleave(contenders, args.rounds, warm=0, limits={"mp.Pool": 2, "ProcessPoolExecutor": 2})
+            got = interleave(
+                contenders, args.rounds, warm=0, limits={"mp.Pool": 1, "ProcessPoolExecutor": 1, "joblib": 2}
+            )
             got[LIMIT + "best possible makespan"] = [best]
             medians = report.case(f"{count} items of very different length, {order}", got, key=order)
             report.target(f"{order}: / best possible makespan", medians[OURS] / best, 1.04)

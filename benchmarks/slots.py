@@ -19,7 +19,7 @@ import distmap
 
 TLS_WORKERS, TLS_SLOTS = 20, 2
 #: Slots, items, seconds of each, limit of distmap / mp.Pool.
-LOCAL = ((16, 5_000, 0.01, 1.1), (64, 5_000, 0.01, 1.1), (200, 40_000, 0.005, 1.5))
+LOCAL = ((16, 2_000, 0.01, 1.1), (64, 5_000, 0.01, 1.1), (200, 40_000, 0.005, 1.5))
 QUICK = ((16, 320, 0.01, 1.1), (64, 640, 0.01, 1.1))
 
 
@@ -27,7 +27,7 @@ def case(report: Report, name: str, key: str, calls: dict[str, Callable], items:
     """Measure one; returns the medians with the ideal, and what was used of the processors."""
     costs = Costs()
     contenders = {who: costs.of(who, timed(call, items.__eq__)) for who, call in calls.items()}
-    got = interleave(contenders, rounds)
+    got = interleave(contenders, rounds, limits={"mp.Pool, chunksize 1": 1, "ProcessPoolExecutor": 1})
     got[LIMIT + "sum of the items / slots"] = [sum(items) / slots]
     medians = report.case(name, got, key=key)
     client = {who: [seconds / len(items) * 1e6 for seconds in costs.client[who]] for who in calls}
@@ -46,6 +46,7 @@ def local(report: Report, slots: int, count: int, seconds: float, limit: float, 
         report.note(f"{slots} slots: distmap started and used all of them within {time.perf_counter() - began:.2f} s")
         with standard_pools(slots) as (pool, executor):
             pool.map(nap, [0.001] * slots, 1)
+            list(executor.map(nap, [0.001] * 4 * slots if slots == 64 else []))
             calls = {
                 OURS: lambda: ours.map(nap, items),
                 "mp.Pool": lambda: pool.map(nap, items),
@@ -82,10 +83,10 @@ def remote(report: Report, count: int, rounds: int) -> None:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=5, quick_rounds=1)
+    args = options(__doc__ or "", rounds=3, quick_rounds=1)
     report = Report("slots", args)
     for slots, count, seconds, limit in QUICK if args.quick else LOCAL:
-        local(report, slots, count, seconds, limit, args.rounds if slots < 100 else min(3, args.rounds))
+        local(report, slots, count, seconds, limit, args.rounds)
     remote(report, 400 if args.quick else 5_000, args.rounds)
     report.finish()
 

@@ -67,7 +67,7 @@ def main() -> None:
                 for who, call in calls(items).items()
             }
             contenders[FIRST], second = first_and_second(ours, items, count)
-            got = interleave(contenders, args.rounds, limits={"mpire": 3})
+            got = interleave(contenders, args.rounds, limits={"mpire": 2})
             got[SECOND] = second[-args.rounds :]
             medians = report.case(f"a map of {n:,}", got, key=str(n))
             for who in (OURS, FIRST, SECOND):
