@@ -91,19 +91,21 @@ class SlotRecord(Record):
 
     def waiting_seconds(self) -> float:
         """Seconds of work that wait here behind what runs; endless if the time of an item is not known."""
-        seconds = 0.0
+        seconds, job, item_time = 0.0, None, 0.0
         for attempt in self.queue[1:]:
-            item_time = attempt.job.item_time_on(self.worker)
-            seconds += math.inf if item_time is None else (attempt.hi - attempt.lo) * item_time
+            if attempt.job is not job:  # many of one job wait here, and this is asked for each of them
+                job = attempt.job
+                known = job.item_time_on(self.worker)
+                item_time = math.inf if known is None else known
+            seconds += (attempt.hi - attempt.lo) * item_time
         return seconds
 
     def can_hold_more(self, limits: Limits) -> bool:
         """Whether more may be sent than what waits here anyway: its worker may be out of reach for a while."""
-        held = self.queue[1:]
         return (
-            len(held) < limits.ahead_chunks
-            and sum(attempt.chunk.nbytes for attempt in held) < limits.ahead_bytes
+            len(self.queue) <= limits.ahead_chunks
             and self.waiting_seconds() < self.worker.ahead
+            and sum([attempt.chunk.nbytes for attempt in self.queue[1:]]) < limits.ahead_bytes
         )
 
 
