@@ -328,7 +328,7 @@ class Processes:
     # --- closing -------------------------------------------------------------------------------------------------
 
     def shut(self) -> None:
-        """Report and replace nothing any more; kill what runs something, and let the others leave."""
+        """Report and replace nothing any more; kill what runs something or had no task yet, and let the others leave."""
         self.closing = True
         for handle in self._rests.values():
             handle.cancel()
@@ -336,7 +336,8 @@ class Processes:
             process = slot.process
             if process is not None:
                 self._unlisten(process)
-                if slot.attempts:
+                # Without a task nothing of a user was loaded, so no exit function is due; it may not even have booted.
+                if slot.attempts or not process.sent:
                     process.kill()
                 # The end of its socket is what an idle process leaves on.
                 process.hang_up()
