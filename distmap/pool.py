@@ -236,7 +236,8 @@ class Pool:
                     for count, own in ((wanted.local, ()), (len(each), each)):
                         if count:
                             slots = Processes(count, None, env=env, tasks=tasks, memory_limit=memory_limit, each=own)
-                            # One core is left to this process, which has much to import: its slot starts after that.
+                            # One core is left to this process, which has much to import: its slot starts after that,
+                            # with its first task or a moment later.
                             slots.spawn(max(1, cores() - 1))
                             started.append(slots)
             except BaseException:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TAG = "gpu"
 #: Seconds between two reports of the items that run; views draw at most ten times a second.
 PROGRESS_EVERY = 0.1
+#: Seconds after which processes start that were held back while the pool began. A first call is over by then; a process
+#: that starts beside it takes the core that the call or its task needs.
+HELD_BACK = 0.05
 
 
 def local_engines(started: Sequence[Slots], plain: int, devices: Devices | None) -> list[LocalEngine]:
@@ -67,6 +70,7 @@ class LocalEngine:
         devices: Devices | None = None,
     ) -> None:
         self._slots = Slots(count, name=name, tasks=tasks, env=env) if slots is None else slots
+        self._later = 0.0 if slots is None else HELD_BACK
         self._devices = devices
         self._watch: DeviceWatch | None = None
         self._name = name
@@ -78,7 +82,7 @@ class LocalEngine:
         import asyncio
 
         self._loop = asyncio.get_running_loop()
-        self._slots.attach(self._loop)
+        self._slots.attach(self._loop, later=self._later)
         python = ".".join(map(str, sys.version_info[:3]))
         # At once: what is sent to a process that still starts waits in its socket. The slots report to the driver
         # directly; nothing can come before this returns, as it is the loop that reads.

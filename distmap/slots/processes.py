@@ -100,6 +100,8 @@ class Processes:
             for added in each or [{}] * len(slots)
         ]
         self._rests: dict[int, asyncio.TimerHandle] = {}
+        #: Slots whose first process is held back.
+        self._late: dict[int, asyncio.TimerHandle] = {}
         self._freed = FreedSegments(self._free)
 
     # --- starting ------------------------------------------------------------------------------------------------
@@ -114,12 +116,27 @@ class Processes:
             if slot.process is None:
                 slot.process = self._new[slot.index]()
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen to the processes from now on."""
+    def attach(self, loop: asyncio.AbstractEventLoop, later: float) -> None:
+        """Listen to the processes from now on, and start those that are missing after so many seconds."""
         self.loop = self._freed.loop = loop
         for slot in self._slots:
-            assert slot.process is not None
-            self._listen(slot, slot.process)
+            if slot.process is None:
+                self._late[slot.index] = loop.call_later(later, self.begin, slot)
+            else:
+                self._listen(slot, slot.process)
+
+    def begin(self, slot: Slot) -> None:
+        """Start the first process of a slot now, if it is held back."""
+        if (timer := self._late.pop(slot.index, None)) is None:
+            return
+        timer.cancel()
+        try:
+            slot.process = self._new[slot.index]()
+        except OSError:  # tried again, and told, soon: the caller is in the middle of its own commands
+            self.loop.call_soon(partial(self._restart, slot, silently=True))
+            return
+        self._listen(slot, slot.process)
+        slot.feed()
 
     def _listen(self, slot: Slot, process: Process) -> None:
         process.loop = self.loop
@@ -146,7 +163,7 @@ class Processes:
                 return
         except BlockingIOError:
             return
-        self.stop_reading(process)
+        self.loop.remove_reader(process.sock)  # what it says from here on does not count
         # What runs now is what ended the socket; a process that lives on may run other items meanwhile.
         slot.at_end = slot.running()
         # One that retires has its exit functions to run.
@@ -186,10 +203,6 @@ class Processes:
         with contextlib.suppress(BlockingIOError):
             while self._receive(slot, process):
                 pass
-
-    def stop_reading(self, process: Process) -> None:
-        """Receive nothing more of it: what it says from here on does not count."""
-        self.loop.remove_reader(process.sock)
 
     def _free(self, serial: int, number: int) -> None:
         for slot in self._slots:
@@ -317,7 +330,7 @@ class Processes:
             slot.deaths_in_a_row = max(slot.deaths_in_a_row, _FREE_DEATHS) + 1
             if silently:  # now it must be known
                 slot.forget()
-                self.listener.died(Died(slot.index, -1, -1, "idle", "retired, and no process could be started"))
+                self.listener.died(Died(slot.index, -1, -1, "idle", "no process could be started"))
             self._replace(slot)
             return
         self._listen(slot, slot.process)
@@ -328,9 +341,9 @@ class Processes:
     # --- closing -------------------------------------------------------------------------------------------------
 
     def shut(self) -> None:
-        """Report and replace nothing any more; kill what runs something or had no task yet, and let the others leave."""
+        """Report and replace nothing any more; kill what runs something or had no task, and let the others leave."""
         self.closing = True
-        for handle in self._rests.values():
+        for handle in (*self._rests.values(), *self._late.values()):
             handle.cancel()
         for slot in self._slots:
             process = slot.process

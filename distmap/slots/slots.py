@@ -107,7 +107,7 @@ class Slots:
         """Start the processes, without waiting for them. In the thread that will run the loop; needs no loop yet.
 
         Args:
-            most: start no more than so many of them now; `attach` starts the rest.
+            most: start no more than so many of them now; `attach` sees to the rest.
 
         Raises:
             OSError: a process could not be started; none is left behind.
@@ -118,14 +118,20 @@ class Slots:
             self.stop()
             raise
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    def attach(self, loop: asyncio.AbstractEventLoop, *, later: float = 0.0) -> None:
         """Listen to the processes from now on, and start those that are missing. In the loop's thread.
+
+        Args:
+            loop: it.
+            later: those that are missing start so many seconds later, or with the first task of their slot. They are
+                not missed: one that cannot be started then is tried again. 0: they start now.
 
         Raises:
             OSError: a process could not be started; none is left behind.
         """
-        self.spawn()
-        self._processes.attach(loop)
+        if not later:
+            self.spawn()
+        self._processes.attach(loop, later)
 
     # --- feeding -------------------------------------------------------------------------------------------------
 
@@ -145,6 +151,7 @@ class Slots:
     def assign(self, task: Task, parts: Sequence[Buffer]) -> None:
         """Give the slot `task.slot` a task. It runs after what the slot already has."""
         self._slots[task.slot].assign(task, parts)
+        self._processes.begin(self._slots[task.slot])
         self._watch.ensure_timer(task.timeout)
 
     # --- steering ------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class ItemWatch:
         if slot.process is not process or slot.ending is not None or slot.running() != running:
             return
         slot.excess, slot.at_end = excess.text, running
-        self._processes.stop_reading(process)
+        self._processes.loop.remove_reader(process.sock)  # what it says from here on does not count
         # If others left most of it, the item may be innocent: it runs again, in a fresh process.
         self._processes.end(slot, "limit" if excess.alone else "memory")
 
@@ -121,7 +121,7 @@ class ItemWatch:
             return
         # Nothing counts that it says from here on: the signals may cut short what the item waits for.
         slot.ending, slot.at_end = "timeout", slot.running()
-        self._processes.stop_reading(process)
+        self._processes.loop.remove_reader(process.sock)  # what it says from here on does not count
         state = process.state()
         process.ask_for_stack()
         self._processes.loop.call_later(_STACK_AGAIN, self._take_stack, slot, process, state, 0, _STACK_AGAIN)

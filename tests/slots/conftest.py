@@ -139,10 +139,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def _bench(count: int = 1, **options: Any) -> AsyncIterator[Bench]:
+async def _bench(count: int = 1, *, later: float = 0.0, **options: Any) -> AsyncIterator[Bench]:
     bench = Bench(count, **options)
-    bench.slots.spawn()
-    bench.slots.attach(asyncio.get_running_loop())
+    bench.slots.spawn(1 if later else None)
+    bench.slots.attach(asyncio.get_running_loop(), later=later)
     try:
         yield bench
     finally:

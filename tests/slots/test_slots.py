@@ -217,6 +217,48 @@ def test_what_was_not_spawned_starts_with_the_loop() -> None:
     run(main())
 
 
+def test_what_is_held_back_starts_with_its_first_task(bench: Bench) -> None:
+    """Or a moment later, if it has none; the task waits for it, and slots end whether it has started or not."""
+
+    async def main() -> None:
+        for later, tasks in ((3600.0, 2), (0.01, 1), (3600.0, 1)):
+            async with bench(2, later=later) as b:
+                before = task_processes()
+                assert len(before) == 1
+                for slot in range(tasks):
+                    assert await b.values(b.send(square, [3], slot=slot)) == [9]
+                if later < 1:
+                    await eventually(lambda: len(task_processes()) == 2)
+                assert len(task_processes()) == (1 if later > 1 and tasks == 1 else 2)
+                assert before[0] in task_processes()
+            assert not task_processes()
+
+    run(main())
+
+
+def test_what_is_held_back_and_cannot_start_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task comes back uncharged, and the slot is ready once a process can be started."""
+    real, calls = subprocess.Popen, []
+
+    def popen(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (2, 3):
+            raise OSError(11, "Resource temporarily unavailable")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+    async def main() -> None:
+        async with bench(2, later=3600.0) as b:
+            b.send(square, [3], slot=1)
+            died = await b.hear(Died)
+            assert (died.slot, died.attempt, died.reason) == (1, -1, "idle")
+            assert (await b.hear(Ready)).slot == 1
+            assert await b.values(b.send(square, [4], slot=1)) == [16]
+
+    run(main())
+
+
 def test_a_failed_spawn_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a process cannot be started, those that were are ended."""
     real, calls = subprocess.Popen, []
