@@ -107,7 +107,7 @@ def main() -> None:
     if args.report:
         import page
 
-        page.write(results)
+        page.write({script: results[script] for script in PAGE if script in results})
     sys.exit(1 if failed else 0)
 
 
