@@ -47,7 +47,7 @@ def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -
     assert items >= 1, "a Read of nothing"
     state.last_chunk += 1
     job.input = next_state(INPUT, job.input, "read", job)
-    job.requested, job.requested_chunk = items, state.last_chunk
+    job.requested, job.requested_chunk, job.requested_for = items, state.last_chunk, worker
     job.group.reservations[job.id] = state.now + state.limits.reservation_seconds, job.spec.priority
     state.commands.append(Read(job.id, state.last_chunk, items))
 
@@ -117,7 +117,8 @@ def assign(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
     worker = slot.worker
     index, lo, hi, losses, chunk = heapq.heappop(job.queue)
     items = hi - lo
-    if items > 1 and job.spec.chunksize is None:
+    sized_for, chunk.sized_for = chunk.sized_for, None
+    if items > 1 and job.spec.chunksize is None and sized_for is not worker:
         items = chunks.cut(items, chunk_size_for(state, job, worker), chunk.nbytes, job.group.capacity)
     if items < hi - lo:
         heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))

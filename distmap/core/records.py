@@ -37,6 +37,8 @@ class ChunkRecord(Record):
     open_items: int
     #: The slot in which it has to run (a call of a set-up); None: any slot.
     only_slot: SlotRecord | None = None
+    #: The worker for which it was read, until it is assigned: there it has the right size.
+    sized_for: WorkerRecord | None = None
     #: Offset -> times the item was run again because it raised; offset -> task processes that it ended.
     tries: dict[int, int] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
@@ -230,6 +232,8 @@ class JobRecord(Record):
     input: str = "open"
     requested: int = 0
     requested_chunk: int = -1
+    #: The worker for which it has its size.
+    requested_for: WorkerRecord | None = None
     #: Of pushed jobs: items that wait to be taken, and their bytes.
     available: int = 0
     available_bytes: int = 0

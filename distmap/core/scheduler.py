@@ -236,6 +236,7 @@ class Scheduler:
             return state.finish_if_done(job)
         if event.count:
             chunk_queue.add_chunk(state, job, event.chunk, event.count, event.nbytes)
+            job.chunks[event.chunk].sized_for = job.requested_for
         state.finish_if_done(job)
 
     def _input_failed(self, event: ev.InputFailed) -> None:
