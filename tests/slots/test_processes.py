@@ -135,7 +135,7 @@ def test_a_kill_from_outside_is_a_death(bench: Bench) -> None:
     async def main() -> None:
         async with bench(2) as b:
             (victim,) = await b.values(b.send(pid, [0], slot=1))
-            attempt = b.send(nap, [0.0] * 5 + [0.06] + [30.0], slot=1)
+            attempt = b.send(nap, [0.0] * 5 + [0.11] + [30.0], slot=1)
             report, _ = await b.hear(Report)
             assert report.attempt == attempt
             await b.started(attempt, at=6, slot=1)
