@@ -112,9 +112,8 @@ class AttemptRun:
                             begun = now = clock()
                         if restore is not None and now >= restore_at:
                             restore()
-                            seen = clock()
-                            restore_at = seen + max(_RESTORE, _RESTORE_SHARE * (seen - now))
-                            now = seen
+                            restored = clock()
+                            restore_at = restored + max(_RESTORE, _RESTORE_SHARE * (restored - now))
                         due = now + _LOOK
                     stretch = _STRETCH if now - seen < stretch * _TINY else 1
                     look, seen = i + stretch, now

@@ -128,7 +128,7 @@ def test_an_attempt_stops_at_the_revoked_item(bench: Bench) -> None:
             stop = b.slots.progress()[0][1] + 3
             b.slots.revoke(0, attempt, stop)
             done = await b.values(attempt)
-            assert len(done) == stop
+            assert stop <= len(done) < 500  # more than `stop` where the revocation itself was late
 
     run(main())
 
@@ -138,9 +138,11 @@ def test_a_waiting_attempt_can_be_cut_short(bench: Bench) -> None:
 
     async def main() -> None:
         async with bench(1) as b:
-            b.send(nap, [0.1])
+            running = b.send(nap, [60.0])
+            await b.started(running)
             attempt = b.send(nap, [0.01] * 10)
             b.slots.revoke(0, attempt, 4)
+            b.slots.interrupt(0, running)
             assert await b.values(attempt) == [0.01] * 4
             b.slots.revoke(0, attempt, 0)
             b.slots.interrupt(0, attempt)
