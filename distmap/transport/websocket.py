@@ -60,6 +60,8 @@ _WHOLE_BINARY, _MASKED, _SIZE_2, _SIZE_8, _MASK = 0x82, 0x80, 126, 127, 4
 _HEAD_2, _HEAD_8 = struct.Struct(">BBH"), struct.Struct(">BBQ")
 #: Bytes of a connection's first memory for what comes in. It grows to that of a few frames where larger ones come.
 _MEMORY, _FRAMES = 64 << 10, 4
+#: Bytes of a read that is no part of a large transfer: the memory for one is let go then.
+_FEW = 1 << 10
 #: What is smaller is joined: it then leaves in one record of TLS (16 KB), and each write makes a record of its own.
 _JOINED = 16 << 10
 #: Larger pieces are masked in parts of so many bytes: they stay in the cache, and the allocator gives no fresh pages.
@@ -130,6 +132,8 @@ class Link(Connection, asyncio.BufferedProtocol):
         self._start, self._end = self._start + at, end
         if self._start == end:
             self._start = self._end = 0
+            if nbytes <= _FEW and len(self._memory) > _MEMORY:
+                self._memory = memoryview(bytearray(_MEMORY))  # a heartbeat, say: what was large is over
         elif len(self._memory) - end < _MEMORY:
             # What has come of the next frame is moved, rarely: a read must not be short for want of room.
             left = end - self._start
@@ -142,6 +146,7 @@ class Link(Connection, asyncio.BufferedProtocol):
         """What goes through the library: all of it, where the loop (uvloop) does not ask for a buffer."""
         self.heard = self.loop.time()
         super().data_received(data)
+        self.queue.flush()
         # The library answers pings at once, whether the answers are taken or not; it needs no proof to send them.
         if self.paused and self.transport.get_write_buffer_size() > LIMITS.untaken_bytes:
             self.transport.abort()

@@ -121,6 +121,25 @@ def test_what_a_hop_makes_of_the_messages(open_port: Any, run: Any) -> None:
     run(main)
 
 
+def test_a_loop_that_asks_for_no_buffer(open_port: Any, run: Any) -> None:
+    """uvloop calls `data_received` with all that comes: the receiver gets it, and is told to write after each read."""
+
+    async def main() -> None:
+        async with open_port(address="ws://127.0.0.1:0") as worker, listening_links(worker) as links:
+            async with connect(f"{worker.url}{PATH}", **OPTIONS, proxy=None) as link:
+                await link.recv()
+                pumps: list[int] = []
+                receiver = Recorder(lambda: pumps.append(len(receiver.frames)))
+                links[0].queue.hand_to(receiver)
+                for piece in (2 * WHOLE + WHOLE[:3], WHOLE[3:]):
+                    links[0].data_received(piece)
+                assert receiver.frames == 3 * [b"x"]
+                assert pumps == [2, 3]
+                link.transport.abort()
+
+    run(main)
+
+
 def test_large_frames_are_read_in_large_pieces(open_port: Any, run: Any) -> None:
     """The memory for what comes in has room for a read at each time, and grows to that of a few frames at most."""
     frame = Frame(Opcode.BINARY, bytes(LIMITS.frame_bytes)).serialize(mask=True)
@@ -143,6 +162,10 @@ def test_large_frames_are_read_in_large_pieces(open_port: Any, run: Any) -> None
                     stream = stream[size:]
                 assert [len(one) for one in receiver.frames] == 20 * [LIMITS.frame_bytes]
                 assert moved < 12
+                small = Frame(Opcode.BINARY, b"a heartbeat").serialize(mask=True)
+                theirs.get_buffer(-1)[: len(small)] = small
+                theirs.buffer_updated(len(small))
+                assert len(theirs.get_buffer(-1)) == 64 << 10
                 link.transport.abort()
 
     run(main)
