@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from functools import partial
+from random import Random
 
 from simulation.oracle import Broken
 from simulation.sim_world import (
@@ -31,6 +32,12 @@ Order = ev.Assign | ev.Revoke | ev.Interrupt | ev.Kill
 
 class World(SimWorld):
     """The world of one seed, with jobs and faults."""
+
+    def __init__(self, seed: int, *, keep: bool = False) -> None:
+        super().__init__(seed, keep=keep)
+        #: Seconds that consumers take for each item, one after the other; 0: they take it at once, or now and then not.
+        self.steady = Random(f"consumers of {seed}").choice((0.0, 0.0, 0.0, 0.005))
+        self.busy_until: dict[int, float] = {}
 
     def perform(self, command: ev.Command) -> None:
         match command:
@@ -194,8 +201,17 @@ class World(SimWorld):
     def consume(self, work: SimJob, items: int, nbytes: int) -> None:
         if work.spec.gather == "list":
             return
+        if self.steady:
+            for _ in range(items):
+                self.busy_until[work.id] = due = max(self.now, self.busy_until.get(work.id, 0.0)) + self.steady
+                self.at(due, partial(self.take_one, work, nbytes // items))
+            return
         slow = self.rng.expovariate(5.0) if self.has_fault("slow_consumer") and self.rng.random() < 0.3 else 0.0
         self.after(slow + 0.0001, lambda: None if work.over else self.post(ev.Consumed(work.id, items, nbytes)))
+
+    def take_one(self, work: SimJob, nbytes: int) -> None:
+        if not work.over:
+            self.post(ev.Consumed(work.id, 1, nbytes))
 
     # --- the play -----------------------------------------------------------------------------------------------------
 
