@@ -128,6 +128,16 @@ def _session_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _all_processes_at_once() -> Iterator[None]:
+    """A pool that many tests share has all its processes at once: one that starts later is not what a test left."""
+    from distmap.engine import local
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "HELD_BACK", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def _token_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folders with numbers: pytest's own look for the highest number among all that there are."""

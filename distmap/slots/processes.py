@@ -345,6 +345,7 @@ class Processes:
         self.closing = True
         for handle in (*self._rests.values(), *self._late.values()):
             handle.cancel()
+        self._late.clear()
         for slot in self._slots:
             process = slot.process
             if process is not None:
