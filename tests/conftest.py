@@ -26,8 +26,9 @@ import pytest
 from support.optional import WITHOUT_OPTIONAL, needs
 from support.waiting import until
 
-#: How long a process, thread or descriptor that is on its way out may take: the machine of a CI run is busy.
-SETTLE = 5.0
+#: How long a process, thread or descriptor that is on its way out may take: the machine of a CI run is busy, and a task
+#: process keeps the memory of large results for five seconds.
+SETTLE = 10.0
 
 #: Threads of other libraries that live as long as the process once something has used them.
 _LASTING_THREADS = ("pymonitor", "IPythonHistorySavingThread", "Tqdm")

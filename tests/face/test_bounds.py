@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import sys
 import threading
 import time
@@ -21,8 +22,9 @@ MB = 1 << 20
 
 @pytest.fixture(scope="module")
 def pool():
-    """Two slots."""
+    """Two slots; both their processes are there before the first test."""
     with Pool(2) as pool:
+        pool.run(os.getpid)
         yield pool
 
 

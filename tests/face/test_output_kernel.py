@@ -85,6 +85,7 @@ def kernel(needs: Callable[[bool, str], None], tmp_path_factory: pytest.TempPath
 SET_UP = """
 import os, sys, time, distmap
 pool = distmap.Pool(2)
+pool.run(os.getpid)  # so that both its processes are there before the first test
 
 def talk(x):
     gate = x.split()[0]
