@@ -16,6 +16,7 @@ import distmap
 def pool2():
     """Two slots of this machine, shared by the tests of this file."""
     with distmap.Pool(2) as pool:
+        pool.run(os.getpid)  # both its processes are there before the first test
         yield pool
 
 

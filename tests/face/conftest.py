@@ -33,6 +33,7 @@ def pool2() -> Iterator[distmap.Pool]:
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     with distmap.Pool(2) as pool:
+        pool.run(os.getpid)  # both its processes are there before the first test
         yield pool
     until(lambda: {child.pid for child in me.children(recursive=True)} <= before, 5)
     until(lambda: not [thread.name for thread in threading.enumerate() if thread.name.startswith("distmap")], 5)
