@@ -163,7 +163,12 @@ class CodeCache:
         *,
         exact: bool = True,
     ) -> Code:
-        """The code of the function. `exact`: as of `build`; a call over many items can do without."""
+        """The code of the function.
+
+        Args:
+            exact: as of `build`; a call over many items can do without. Its function is not kept either if it mentions
+                broadcast values: they go with their handles, which the function may hold.
+        """
         key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
         known = self._entries.get(key)
         if known is not None and known[0] is fn and known[1].code.surroundings is surroundings and known[1].holds():
@@ -182,7 +187,7 @@ class CodeCache:
             files = stamps(needs.modules)
             checks = imported(needs.modules)
             # What is large is not kept here beyond the futures that use it.
-            if checks is not None and code.payload.nbytes <= HASHED:
+            if checks is not None and code.payload.nbytes <= HASHED and (exact or not needs.values):
                 entry.files = files
                 entry.code = code
                 entry.mappings += checks

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import math
 import sys
 import timeit
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,19 @@ def test_large_captures_of_a_map_are_not_hashed() -> None:
     cache = CodeCache()
     assert cache.get(f).digest == cache.get(f).digest
     assert cache.get(f, exact=False).digest != cache.get(f, exact=False).digest
+
+
+def test_a_call_keeps_no_function_that_holds_a_handle() -> None:
+    """The value goes with its handle, which may be held by the function alone; submits keep it, as they are many."""
+    made = notebook("def f(x): return handle.value + x", handle=Broadcast(1))
+    function = made["f"]
+    cache = CodeCache()
+    cache.get(function, exact=False)
+    gone = weakref.ref(function)
+    made.clear()
+    del function, made
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_hit_is_cheap() -> None:
