@@ -210,7 +210,7 @@ class Link(Connection, asyncio.BufferedProtocol):
             return await self.queue.get()
         except ChannelClosed:
             await self.wait_closed()
-            raise self.close_exc from None
+            raise self.protocol.close_exc from None
 
     def _pause(self) -> None:
         self.transport.pause_reading()
