@@ -244,10 +244,12 @@ class Link(Connection, asyncio.BufferedProtocol):
                     room -= len(piece)
         if joined:
             pieces.append(b"".join(joined))
-        if len(pieces) == 1:
-            self.transport.write(pieces[0])
-        else:
-            self.transport.writelines(pieces)
+        if self._tcp is not None and len(pieces) > 1:
+            self.transport.writelines(pieces)  # TLS: one pass for all
+            return
+        # Without TLS `writelines` of Python 3.12.0 to 3.13.1 never says that its buffer is full (CVE-2024-12254).
+        for one in pieces:
+            self.transport.write(one)
 
     def _frame(self, message: Sequence[Buffer]) -> list[Buffer]:
         """The frame of a message, in pieces; of a client it is masked."""
