@@ -6,6 +6,7 @@ distmap how tasks become chunks. Must not know those libraries.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -55,6 +56,8 @@ class Feed(PushedJob):
         owner.add(self)
         self._keep: object = keep
         self._total = total
+        #: Set once the card is complete.
+        self._shown = threading.Event()
         #: When the user's functions are called next, in `time.monotonic`.
         self._next_look = 0.0
         self.controls = JobControls(context, self._entry.id)
@@ -90,8 +93,13 @@ class Feed(PushedJob):
         self.controls.cancel()
 
     def end(self) -> None:
-        """No more items: the call ends, and its card with it, when what was handed in is done."""
+        """No more items: the call ends, and its card with it, when what was handed in is done.
+
+        Waits a moment for that, so that the card is complete when the cell is over.
+        """
         self._context.portal.call(self.finish)
+        if not self._owner.calls_back_here():
+            self._shown.wait(LIMITS.close_grace)
 
     def rest(self) -> None:
         """Go on: only its owner knows whether more items come."""
@@ -103,6 +111,7 @@ class Feed(PushedJob):
     def _close(self, message: Finished) -> None:
         self.display.close(self._with_total(message.snapshot), state_of(end_of(message, None), self.display))
         self._keep = None
+        self._shown.set()
 
     def _latest(self) -> Snapshot | None:
         latest = self._entry.latest

@@ -99,6 +99,10 @@ class Submissions:
                 self._thread.start()
         self._settler.put((function, args))
 
+    def calls_back_here(self) -> bool:
+        """Whether this is the thread of callbacks, which must not wait for what it does itself."""
+        return threading.current_thread() is self._thread
+
     def released(self, digest: bytes) -> None:
         """A broadcast was released: functions that nobody runs just now need not be kept for its sake."""
         # On the loop: whoever releases it may be the garbage collector, in the middle of a submit.
