@@ -28,6 +28,8 @@ def test_every_promise_is_kept(part: int) -> None:
         pytest.param(3523, id="a-set-up-that-is-refused-after-it-was-cancelled"),
         pytest.param(11, id="a-dial-that-comes-after-a-later-one"),
         pytest.param(259, id="a-ping-under-way-as-the-clock-jumps"),
+        pytest.param(5337, id="late-results-after-too-many-deaths"),
+        pytest.param(10148, id="an-unfit-worker-that-leaves-refuses-again"),
         pytest.param(86263, id="a-late-dial-as-the-world-comes-to-rest"),
     ],
 )

@@ -92,6 +92,8 @@ class JobAccount:
     unfit: set[int] = field(default_factory=set)
     let_in: set[int] = field(default_factory=set)
     refused: bool = False
+    #: It was stopped after too many deaths in a row; what is still reported then comes too late.
+    crashed: bool = False
     input_failed: bool = False
     final_failure: bool = False
     #: Of a set-up: worker that joined before its end -> slots that got a call; workers that joined when too many deaths
@@ -337,9 +339,11 @@ class Ledger:
             start, worker = job.chunks[attempt.chunk][0], attempt.slot[0]
             for item in range(start + attempt.next, start + attempt.hi):
                 job.items.pop(item, None)
+            # One that was let in all the same changes nothing by refusing again.
+            known = event.unfit and worker in job.unfit
             (job.unfit if event.unfit else job.unable).add(worker)
             self._find_workers()
-            job.refused = job.refused or (self.goes_on(job) and not self._there(job))
+            job.refused = job.refused or (not known and self.goes_on(job) and not self._there(job))
         self._end(event.attempt)
 
     def _on_AttemptReported(self, event: ev.AttemptReported) -> None:

@@ -185,7 +185,8 @@ class Oracle(Ledger):
         attempt = self._on_slot(command)
         job = self.jobs[attempt.job]
         crashed = job.dry >= self.limits.crash_loop_deaths
-        self.require(self._settling(job) or crashed, f"{command}: its job goes on")
+        job.crashed = job.crashed or (crashed and not self._settling(job))
+        self.require(self._settling(job) or job.crashed, f"{command}: its job goes on")
         self.require(attempt.interrupted is None, f"{command}: a second Interrupt")
         attempt.interrupted = self.now
 
@@ -261,7 +262,7 @@ class Oracle(Ledger):
             counted, nbytes = self._take(attempt, at, command, counted=False)
             if counted:
                 again = at in attempt.failed and job.raised[start + at] <= job.spec.retries
-                given_up = self._settling(job) or job.dry >= self.limits.crash_loop_deaths
+                given_up = self._settling(job) or job.crashed or job.dry >= self.limits.crash_loop_deaths
                 self.require(again or given_up, f"{command}: item {start + at} is a result")
                 job.bytes -= nbytes if job.spec.gather != "list" else 0
                 if at in attempt.failed:
@@ -288,7 +289,8 @@ class Oracle(Ledger):
             self.require(job.delivered == job.read, f"{command}: {job.delivered} of {job.read} items were delivered")
         self.require(not command.refused or job.refused, f"{command}: a worker is left that may run it")
         if command.crashed:
-            self.require(job.dry >= self.limits.crash_loop_deaths, f"{command}: after {job.dry} deaths only")
+            enough = job.crashed or job.dry >= self.limits.crash_loop_deaths
+            self.require(enough, f"{command}: after {job.dry} deaths only")
         kept = [chunk for chunk, (_, count, nbytes) in job.chunks.items() if count and nbytes >= 0]
         self.require(not kept, f"{command}: chunks {kept} were not released")
         job.finish = command
