@@ -1,6 +1,6 @@
 """distmap: `pool.map` for notebooks, on this machine and on any machine that an HTTPS URL or an SSH login reaches.
 
-Public names, nothing else. They load on first use, so `import distmap` costs next to nothing.
+Public names, and a name for joblib, nothing else. They load on first use, so `import distmap` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -137,8 +137,9 @@ def test_how_many_run_at_once(pool: Pool) -> None:
     assert [backend.effective_n_jobs(n) for n in (-1, -2, -9, 2, 50, None)] == [3, 2, 1, 2, 3, 1]
     with pytest.raises(ValueError, match="n_jobs == 0"):
         backend.effective_n_jobs(0)
-    with joblib.parallel_config(backend):
+    with joblib.parallel_config("distmap", pool=pool):
         assert joblib.effective_n_jobs(-1) == 3
+    with joblib.parallel_config(backend):
         assert Parallel(n_jobs=1)(delayed(os.getpid)() for _ in range(2)) == [os.getpid()] * 2
 
 
