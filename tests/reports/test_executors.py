@@ -401,15 +401,17 @@ class Far(Rude):
 def test_chunks_fit_the_round_trip(rude: Rude) -> None:
     """The way there and back is measured, shown, and chunks grow until it matters little."""
 
-    def step(x: int) -> int:
+    def step(x: int) -> tuple[int, float]:
+        began = time.perf_counter()
         time.sleep(0.0005)
-        return x
+        return x, time.perf_counter() - began
 
     with distmap.Pool(rude) as pool:
-        assert pool.map(step, range(1500), progress=False) == list(range(1500))
+        found = pool.map(step, range(1500), progress=False)
+        assert [x for x, _ in found] == list(range(1500))
         assert 0.02 < pool.workers[0].latency < 0.3
-        # Chunks of 20 ms each would be about forty.
-        assert pool.last.stats["chunks"] < 30
+        # Chunks of 20 ms each would be about forty, and more on a busy machine, where a nap takes longer.
+        assert pool.last.stats["chunks"] < max(30, sum(seconds for _, seconds in found) / 0.020 * 2 / 3)
 
 
 def test_what_waits_for_others_is_no_round_trip() -> None:
