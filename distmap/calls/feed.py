@@ -50,7 +50,7 @@ class Feed(PushedJob):
         total: int | None,
         keep: object,
     ) -> None:
-        super().__init__(owner, context, code, title)
+        super().__init__(owner, context, code, title, shown=True)
         # A name of its own: submits of the same function are another job.
         self.digest = b"feed %d" % self._entry.id
         owner.add(self)

@@ -202,7 +202,7 @@ class PushedJob(JobReader):
     told and is done.
     """
 
-    def __init__(self, owner: Submissions, context: JobContext, code: Code, name: str) -> None:
+    def __init__(self, owner: Submissions, context: JobContext, code: Code, name: str, *, shown: bool = False) -> None:
         self.digest = code.digest
         #: Broadcast values that the function mentions.
         self.values = frozenset(blob.digest for blob in code.blobs)
@@ -218,7 +218,7 @@ class PushedJob(JobReader):
         self._done = 0
         self.closed = False
         self._linger: asyncio.TimerHandle | None = None
-        spec = JobSpec(size=None, gather="list", pushed=True, stop_on_failure=False, name=name)
+        spec = JobSpec(size=None, gather="list", pushed=True, shown=shown, stop_on_failure=False, name=name)
         self.router = OutputRouter(context=self._context_of)
         self._entry = JobEntry(spec, code, self.handle, id=context.driver.new_id(), router=self.router)
         context.portal.call(context.driver.open, self._entry)

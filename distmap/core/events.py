@@ -44,6 +44,8 @@ class JobSpec(NamedTuple):
     buffer: int | None = None
     #: True: items are pushed (`submit`) and announced by ItemsAdded; False: they are pulled from an iterable.
     pushed: bool = False
+    #: A panel shows it though its items are pushed: it has a timeline.
+    shown: bool = False
     #: Only workers that carry all of these may run it.
     tags: frozenset[str] = frozenset()
     #: Label of the job in snapshots.

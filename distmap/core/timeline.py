@@ -119,7 +119,7 @@ class _Job(Record):
 class Timelines:
     """Observes the scheduler and keeps the timelines of its jobs.
 
-    Jobs of pushed items have none: no panel shows them.
+    Jobs of pushed items have none unless a panel shows them.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -155,7 +155,7 @@ class Timelines:
                 self._slots.pop(worker, None)
             case ev.WorkerJoined(worker, slots):
                 self._slots[worker] = slots
-            case ev.JobSubmitted(job, spec) if not spec.pushed:
+            case ev.JobSubmitted(job, spec) if spec.shown or not spec.pushed:
                 self._jobs[job] = _Job(now, spec.retries)
         for command in commands:
             match command:

@@ -52,6 +52,7 @@ def test_its_snapshots_have_the_total_that_its_owner_knows(pool2: Pool, until: A
     feed.end()
     until(lambda: seen and seen[-1].state != "running")
     assert (seen[-1].total, seen[-1].done, seen[-1].failed) == (3, 3, 1)
+    assert [lane.blocks != () for lane in seen[-1].lanes] == [True]
     assert [issue.item for issue in feed.display.issues] == [1]
 
 
