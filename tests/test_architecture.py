@@ -122,6 +122,7 @@ UNTESTED = {
     "core.relay_limits": "frozen numbers",
     "driver.messages": "records; the tests of the driver and of the calls receive every one of them",
     "engine.base": "protocols only",
+    "engine.adapter": "protocols only",
     "slots.listener": "a protocol only",
     "tasks.cells": "six numbers; the tests of slots and runner use them",
     "views.base": "a protocol only",
