@@ -85,17 +85,23 @@ def small(results: Results, path: Path) -> None:
     if not cases:
         return
     figure, axis = pyplot.subplots(figsize=(8, 4.2))
+    ends: dict[str, tuple[int, float]] = {}
     for who in dict.fromkeys(who for case in cases.values() for who in case["median"]):
         points = [(n, case["median"][who]) for n, case in cases.items() if who in case["median"]]
         ours, limit = who.startswith(OURS), who.startswith(LIMIT)
         style = "--" if limit else {OURS: "-", f"{OURS}, first map of a function": ":"}.get(who, "-")
         colour = INK if limit else BLUE if who == OURS else LIGHT if ours else GREY
         axis.plot(*zip(*points, strict=True), style, marker="o", markersize=4, color=colour)
-        axis.annotate(
-            who.removeprefix(LIMIT), points[-1], xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        ends[who.removeprefix(LIMIT)] = points[-1]
     axis.set_xscale("log"), axis.set_yscale("log")
     axis.set_xlim(0.8, 2e6)
+    figure.tight_layout()  # or the places below would be those of another size
+    above: dict[int, float] = {}
+    for who, end in sorted(ends.items(), key=lambda one: one[1][1]):
+        # In points, as the text is: two lines that end side by side have their names one above the other.
+        at = axis.transData.transform(end)[1] * 72 / figure.dpi
+        up = above[end[0]] = max(at, above.get(end[0], 0.0) + 10)
+        axis.annotate(who, end, xytext=(6, up - at), textcoords="offset points", va="center", fontsize=8)
     axis.set_xticks(counts, [f"{n:,}" for n in counts])
     axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: show(value, "s")))
