@@ -34,6 +34,10 @@ _THREAD_CAPS = (
     "BLIS_NUM_THREADS",
 )
 
+#: By these mpiexec and srun connect the one process that they start. A task that imported mpi4py with them would take
+#: that one's place, and wait for ever or end the whole MPI job.
+_OF_MPI_RANK = ("PMIX_", "PMI_")
+
 #: By how much sooner the system ends a task process than its parent when memory runs out; the most that it takes.
 _OOM_MORE, _OOM_MOST = 300, 1000
 
@@ -46,8 +50,8 @@ _MALLOC = {
 
 
 def environment(slots: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of task processes: `base` (ours, if not given) without the token, libraries held to their share
-    of the cores.
+    """The environment of task processes: `base` (ours, if not given) without the token and without what makes a process
+    a rank of MPI; libraries held to their share of the cores.
     """
     share = str(max(1, cores() // slots))
     env = {
@@ -56,8 +60,7 @@ def environment(slots: int, base: Mapping[str, str] | None = None) -> dict[str, 
         **(os.environ if base is None else base),
         **nesting_environment(slots),
     }
-    env.pop("DISTMAP_TOKEN", None)
-    return env
+    return {name: value for name, value in env.items() if name != "DISTMAP_TOKEN" and not name.startswith(_OF_MPI_RANK)}
 
 
 class Started(NamedTuple):

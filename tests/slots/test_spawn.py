@@ -43,6 +43,15 @@ def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [environment(n)["OMP_NUM_THREADS"] for n in (1, 2, 3, 8, 20)] == ["8", "4", "2", "1", "1"]
 
 
+def test_no_task_process_takes_the_place_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What connects a process that mpiexec started is not passed on; what only informs is."""
+    for name in ("PMIX_RANK", "PMIX_NAMESPACE", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_RANK"):
+        monkeypatch.setenv(name, "1")
+    found = environment(1)
+    assert [name for name in found if name.startswith("PMI")] == []
+    assert found["OMPI_COMM_WORLD_RANK"] == "1"
+
+
 def test_a_process_is_connected_and_alone(capfd: pytest.CaptureFixture[str]) -> None:
     """It has its socket, its cells, no standard input to read from, and a group of its own."""
     started = start(dict(os.environ), sys.path, Spare(1 << 20, 1 << 20))
