@@ -73,9 +73,10 @@ class Pool:
         workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
             slots. "gpu": one slot for each GPU of this machine, which is then the only one that it sees.
             "wss://host:8786": a `distmap-worker` that listens there. "ssh://user@host": a host that `ssh` logs in to; a
-            worker is started there, and ends with the pool. A `concurrent.futures.Executor` that you
-            already run; if it does not say how many calls it runs at once, give `processes` too. A list of these: all
-            of them together.
+            worker is started there, and ends with the pool. An engine that already runs: a `Client` or cluster of
+            Dask, or "dask://scheduler:8786"; "ray" or "ray://head:10001"; a client or view of ipyparallel; any
+            `concurrent.futures.Executor`; if that does not say how many calls it runs at once, give `processes` too.
+            A list of these: all of them together.
         listen: "wss://host:port" to wait for workers that dial in (`distmap-worker wss://thishost:port`); port 0
             picks one, `pool.url` tells. True: for workers that come through a proxy on this machine, such as that of
             a JupyterHub; only such a proxy reaches the port. The address of this notebook in the browser, such as
@@ -295,7 +296,7 @@ class Pool:
                 loop,
                 worker_timeout=self._connect_timeout,
                 no_workers=lambda: _call(no_workers),
-                none_can_come=lambda: bool(_broken(engines)),
+                none_can_come=lambda tags: _broken(engines, tags),
             )
         )
         if wanted.here:
@@ -303,15 +304,16 @@ class Pool:
 
             planned += local_engines(started, wanted.local, wanted.devices)
         elsewhere = bool(wanted.urls or self._remote.dialled)
-        remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.executors)
+        remote_workers.expected = remote_workers.expected or elsewhere or bool(wanted.foreign)
         if elsewhere:
             self._hub = self._remote.hub(wanted.urls)
             self._driver.on_open = self._hub.waiting.call
             planned.append(self._hub)
-        if wanted.executors:
-            from distmap.engine.foreign import ExecutorEngine
+        if wanted.foreign:
+            from distmap.engine.adapters import adapter_for
+            from distmap.engine.foreign import ForeignEngine
 
-            planned += [ExecutorEngine(executor, slots=wanted.at_once) for executor in wanted.executors]
+            planned += [ForeignEngine(adapter_for(one, wanted.at_once)) for one in wanted.foreign]
         if wanted.inline:
             from distmap.engine.inline import InlineEngine
 
@@ -329,7 +331,12 @@ class Pool:
         for engine in planned:
             held.check()
             engines.append(engine)
-            self._portal.run(engine.start(self._driver)).result()
+            begun = self._portal.run(engine.start(self._driver))
+            while not begun.done():
+                held.check()  # somebody else's engine may take its time
+                with contextlib.suppress(TimeoutError):
+                    begun.exception(0.1)
+            begun.result()
         if self._hub is not None:
             # So that `pool.workers` and the repr show who is there; who is not goes on being dialled.
             dialled = self._portal.run(self._hub.dialled())
@@ -830,7 +837,7 @@ class Pool:
         """Add local slots (a number) or a worker ("wss://host:port", "ssh://user@host") while the pool runs."""
         self._check_open()
         wanted = sort_out(workers, None)
-        if wanted.executors or wanted.inline:
+        if wanted.foreign or wanted.inline:
             raise TypeError(f"add(...) takes a number of slots or a wss:// URL; got {workers!r}")
         if wanted.local:
             from distmap.engine.local import LocalEngine
@@ -1009,8 +1016,8 @@ class Pool:
         from distmap.errors import NoWorkers
 
         error = NoWorkers(sentence)
-        if self._hub is not None:
-            error.__cause__ = self._hub.cause
+        causes = [getattr(engine, "cause", None) for engine in self._engines]
+        error.__cause__ = next(filter(None, causes), None)
         return error
 
     def _tell_members(self) -> None:
@@ -1111,9 +1118,11 @@ class Pool:
         return self._jobs.stream(call, gather, checked("buffer", buffer))
 
 
-def _broken(engines: Sequence[Engine]) -> str:
-    """Why there are no workers and none can come, if all that there were are executors and they broke; else empty."""
+def _broken(engines: Sequence[Engine], tags: frozenset[str] = frozenset()) -> str:
+    """Why there are no workers, and none with these tags can come, if all engines are foreign ones; else empty."""
     causes = [getattr(engine, "broken", None) for engine in engines]
+    if tags:
+        causes = [cause or getattr(engine, "tagless", None) for cause, engine in zip(causes, engines, strict=True)]
     return "" if None in causes else "; ".join(filter(None, causes))
 
 

@@ -137,7 +137,6 @@ FILE_LINES, FUNCTION_LINES, METHODS, PARAMETERS = 400, 60, 25, 8
 #: What is larger all the same, and why. (A file says it at its head: "Longer than 400 lines because ...".)
 LARGE = {
     "calls.remote.remote": "the options of a pool that are about workers elsewhere, all of them by keyword",
-    "engine.foreign.ExecutorEngine": "every answer of an executor changes the same few records",
     "engine.hub.HubEngine": "the port of an engine, and whom it dials and awaits: all of it changes the same members",
     "pool.Pool": "its short calls, with their docstrings, are the face of the package",
     "pool.Pool.__init__": "the options of a pool, most of them by keyword",

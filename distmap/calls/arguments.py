@@ -5,12 +5,12 @@ Owns the forms that arguments may take, those of `multiprocessing.Pool` among th
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distmap.calls.checks import checked, displayed, is_whole
+from distmap.engine.adapters import is_foreign
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.caller import warn
 from distmap.tasks.nesting import cores
@@ -18,7 +18,9 @@ from distmap.tasks.nesting import cores
 if TYPE_CHECKING:
     from distmap.slots.devices import Devices
 
-Workers = int | str | concurrent.futures.Executor | Sequence[int | str | concurrent.futures.Executor] | None
+#: A number, an address, an engine that somebody else runs (an Executor, a client of Dask ...), a sequence of these, or
+#: None. (What engines there are is not known to the type checker: nothing of theirs is imported.)
+Workers = object
 
 
 class Wanted(NamedTuple):
@@ -26,7 +28,8 @@ class Wanted(NamedTuple):
 
     local: int = 0
     urls: tuple[str, ...] = ()
-    executors: tuple[concurrent.futures.Executor, ...] = ()
+    #: Engines that somebody else runs, or their addresses.
+    foreign: tuple[object, ...] = ()
     inline: bool = False
     #: How many items an executor is to run at once; None: it says so itself.
     at_once: int | None = None
@@ -70,7 +73,7 @@ def label_of(fn: Callable[..., Any]) -> str:
 
 
 def sort_out(workers: Workers, listen: str | None, processes: int | None = None) -> Wanted:
-    """What `Pool(...)` was given: local slots, URLs, executors, whether to run inline.
+    """What `Pool(...)` was given: local slots, URLs, foreign engines, whether to run inline.
 
     `processes` is a number of local slots, or beside one executor how many items that is to run at once.
     """
@@ -78,7 +81,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
         if workers is None:
             return sort_out(processes, listen)
         wanted = sort_out(workers, listen)
-        if len(wanted.executors) != 1 or wanted.local:
+        if len(wanted.foreign) != 1 or wanted.local:
             raise TypeError(
                 "Pool(executor, processes=n) says how many items the one executor is to run at once; for slots of this "
                 "machine give the number alone: Pool(n)"
@@ -91,10 +94,10 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
     if not many and listen is None:
         raise ValueError("a pool needs someone to work: a number of slots, a wss:// URL, or listen=")
     local, urls, inline, gpu = 0, [], False, False
-    executors: list[concurrent.futures.Executor] = []
+    foreign: list[object] = []
     for one in many:
-        if isinstance(one, concurrent.futures.Executor):
-            executors.append(one)
+        if is_foreign(one):
+            foreign.append(one)
         elif isinstance(one, str):
             if one == "inline":
                 inline = True
@@ -106,10 +109,11 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
             local += checked("slots", one)
         else:
             raise TypeError(
-                'Pool(...) takes a number of slots, "gpu", a wss:// URL, an Executor, or a list of these; '
+                'Pool(...) takes a number of slots, "gpu", a wss:// URL, an Executor, another engine that already '
+                "runs (such as a Client of Dask), or a list of these; "
                 f"got {displayed(one)}"
             )
-    return Wanted(local, tuple(urls), tuple(executors), inline, gpu=gpu)
+    return Wanted(local, tuple(urls), tuple(foreign), inline, gpu=gpu)
 
 
 def mp_options(
@@ -120,7 +124,7 @@ def mp_options(
     Raises:
         TypeError, ValueError: one cannot be honoured; says why.
     """
-    if maxtasksperchild is not None and (wanted.urls or wanted.executors or wanted.inline or not wanted.here):
+    if maxtasksperchild is not None and (wanted.urls or wanted.foreign or wanted.inline or not wanted.here):
         raise ValueError("maxtasksperchild= is for slots of this machine; the processes of other workers are not ours")
     if memory_limit is not None and not wanted.here:
         raise ValueError(
@@ -150,7 +154,7 @@ def variables(env: Mapping[str, str] | None, wanted: Wanted) -> dict[str, str]:
             "env= must not hold DISTMAP_TOKEN: tasks would be able to read it; give it to this pool with token=, "
             "and to each worker as its DISTMAP_TOKEN_FILE or DISTMAP_TOKEN"
         )
-    if env is not None and (wanted.executors or wanted.inline):
+    if env is not None and (wanted.foreign or wanted.inline):
         raise ValueError("env= is for slots and workers of distmap; the processes of an executor are its owner's")
     return taken
 

@@ -347,6 +347,12 @@ class Limits(NamedTuple):
     #: Seconds that ssh has to end its jump hosts and itself.
     ssh_end: float = 2.0
 
+    # engines that somebody else runs
+    #: Seconds that one may take until it has said who is there: a cluster of Ray starts in three or four.
+    engine_open: float = 60.0
+    #: Seconds in which what was made there is let go of.
+    engine_close: float = 10.0
+
     # liveness
     #: Seconds between two heartbeats.
     beat_every: float = 5.0

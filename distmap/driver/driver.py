@@ -9,7 +9,7 @@ back carried out (`commands.py`), and sets the timer that the scheduler asks for
     +--------------+  Portal.call   +------------------------+         +--------------+   Put, Task     +--------+
     | open         | =============> | JobEntry, Blobs        |  put    | LocalEngine  | ==============> | slot 0 |
     | chunk_read   |                |   |                    |  assign | HubEngine    |                 | slot 1 |
-    | notify       |                |   | events             | ======> | ExecutorEng. |                 |  ...   |
+    | notify       |                |   | events             | ======> | ForeignEng.  |                 |  ...   |
     | cancel       |                |   v                    |  revoke | InlineEngine |                 +--------+
     |              |                | Scheduler.handle       |  kill   |              |                     |
     |              |                |   |                    |         |              |                     |
@@ -74,7 +74,7 @@ class Driver:
     Args:
         worker_timeout: seconds that a job may wait while no worker can take it.
         no_workers: makes the error that it then ends with.
-        none_can_come: whether no worker can come any more, so that waiting is in vain.
+        none_can_come: why no worker with these tags can come any more, so that waiting is in vain; else empty.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Driver:
         *,
         worker_timeout: float = 60.0,
         no_workers: Callable[[], BaseException] = lambda: RuntimeError("no workers"),
-        none_can_come: Callable[[], bool] = lambda: False,
+        none_can_come: Callable[[frozenset[str]], str] = lambda tags: "",
         limits: Limits = LIMITS,
     ) -> None:
         self._loop = loop

@@ -19,7 +19,7 @@ def unserved(
     failed: Sequence[str],
     timeout: float,
     last_lost: str,
-    none_can_come: bool,
+    none_can_come: str,
 ) -> BaseException:
     """The error that says why the job got no worker.
 
@@ -30,7 +30,7 @@ def unserved(
         failed: set-ups that failed, each with its worker.
         timeout: seconds that were waited.
         last_lost: a sentence about the worker that was lost last; empty if none was.
-        none_can_come: whether no worker can come any more.
+        none_can_come: why no worker with its tags can come any more; else empty.
     """
     tags = job.spec.tags
     refused = sorted(job.refusals[number].worker for number in job.refusals if job.refused_by(number))
@@ -40,6 +40,8 @@ def unserved(
             "they run nothing while its handle is kept; its `failures` say why"
         )
     if there and tags and not any(tags <= info.tags for info in there):
+        if none_can_come:
+            return type(error)(f"no worker has the tags {sorted(tags)}, and none can come: {none_can_come}")
         said = ", ".join(f"{info.name} ({', '.join(sorted(info.tags)) or 'no tags'})" for info in there)
         return type(error)(f"no worker has the tags {sorted(tags)} for {timeout:g} s; there are: {said}")
     if there and refused:

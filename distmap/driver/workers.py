@@ -225,7 +225,7 @@ class Workers:
         post: passes an event to the scheduler.
         timeout: seconds that a job may wait without any worker that can take it.
         no_workers: makes the error that it then ends with.
-        none_can_come: whether no worker can come any more, so that waiting is in vain.
+        none_can_come: why no worker with these tags can come any more, so that waiting is in vain; else empty.
         fail: ends a job with an error.
     """
 
@@ -238,7 +238,7 @@ class Workers:
         *,
         timeout: float,
         no_workers: Callable[[], BaseException],
-        none_can_come: Callable[[], bool],
+        none_can_come: Callable[[frozenset[str]], str],
         fail: Callable[[JobEntry, BaseException], None],
     ) -> None:
         self.attempts = attempts
@@ -351,7 +351,7 @@ class Workers:
             if not served and job.no_worker_timer is None:
                 # A connection that broke gets the time that it may take to come back, however its worker was given up.
                 hoped = self._hoped_until - self.loop.time()
-                timeout = 0.0 if self._none_can_come() else max(self._timeout, hoped)
+                timeout = 0.0 if self._none_can_come(job.spec.tags) else max(self._timeout, hoped)
                 job.no_worker_timer = self.loop.call_later(timeout, self._fail_unserved, job)
             elif served and job.no_worker_timer is not None:
                 job.no_worker_timer.cancel()
@@ -370,7 +370,7 @@ class Workers:
             failed=[f"{name} on {entry.info.name}" for entry in self for name in entry.failed_setups.values()],
             timeout=self._timeout,
             last_lost=self._last_lost,
-            none_can_come=self._none_can_come(),
+            none_can_come=self._none_can_come(job.spec.tags),
         )
 
 

@@ -1,7 +1,10 @@
 """Engines: what runs chunks, behind one port.
 
 Begin with `base.py`: the driver calls an `Engine`, an engine reports to a `WorkerListener`. `local.py` has the slots of
-this machine, `hub.py` workers over connections, `foreign.py` an executor of the user (with `attempt.py`, which runs
-there, and `traits.py`, what is known of which executor), `inline.py` this process itself. An engine may import `slots`,
-`transport`, `tasks`, `core` and `wire`; it decides nothing and must not know the driver. Everything runs on the loop.
+this machine, `hub.py` workers over connections, `inline.py` this process itself. `foreign.py` has engines that somebody
+else runs: their members come and go there, `foreign_worker.py` drives one of them through the port in `adapter.py`, and
+`attempt.py` is what runs there. `adapters.py` finds the adapter for what a pool was given; `executors.py` has that of
+plain executors (with `traits.py`, what is known of which), `distmap.ext` those of named engines. An engine may import
+`slots`, `transport`, `tasks`, `core` and `wire`; it decides nothing and must not know the driver. Everything runs on
+the loop.
 """

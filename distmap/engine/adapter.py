@@ -9,6 +9,9 @@ all that it carries is a copy or a wish, so losing it loses nothing but time.
 
 Threads: every method is called on the loop's thread and must not block, except `open` and `close`, which run in a
 thread of their own. `AdapterEvents` may be called from any thread.
+
+Parts may be memoryviews, which do not pickle: `attempt.portable` makes copies that do; a transport that has buffers of
+its own (pickle 5) needs none.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
-from distmap.engine.attempt import Answer, BlobParts
+from distmap.engine.attempt import Answer, BlobParts, Emit
 from distmap.engine.base import Parts
 from distmap.tasks._typing import NamedTuple
 from distmap.wire.messages import Task
@@ -27,13 +30,13 @@ from distmap.wire.messages import Task
 Fate = Literal["died", "broken", "shut", "failed"]
 
 #: What a call runs at the far end: `run(task, blobs, parts, emit)`; `emit` sends bytes over the side channel, or None.
-Run = Callable[[Task, Sequence[BlobParts], Parts, "Callable[[bytes], None] | None"], Answer]
+Run = Callable[[Task, Sequence[BlobParts], Parts, Emit | None], Answer]
 
 
 class Member(NamedTuple):
     """One place of the engine that runs calls: a Dask worker, a Ray node, an ipyparallel engine; shown as a worker."""
 
-    #: What the adapter calls it; never used again for another one.
+    #: What the adapter calls it; never used again for another one, nor for the same one with other slots.
     key: str
     #: For people, such as the engine's own name for it.
     name: str
@@ -78,6 +81,8 @@ class Adapter(Protocol):
     isolated: bool
     #: The far end runs in this process and sees the same memory.
     here: bool
+    #: Whether members may have tags.
+    tagged: bool
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:
         """Connect, and give who is there. May wait.
@@ -108,6 +113,9 @@ class Adapter(Protocol):
 
     def cancel(self, call: Call) -> bool:
         """True: the call has certainly not begun, and never will. False: nothing is known."""
+
+    def forget(self, call: Call) -> None:
+        """Nobody waits for the call any more: it need not begin, if that can be; its answer is not heard."""
 
     def fate(self, error: BaseException) -> Fate:
         """What the error of a call, or of `submit`, means."""

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from distmap.tasks._typing import Buffer, NamedTuple
@@ -24,6 +24,9 @@ from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
 #: A foreign process is never told that a job is over: it keeps the payloads of this many digests, beside those in use.
 KEPT = 16
 
+
+#: Sends bytes to the engine beside the answer; they may be lost.
+Emit = Callable[[bytes], None]
 
 Messages = list[tuple[Report | Output | Refused, list[Buffer]]]
 
@@ -152,6 +155,18 @@ def run_attempt(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer],
     finally:
         _store.give_back(needed)
     return Answer(messages, (), perf_counter() - begun, first)
+
+
+def run_here(
+    cells: list[int], task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer], emit: Emit | None
+) -> Answer:
+    """Run one attempt in a thread of the engine's own process."""
+    return run_attempt(task, blobs, parts, cells)
+
+
+def run_there(task: Task, blobs: Sequence[BlobParts], parts: Sequence[Buffer], emit: Emit | None) -> Answer:
+    """Run one attempt in a process of somebody else."""
+    return run_attempt(task, blobs, parts, None)
 
 
 def _run(runner: Runner, task: Task, payload: Payload, cells: list[int] | None) -> Messages:

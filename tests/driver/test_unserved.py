@@ -12,7 +12,7 @@ from distmap.engine.base import WorkerInfo
 from distmap.errors import NoWorkers
 from distmap.tasks.code import dump_code
 
-NOBODY: dict[str, Any] = {"there": [], "failed": [], "timeout": 5.0, "last_lost": "", "none_can_come": False}
+NOBODY: dict[str, Any] = {"there": [], "failed": [], "timeout": 5.0, "last_lost": "", "none_can_come": ""}
 GPU1 = WorkerInfo("gpu1", "host", 1, "3.11.0", frozenset({"gpu"}))
 
 
@@ -32,7 +32,7 @@ def test_nobody_is_there() -> None:
     assert _said(_job(), last_lost="w was lost before (gone)") == "nobody came\nw was lost before (gone)."
     job = _job()
     job.suspects += [range(3, 4), range(10, 21)]
-    assert "items 3 and 10 to 20 when it broke" in _said(job, none_can_come=True)
+    assert "items 3 and 10 to 20 when it broke" in _said(job, none_can_come="it broke")
 
 
 def test_workers_that_are_there() -> None:

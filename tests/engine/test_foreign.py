@@ -1,567 +1,130 @@
-"""Executors that somebody else runs, as workers."""
+"""Engines that somebody else runs: who is there."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import os
-import sys
 import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context, resource_tracker
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from support.waiting import until
 
-from distmap.core.events import SlotReady, WorkerLost
-from distmap.core.limits import Limits
-from distmap.engine import attempt as module
-from distmap.engine.foreign import ExecutorEngine
-from distmap.tasks.code import dump_code
-from distmap.tasks.items import load_results
-from distmap.wire.messages import Report
-
-Ears = Callable[[], Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tracker() -> None:
-    """multiprocessing's tracker of named resources stays once it was started; that is not a test's leak."""
-    resource_tracker.ensure_running()
+import distmap
+from distmap.core.limits import LIMITS
+from distmap.engine import attempt, foreign
+from distmap.errors import ConnectError, NoWorkers
+from distmap.testing.adapters import SmallAdapter, SmallCluster
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    """Two threads."""
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
-
-
-@pytest.fixture
-def processes() -> Iterator[ProcessPoolExecutor]:
-    """One process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        yield executor
+def cluster() -> Any:
+    """Two members."""
+    with SmallCluster(one=2, two=1) as cluster:
+        yield cluster
 
 
 def square(x: int) -> int:
     return x * x
 
 
-def leave(x: int) -> None:
-    os._exit(x)
+def test_each_member_is_a_worker(cluster: SmallCluster) -> None:
+    """With its name and slots; all of them work together with slots of this machine, and a large value goes once into
+    the engine's store.
+    """
+    table = list(range(50_000))
+    with distmap.Pool([SmallAdapter(cluster), 1]) as pool:
+        assert sorted((worker.name, worker.slots) for worker in pool.workers) == [("local", 1), ("one", 2), ("two", 1)]
+        assert pool.map(lambda x: table[x], range(300), chunksize=3, progress=False) == list(range(300))
+        assert cluster.puts == 1
+        assert cluster.calls
 
 
-def test_threads_do_the_work(ear: Ears, threads: ThreadPoolExecutor) -> None:
-    """The worker has the executor's name and number of threads; results come from its threads."""
-
-    async def main() -> None:
-        engine, listener = ExecutorEngine(threads), ear()
-        await engine.start(listener)
-        assert (listener.info.name, listener.info.slots) == ("ThreadPoolExecutor", 2)
-        assert await listener.values(listener.send(square, range(5), slot=1)) == [0, 1, 4, 9, 16]
-        (name,) = await listener.values(listener.send(lambda _: threading.current_thread().name, [0]))
-        assert name.startswith("ThreadPoolExecutor")
-        await engine.close(now=True)
-        assert threads.submit(square, 3).result() == 9  # it stays its owner's
-
-    asyncio.run(main())
-
-
-def test_processes_do_the_work(ear: Ears, processes: ProcessPoolExecutor) -> None:
-    """Code and arrays go to foreign processes and come back; large code travels when it is first missed."""
-    numpy = pytest.importorskip("numpy")
-    table = numpy.arange(100_000)
-
-    async def main() -> None:
-        engine, listener = ExecutorEngine(processes), ear()
-        await engine.start(listener)
-        code = dump_code(lambda i: (int(table[i]), os.getpid()))
-        for _ in range(2):
-            ((value, pid),) = await listener.values(listener.send(code, [77]))
-            assert value == 77
-            assert pid != os.getpid()
-        arrays = [numpy.full(50_000, n) for n in range(3)]
-        results = await listener.values(listener.send(square, arrays))
-        assert [int(r[0]) for r in results] == [0, 1, 4]
-        engine.drop(7, code.digest)
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_arrays_in_foreign_processes_can_be_written_to(ear: Ears, processes: ProcessPoolExecutor) -> None:
-    """Large items there, and large results here, are as writable as small ones."""
-    numpy = pytest.importorskip("numpy")
-
-    def fill(array):
-        array[0] = 7
-        return array
-
-    async def main() -> None:
-        engine, listener = ExecutorEngine(processes), ear()
-        await engine.start(listener)
-        (back,) = await listener.values(listener.send(fill, [numpy.zeros(20_000)]))
-        back[1] = 8
-        assert back[:2].tolist() == [7, 8]
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_what_waits_is_taken_back_what_runs_is_stopped_between_items(ear: Ears) -> None:
-    """A future that has not started is cancelled; threads see the stop of a running attempt."""
-    started, go_on = threading.Event(), threading.Event()
+def test_members_come_and_go(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes gets work of a map that runs, who goes has its items run by others; the last one may be replaced."""
+    gate, begun = threading.Event(), threading.Event()
+    monkeypatch.setattr(attempt, "gate", gate, raising=False)
+    monkeypatch.setattr(attempt, "begun", begun, raising=False)
 
     def step(x: int) -> int:
-        started.set()
-        go_on.wait(10)
-        time.sleep(0.002)
+        from distmap.engine import attempt
+
+        if x == 0:
+            attempt.begun.set()  # type: ignore[attr-defined]
+            attempt.gate.wait(20)  # type: ignore[attr-defined]
         return x
 
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as threads:
-            # By reference, so that the function sees these very events.
-            test_executor_step = step
-            module.__dict__["step"] = test_executor_step
-            step.__module__, step.__qualname__ = module.__name__, "step"
-            engine, listener = ExecutorEngine(threads), ear()
-            await engine.start(listener)
-            try:
-                running = listener.send(step, range(100))
-                waiting = listener.send(step, [0])
-                await asyncio.to_thread(started.wait, 10)
-                engine.revoke(7, 0, waiting, 0)
-                report, _ = await listener.hear("report")
-                assert report == Report(0, waiting, 0, 0, 0.0, True, ())
-                engine.interrupt(7, 0, running)
-                engine.revoke(7, 0, 999, 0)
-                go_on.set()
-                assert len(await listener.values(running)) < 100
-            finally:
-                go_on.set()
-                del module.__dict__["step"]
-                await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-class Slow(Executor):
-    """Runs what it is told to run, when it is told to."""
-
-    def __init__(self) -> None:
-        self.tasks: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.tasks.append((future, fn, args))
-        return future
-
-    def run(self) -> None:
-        future, fn, args = self.tasks.pop(0)
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(fn(*args))
-            except BaseException as error:
-                future.set_exception(error)
-
-
-def test_kill_gives_up_the_answer(ear: Ears) -> None:
-    """After a kill the slot is free again, and a late answer is not heard."""
-
-    async def main() -> None:
-        executor = Slow()
-        engine, listener = ExecutorEngine(executor, slots=2, name="slow"), ear()
-        await engine.start(listener)
-        assert (listener.info.name, listener.info.slots) == ("slow", 2)
-        listener.send(square, [1])
-        other = listener.send(square, [2], slot=1)
-        executor.tasks[0][0].set_running_or_notify_cancel()
-        engine.kill(7, 0)
-        assert (await listener.hear("died"))[:4] == (0, -1, -1, "killed")
-        assert await listener.hear("event") == SlotReady(7, 0)
-        executor.tasks.pop(0)[0].set_result(None)
-        executor.run()
-        assert await listener.values(other) == [4]
-        assert listener.heard.empty()
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_a_future_that_fails_is_a_refusal(ear: Ears) -> None:
-    """Whatever the executor raises instead of an answer is told as the reason."""
-
-    async def main() -> None:
-        executor = Slow()
-        engine, listener = ExecutorEngine(executor, slots=1), ear()
-        await engine.start(listener)
-        attempt = listener.send(square, [1])
-        executor.tasks.pop()[0].set_exception(ImportError("no distmap there"))
-        refused, parts = await listener.hear("refused")
-        assert refused == attempt
-        (failure,) = load_results(parts, 0, 1, (0,))
-        assert (failure.type, failure.message) == ("ImportError", "no distmap there")
-        # Cancelled by somebody else: it goes back.
-        attempt = listener.send(square, [1])
-        executor.tasks.pop()[0].cancel()
-        assert await listener.values(attempt) == []
-        # Closing cancels what waits, and nothing is heard of it.
-        listener.send(square, [1])
-        await engine.close(now=True)
-        assert executor.tasks[0][0].cancelled()
-        await asyncio.sleep(0)
-        assert listener.heard.empty()
-
-    asyncio.run(main())
-
-
-def test_code_dropped_while_it_was_missed(ear: Ears) -> None:
-    """An attempt whose code was dropped before the worker asked for it ends with nothing."""
-
-    async def main() -> None:
-        executor = Slow()
-        engine, listener = ExecutorEngine(executor, slots=1), ear()
-        await engine.start(listener)
-        big = bytes(100_000)
-        code = dump_code(lambda x: len(big))
-        attempt = listener.send(code, [1])
-        for digest in (code.digest, *(blob.digest for blob in code.blobs)):
-            engine.drop(7, digest)
-        executor.run()
-        assert await listener.values(attempt) == []
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_a_broken_executor_is_a_lost_worker(ear: Ears) -> None:
-    """When a process of the executor dies it takes nothing any more, and the worker is gone."""
-
-    async def main() -> None:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-            engine, listener = ExecutorEngine(processes), ear()
-            await engine.start(listener)
-            listener.send(leave, [1])
-            assert await listener.hear("event") == WorkerLost(7)
-            await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-class Mute(Slow):
-    """Takes calls until it is shut down, and answers none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refuses = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if self.refuses:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        return super().submit(fn, *args, **kwargs)
-
-
-def test_an_executor_that_is_silent_and_takes_nothing_new_is_lost(ear: Ears) -> None:
-    """Silence alone is no fault, an item may take its time; silence of one that was shut down has no end."""
-
-    async def main() -> None:
-        executor = Mute()
-        limits = Limits(suspect_after=0.04, reconnect_grace=0.08)
-        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
-        await engine.start(listener)
-        attempt = listener.send(square, [3])
-        async with asyncio.timeout(10):
-            while len(executor.tasks) < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)  # it is asked whether it takes calls, again and again
-        executor.run()
-        assert await listener.values(attempt) == [9]
-        listener.send(square, [3])
-        executor.refuses = True
-        assert await listener.hear("event") == WorkerLost(7, charged=False)
-        assert engine.broken is not None
-        assert "has answered nothing for" in engine.broken
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_an_executor_without_workers_is_lost(ear: Ears) -> None:
-    """A cluster takes calls when all its workers are gone, and says that they are: nothing is waited for then."""
-
-    async def main() -> None:
-        executor = Mute()
-        executor._client = SimpleNamespace(_scheduler_identity={"workers": {"one": {}}})  # type: ignore[attr-defined]
-        limits = Limits(suspect_after=0.04, reconnect_grace=0.08)
-        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
-        await engine.start(listener)
-        listener.send(square, [3])
-        async with asyncio.timeout(10):
-            while len(executor.tasks) < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        executor._client._scheduler_identity = {"workers": {}}  # type: ignore[attr-defined]
-        assert await listener.hear("event") == WorkerLost(7, charged=False)
-        assert engine.broken is not None
-        assert "Mute has no worker left, and it has answered nothing for" in engine.broken
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_the_future_of_an_attempt_goes_with_its_answer(ear: Ears) -> None:
-    """Nobody waits for the garbage collector: a cluster keeps each result for as long as its future lives."""
-
-    async def main() -> None:
-        executor = Slow()
-        engine, listener = ExecutorEngine(executor, slots=1), ear()
-        await engine.start(listener)
-        attempt = listener.send(square, [3])
-        future = weakref.ref(executor.tasks[0][0])
-        gc.disable()
-        try:
-            executor.run()
-            assert await listener.values(attempt) == [9]
-            assert future() is None
-        finally:
-            gc.enable()
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-class Candid(Slow):
-    """Of those whose `cancel()` can be believed: here, by its module's name."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(fn, *args, **kwargs)
-
-
-Candid.submit.__module__ = "loky.process_executor"
-
-
-def test_what_surely_runs_is_waited_for(ear: Ears) -> None:
-    """An executor that is shut down and still runs a call, and says so truly, is not given up."""
-
-    async def main() -> None:
-        executor = Candid()
-        limits = Limits(suspect_after=0.02, reconnect_grace=0.04)
-        engine, listener = ExecutorEngine(executor, slots=1, limits=limits), ear()
-        await engine.start(listener)
-        attempt = listener.send(square, [3])
-        future, fn, args = executor.tasks.pop()
-        future.set_running_or_notify_cancel()
-        asked = 0
-
-        def running() -> bool:
-            nonlocal asked
-            asked += 1
-            return True
-
-        future.running = running  # type: ignore[method-assign]
-        async with asyncio.timeout(10):
-            while asked < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        assert not executor.tasks  # nobody knocked
-        future.set_result(fn(*args))
-        assert await listener.values(attempt) == [9]
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("candid", [True, False])
-def test_only_what_is_sure_to_wait_is_taken_back(ear: Ears, candid: bool) -> None:
-    """A `cancel()` that cannot be believed is not even tried: the attempt is answered for when it has run."""
-
-    async def main() -> None:
-        executor = Candid() if candid else Slow()
-        engine, listener = ExecutorEngine(executor, slots=1), ear()
-        await engine.start(listener)
-        attempt = listener.send(square, [3])
-        engine.revoke(7, 0, attempt, 0)
-        assert executor.tasks[0][0].cancelled() == candid
-        executor.run()
-        assert await listener.values(attempt) == ([] if candid else [9])
-        assert listener.heard.empty()
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-class Reborn(Slow):
-    """One death breaks it, and it can be made anew, as loky's."""
-
-    made: ClassVar[list[Reborn]] = []
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made.append(self)
-
-    def burst(self) -> None:
-        """Everything that it has is lost."""
-        tasks, self.tasks = self.tasks, []
-        for future, _, _ in tasks:
-            future.set_exception(BrokenExecutor("a worker died (exit code 3)"))
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill_workers: bool = False) -> None:
-        self.tasks.clear()
-
-
-async def turn() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def test_who_broke_an_executor_is_found_without_blame_for_others(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that it had runs again on a fresh one, half of it at a time; only what broke it alone is to blame, and runs
-    alone from then on."""
-    monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: Reborn)
-    monkeypatch.setattr(Reborn, "made", [])
-
-    async def main() -> None:
-        engine, listener = ExecutorEngine(Reborn(), slots=2), ear()
-        await engine.start(listener)
-        code = dump_code(square)
-        good, bad, other, last = (listener.send(code, [n], slot=n % 2, start=n) for n in range(4))
-        Reborn.made[-1].burst()
-        await turn()
-        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [good, bad]
-        Reborn.made[-1].burst()
-        await turn()
-        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [good]
-        Reborn.made[-1].run()
-        assert await listener.values(good) == [0]
-        Reborn.made[-1].burst()
-        assert await listener.hear("broke") == (bad, 0, "BrokenExecutor: a worker died (exit code 3)")
-        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [other, last]
-        again = listener.send(code, [1], start=1)
-        assert len(Reborn.made[-1].tasks) == 2
-        for attempt, value in ((other, 4), (last, 9)):
-            Reborn.made[-1].run()
-            assert await listener.values(attempt) == [value]
-        await turn()
-        late = listener.send(code, [5], start=5)
-        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [again]
-        Reborn.made[-1].burst()
-        assert (await listener.hear("broke"))[0] == again
-        Reborn.made[-1].run()
-        assert await listener.values(late) == [25]
-        assert len(Reborn.made) == 5
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_an_executor_that_was_shut_down_and_made_anew_keeps_what_it_runs(
-    ear: Ears, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody is blamed and nothing runs twice: what it has is waited for, what comes goes to the fresh one. Should the
-    old one break after all, what it had goes back."""
-    monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: Reborn)
-    monkeypatch.setattr(Reborn, "made", [])
-
-    class Ended(Mute, Reborn):
-        """Refuses as shut down ones do."""
-
-    async def main() -> None:
-        old = Ended()
-        engine, listener = ExecutorEngine(old, slots=2), ear()
-        await engine.start(listener)
-        runs, breaks = listener.send(square, [2]), listener.send(square, [3])
-        old.refuses = True
-        late = listener.send(square, [4])
-        await turn()
-        assert [args[0].attempt for _, _, args in old.tasks] == [runs, breaks]
-        assert [args[0].attempt for _, _, args in Reborn.made[-1].tasks] == [late]
-        old.run()
-        assert await listener.values(runs) == [4]
-        old.burst()
-        assert await listener.values(breaks) == []
-        Reborn.made[-1].run()
-        assert await listener.values(late) == [16]
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_an_executor_that_is_born_broken_is_given_up(ear: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made anew a bounded number of times; one that cannot be made at all is the end, too."""
-
-    class Stillborn(Reborn):
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            raise BrokenExecutor("it never began")
-
-    def unable() -> Executor:
-        raise OSError("no more processes")
-
-    async def main(renew: Callable[[], Executor], says: str) -> None:
-        monkeypatch.setattr("distmap.engine.foreign.replacement_of", lambda executor: renew)
-        engine, listener = ExecutorEngine(Stillborn(), slots=1), ear()
-        await engine.start(listener)
-        listener.send(square, [1])
-        assert isinstance(await listener.hear("event"), WorkerLost)
-        assert says in (engine.broken or "")
-        await engine.close(now=True)
-
-    asyncio.run(main(Stillborn, "calls in a row"))
-    asyncio.run(main(unable, "no more processes"))
-
-
-def test_an_executor_that_was_shut_down_is_a_lost_worker(ear: Ears) -> None:
-    """Submitting to it fails, and the driver is told once."""
-
-    async def main() -> None:
-        threads = ThreadPoolExecutor(1)
-        threads.shutdown()
-        engine, listener = ExecutorEngine(threads), ear()
-        await engine.start(listener)
-        listener.send(square, [1])
-        listener.send(square, [1])
-        assert await listener.hear("event") == WorkerLost(7, charged=False)
-        await asyncio.sleep(0)
-        assert listener.heard.empty()
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def talk(x: int) -> int:
-    print("out", x)
-    print("err", x, file=sys.stderr)
-    if x == 2:
-        child = os.fork()
-        if not child:
-            print("forked")
-            os._exit(0)
-        os.waitpid(child, 0)
-    return x
-
-
-def streams(_: object) -> tuple[str, str]:
-    return type(sys.stdout).__name__, type(sys.stderr).__name__
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears, processes: ProcessPoolExecutor) -> None:
-    """Text of items comes before the report; the executor's own streams are back afterwards."""
-
-    async def main() -> None:
-        engine, listener = ExecutorEngine(processes), ear()
-        await engine.start(listener)
-        attempt = listener.send(talk, [1, 2])
-        what, (output, (text,)) = await listener.heard.get()
-        assert what == "printed"
-        assert (output.attempt, output.dropped) == (attempt, 0)
-        assert [piece[:2] for piece in output.pieces] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-        assert bytes(text) == b"out 1\nerr 1\nout 2\nerr 2\n"
-        assert await listener.values(attempt) == [1, 2]
-        assert await listener.values(listener.send(talk, [3], output=False)) == [3]
-        assert listener.heard.empty()
-        await engine.close(now=True)
-
-    asyncio.run(main())
-    assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")
+    with distmap.Pool(SmallAdapter(cluster)) as pool:
+        job = pool.map_async(step, range(40), chunksize=1, progress=False)
+        assert begun.wait(20)
+        cluster.leave("one")
+        cluster.join("three", 3)
+        until(lambda: {worker.name for worker in pool.workers} == {"two", "three"})
+        gate.set()
+        assert job.result(20) == list(range(40))
+        cluster.leave("two")
+        cluster.leave("three")
+        until(lambda: not pool.workers)
+        job = pool.map_async(square, range(9), progress=False)
+        cluster.join("four", 1)
+        assert job.result(20) == [x * x for x in range(9)]
+
+
+def test_an_engine_that_ends_says_why(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that run and calls that come end at once, with its last words as cause."""
+    gate = threading.Event()
+    monkeypatch.setattr(attempt, "gate", gate, raising=False)
+
+    def wait(x: int) -> None:
+        from distmap.engine import attempt
+
+        attempt.gate.wait(20)  # type: ignore[attr-defined]
+
+    with distmap.Pool(SmallAdapter(cluster)) as pool:
+        job = pool.map_async(wait, range(4), chunksize=1, progress=False)
+        until(lambda: cluster.calls)
+        cluster.end("its scheduler was stopped")
+        for call in (lambda: job.result(20), lambda: pool.map(square, range(3), progress=False)):
+            with pytest.raises(NoWorkers, match="a small cluster has ended: its scheduler was stopped") as caught:
+                call()
+            assert isinstance(caught.value.__cause__, ConnectError)
+        assert not pool.workers
+        gate.set()
+    with pytest.raises(ConnectError, match=r"a small cluster cannot be reached: ClusterEnded: its scheduler was"):
+        distmap.Pool(SmallAdapter(cluster))
+
+
+def test_tags_are_those_of_members() -> None:
+    """A call with tags runs where they are; where none can have them, that is said at once, with the engine's name."""
+
+    def where(x: int) -> str:
+        return threading.current_thread().name
+
+    with SmallCluster(one=1) as cluster:
+        cluster.join("two", 1, "gpu")
+        with distmap.Pool(SmallAdapter(cluster)) as pool:
+            assert {name[:10] for name in pool.map(where, range(6), tags=["gpu"], progress=False)} == {"member-two"}
+    with (
+        ThreadPoolExecutor(1) as threads,
+        distmap.Pool(threads) as pool,
+        pytest.raises(NoWorkers, match=r"no worker has the tags \['gpu'\], and none.*ThreadPoolExecutor knows no"),
+    ):
+        pool.map(square, range(3), tags=["gpu"], progress=False)
+
+
+def test_an_engine_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch, cluster: SmallCluster) -> None:
+    """The pool says so, and the engine is let go of should it answer after all."""
+    gate, closed = threading.Event(), threading.Event()
+
+    class Silent(SmallAdapter):
+        def open(self, events: Any) -> Any:
+            gate.wait(20)
+            return []
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr(foreign.ForeignEngine.__init__, "__kwdefaults__", {"limits": LIMITS._replace(engine_open=0.05)})
+    with pytest.raises(ConnectError, match=r"a small cluster has not answered for 0\.05 s"):
+        distmap.Pool(Silent(cluster))
+    gate.set()
+    assert closed.wait(20)

@@ -1,0 +1,142 @@
+"""Any `concurrent.futures.Executor` behind the port of foreign engines: one member, which is all of it.
+
+Owns the calls to an executor, and the word about its futures; `traits.py` has what is known of which executor. The
+executor belongs to the user: it is not shut down.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any
+
+from distmap.engine.adapter import AdapterEvents, Call, Fate, Member, Run
+from distmap.engine.attempt import Answer, BlobParts, portable
+from distmap.engine.base import Parts
+from distmap.engine.traits import (
+    call_or_default,
+    has_reliable_cancel,
+    is_broken,
+    is_death,
+    is_deserted,
+    replacement_of,
+    shares_memory,
+    slots_of,
+    unknown_slots,
+)
+from distmap.wire.messages import Task
+
+
+class ExecutorAdapter:
+    """An executor that already runs.
+
+    Args:
+        executor: stays yours; closing the pool does not shut it down.
+        slots: how many calls it runs at once; by default what it says itself.
+        name: of the worker; by default the executor's type.
+
+    Raises:
+        ValueError: it does not say how many calls it runs at once, and `slots` does not either.
+    """
+
+    isolated = False
+    tagged = False
+
+    def __init__(self, executor: Executor, *, slots: int | None = None, name: str | None = None) -> None:
+        found = slots_of(executor) if slots is None else slots
+        if found is None:
+            raise ValueError(unknown_slots(executor))
+        self.name = name or type(executor).__name__
+        self.here = shares_memory(executor)
+        self._executor = executor
+        self._slots = found
+        self._reliable_cancel = has_reliable_cancel(executor)
+        self._replace = replacement_of(executor)
+        #: The executor is one that `_replace` made, so that it is ours to shut down.
+        self._replaced = False
+        #: What `submit` raised last because the executor was shut down.
+        self._refusal = ""
+        #: Where `cancel()` can be believed, `running()` can.
+        self._calls: weakref.WeakSet[Future[Answer]] = weakref.WeakSet()
+
+    def open(self, events: AdapterEvents) -> Sequence[Member]:
+        """See Adapter."""
+        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        return [Member("", self.name, socket.gethostname(), self._slots, python)]
+
+    def submit(
+        self, member: str, run: Run, task: Task, blobs: Sequence[BlobParts], handles: Sequence[Any], parts: Parts
+    ) -> Call:
+        """See Adapter."""
+        if not self.here:
+            blobs = [blob._replace(parts=tuple(portable(blob.parts))) for blob in blobs]
+            parts = portable(parts)
+        try:
+            call = self._executor.submit(run, task, blobs, parts, None)
+        except RuntimeError as error:  # it was shut down, or broke
+            self._refusal = repr(error)
+            raise
+        if self._reliable_cancel:
+            self._calls.add(call)
+        return call
+
+    def put(self, blob: BlobParts, members: Sequence[str]) -> Call | None:
+        """See Adapter."""
+        return None
+
+    def drop(self, handle: Any) -> None:
+        """See Adapter."""
+
+    def cancel(self, call: Call) -> bool:
+        """See Adapter."""
+        return self._reliable_cancel and self._cancel(call)
+
+    def forget(self, call: Call) -> None:
+        """See Adapter."""
+        self._cancel(call)
+
+    def _cancel(self, call: Any) -> bool:
+        return bool(call_or_default(lambda: call.cancel(), False))
+
+    def fate(self, error: BaseException) -> Fate:
+        """See Adapter."""
+        if is_broken(error):
+            return "broken"
+        if is_death(error):
+            return "died"
+        return "shut" if repr(error) == self._refusal else "failed"
+
+    def send(self, member: str, data: bytes) -> bool:
+        """See Adapter."""
+        return False
+
+    def renew(self) -> bool:
+        """See Adapter."""
+        if self._replace is None:
+            return False
+        self._executor = self._replace()
+        self._replaced = True
+        self._refusal = ""
+        return True
+
+    def unanswering(self, member: str) -> str | None:
+        """See Adapter. A call of no consequence finds out."""
+        if any(call_or_default(call.running, False) for call in list(self._calls)):
+            return None
+        if is_deserted(self._executor):
+            return f"{self.name} has no worker left"
+        try:
+            self._executor.submit(int)
+        except Exception as error:
+            return f"{self.name} takes nothing any more ({type(error).__name__}: {error})"
+        return None
+
+    def close(self) -> None:
+        """See Adapter."""
+        if self._replaced:
+            shut: Any = partial(self._executor.shutdown, wait=True, kill_workers=True)  # type: ignore[call-arg]
+            call_or_default(shut, None)
