@@ -17,23 +17,34 @@ from distmap.core.state import SchedulerState
 from distmap.core.transitions import INPUT, next_state
 
 
-def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> int:
-    """The number of items that a chunk of the job should have for this worker."""
+def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord, *, behind: bool = False) -> int:
+    """The number of items that a chunk of the job should have for this worker.
+
+    Args:
+        behind: it will wait behind another chunk.
+    """
     if job.spec.chunksize is not None:
         return job.spec.chunksize
     stats = job.worker_stats.get(worker.id)
     unread = job.unread()
     slots = job.group.capacity
+    item_time = job.item_time_on(worker)
+    item_bytes = max(job.item_bytes, job.result_item_bytes)
+    total = 0 if unread is None or job.spec.pushed else unread + job.read
+    if behind and item_time is None:
+        size = chunks.unmeasured_size(state.limits, total=total, slots=slots, item_bytes=item_bytes)
+        return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
     aim, floor = chunks.seconds_of_work(state.limits, worker.rtt, worker.ahead, state.dispatch, slots)
+    finished = max(stats.largest if stats else 0, job.known.largest if job.known else 0)
     size = chunks.chunk_size(
         state.limits,
-        item_time=job.item_time_on(worker),
+        item_time=item_time,
         aim=aim,
         floor=floor,
-        largest=max(stats.largest if stats else 0, job.known.largest if job.known else 0),
+        largest=max(state.limits.growth * finished, total // (2 * max(1, slots))),
         left=None if unread is None else unread + job.queued,
         slots=slots,
-        item_bytes=max(job.item_bytes, job.result_item_bytes),
+        item_bytes=item_bytes,
     )
     if job.known is not None and unread is not None and not job.settled:
         # Its items may be others than those of the earlier job, and a few long ones must not share a slot.
@@ -41,9 +52,10 @@ def chunk_size_for(state: SchedulerState, job: JobRecord, worker: WorkerRecord) 
     return min(size, job.consumer_chunk(state.limits)) if job.streaming else size
 
 
-def request_chunk(state: SchedulerState, job: JobRecord, worker: WorkerRecord) -> None:
-    """Have the next chunk read, of a size for this worker."""
-    items = min(chunk_size_for(state, job, worker), job.room(state.limits))
+def request_chunk(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
+    """Have the next chunk read, of a size for this slot."""
+    worker = slot.worker
+    items = min(chunk_size_for(state, job, worker, behind=bool(slot.queue)), job.room(state.limits))
     assert items >= 1, "a Read of nothing"
     state.last_chunk += 1
     job.input = next_state(INPUT, job.input, "read", job)
@@ -119,7 +131,8 @@ def assign(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
     items = hi - lo
     sized_for, chunk.sized_for = chunk.sized_for, None
     if items > 1 and job.spec.chunksize is None and sized_for is not worker:
-        items = chunks.cut(items, chunk_size_for(state, job, worker), chunk.nbytes, job.group.capacity)
+        size = chunk_size_for(state, job, worker, behind=bool(slot.queue))
+        items = chunks.cut(items, size, chunk.nbytes, job.group.capacity)
     if items < hi - lo:
         heapq.heappush(job.queue, (index + items, lo + items, hi, losses, chunk))
     job.queued -= items

@@ -69,20 +69,30 @@ def chunk_size(
         item_time: Seconds per item; None before the first measurement, for which one item is sent.
         aim: Seconds of work that it should have.
         floor: Seconds of work below which it is not made smaller for balance.
-        largest: The largest chunk that this worker finished for the job.
+        largest: Items that are no too large step for this worker, if more than `limits.growth`.
         left: Items of the job that do not run yet; None if unknown.
         slots: Slots that share them.
         item_bytes: Input bytes per item.
     """
     if item_time is None:
         return 1
-    want = min(aim / item_time, limits.growth * max(1, largest), limits.chunk_items)
+    want = min(aim / item_time, max(limits.growth, largest), limits.chunk_items)
     if left is not None:
         # A share of what remains lets all slots end together; but no chunk costs more to send than it gains.
         want = min(want, max(left / (limits.remaining_share * max(1, slots)), floor / item_time))
     if item_bytes > 0:
         want = min(want, limits.chunk_bytes / item_bytes)
     return max(1, int(want * (1 + 1e-9)))
+
+
+def unmeasured_size(limits: Limits, *, total: int, slots: int, item_bytes: float) -> int:
+    """Items of a chunk that waits behind the first item of its slot, before any item was measured; at least 1.
+
+    Should the first item be a long one, the chunk can go to another slot, or come back but for one item. So it may be
+    as large as the usual share of what there is.
+    """
+    share = min(-(-total // (limits.remaining_share * max(1, slots))), limits.unmeasured_items)
+    return max(1, share if item_bytes <= 0 else min(share, int(limits.unmeasured_bytes / item_bytes)))
 
 
 def cut(length: int, want: int, nbytes: int, slots: int) -> int:

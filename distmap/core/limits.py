@@ -26,8 +26,13 @@ class Limits(NamedTuple):
     chunk_round_trips: float = 10.0
     #: A chunk has at most 1/(this x slots) of the remaining items, so that all slots end at about the same time.
     remaining_share: int = 4
-    #: A chunk has at most this many times the items of the largest chunk that its worker finished for the job.
+    #: A chunk has at most this many times the items of the largest chunk that its worker finished for the job, or half
+    #: of its slot's share of all items.
     growth: int = 64
+    #: Items of a chunk that waits behind the first item of its slot, before any was measured.
+    unmeasured_items: int = 8 << 10
+    #: Bytes of input of such a chunk.
+    unmeasured_bytes: int = 1 << 20
     #: Seconds of work, or a round trip to its worker, or a turn, below which `remaining_share` makes no chunk smaller:
     #: handing it out would cost more than it balances.
     chunk_floor_seconds: float = 0.001

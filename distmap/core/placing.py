@@ -55,7 +55,7 @@ def _give(state: SchedulerState, job: JobRecord, slot: SlotRecord) -> None:
     if job.queue:
         chunk_queue.assign(state, job, slot)
     else:
-        chunk_queue.request_chunk(state, job, slot.worker)
+        chunk_queue.request_chunk(state, job, slot)
     state.worker_index.update_job(job.group, job)
 
 
@@ -121,7 +121,7 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
             chunk_queue.take_pushed(state, job, attempt.slot.worker)
         if not job.queue:
             # There will be a place: first read the chunk for it.
-            chunk_queue.request_chunk(state, job, attempt.slot.worker)
+            chunk_queue.request_chunk(state, job, attempt.slot)
             state.worker_index.update_job(job.group, job)
             return
         if job.claims < len(job.queue):
@@ -207,10 +207,12 @@ def _seconds_gained(state: SchedulerState, attempt: Attempt) -> float:
     if job.spec.chunksize is not None or behind < 1:
         return 0.0
     item_time = job.item_time_on(attempt.slot.worker)
-    assert item_time is not None, "several items run together although none was measured"
     elapsed = state.now - attempt.heard_at
     # Before its expected end, the time per item tells its position. After it, guess that it takes as long again.
-    gain = behind * item_time - elapsed if attempt.end > state.now else max(behind * item_time, elapsed)
+    if item_time is None:
+        gain = elapsed
+    else:
+        gain = behind * item_time - elapsed if attempt.end > state.now else max(behind * item_time, elapsed)
     # While the window holds back items that are not read yet, a cut that saves little only makes small chunks.
     least = 0.0 if job.unread() == 0 else 2 * state.limits.chunk_seconds
     return gain if gain > least else UNSURE

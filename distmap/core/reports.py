@@ -84,6 +84,8 @@ def _accept_report(state: SchedulerState, attempt: Attempt, event: AttemptReport
     if event.ended:
         state.end_attempt(attempt)
         chunk_queue.requeue(state, attempt.job, attempt.chunk, event.hi, attempt.hi, attempt.losses)
+        if attempt.slot.queue:
+            _cut_follower(state, attempt.slot.queue[0])
     elif attempt.state == "running":
         _update_position(state, attempt)
         _cut_overrun(state, attempt, event)
@@ -118,6 +120,18 @@ def _cut_overrun(state: SchedulerState, attempt: Attempt, event: AttemptReported
     aim = max(attempt.charge, state.limits.chunk_seconds)
     if left * event.seconds / (event.hi - event.lo) > state.limits.chunk_overrun * aim:
         state.revoke(attempt, max(attempt.at, attempt.next) + 1)
+
+
+def _cut_follower(state: SchedulerState, attempt: Attempt) -> None:
+    """Take back all but the first item of a chunk that begins and is far larger than it would be made now.
+
+    It was made when nothing was measured, or items before it were much quicker.
+    """
+    items, item_time = attempt.hi - attempt.lo, attempt.job.item_time_on(attempt.slot.worker)
+    if items < 2 or item_time is None or attempt.state != "running" or attempt.job.spec.chunksize is not None:
+        return
+    if items * item_time > state.limits.chunk_overrun * max(attempt.charge, state.limits.chunk_seconds):
+        state.revoke(attempt, attempt.lo + 1)
 
 
 def _measure(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> None:

@@ -18,7 +18,25 @@ def test_nothing_is_read_without_a_place(harness: Any, pick: Any) -> None:
     reads = pick(harness.send(ev.WorkerJoined(1, 2)), ev.Read)
     assert len(reads) == 1
     harness.feed(reads)
-    assert harness.snapshot().in_flight == 4
+    assert harness.snapshot().in_flight == 6
+
+
+def test_an_item_that_is_measured_first_has_a_share_behind_it(harness: Any, pick: Any) -> None:
+    """One item for each idle slot; behind it a quarter of the slot's share of all items, of no more than 1 MB."""
+    harness.send(ev.WorkerJoined(1, 2))
+    assert [assign.hi for assign in harness.job(size=80)] == [1, 1, 10, 10]
+    harness.send(ev.WorkerJoined(2, 2), after=1.0)
+    (read,) = harness.send(ev.JobSubmitted(2, ev.JobSpec(size=80)))
+    while read.count == 1:
+        (read,) = pick(harness.send(ev.ChunkRead(2, read.chunk, 1, 250_000, False)), ev.Read)
+    assert read.count == 4
+    assert [assign.hi for assign in harness.job(3, size=None, priority=1)] == [1, 1]
+
+
+def test_a_stream_has_no_more_behind_its_first_item_than_its_window(harness: Any) -> None:
+    """The window bounds what waits before anything is measured, too."""
+    harness.send(ev.WorkerJoined(1, 2))
+    assert [assign.hi for assign in harness.job(size=100_000, gather="ordered")] == [1, 1, 64, 64]
 
 
 def test_the_answer_ends_the_input(harness: Any, pick: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from distmap.core.chunks import ItemTime, chunk_size, cut, seconds_of_work
+from distmap.core.chunks import ItemTime, chunk_size, cut, seconds_of_work, unmeasured_size
 from distmap.core.limits import LIMITS
 
 USUAL = {"item_time": 0.001, "largest": 1000, "left": None, "item_bytes": 0.0}
@@ -48,10 +50,19 @@ def test_a_long_item_goes_alone() -> None:
 
 
 def test_growth_is_bounded() -> None:
-    """No chunk is more than 64 times the largest one before, nor more than the limit of items."""
-    assert want(item_time=1e-8, largest=2) == 128
+    """No chunk is a larger step than is allowed, nor more than the limit of items."""
+    assert want(item_time=1e-8, largest=128) == 128
     assert want(item_time=1e-9, largest=0) == 64
     assert want(item_time=1e-9, largest=10**9) == LIMITS.chunk_items
+
+
+def test_what_waits_before_anything_is_measured_is_bounded() -> None:
+    """By a quarter of the slot's share, by items and by bytes; never less than one item."""
+    few = partial(unmeasured_size, LIMITS, slots=2)
+    assert few(total=80, item_bytes=0.0) == 10
+    assert few(total=10**9, item_bytes=0.0) == LIMITS.unmeasured_items
+    assert few(total=80, item_bytes=LIMITS.unmeasured_bytes / 3) == 3
+    assert few(total=80, item_bytes=LIMITS.unmeasured_bytes * 3) == few(total=0, item_bytes=0.0) == 1
 
 
 def test_the_tail_is_shared() -> None:

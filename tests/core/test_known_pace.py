@@ -28,10 +28,10 @@ def test_the_pace_of_the_last_functions_is_kept() -> None:
 
 
 def test_the_next_job_of_a_function_begins_with_whole_chunks(harness: Any, pick: Any) -> None:
-    """A job of another function, or of one that is not known, begins with single items."""
+    """A job of another function, or of one that is not known, has single items first, which are measured."""
     harness.send(ev.WorkerJoined(1, 2))
     todo = harness.job(size=40_000, function="f")
-    assert [assign.hi for assign in todo] == [1, 1, 1, 1]
+    assert [assign.hi for assign in todo] == [1, 1, 5_000, 5_000]
     run(harness, todo)
     assert [assign.hi for assign in harness.job(size=4_000, function="f", job=2)][:2] == [500, 437]
     assert [assign.hi for assign in harness.job(size=4_000, function="g", job=3)] == []

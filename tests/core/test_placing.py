@@ -197,6 +197,21 @@ def test_an_overdue_chunk_is_taken_from(harness: Any, pick: Any) -> None:
     assert harness.send(ev.WorkerJoined(2, 1), after=60.0) == [ev.Revoke(1, 0, running.id, 1)]
 
 
+def test_an_unmeasured_chunk_that_runs_for_long_is_taken_from(harness: Any, pick: Any) -> None:
+    """Nobody knows what its items take: the guess is that it takes as long again."""
+    harness.send(ev.WorkerJoined(1, 1))
+    (read,) = harness.send(ev.JobSubmitted(1, ev.JobSpec(size=80)))
+    alone, read = harness.send(ev.ChunkRead(1, read.chunk, 1, 8, False))
+    (behind,) = harness.send(ev.ChunkRead(1, read.chunk, 20, 160, True))
+    harness.send(ev.AttemptReported(alone.attempt, 0, 0, (), 0.0, 0, True))
+    (again,) = harness.send(ev.WorkerJoined(2, 2))
+    assert harness.send(ev.AttemptReported(again.attempt, 0, 0, (), 0.0, 0, True)) == [
+        ev.Assign(2, 0, again.attempt + 1, 1, alone.chunk, 0, 1)
+    ]
+    (revoke,) = harness.send(ev.Ticked(), after=1.0)
+    assert (revoke.attempt, revoke.stop) == (behind.attempt, 1)
+
+
 def test_a_waiting_chunk_behind_an_overdue_one_is_taken(harness: Any, pick: Any) -> None:
     """However soon it was expected to begin."""
     harness.send(ev.WorkerJoined(1, 1))

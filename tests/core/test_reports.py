@@ -18,6 +18,16 @@ def test_results_are_delivered_as_they_are_reported(harness: Any, pick: Any) -> 
     assert pick(harness.report(assign, lo=1), ev.Deliver) == [ev.Deliver(1, 0, 1, 4, assign.attempt)]
 
 
+def test_a_share_behind_a_long_item_is_cut_when_it_begins(harness: Any, pick: Any) -> None:
+    """It was made before anything was measured: all but its first item comes back; a share of quick items stays."""
+    harness.send(ev.WorkerJoined(1, 2))
+    slow, quick, behind, _ = harness.job(size=80)
+    assert behind.slot == slow.slot
+    assert pick(harness.report(quick, seconds=0.001), ev.Revoke) == []
+    (revoke,) = pick(harness.report(slow, seconds=1.0), ev.Revoke)
+    assert (revoke.attempt, revoke.stop) == (behind.attempt, behind.lo + 1)
+
+
 def test_what_was_not_run_goes_back_free(harness: Any, pick: Any) -> None:
     """An attempt that ends early gives the rest back, without counting as trouble."""
     harness.send(ev.WorkerJoined(1, 1))
