@@ -229,13 +229,17 @@ class PushedJob(JobReader):
             return False
         assert submission.item is not None
         submission.push = self
-        self._given_bytes += submission.item.nbytes
         self._pending.append(submission)
-        self._given += 1
+        self._queued(1, submission.item.nbytes)
+        return True
+
+    def _queued(self, count: int, nbytes: int) -> None:
+        """So many items wait now, too; under the owner's lock."""
+        self._given += count
+        self._given_bytes += nbytes
         if not self._armed:
             self._armed = True
             self._context.portal.call(self._announce)
-        return True
 
     def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:
         """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
@@ -273,7 +277,7 @@ class PushedJob(JobReader):
         """
         self._hurried = False  # clear first, then look, so that nobody hurries in vain
         with self._owner.lock:
-            given, nbytes = self._given, self._given_bytes
+            given, nbytes = self._ready()
             new, new_bytes = given - self._told, nbytes - self._told_bytes
             together = new > 0 and given - self._done > 1 and not self.closed
             self._armed = together or self._again is not None
@@ -282,6 +286,10 @@ class PushedJob(JobReader):
             self._context.driver.notify(ItemsAdded(self._entry.id, new, new_bytes))
         if together and self._again is None:
             self._again = self._context.portal.loop.call_later(LIMITS.submit_together, self._look_again)
+
+    def _ready(self) -> tuple[int, int]:
+        """Items, and their bytes, that the driver may know of; under the owner's lock."""
+        return self._given, self._given_bytes
 
     def _look_again(self) -> None:
         self._again = None

@@ -11,13 +11,14 @@ known without it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import joblib
@@ -32,10 +33,15 @@ from joblib.parallel import (
 
 from distmap.calls.arguments import label_of
 from distmap.calls.feed import Feed, open_feed
+from distmap.errors import PayloadError
 from distmap.ext.sharing import Shared
 from distmap.pool import Pool
+from distmap.tasks._typing import NamedTuple
+from distmap.tasks.plain import are_plain
 from distmap.tasks.reprs import shown
 
+#: Kinds of functions that are the same object for each task, and do not change.
+_LASTING = frozenset({FunctionType, BuiltinFunctionType})
 _default: Pool | None = None
 _default_lock = threading.Lock()
 
@@ -136,10 +142,21 @@ class DistmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         assert self._at_once is not None
         pool = default_pool(self._at_once) if self._pool is None else self._pool
         total = getattr(self.parallel, "n_tasks", None)
-        name = name_of(func.items[0][0]) if func.items else "Parallel"
-        run = partial(run_task, self.get_nested_backend())
-        feed = open_feed(pool, run, title=name, kind="Parallel", total=total, progress=self._progress)
-        return _Call(pool, feed, self._at_once)
+        first = func.items[0][0]
+        at_once = self._at_once if self._at_once < slots_of(pool) else None
+
+        def opened(function: Any) -> _Call:
+            run = partial(run_task, self.get_nested_backend(), function)
+            feed = open_feed(
+                pool, run, title=name_of(first), kind="Parallel", total=total, at_once=at_once, progress=self._progress
+            )
+            return _Call(pool, feed, function)
+
+        # What is made for each task anew, or may change between two of them, travels with its task.
+        if type(first) in _LASTING:
+            with contextlib.suppress(PayloadError):  # then it is the error of its tasks
+                return opened(first)
+        return opened(None)
 
     def retrieve_result_callback(self, out: Future[Any]) -> list[Any]:
         """The results of a batch, or what its task raised."""
@@ -167,70 +184,33 @@ class DistmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
 
 
 class _Call:
-    """One call of a `Parallel` object: at most `at_once` of its tasks are on the pool, where that has more slots."""
+    """One call of a `Parallel` object. The function of its first task travels once, as the code of the call."""
 
-    def __init__(self, pool: Pool, feed: Feed, at_once: int) -> None:
+    def __init__(self, pool: Pool, feed: Feed, function: Any) -> None:
         self._feed = feed
+        self._function = function
         self._shared = Shared(pool)
-        self._lock = threading.Lock()
-        self._waiting: deque[Callable[[], None]] = deque()
-        #: How many more tasks may be on the pool; None: all.
-        self._free = at_once if at_once < slots_of(pool) else None
-        self._count = 0
 
     def submit(self, batch: Any, callback: Callable[[Future[Any]], object] | None) -> Future[Any]:
         """Hand in all tasks of a batch; its future has the list of their results."""
-        made = _Batch(len(batch.items))
-        if callback is not None:
-            made.future.add_done_callback(callback)
-        for at, task in enumerate(batch.items):
-            with self._lock:
-                number, self._count = self._count, self._count + 1
-            self._start(partial(self._hand_in, made, at, number, task))
-        return made.future
-
-    def _hand_in(self, batch: _Batch, at: int, number: int, task: tuple[Any, Any, Any]) -> None:
+        tasks = batch.items
         try:
-            future: Future[Any] = self._feed.submit(number, *map(self._shared.lift, task))
-        except Exception as error:  # it does not pickle, or the pool is closed
+            future = self._feed.submit(list(map(self._item, tasks)), partial(_name_the_task, tasks))
+        except Exception as error:  # the pool is closed, or what tasks share does not pickle
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(partial(self._ended, batch, at, number, task))
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
 
-    def _ended(self, batch: _Batch, at: int, number: int, task: tuple[Any, Any, Any], future: Future[Any]) -> None:
-        """In the thread of callbacks."""
-        self._free_one()
-        error = future.exception()
-        if error is None:
-            batch.succeeded(at, future.result())
-            return
-        function, args, _ = task
-        few = ", ".join(map(shown, args[:3])) + ", ..." * (len(args) > 3)
-        error.add_note(f"task {number} of this Parallel call: {name_of(function)}({few})")
-        batch.failed(error)
-
-    def _start(self, hand_in: Callable[[], None]) -> None:
-        with self._lock:
-            if self._free is not None:
-                if self._free == 0:
-                    self._waiting.append(hand_in)
-                    return
-                self._free -= 1
-        hand_in()
-
-    def _free_one(self) -> None:
-        with self._lock:
-            if self._free is None:
-                return
-            if not self._waiting:
-                self._free += 1
-                return
-            hand_in = self._waiting.popleft()
-        hand_in()
+    def _item(self, task: tuple[Any, Any, Any]) -> tuple[Any, ...]:
+        """The arguments of `run_task` on a worker."""
+        function, args, kwargs = task
+        if function is self._function and not kwargs:
+            return args if are_plain(args) else tuple(map(self._shared.lift, args))
+        return (_Task(*map(self._shared.lift, task)),)
 
     def abort(self) -> None:
-        with self._lock:
-            self._waiting.clear()
         self._feed.cancel()
         self._shared.clear()
 
@@ -239,39 +219,38 @@ class _Call:
         self._shared.clear()
 
 
-class _Batch:
-    """The tasks that joblib counts as one: done when all are, or when the first one failed."""
+class _Task(NamedTuple):
+    """A task that is not only arguments of the first task's function."""
 
-    def __init__(self, count: int) -> None:
-        self.future: Future[Any] = Future()
-        self._results: list[Any] = [None] * count
-        self._left = count
-        self._lock = threading.Lock()
-        if not count:
-            self.future.set_result([])
+    function: Any
+    args: Any
+    kwargs: Any
 
-    def succeeded(self, at: int, result: Any) -> None:
-        self._results[at] = result
-        with self._lock:
-            self._left -= 1
-            complete = self._left == 0
-        if complete:
-            self.future.set_result(self._results)
-
-    def failed(self, error: BaseException) -> None:
-        with self._lock:
-            first = self._left > 0
-            self._left = 0
-        if first:
-            self.future.set_exception(error)
+    def __repr__(self) -> str:
+        return call_of(self)
 
 
-def run_task(nested: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """On a worker: one task, whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`."""
+def call_of(task: tuple[Any, Any, Any]) -> str:
+    """A task as a call: `fit(X, 3, ...)`."""
+    function, args, _ = task
+    few = ", ".join(map(shown, args[:3])) + ", ..." * (len(args) > 3)
+    return f"{name_of(function)}({few})"
+
+
+def _name_the_task(tasks: Sequence[tuple[Any, Any, Any]], at: int, number: int, error: BaseException) -> None:
+    error.add_note(f"task {number} of this Parallel call: {call_of(tasks[at])}")
+
+
+def run_task(nested: Any, first: Callable[..., Any] | None, *args: Any) -> Any:
+    """On a worker: one task, whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`.
+
+    `args` are those of the function of the first task, or one `_Task`.
+    """
     backend, n_jobs = nested
+    task = args[0] if len(args) == 1 and type(args[0]) is _Task else _Task(first, args, {})
     try:
         with parallel_config(backend=backend, n_jobs=n_jobs):
-            return function(*args, **kwargs)
+            return task.function(*task.args, **task.kwargs)
     except OSError as error:
         if _is_of_callbacks(error):
             raise RuntimeError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,24 +21,36 @@ def make(pool: Pool, fn: Any, **rest: Any) -> Feed:
     return open_feed(pool, fn, title="work", kind="Parallel", **{"total": None, "progress": False, **rest})
 
 
+def held(path: str) -> None:
+    Path(path).touch()
+    time.sleep(60)
+
+
+def pair(x: int) -> tuple[int, int]:
+    if x == 5:
+        raise ValueError("five")
+    return x, os.getpid()
+
+
 def test_items_come_when_the_owner_likes(pool2: Pool) -> None:
     """Each has a future; the call goes on until its owner ends it, and takes nothing then."""
     feed = make(pool2, abs)
-    futures = [feed.submit(n, -n) for n in range(10)]
-    assert [future.result(10) for future in futures] == list(range(10))
+    batches = [feed.submit([(-n,), (-n - 1,)]) for n in range(10)]
+    assert [batch.result(10) for batch in batches] == [[n, n + 1] for n in range(10)]
+    assert feed.submit([]).result(0) == []
     feed.rest()
-    assert feed.submit(10, -10).result(10) == 10
+    assert feed.submit([(-10,)]).result(10) == [10]
     feed.end()
     pool2.map(abs, [1])
     with pytest.raises(PoolClosed):
-        feed.submit(11, 1)
+        feed.submit([(1,)])
 
 
-def test_a_cancelled_call_leaves_no_future_waiting(pool2: Pool, until: Any) -> None:
+def test_a_cancelled_call_leaves_no_future_waiting(pool2: Pool, tmp_path: Path, until: Any) -> None:
     """What ran is interrupted, what waited is dropped, and all futures say so."""
-    feed = make(pool2, time.sleep)
-    futures = [feed.submit(n, 60) for n in range(6)]
-    until(lambda: sum(future.running() for future in futures) >= 2)
+    feed = make(pool2, held)
+    futures = [feed.submit([(str(tmp_path / f"{n}-{at}"),) for at in range(2)]) for n in range(3)]
+    until(lambda: len(list(tmp_path.iterdir())) >= 2)
     feed.cancel()
     for future in futures:
         with pytest.raises(JobCancelled):
@@ -47,7 +61,7 @@ def test_its_snapshots_have_the_total_that_its_owner_knows(pool2: Pool, until: A
     """And count what failed."""
     seen: list[Snapshot] = []
     feed = make(pool2, int, total=3, progress=seen.append)
-    futures = [feed.submit(n, text) for n, text in enumerate(["1", "x", "3"])]
+    futures = [feed.submit([(text,)]) for text in ["1", "x", "3"]]
     assert isinstance(futures[1].exception(10), ValueError)
     feed.end()
     until(lambda: seen and seen[-1].state != "running")
@@ -60,9 +74,44 @@ def test_a_call_ends_with_its_pool() -> None:
     """`close` lets what was handed in end, and does not wait for its owner."""
     with Pool(2, progress=False) as pool:
         feed = make(pool, abs)
-        futures = [feed.submit(n, -n) for n in range(5)]
+        batch = feed.submit([(-n,) for n in range(5)])
         pool.close()
         pool.join()
-        assert [future.result(0) for future in futures] == list(range(5))
+        assert batch.result(0) == list(range(5))
         with pytest.raises(PoolClosed):
-            feed.submit(5, 5)
+            feed.submit([(5,)])
+
+
+def test_what_is_handed_in_together_fails_with_its_first_error(pool2: Pool) -> None:
+    """Its owner is told the item's place and its number in the call; other batches have their results, in order."""
+    feed, told = make(pool2, pair), []
+    batches = [feed.submit([(x,) for x in range(n, n + 3)], lambda *about: told.append(about)) for n in (0, 3, 6)]
+    assert [[x for x, _ in batch.result(10)] for batch in (batches[0], batches[2])] == [[0, 1, 2], [6, 7, 8]]
+    error = batches[1].exception(10)
+    assert isinstance(error, ValueError)
+    assert told == [(2, 5, error)]
+    feed.end()
+
+
+def test_each_future_has_its_own_results_whatever_the_chunks(pool2: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is handed in together is one call of the loop."""
+    feed, calls = make(pool2, abs), []
+    portal = pool2._context.portal
+    call = portal.call
+    monkeypatch.setattr(portal, "call", lambda *args: (calls.append(args), call(*args)))
+    batches = [feed.submit([(-x,) for x in range(n)]) for n in (1, 400, 3, 0, 50)]
+    assert [batch.result(10) for batch in batches] == [list(range(n)) for n in (1, 400, 3, 0, 50)]
+    assert len(calls) <= len(batches)
+    assert not feed._sent
+    assert not feed._waiting
+    feed.end()
+
+
+def test_no_more_items_are_known_to_the_scheduler_than_may_run(pool2: Pool) -> None:
+    """So one batch runs on one slot if that is asked for, and all of it runs."""
+    feed = make(pool2, pair, at_once=1)
+    told: list[int] = []
+    announced, feed._announce = feed._announce, lambda: (announced(), told.append(feed._told - feed._done))  # type: ignore[method-assign]
+    assert [x for x, _ in feed.submit([(x,) for x in range(10, 30)]).result(10)] == list(range(10, 30))
+    assert max(told) == 1
+    feed.end()

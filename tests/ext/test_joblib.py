@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,6 +189,29 @@ def test_a_closed_pool_says_so() -> None:
         DistmapBackend(4)  # type: ignore[arg-type]
 
 
+def test_tasks_of_several_functions(pool: Pool) -> None:
+    """Functions, methods and keyword arguments, in one call and one batch."""
+    tasks = [
+        delayed(double)(1),
+        delayed(max)(2, 5),
+        delayed(double)(x=3),
+        delayed(lambda x: -x)(4),
+        delayed("ab".index)("b"),
+    ]
+    with joblib.parallel_config(DistmapBackend(pool)):
+        assert Parallel(batch_size=5)(tasks) == [2, 5, 6, -4, 1]
+
+
+def test_a_function_that_does_not_pickle_fails_the_call(pool: Pool) -> None:
+    """With an error that names the task, and the backend goes on."""
+    lock = threading.Lock()
+    with joblib.parallel_config(DistmapBackend(pool)):
+        with pytest.raises(Exception, match="captured variable 'lock'") as raised:
+            Parallel()(delayed(lambda x: (lock, x))(x) for x in range(4))
+        assert any("task 0 of this Parallel call" in note for note in raised.value.__notes__)
+        assert Parallel()(delayed(double)(x) for x in range(4)) == [0, 2, 4, 6]
+
+
 def test_a_task_that_does_not_pickle_fails_the_call(pool: Pool) -> None:
     """With an error that names it, and no hang."""
     with joblib.parallel_config(DistmapBackend(pool)), pytest.raises(Exception, match="generator") as raised:
@@ -202,9 +226,9 @@ def test_a_callback_of_scikit_learn_on_another_machine_is_refused_with_a_sentenc
     source = "def send():\n    raise FileNotFoundError('/tmp/listener-1')"
     exec(compile(source, os.path.join("sklearn", "callback", "_transport.py"), "exec"), space)
     with pytest.raises(RuntimeError, match="fit without callbacks"):
-        run_task(nested, space["send"], (), {})
+        run_task(nested, space["send"])
     with pytest.raises(FileNotFoundError):
-        run_task(nested, functools.partial(open, "/nowhere"), (), {})
+        run_task(nested, open, "/nowhere")
 
 
 def test_scikit_learn_runs_on_it(pool: Pool) -> None:
