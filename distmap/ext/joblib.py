@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -248,22 +250,40 @@ def run_task(nested: Any, first: Callable[..., Any] | None, *args: Any) -> Any:
     """
     backend, n_jobs = nested
     task = args[0] if len(args) == 1 and type(args[0]) is _Task else _Task(first, args, {})
+    if _has_lost_its_monitor(task):
+        raise RuntimeError(_NO_CALLBACKS)
     try:
         with parallel_config(backend=backend, n_jobs=n_jobs):
             return task.function(*task.args, **task.kwargs)
     except OSError as error:
         if _is_of_callbacks(error):
-            raise RuntimeError(
-                "a callback of scikit-learn reports to the process that fits, over a socket of that machine, and this "
-                "task ran on another machine; fit without callbacks, or on slots of that machine: Pool(4)"
-            ) from error
+            raise RuntimeError(_NO_CALLBACKS) from error
         raise
+
+
+_NO_CALLBACKS = (
+    "a callback of scikit-learn reports to the process that fits, over a socket of that machine, and this task ran on "
+    "another machine; fit without callbacks, or on slots of that machine: Pool(4)"
+)
 
 
 def _is_of_callbacks(error: OSError) -> bool:
     """Whether `sklearn.callback._transport` raised it, which connects to a path."""
     where = os.path.join("sklearn", "callback", "_transport.py")
     return any(frame.filename.endswith(where) for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _has_lost_its_monitor(task: _Task) -> bool:
+    """Whether a callback that came with it reports to this process, where nobody would see it.
+
+    `ScoringMonitor` does so, without a word, if it cannot reach the process that it came from.
+    """
+    transport = sys.modules.get("sklearn.callback._transport")
+    if transport is None:
+        return False
+    found = (getattr(value, "_skl_callbacks", ()) for value in (*task.args, *task.kwargs.values()))
+    handles = (getattr(callback, "_listener_handle", None) for callback in chain.from_iterable(found))
+    return any(handle is not None and handle.address in transport._listeners for handle in handles)
 
 
 def name_of(function: Any) -> str:

@@ -231,6 +231,28 @@ def test_a_callback_of_scikit_learn_on_another_machine_is_refused_with_a_sentenc
         run_task(nested, open, "/nowhere")
 
 
+def test_a_monitor_of_scikit_learn_that_cannot_be_reached_is_no_silent_loss(pool: Pool) -> None:
+    """It would collect its scores where nobody sees them: the fit fails with the sentence; where it is reached, not."""
+    pytest.importorskip("sklearn.callback")
+    from sklearn.callback import ScoringMonitor
+    from sklearn.datasets import load_iris
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    X, y = load_iris(return_X_y=True)
+    monitor = ScoringMonitor(scoring="accuracy")
+    watched = LogisticRegression(max_iter=300).set_callbacks(monitor)
+    search = GridSearchCV(watched, {"C": [0.1, 1.0]}, cv=2, refit=False)
+    with joblib.parallel_config(DistmapBackend(pool)):
+        search.fit(X, y)
+        assert len(monitor.get_logs().data) > 0
+        path = monitor._listener_handle.address
+        os.rename(path, path + "~")  # as on another machine
+        with pytest.raises(RuntimeError, match="fit without callbacks"):
+            search.fit(X, y)
+        os.rename(path + "~", path)
+
+
 def test_scikit_learn_runs_on_it(pool: Pool) -> None:
     """A search over parameters finds the same as without a pool."""
     pytest.importorskip("sklearn")
