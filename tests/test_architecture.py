@@ -93,7 +93,7 @@ IMPORTERS = {
     "cryptography": {"transport.tls"},
     "ipywidgets": {"views.widgets"},
     "joblib": {"ext.joblib"},
-    "psutil": {"worker.load", "slots.memory"},
+    "psutil": {"slots.memory", "testing.engine_suite", "worker.load"},
     "tqdm": {"views.terminal"},
     "websockets": {
         "relay.relay",
@@ -111,6 +111,7 @@ WALL_CLOCK = {
     "checkpoint.sections": "when a section of a checkpoint was begun, for people",
     "checkpoint.store": "when a result was kept, for people",
     "launch.attach": "the age of folders that workers which were killed have left",
+    "testing.engines": "the day of a record, for people",
     "transport.tls": "the validity of a certificate, which nobody asks for",
 }
 
@@ -125,6 +126,10 @@ UNTESTED = {
     "engine.adapter": "protocols only",
     "slots.listener": "a protocol only",
     "tasks.cells": "six numbers; the tests of slots and runner use them",
+    "testing.engine_faults": "cases; testing/test_engines.py puts every one of them to real engines",
+    "testing.engine_results": "likewise",
+    "testing.engine_starts": "likewise, each start",
+    "testing.engine_work": "what the items of these cases do",
     "views.base": "a protocol only",
     "views.cell_card": "needs a kernel: the one of views/test_notebook.py",
     "views.style": "one string; the tests of the cards show it",

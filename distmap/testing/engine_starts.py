@@ -1,0 +1,190 @@
+"""How each engine is started for the conformance suite, and what it is known not to keep.
+
+Owns the table `ENGINES`. Each start imports its engine itself: none is needed to import this file. All of them run on
+this machine, with two places each, and end with the context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distmap.pool import Pool
+from distmap.testing.engine_suite import EngineUnderTest, Started
+from distmap.testing.workers import WorkerProcess
+
+#: Cases that look at processes of ours in which items run.
+CRASHES = (
+    "loses_one_item_to_an_exit",
+    "loses_one_item_to_a_segfault",
+    "loses_one_item_to_a_kill",
+)
+#: Cases that need a way to and from a call that runs.
+SIDE_CHANNEL = ("shows_output_before_the_end", "shows_items_of_a_chunk", "stops_between_items")
+
+
+def lacks(why: str, *cases: str) -> dict[str, str]:
+    return dict.fromkeys(cases, why)
+
+
+@contextlib.contextmanager
+def local() -> Iterator[Started]:
+    """Slots of this machine."""
+    yield Started(2, {"connect_timeout": 2.0})
+
+
+@contextlib.contextmanager
+def hub() -> Iterator[Started]:
+    """Two `distmap-worker`s that listen on the loopback interface."""
+    with tempfile.TemporaryDirectory(prefix="distmap-suite-") as folder, contextlib.ExitStack() as stack:
+        from distmap.transport.token import Secret
+
+        token = Path(folder, "token")
+        token.touch(mode=0o600)
+        secret = Secret.generate()
+        token.write_text(secret.reveal() + "\n", encoding="utf-8")
+
+        def start() -> WorkerProcess:
+            worker = WorkerProcess("--port", "0", "--slots", "1", "--tag", "suite", token_file=token)
+            stack.callback(worker.stop)
+            return worker
+
+        options: dict[str, Any] = {"token": secret, "connect_timeout": 5.0}
+        workers, pools = [start(), start()], []
+
+        def pool() -> Pool:
+            pools.append(Pool([worker.url for worker in workers], **options))
+            return pools[-1]
+
+        def join() -> None:
+            workers.append(start())
+            pools[-1].add(workers[-1].url)
+
+        yield Started(
+            [worker.url for worker in workers],
+            options,
+            pids=lambda: [worker.pid for worker in workers],
+            join=join,
+            leave=lambda: workers.pop().stop(),
+            tag="suite",
+            make=pool,
+        )
+
+
+@contextlib.contextmanager
+def threads() -> Iterator[Started]:
+    """`concurrent.futures.ThreadPoolExecutor`."""
+    with ThreadPoolExecutor(2) as executor:
+        yield Started(executor, end=lambda: executor.shutdown(wait=False, cancel_futures=True))
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Started]:
+    """`concurrent.futures.ProcessPoolExecutor`, by spawn."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield Started(
+            executor,
+            pids=lambda: list(executor._processes),
+            end=lambda: executor.shutdown(wait=False, cancel_futures=True),
+        )
+
+
+@contextlib.contextmanager
+def loky() -> Iterator[Started]:
+    """loky's reusable executor."""
+    loky = import_module("loky")
+
+    executor = loky.get_reusable_executor(2)
+    try:
+        # No `end`: the pool would have loky make a new one.
+        yield Started(executor, pids=lambda: list(executor._processes))
+    finally:
+        loky.get_reusable_executor(2).shutdown(wait=True, kill_workers=True)
+
+
+@contextlib.contextmanager
+def dask() -> Iterator[Started]:
+    """A `LocalCluster` of two workers with a thread each."""
+    config, distributed = import_module("dask").config, import_module("distributed")
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    with (
+        config.set(settings),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield Started(
+            client.get_executor(pure=False),
+            pids=lambda: list(client.run(os.getpid).values()),
+            end=cluster.close,
+            join=lambda: cluster.scale(3),
+            leave=lambda: cluster.scale(2),
+        )
+
+
+#: Why promises are not kept. Each sentence stands in the table of the documentation.
+IN_THREADS = "its threads are those of this process: nothing can end one, and what they print is written directly"
+BY_CALL = "its calls tell nothing before they end, and hear nothing"
+IN_CALLS = "items run in the calls of the executor, and nothing can end one"
+BREAKS = "one death breaks the executor, and only its owner can make a new one"
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        EngineUnderTest("local", local, title="slots of this machine"),
+        EngineUnderTest("hub", hub, title="`distmap-worker`"),
+        EngineUnderTest(
+            "threads",
+            threads,
+            lacks={
+                **lacks(IN_THREADS, *CRASHES, "ends_an_item_at_its_timeout", "shows_output_in_its_call"),
+                **lacks("the engine does not look into its chunks", "shows_items_of_a_chunk"),
+            },
+            untried=frozenset(CRASHES),
+            title="`ThreadPoolExecutor`",
+        ),
+        EngineUnderTest(
+            "processes",
+            processes,
+            lacks={
+                **lacks(BY_CALL, *SIDE_CHANNEL),
+                **lacks(IN_CALLS, "ends_an_item_at_its_timeout"),
+                **lacks(BREAKS, *CRASHES, "spares_the_engines_workers", "survives_the_death_of_a_worker"),
+            },
+            title="`ProcessPoolExecutor`",
+        ),
+        EngineUnderTest(
+            "loky",
+            loky,
+            lacks={
+                **lacks(BY_CALL, *SIDE_CHANNEL),
+                **lacks(IN_CALLS, "ends_an_item_at_its_timeout", "spares_the_engines_workers"),
+            },
+            package="loky",
+            title="loky",
+        ),
+        EngineUnderTest(
+            "dask",
+            dask,
+            lacks={
+                **lacks(BY_CALL, *SIDE_CHANNEL),
+                **lacks(
+                    IN_CALLS, "ends_an_item_at_its_timeout", "spares_the_engines_workers", "loses_one_item_to_a_kill"
+                ),
+                **lacks("its executor tells nothing of its workers", "sees_members_come_and_go"),
+                **lacks("its executor raises errors of its own", "tells_that_the_engine_is_gone"),
+            },
+            package="distributed",
+            title="Dask",
+        ),
+    )
+}
