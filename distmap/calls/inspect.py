@@ -62,9 +62,8 @@ class Worker(NamedTuple):
         rest = f", {self.resting} of them resting {self.rest:.0f} s after crashes" if self.resting else ""
         held = [item for item in self.long_items if item.state in HELD_UP]
         long = "".join(f", {long_words(item)}" for item in (held or self.long_items)[:1])
-        return (
-            f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}{long}, Python {self.python}{load}{far}>"
-        )
+        python = f", Python {self.python}" if self.python else ""  # not every engine of somebody else's tells
+        return f"<Worker {self.name} on {self.host}: {self.state}, {slots}{rest}{long}{python}{load}{far}>"
 
 
 class Look(NamedTuple):

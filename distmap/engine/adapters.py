@@ -25,11 +25,14 @@ class _Engine(NamedTuple):
     adapter: str
     #: What must be installed.
     package: str
+    #: Whether it may be told how many items it is to run at once.
+    counted: bool = False
 
 
 _DASK = _Engine("dask", "DaskAdapter", "distributed")
 _RAY = _Engine("ray", "RayAdapter", "ray")
 _IPYPARALLEL = _Engine("ipyparallel", "IPyParallelAdapter", "ipyparallel")
+_PARSL = _Engine("parsl", "ParslAdapter", "parsl", counted=True)
 
 #: By the first part of the module's name, and the name, of a class or one that it is made of.
 _CLASSES = {
@@ -39,6 +42,7 @@ _CLASSES = {
     ("ipyparallel", "Client"): _IPYPARALLEL,
     ("ipyparallel", "View"): _IPYPARALLEL,
     ("ipyparallel", "ViewExecutor"): _IPYPARALLEL,
+    ("parsl", "ParslPoolExecutor"): _PARSL,
 }
 #: By the scheme of an address, or a word in its place.
 _SCHEMES = {"dask": _DASK, "ray": _RAY}
@@ -71,7 +75,7 @@ def adapter_for(given: object, slots: int | None = None) -> Adapter:
 
         return ExecutorAdapter(given, slots=slots)
     shown = repr(given) if isinstance(given, str) else type(given).__name__
-    if slots is not None:
+    if slots is not None and not (engine is not None and engine.counted):
         raise TypeError(
             f"Pool({shown}, processes={slots}): it says itself how many items its workers run at once; leave "
             "processes= out"
@@ -88,7 +92,8 @@ def adapter_for(given: object, slots: int | None = None) -> Adapter:
             f"Pool({shown}) needs the package {engine.package}, and {error.name} is not installed: "
             f"pip install 'distmap[{engine.module}]'"
         ) from error
-    made: Adapter = getattr(module, engine.adapter)(given)
+    options = {"slots": slots} if engine.counted else {}
+    made: Adapter = getattr(module, engine.adapter)(given, **options)
     return made
 
 

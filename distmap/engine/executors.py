@@ -19,6 +19,7 @@ from distmap.engine.attempt import Answer, BlobParts, portable
 from distmap.engine.base import Parts
 from distmap.engine.traits import (
     call_or_default,
+    has_process_per_call,
     has_reliable_cancel,
     is_broken,
     is_death,
@@ -27,6 +28,7 @@ from distmap.engine.traits import (
     shares_memory,
     slots_of,
     unknown_slots,
+    would_spawn,
 )
 from distmap.wire.messages import Task
 
@@ -40,13 +42,16 @@ class ExecutorAdapter:
         name: of the worker; by default the executor's type.
 
     Raises:
-        ValueError: it does not say how many calls it runs at once, and `slots` does not either.
+        ValueError: it does not say how many calls it runs at once, and `slots` does not either; or it must not be
+            asked, as it would start processes that MPI may not start.
     """
 
     isolated = False
     tagged = False
 
     def __init__(self, executor: Executor, *, slots: int | None = None, name: str | None = None) -> None:
+        if (why := would_spawn(executor)) is not None:
+            raise ValueError(why)
         found = slots_of(executor) if slots is None else slots
         if found is None:
             raise ValueError(unknown_slots(executor))
@@ -55,6 +60,7 @@ class ExecutorAdapter:
         self._executor = executor
         self._slots = found
         self._reliable_cancel = has_reliable_cancel(executor)
+        self._process_per_call = has_process_per_call(executor)
         self._replace = replacement_of(executor)
         #: The executor is one that `_replace` made, so that it is ours to shut down.
         self._replaced = False
@@ -105,7 +111,7 @@ class ExecutorAdapter:
     def fate(self, error: BaseException) -> Fate:
         """See Adapter."""
         if is_broken(error):
-            return "broken"
+            return "died" if self._process_per_call else "broken"
         if is_death(error):
             return "died"
         return "shut" if repr(error) == self._refusal else "failed"

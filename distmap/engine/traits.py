@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -30,6 +31,7 @@ _RELIABLE_CANCEL = (
     "loky.",
     "joblib.externals.loky.",
     "mpi4py.futures.",
+    "executorlib.task_scheduler.interactive.",
 )
 
 #: Errors of a future that mean: what ran the call ended, and the executor goes on. Dask, ipyparallel, Parsl, Ray.
@@ -64,6 +66,29 @@ def _dask_threads(executor: Any) -> int:
     return sum(int(worker["nthreads"]) for worker in workers)
 
 
+def would_spawn(executor: Executor) -> str | None:
+    """Why it must not be asked anything, in a sentence: an `MPIPoolExecutor` that would start its processes by itself.
+
+    Outside of MPI that ends the whole process, a kernel with it (MPICH), or fails (Open MPI). It starts them at the
+    first question, also at that for their number.
+    """
+    makers = {"WorkerPool", "SpawnPool"}  # not of threads; and those that have a pool are as good as any
+    make = getattr(getattr(executor, "_make_pool", None), "__name__", "")
+    core = sys.modules.get("mpi4py.futures._core")
+    if core is None or make not in makers or getattr(executor, "_pool", None) is not None:
+        return None
+    shared = make == "WorkerPool" and (
+        getattr(core, "SharedPool", None) is not None or "service" in getattr(executor, "_options", ())
+    )
+    if shared or any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")):
+        return None
+    return (
+        f"this {type(executor).__name__} would start MPI processes by itself, which can end this process with them. "
+        "Start them together with the program: mpiexec -n 5 python -m mpi4py.futures script.py; or keep the kernel "
+        "out of MPI and let mpiexec start workers: mpiexec -n 4 distmap-worker URL"
+    )
+
+
 def is_deserted(executor: Executor) -> bool:
     """Whether it is known to have nobody left who could run a call: a Dask cluster without workers."""
     # What the client knows already: to ask its scheduler may take as long as to find out that there is none.
@@ -93,7 +118,17 @@ def shares_memory(executor: Executor) -> bool:
 
 def has_reliable_cancel(executor: Executor) -> bool:
     """Whether a call whose future's `cancel()` says True has not begun and never will."""
-    return str(getattr(type(executor).submit, "__module__", "")).startswith(_RELIABLE_CANCEL)
+    made_by = str(getattr(type(executor).submit, "__module__", ""))
+    if made_by.startswith("executorlib."):  # where calls go through files, nothing is ever "running"
+        made_by = type(getattr(executor, "_task_scheduler", None)).__module__
+    return made_by.startswith(_RELIABLE_CANCEL)
+
+
+def has_process_per_call(executor: Executor) -> bool:
+    """Whether each call has a process of its own, whose end breaks nothing else: executorlib, unless told otherwise."""
+    scheduler: Any = getattr(executor, "_task_scheduler", None)
+    inner = call_or_default(lambda: scheduler._process_kwargs.get("executor", scheduler), None)
+    return type(inner).__name__ == "OneProcessTaskScheduler"
 
 
 def is_death(error: BaseException) -> bool:

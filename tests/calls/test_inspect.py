@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import distmap
+from distmap.calls.inspect import Worker
 
 
 def test_repr_reads_well():
@@ -27,3 +28,10 @@ def test_the_card_tells_what_runs(tmp_path):
         assert "distmap-worker" in card
         stream.close()
     assert "distmap-worker" not in pool._repr_mimebundle_()["text/html"]
+
+
+def test_no_version_is_made_up() -> None:
+    """Where an engine does not tell which Python its workers have, a worker says nothing of it."""
+    told = Worker("cpu", "node1", 2, "3.11", "ready", 0.0, 0.0, 0.0, "", frozenset())
+    assert repr(told) == "<Worker cpu on node1: ready, 2 slots, Python 3.11>"
+    assert repr(told._replace(python="")) == "<Worker cpu on node1: ready, 2 slots>"

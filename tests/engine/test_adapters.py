@@ -55,6 +55,17 @@ def test_engines_are_known_by_name(given: object, adapter: str) -> None:
         adapters.adapter_for(given, 3)
 
 
+def test_parsl_may_be_told_how_many_items_it_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an executor, and does not always say."""
+    module = ModuleType("distmap.ext.parsl")
+    module.ParslAdapter = lambda given, slots: (given, slots)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "distmap.ext.parsl", module)
+    monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: module)
+    given = made("parsl.concurrent", "ParslPoolExecutor", Executor)
+    assert adapters.adapter_for(given) == (given, None)  # type: ignore[comparison-overlap]
+    assert adapters.adapter_for(given, 8) == (given, 8)  # type: ignore[comparison-overlap]
+
+
 @pytest.mark.parametrize(
     "given", [4, None, "wss://there", "gpu", "inline", "slurm://", made("mine", "Client"), object()]
 )
@@ -79,9 +90,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
+    make = distmap.Pool  # which is imported at its first use
     monkeypatch.setattr(adapters.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"Pool\('ray'\) needs the package ray.*pip install 'distmap\[xray\]'"):
-        distmap.Pool("ray")
+        make("ray")
 
 
 def test_nothing_is_imported_to_look() -> None:

@@ -112,3 +112,44 @@ def test_only_a_reusable_executor_is_made_anew(monkeypatch: pytest.MonkeyPatch) 
     renew()
     assert asked == [{"kill_workers": True, "max_workers": 3, "timeout": 10, "initializer": abs}]
     assert traits.replacement_of(Other()) is None
+
+
+@pytest.mark.parametrize(
+    ("maker", "shared", "service", "launched", "spawns"),
+    [
+        ("WorkerPool", None, False, False, True),
+        ("SpawnPool", "a pool", False, False, True),
+        ("WorkerPool", "a pool", False, False, False),
+        ("WorkerPool", None, True, False, False),
+        ("WorkerPool", None, False, True, False),
+        ("ThreadPool", None, False, False, False),
+    ],
+    ids=["alone", "always", "mpi4py.futures", "a service", "mpiexec", "threads"],
+)
+def test_which_executors_would_spawn_mpi(
+    monkeypatch: pytest.MonkeyPatch, maker: str, shared: object, service: bool, launched: bool, spawns: bool
+) -> None:
+    """Those that mpi4py would have to start processes for, without the help of mpiexec; nobody else."""
+    monkeypatch.setitem(sys.modules, "mpi4py.futures._core", SimpleNamespace(SharedPool=shared))  # type: ignore[arg-type]
+    for name in ("PMIX_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    if launched:
+        monkeypatch.setenv("PMI_RANK", "0")
+    executor: Any = Other()
+    executor._make_pool, executor._options = SimpleNamespace(__name__=maker), {"service": "x"} if service else {}
+    executor._pool = None
+    assert bool(traits.would_spawn(executor)) is spawns
+    executor._pool = "has its processes"
+    assert traits.would_spawn(executor) is None
+    assert traits.would_spawn(object.__new__(ThreadPoolExecutor)) is None
+
+
+@pytest.mark.own_leaks("threads", "processes", "descriptors")
+@pytest.mark.parametrize("options", [{}, {"block_allocation": True}, {"disable_dependencies": True}], ids=str)
+def test_what_is_known_of_executorlib(options: dict[str, bool]) -> None:
+    """It tells its size, its cancel can be believed, and without blocks each call has a process of its own."""
+    executorlib = pytest.importorskip("executorlib")  # no part of the extra `test`: `pip install executorlib`
+    with executorlib.SingleNodeExecutor(max_workers=2, **options) as executor:
+        assert traits.slots_of(executor) == 2
+        assert traits.has_reliable_cancel(executor)
+        assert traits.has_process_per_call(executor) is not bool(options.get("block_allocation"))

@@ -1,0 +1,98 @@
+"""MPI: a pool on `mpi4py.futures` in a program of mpiexec, workers that mpiexec starts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.optional import optional
+
+import distmap
+
+MPIEXEC = Path(sys.executable).parent / "mpiexec"
+PROGRAM = Path(__file__).parents[1] / "support" / "mpi_program.py"
+
+
+def environment() -> dict[str, str]:
+    """Root may run it, and more processes than there are cores: containers of CI are so."""
+    may = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return {**os.environ, **may, "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+
+
+@pytest.fixture(scope="module")
+def told(needs: Callable[[bool, str], None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a program of three ranks says that a pool on its executor did."""
+    needs(MPIEXEC.exists(), "mpiexec of the package openmpi")
+    ran = subprocess.run(
+        [MPIEXEC, "-n", "3", sys.executable, "-m", "mpi4py.futures", PROGRAM],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        cwd=tmp_path_factory.mktemp("mpi"),
+    )
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return said
+
+
+def test_a_program_under_mpiexec_maps_over_its_ranks(told: dict[str, Any]) -> None:
+    """Items, closures, large captured values, folds and streams; as many slots as there are ranks beside the first."""
+    assert told["slots"] == [2]
+    assert told["squares"] == [x * x for x in range(1000)]
+    assert told["looked up"] == list(range(49_999, 49_900, -1))
+    assert told["reduced"] == sum(x * x for x in range(100))
+    assert told["streamed"] == [0] * 50
+
+
+def test_an_error_names_its_item_and_the_pool_of_ranks(told: dict[str, Any]) -> None:
+    """The original exception comes from a rank."""
+    assert "item 3 (3)" in "\n".join(told["notes"])
+    assert "MPIPoolExecutor" in "\n".join(told["notes"])
+
+
+def test_no_process_of_mpi_is_spawned(needs: Callable[[bool, str], None]) -> None:
+    """Outside of mpiexec the pool refuses the executor with a sentence, before it has asked it anything."""
+    optional("mpi4py", needs)
+    program = """
+from mpi4py.futures import MPIPoolExecutor
+import distmap
+for options in {}, {"processes": 2}:
+    executor = MPIPoolExecutor(2)
+    try:
+        distmap.Pool(executor, **options)
+    except ValueError as error:
+        assert executor._pool is None
+        print(error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment(), check=True
+    )
+    first, second = ran.stdout.splitlines()
+    assert first == second
+    assert "MPIPoolExecutor would start MPI processes by itself" in first
+    assert "mpiexec -n 5 python -m mpi4py.futures script.py" in first
+
+
+def test_each_rank_of_mpiexec_is_a_worker(needs: Callable[[bool, str], None], until: Callable[..., Any]) -> None:
+    """`mpiexec -n 2 distmap-worker URL`: two workers of two names, without MPI in what runs; both end with it."""
+    needs(MPIEXEC.exists(), "mpiexec of the package openmpi")
+    with distmap.Pool(listen="wss://127.0.0.1:0", progress=False) as pool:
+        command = [MPIEXEC, "-n", "2", sys.executable, "-m", "distmap.worker.cli", str(pool.url), "--slots", "1"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()) as ranks:
+            try:
+                workers = pool.wait_for_workers(2, timeout=30)
+                assert len({worker.name for worker in workers}) == 2
+                found = pool.map(lambda x: (x, [name for name in os.environ if name.startswith("PMI")]), range(40))
+                assert found == [(x, []) for x in range(40)]
+            finally:
+                ranks.terminate()
+                ranks.communicate(timeout=30)
+        until(lambda: not pool.workers, 20)
