@@ -30,7 +30,9 @@ from distmap.errors import PoolClosed
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.code import Code
 from distmap.tasks.failures import headline
-from distmap.tasks.items import DumpedItem, dump_item, join_items
+from distmap.tasks.items import dump_alone, dump_items, join_items
+from distmap.tasks.payload import Blob, Payload
+from distmap.tasks.plain import dump_plain
 from distmap.views.base import Issue
 from distmap.views.display import JobDisplay
 
@@ -41,15 +43,21 @@ Failed = Callable[[int, int, BaseException], object]
 class Batch:
     """Items that were handed in together. Its future has the list of their results, or the first error of one."""
 
-    __slots__ = ("_failed", "_left", "_results", "context", "future", "items", "sent")
+    __slots__ = ("_failed", "_left", "_results", "context", "future", "items", "nbytes", "sent", "whole")
 
-    def __init__(self, items: list[DumpedItem], failed: Failed | None) -> None:
+    def __init__(self, items: list[Any], failed: Failed | None) -> None:
+        #: One pickle of all items, if they are plain; else each is a `DumpedItem`.
+        self.whole = dump_plain(items) if items else None
+        if self.whole is None:
+            items = list(map(dump_alone, items))
+        self.nbytes = sum(item.nbytes for item in items) if self.whole is None else len(self.whole)
         self.future: Future[list[Any]] = Future()
         self.future.set_running_or_notify_cancel()  # its owner cancels the whole call, or nothing
         #: Of the cell that handed it in: what it prints belongs there.
         self.context = contextvars.copy_context()
         #: Those that are in no chunk yet follow the first `sent` ones. The loop's.
-        self.items, self.sent = items, 0
+        self.items: list[Any] = items
+        self.sent = 0
         self._failed = failed
         self._results: list[Any] = [None] * len(items)
         self._left = len(items)
@@ -115,11 +123,13 @@ class Feed(PushedJob):
     """One call: batches of items in, a future for each, until `end` or `cancel`. Make it in the thread of the cell.
 
     Args:
-        code: what is called with the arguments of each item.
+        code: what is called with each item.
         title: of its card; `kind` is the name of the call that made it.
         total: number of items, None if it is not known yet.
         at_once: how many items run at the same time at most; None: as many as there are slots.
     """
+
+    single = False
 
     def __init__(
         self,
@@ -154,8 +164,8 @@ class Feed(PushedJob):
         if self.display.show(progress) is not None:
             context.portal.call(context.driver.snapshots.watch, self._entry.id, True)
 
-    def submit(self, calls: Sequence[tuple[Any, ...]], failed: Failed | None = None) -> Future[list[Any]]:
-        """Hand in items, each as the arguments of its call. They are numbered in the order in which they come.
+    def submit(self, items: list[Any], failed: Failed | None = None) -> Future[list[Any]]:
+        """Hand in items. They are numbered in the order in which they come.
 
         Args:
             failed: called before the future has the error of an item, in the thread of callbacks.
@@ -163,14 +173,13 @@ class Feed(PushedJob):
         Raises:
             PoolClosed: the call is over.
         """
-        batch = Batch([dump_item((args, {})) for args in calls], failed)
-        nbytes = sum(item.nbytes for item in batch.items)
+        batch = Batch(items, failed)
         with self._owner.lock:
             if self.closed:
                 raise PoolClosed("Pool not running: it was closed, or the call was cancelled")
             if batch.items:
                 self._waiting.append(batch)
-                self._queued(len(batch.items), nbytes)
+                self._queued(len(batch.items), batch.nbytes)
         return batch.future
 
     def cancel(self) -> None:
@@ -205,7 +214,7 @@ class Feed(PushedJob):
     def read(self, message: ReadRequest) -> None:
         """Make the chunk of what was handed in first, and tell the driver before this returns."""
         parts: list[_Part] = []
-        items: list[DumpedItem] = []
+        items: list[Any] = []
         while len(items) < message.most:
             batch = self._waiting[0]
             few = batch.items[batch.sent : batch.sent + message.most - len(items)]
@@ -216,7 +225,7 @@ class Feed(PushedJob):
                 self._waiting.popleft()
                 batch.items = []
         self._sent[message.chunk] = _Sent(parts, len(items))
-        payload, blobs = join_items(items)
+        payload, blobs = _join(parts, items)
         self._context.driver.chunk_taken(self._entry.id, message.chunk, payload, blobs, len(items))
 
     def landed(self, message: Landed) -> None:
@@ -294,6 +303,19 @@ class Feed(PushedJob):
         return snapshot if total is None or snapshot.total is not None else snapshot._replace(total=total)
 
 
+def _join(parts: list[_Part], items: list[Any]) -> tuple[Payload, tuple[Blob, ...]]:
+    """The chunk of these items. No code of the user runs."""
+    first = parts[0].batch.whole
+    if first is not None and len(parts) == 1 and parts[0].at == 0 and not parts[0].batch.items:
+        return Payload(first), ()
+    if all(part.batch.whole is not None for part in parts):
+        return dump_items(items)
+    for part in parts:
+        if part.batch.whole is not None:
+            items[part.lo : part.lo + part.count] = map(dump_alone, items[part.lo : part.lo + part.count])
+    return join_items(items)
+
+
 def open_feed(
     pool: Any,
     fn: Callable[..., Any],
@@ -311,5 +333,5 @@ def open_feed(
     """
     from distmap.views.choose import resolve_progress
 
-    code, shown = pool._code(fn, "call"), resolve_progress(progress, pool._progress)
+    code, shown = pool._code(fn, "one"), resolve_progress(progress, pool._progress)
     return Feed(pool, code, title=title, kind=kind, progress=shown, total=total, at_once=at_once)

@@ -202,6 +202,9 @@ class PushedJob(JobReader):
     told and is done.
     """
 
+    #: Items come one by one, so those that come soon after another are told together.
+    single = True
+
     def __init__(self, owner: Submissions, context: JobContext, code: Code, name: str, *, shown: bool = False) -> None:
         self.digest = code.digest
         #: Broadcast values that the function mentions.
@@ -279,7 +282,7 @@ class PushedJob(JobReader):
         with self._owner.lock:
             given, nbytes = self._ready()
             new, new_bytes = given - self._told, nbytes - self._told_bytes
-            together = new > 0 and given - self._done > 1 and not self.closed
+            together = self.single and new > 0 and given - self._done > 1 and not self.closed
             self._armed = together or self._again is not None
         if new:
             self._told, self._told_bytes = given, nbytes

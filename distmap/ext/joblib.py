@@ -197,7 +197,7 @@ class _Call:
         """Hand in all tasks of a batch; its future has the list of their results."""
         tasks = batch.items
         try:
-            future = self._feed.submit(list(map(self._item, tasks)), partial(_name_the_task, tasks))
+            future = self._feed.submit(self._items(tasks), partial(_name_the_task, tasks))
         except Exception as error:  # the pool is closed, or what tasks share does not pickle
             future = Future()
             future.set_exception(error)
@@ -205,12 +205,17 @@ class _Call:
             future.add_done_callback(callback)
         return future
 
-    def _item(self, task: tuple[Any, Any, Any]) -> tuple[Any, ...]:
-        """The arguments of `run_task` on a worker."""
-        function, args, kwargs = task
-        if function is self._function and not kwargs:
-            return args if are_plain(args) else tuple(map(self._shared.lift, args))
-        return (_Task(*map(self._shared.lift, task)),)
+    def _items(self, tasks: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
+        """What `run_task` gets on a worker."""
+        known = all(function is self._function and not kwargs for function, _, kwargs in tasks)
+        if known and are_plain(arguments := [args for _, args, _ in tasks]):
+            return arguments
+        lift = self._shared.lift
+        return [
+            tuple(map(lift, args)) if function is self._function and not kwargs else _Task(*map(lift, task))
+            for task in tasks
+            for function, args, kwargs in (task,)
+        ]
 
     def abort(self) -> None:
         self._feed.cancel()
@@ -243,24 +248,27 @@ def _name_the_task(tasks: Sequence[tuple[Any, Any, Any]], at: int, number: int, 
     error.add_note(f"task {number} of this Parallel call: {call_of(tasks[at])}")
 
 
-def run_task(nested: Any, first: Callable[..., Any] | None, *args: Any) -> Any:
+def run_task(nested: Any, first: Callable[..., Any] | None, item: tuple[Any, ...]) -> Any:
     """On a worker: one task, whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`.
 
-    `args` are those of the function of the first task, or one `_Task`.
+    `item`: a `_Task`, or the arguments of the function of the first task.
     """
     backend, n_jobs = nested
-    task = args[0] if len(args) == 1 and type(args[0]) is _Task else _Task(first, args, {})
-    if _has_lost_its_monitor(task):
+    task: Any = item if type(item) is _Task else (first, item, {})
+    function, args, kwargs = task
+    if _TRANSPORT in sys.modules and _has_lost_its_monitor(*args, *kwargs.values()):
         raise RuntimeError(_NO_CALLBACKS)
     try:
         with parallel_config(backend=backend, n_jobs=n_jobs):
-            return task.function(*task.args, **task.kwargs)
+            return function(*args, **kwargs)
     except OSError as error:
         if _is_of_callbacks(error):
             raise RuntimeError(_NO_CALLBACKS) from error
         raise
 
 
+#: How callbacks of scikit-learn report from other processes.
+_TRANSPORT = "sklearn.callback._transport"
 _NO_CALLBACKS = (
     "a callback of scikit-learn reports to the process that fits, over a socket of that machine, and this task ran on "
     "another machine; fit without callbacks, or on slots of that machine: Pool(4)"
@@ -273,15 +281,13 @@ def _is_of_callbacks(error: OSError) -> bool:
     return any(frame.filename.endswith(where) for frame in traceback.extract_tb(error.__traceback__))
 
 
-def _has_lost_its_monitor(task: _Task) -> bool:
-    """Whether a callback that came with it reports to this process, where nobody would see it.
+def _has_lost_its_monitor(*values: Any) -> bool:
+    """Whether a callback of one of these estimators reports to this process, where nobody would see it.
 
-    `ScoringMonitor` does so, without a word, if it cannot reach the process that it came from.
+    `ScoringMonitor` does so, without a word, if it cannot reach the process that it comes from.
     """
-    transport = sys.modules.get("sklearn.callback._transport")
-    if transport is None:
-        return False
-    found = (getattr(value, "_skl_callbacks", ()) for value in (*task.args, *task.kwargs.values()))
+    transport = sys.modules[_TRANSPORT]
+    found = (getattr(value, "_skl_callbacks", ()) for value in values)
     handles = (getattr(callback, "_listener_handle", None) for callback in chain.from_iterable(found))
     return any(handle is not None and handle.address in transport._listeners for handle in handles)
 

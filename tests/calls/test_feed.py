@@ -35,21 +35,21 @@ def pair(x: int) -> tuple[int, int]:
 def test_items_come_when_the_owner_likes(pool2: Pool) -> None:
     """Each has a future; the call goes on until its owner ends it, and takes nothing then."""
     feed = make(pool2, abs)
-    batches = [feed.submit([(-n,), (-n - 1,)]) for n in range(10)]
+    batches = [feed.submit([-n, -n - 1]) for n in range(10)]
     assert [batch.result(10) for batch in batches] == [[n, n + 1] for n in range(10)]
     assert feed.submit([]).result(0) == []
     feed.rest()
-    assert feed.submit([(-10,)]).result(10) == [10]
+    assert feed.submit([-10]).result(10) == [10]
     feed.end()
     pool2.map(abs, [1])
     with pytest.raises(PoolClosed):
-        feed.submit([(1,)])
+        feed.submit([1])
 
 
 def test_a_cancelled_call_leaves_no_future_waiting(pool2: Pool, tmp_path: Path, until: Any) -> None:
     """What ran is interrupted, what waited is dropped, and all futures say so."""
     feed = make(pool2, held)
-    futures = [feed.submit([(str(tmp_path / f"{n}-{at}"),) for at in range(2)]) for n in range(3)]
+    futures = [feed.submit([str(tmp_path / f"{n}-{at}") for at in range(2)]) for n in range(3)]
     until(lambda: len(list(tmp_path.iterdir())) >= 2)
     feed.cancel()
     for future in futures:
@@ -61,7 +61,7 @@ def test_its_snapshots_have_the_total_that_its_owner_knows(pool2: Pool, until: A
     """And count what failed."""
     seen: list[Snapshot] = []
     feed = make(pool2, int, total=3, progress=seen.append)
-    futures = [feed.submit([(text,)]) for text in ["1", "x", "3"]]
+    futures = [feed.submit([text]) for text in ["1", "x", "3"]]
     assert isinstance(futures[1].exception(10), ValueError)
     feed.end()
     until(lambda: seen and seen[-1].state != "running")
@@ -74,18 +74,18 @@ def test_a_call_ends_with_its_pool() -> None:
     """`close` lets what was handed in end, and does not wait for its owner."""
     with Pool(2, progress=False) as pool:
         feed = make(pool, abs)
-        batch = feed.submit([(-n,) for n in range(5)])
+        batch = feed.submit([-n for n in range(5)])
         pool.close()
         pool.join()
         assert batch.result(0) == list(range(5))
         with pytest.raises(PoolClosed):
-            feed.submit([(5,)])
+            feed.submit([5])
 
 
 def test_what_is_handed_in_together_fails_with_its_first_error(pool2: Pool) -> None:
     """Its owner is told the item's place and its number in the call; other batches have their results, in order."""
     feed, told = make(pool2, pair), []
-    batches = [feed.submit([(x,) for x in range(n, n + 3)], lambda *about: told.append(about)) for n in (0, 3, 6)]
+    batches = [feed.submit(list(range(n, n + 3)), lambda *about: told.append(about)) for n in (0, 3, 6)]
     assert [[x for x, _ in batch.result(10)] for batch in (batches[0], batches[2])] == [[0, 1, 2], [6, 7, 8]]
     error = batches[1].exception(10)
     assert isinstance(error, ValueError)
@@ -99,7 +99,7 @@ def test_each_future_has_its_own_results_whatever_the_chunks(pool2: Pool, monkey
     portal = pool2._context.portal
     call = portal.call
     monkeypatch.setattr(portal, "call", lambda *args: (calls.append(args), call(*args)))
-    batches = [feed.submit([(-x,) for x in range(n)]) for n in (1, 400, 3, 0, 50)]
+    batches = [feed.submit([-x for x in range(n)]) for n in (1, 400, 3, 0, 50)]
     assert [batch.result(10) for batch in batches] == [list(range(n)) for n in (1, 400, 3, 0, 50)]
     assert len(calls) <= len(batches)
     assert not feed._sent
@@ -112,6 +112,6 @@ def test_no_more_items_are_known_to_the_scheduler_than_may_run(pool2: Pool) -> N
     feed = make(pool2, pair, at_once=1)
     told: list[int] = []
     announced, feed._announce = feed._announce, lambda: (announced(), told.append(feed._told - feed._done))  # type: ignore[method-assign]
-    assert [x for x, _ in feed.submit([(x,) for x in range(10, 30)]).result(10)] == list(range(10, 30))
+    assert [x for x, _ in feed.submit(list(range(10, 30))).result(10)] == list(range(10, 30))
     assert max(told) == 1
     feed.end()

@@ -208,7 +208,7 @@ def test_a_function_that_does_not_pickle_fails_the_call(pool: Pool) -> None:
     with joblib.parallel_config(DistmapBackend(pool)):
         with pytest.raises(Exception, match="captured variable 'lock'") as raised:
             Parallel()(delayed(lambda x: (lock, x))(x) for x in range(4))
-        assert any("task 0 of this Parallel call" in note for note in raised.value.__notes__)
+        assert any("of this Parallel call: <lambda>(" in note for note in raised.value.__notes__)
         assert Parallel()(delayed(double)(x) for x in range(4)) == [0, 2, 4, 6]
 
 
@@ -226,9 +226,9 @@ def test_a_callback_of_scikit_learn_on_another_machine_is_refused_with_a_sentenc
     source = "def send():\n    raise FileNotFoundError('/tmp/listener-1')"
     exec(compile(source, os.path.join("sklearn", "callback", "_transport.py"), "exec"), space)
     with pytest.raises(RuntimeError, match="fit without callbacks"):
-        run_task(nested, space["send"])
+        run_task(nested, space["send"], ())
     with pytest.raises(FileNotFoundError):
-        run_task(nested, open, "/nowhere")
+        run_task(nested, open, ("/nowhere",))
 
 
 def test_a_monitor_of_scikit_learn_that_cannot_be_reached_is_no_silent_loss(pool: Pool) -> None:
