@@ -6,7 +6,7 @@ Owns these rules:
   its slot fails at once.
 - If it is unknown which item ran, those that may have run are queued again in parts, until one item is left. After the
   loss of a worker: in halves, from the second loss on; what is left runs alone at last. If only an attempt was lost,
-  one of its items is the cause: in eighths, at once.
+  one of its items is the cause: in eighths, at once, unless the one that ran is named.
 - A worker that said that it leaves charges nobody, however it goes then.
 - Slots that die too often rest.
 - A job whose processes die again and again, without a result in between, is stopped.
@@ -15,7 +15,7 @@ Owns these rules:
 from __future__ import annotations
 
 from distmap.core import alone, chunk_queue
-from distmap.core.events import DeathReason, SlotDied
+from distmap.core.events import AttemptLost, DeathReason, SlotDied
 from distmap.core.gather import Accepted, Cause
 from distmap.core.records import Attempt, JobRecord, SlotRecord, TagGroup, WorkerRecord
 from distmap.core.state import SchedulerState
@@ -75,18 +75,22 @@ def worker_lost(state: SchedulerState, worker: WorkerRecord, *, charged: bool) -
         state.finish_if_done(attempt.job)
 
 
-def attempt_lost(state: SchedulerState, attempt: Attempt) -> None:
+def attempt_lost(state: SchedulerState, attempt: Attempt, event: AttemptLost) -> None:
     """The process of the attempt ended because of one of its items: a single item is charged, several are separated."""
-    state.deaths += 1
+    state.deaths += event.reason != "killed"
     counts = attempt.state != "void"
     state.stats(attempt.job, attempt.slot.worker)
     state.end_attempt(attempt)
     if counts:
-        if attempt.hi - attempt.next == 1:
-            _charge_item(state, attempt, attempt.next, "died")
+        at = attempt.next if event.at is None and attempt.hi - attempt.next == 1 else event.at
+        if event.reason not in CHARGED:
+            _requeue_free(state, attempt)
+        elif at is not None and attempt.next <= at < attempt.hi:
+            _charge_item(state, attempt, at, event.reason)
         else:
             _requeue_in_parts(state, attempt, attempt.losses, PARTS)
-        _check_crash_loop(state, attempt.job)
+        if event.reason in ("died", "idle", "memory"):
+            _check_crash_loop(state, attempt.job)
     state.finish_if_done(attempt.job)
 
 

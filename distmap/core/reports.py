@@ -51,7 +51,7 @@ def attempt_lost(state: SchedulerState, event: AttemptLost) -> None:
     """What ran the attempt ended, alone."""
     attempt = _attempt(state, event.attempt)
     if attempt is not None:
-        faults.attempt_lost(state, attempt)
+        faults.attempt_lost(state, attempt, event)
 
 
 def attempt_refused(state: SchedulerState, event: AttemptRefused) -> None:

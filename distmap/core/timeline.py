@@ -140,9 +140,9 @@ class Timelines:
                 self._reported(run, event, commands, now)
                 if event.ended:
                     self._end(run, now)
-            case ev.AttemptLost(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
+            case ev.AttemptLost(attempt, _, reason) if (run := self._runs.get(attempt)) is not None:
                 if self._is_head(run):
-                    self._add(run, now - run.since, now, "lost")
+                    self._add(run, now - run.since, now, "failed" if reason == "timeout" else "lost")
                 self._end(run, now)
             case ev.AttemptRefused(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
                 self._end(run, now)

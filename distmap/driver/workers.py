@@ -25,7 +25,7 @@ from distmap.tasks._typing import Buffer
 from distmap.tasks.code import Code
 from distmap.tasks.payload import size
 from distmap.views.words import counted
-from distmap.wire.messages import NOTICE, REMARK, Died, Output, Ready, Refused, Report
+from distmap.wire.messages import NOTICE, REMARK, DeathReason, Died, Output, Ready, Refused, Report
 
 log = logging.getLogger("distmap")
 
@@ -145,14 +145,14 @@ class WorkerEntry:
                 found.append(LongItem(chunk.start + at, self.info.name, slot, now - since, state))
         return tuple(sorted(found, key=lambda item: -item.seconds))
 
-    def broke(self, attempt: int, at: int | None, text: str) -> None:
+    def broke(self, attempt: int, at: int | None, text: str, reason: DeathReason = "died") -> None:
         """The process that ran the attempt ended; the engine goes on without it."""
         if self._workers.has(self):
             if at is not None:
-                self._note_death(attempt, at, text, show=True)
+                self._note_death(attempt, at, text, show=reason in ("died", "memory"))
             self._attempts.end(attempt)
             log.warning("x attempt %d on %s: %s", attempt, self.info.name, text)
-            self._post(ev.AttemptLost(attempt))
+            self._post(ev.AttemptLost(attempt, at, reason))
 
     def progressed(self, attempt: int, at: int) -> None:
         """The attempt is at this item."""

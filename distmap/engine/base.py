@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from distmap.slots.listener import SlotListener
 from distmap.tasks._typing import Buffer, NamedTuple
-from distmap.wire.messages import BlobKind, Task
+from distmap.wire.messages import BlobKind, DeathReason, Task
 
 Parts = Sequence[Buffer]
 
@@ -51,7 +51,7 @@ class WorkerListener(SlotListener, Protocol):
     def watched(self, slots: Sequence[tuple[int, int, float]], states: str) -> None:
         """Per slot: the attempt that runs or -1, its offset, seconds in that item; and the states as in a Beat."""
 
-    def broke(self, attempt: int, at: int | None, text: str) -> None:
+    def broke(self, attempt: int, at: int | None, text: str, reason: DeathReason = "died") -> None:
         """What ran an attempt ended, and nothing else on its slot. `at`: the item that did it, if it is known."""
 
     def measured(self, rtt: float, cpu: float, memory: float, ahead: float = 0.0) -> None:

@@ -284,6 +284,21 @@ def test_a_lost_attempt_leaves_its_slot_as_it_is(harness: Any, pick: Any) -> Non
     assert harness.snapshot().deaths == 2
 
 
+def test_a_lost_attempt_may_name_the_item_that_ran(harness: Any, pick: Any) -> None:
+    """Only that one is charged, for the reason that is given; of one that was killed or ran nothing nobody is."""
+    harness.send(ev.WorkerJoined(1, 1))
+    todo = harness.job(size=24, chunksize=8, **GENTLE)
+    todo += harness.feed(harness.send(ev.AttemptLost(todo.pop(0).attempt, 3, "timeout")))
+    assert pick(harness.commands, ev.DeliverLoss) == [ev.DeliverLoss(1, 0, 3, "timeout")]
+    for reason in ("killed", "idle"):
+        todo += harness.feed(harness.send(ev.AttemptLost(todo.pop(0).attempt, None, reason)))
+    assert (harness.snapshot().deaths, harness.snapshot().failed) == (2, 1)
+    while todo:
+        todo += harness.feed(harness.report(todo.pop(0)))
+    assert harness.commands[-1] == ev.Finish(1, "done")
+    assert harness.snapshot().failed == 1
+
+
 def test_lost_attempts_end_a_job_that_only_kills(harness: Any, pick: Any) -> None:
     """One after the other is lost and nothing is finished: the job is stopped."""
     harness.send(ev.WorkerJoined(1, 1))

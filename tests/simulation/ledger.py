@@ -324,9 +324,12 @@ class Ledger:
         attempt = self.attempts[event.attempt]
         if attempt.live:
             job = self.jobs[attempt.job]
-            job.dry += 1
-            if attempt.hi - attempt.next == 1:
-                job.deaths[job.chunks[attempt.chunk][0] + attempt.next] += 1
+            job.dry += event.reason == "died"
+            at = attempt.next if event.at is None and attempt.hi - attempt.next == 1 else event.at
+            if at is not None and event.reason == "died":
+                job.deaths[job.chunks[attempt.chunk][0] + at] += 1
+            elif at is not None and event.reason == "timeout":
+                job.timeouts.add(job.chunks[attempt.chunk][0] + at)
         self._void(attempt)
         self._end(event.attempt)
 

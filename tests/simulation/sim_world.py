@@ -229,8 +229,9 @@ class SimWorld:
                 attempt = command.attempt
                 return self.tell(worker, ("of", attempt), ev.AttemptRefused(attempt, unfit=attempt % 2 > 0))
             if self.has_fault("executor") and self.rng.random() < 0.05:
-                attempt = command.attempt
-                return self.tell(worker, ("of", attempt), ev.AttemptLost(attempt))
+                at, why = self.rng.randrange(command.lo, command.hi), self.rng.choice(("died", "timeout", "killed"))
+                named = (at, why) if self.rng.random() < 0.5 else ()
+                return self.tell(worker, ("of", command.attempt), ev.AttemptLost(command.attempt, *named))
             start = work.chunks[command.chunk]
             slot.queue.append(
                 SimAttempt(

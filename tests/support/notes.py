@@ -7,7 +7,7 @@ from typing import Any
 
 from distmap.core import events as ev
 from distmap.tasks._typing import Buffer
-from distmap.wire.messages import Died, Output, Ready, Refused, Report
+from distmap.wire.messages import DeathReason, Died, Output, Ready, Refused, Report
 
 
 class Notes:
@@ -32,8 +32,8 @@ class Notes:
     def ready(self, ready: Ready) -> None:
         self._note("event", ev.SlotReady(self.id, ready.slot))
 
-    def broke(self, attempt: int, at: int | None, text: str) -> None:
-        self._note("broke", (attempt, at, text))
+    def broke(self, attempt: int, at: int | None, text: str, reason: DeathReason = "died") -> None:
+        self._note("broke", (attempt, at, text) if reason == "died" else (attempt, at, text, reason))
 
     def progressed(self, attempt: int, at: int) -> None:
         self._note("event", ev.AttemptProgressed(attempt, at))
