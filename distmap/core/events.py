@@ -219,7 +219,7 @@ class AttemptReported(NamedTuple):
 
 
 class AttemptLost(NamedTuple):
-    """The process that ran the attempt ended, and no other attempt ended with it (an engine of somebody else's says so).
+    """The process that ran the attempt ended, and no other attempt ended with it: an engine of somebody else's says so.
 
     at: offset of the item that it ran, as far as it is known; else any of those that were not reported may be the
     cause. reason: as of SlotDied.

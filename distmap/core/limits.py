@@ -357,6 +357,8 @@ class Limits(NamedTuple):
     engine_open: float = 60.0
     #: Seconds in which what was made there is let go of.
     engine_close: float = 10.0
+    #: Seconds without work after which the task processes in one of its workers leave.
+    engine_idle: float = 60.0
 
     # liveness
     #: Seconds between two heartbeats.

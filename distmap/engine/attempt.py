@@ -19,7 +19,7 @@ from distmap.tasks.library import Library
 from distmap.tasks.payload import Payload
 from distmap.tasks.runner import Runner
 from distmap.tasks.streams import RedirectedStream, install
-from distmap.wire.messages import BlobKind, Output, Refused, Report, Task
+from distmap.wire.messages import BlobKind, Died, Output, Refused, Report, Task
 
 #: A foreign process is never told that a job is over: it keeps the payloads of this many digests, beside those in use.
 KEPT = 16
@@ -28,7 +28,8 @@ KEPT = 16
 #: Sends bytes to the engine beside the answer; they may be lost.
 Emit = Callable[[bytes], None]
 
-Messages = list[tuple[Report | Output | Refused, list[Buffer]]]
+#: In the order in which they were said. Died: a task process ended that ran this attempt alone.
+Messages = list[tuple[Report | Output | Refused | Died, list[Buffer]]]
 
 
 class BlobParts(NamedTuple):
@@ -50,12 +51,20 @@ class Answer(NamedTuple):
     first: bool = False
 
 
-class _PayloadStore:
-    """The payloads of this process. What a thread works with stays, of the rest the last ones used."""
+class PayloadStore:
+    """The payloads of this process. What a call works with stays, of the rest the last ones used.
 
-    def __init__(self) -> None:
-        self.library = Library()
+    Args:
+        put: keeps a payload.
+        drop: forgets one.
+    """
+
+    def __init__(self, put: Callable[[BlobParts], object], drop: Callable[[bytes], object]) -> None:
+        self._put = put
+        self._drop = drop
         self._lock = threading.Lock()
+        #: In the order of last use.
+        self._held: dict[bytes, None] = {}
         self._users: Counter[bytes] = Counter()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
@@ -67,26 +76,39 @@ class _PayloadStore:
 
     def take(self, needed: Sequence[bytes], blobs: Sequence[BlobParts]) -> tuple[bytes, ...]:
         """Hold what is needed until `give_back`; gives what is not here, and then nothing is held."""
-        payloads = self.library.payloads
+        held = self._held
         with self._lock:
             for blob in blobs:
-                if blob.digest not in payloads:
-                    self.library.put(blob.digest, blob.kind, Payload(blob.parts[0], blob.parts[1:]))
-            missing = tuple(digest for digest in needed if digest not in payloads)
+                if blob.digest not in held:
+                    self._put(blob)
+                    held[blob.digest] = None
+            missing = tuple(digest for digest in needed if digest not in held)
             if missing:
                 return missing
             for digest in needed:
                 self._users[digest] += 1
-                payloads[digest] = payloads.pop(digest)  # in the order of last use
-            for digest in list(payloads)[:-KEPT]:
+                held[digest] = held.pop(digest)
+            for digest in list(held)[:-KEPT]:
                 if not self._users[digest]:
-                    self.library.drop(digest)
+                    del held[digest]
+                    self._drop(digest)
         return ()
 
     def give_back(self, needed: Sequence[bytes]) -> None:
         with self._lock:
             self._users.subtract(needed)
             self._users += Counter()  # a Counter keeps zeros
+
+
+class _PayloadStore(PayloadStore):
+    """As what the threads of this process run needs it."""
+
+    def __init__(self) -> None:
+        self.library = Library()
+        super().__init__(self._keep, self.library.drop)
+
+    def _keep(self, blob: BlobParts) -> None:
+        self.library.put(blob.digest, blob.kind, Payload(blob.parts[0], blob.parts[1:]))
 
 
 _store = _PayloadStore()

@@ -17,8 +17,10 @@ from typing import Any
 from distmap.engine.adapter import AdapterEvents, Call, Fate, Member, Run
 from distmap.engine.attempt import Answer, BlobParts, portable
 from distmap.engine.base import Parts
+from distmap.engine.foreign_host import home, run_elsewhere
 from distmap.engine.traits import (
     call_or_default,
+    has_initializer,
     has_process_per_call,
     has_reliable_cancel,
     is_broken,
@@ -46,7 +48,6 @@ class ExecutorAdapter:
             asked, as it would start processes that MPI may not start.
     """
 
-    isolated = False
     tagged = False
 
     def __init__(self, executor: Executor, *, slots: int | None = None, name: str | None = None) -> None:
@@ -57,10 +58,13 @@ class ExecutorAdapter:
             raise ValueError(unknown_slots(executor))
         self.name = name or type(executor).__name__
         self.here = shares_memory(executor)
+        self._process_per_call = has_process_per_call(executor)
+        # What an initializer has set up lives in the executor's own process. One that ends with its call needs none.
+        self.isolated = not (self.here or self._process_per_call or has_initializer(executor))
+        self._home = home()
         self._executor = executor
         self._slots = found
         self._reliable_cancel = has_reliable_cancel(executor)
-        self._process_per_call = has_process_per_call(executor)
         self._replace = replacement_of(executor)
         #: The executor is one that `_replace` made, so that it is ours to shut down.
         self._replaced = False
@@ -81,6 +85,8 @@ class ExecutorAdapter:
         if not self.here:
             blobs = [blob._replace(parts=tuple(portable(blob.parts))) for blob in blobs]
             parts = portable(parts)
+        if self.isolated:
+            run = partial(run_elsewhere, self._home, run)
         try:
             call = self._executor.submit(run, task, blobs, parts, None)
         except RuntimeError as error:  # it was shut down, or broke

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from distmap.core.limits import Limits
+from distmap.engine import foreign_host
 from distmap.engine.adapter import Adapter, Call, Fate, Member, Run
 from distmap.engine.attempt import Answer, run_here, run_there
 from distmap.engine.base import Parts, WorkerListener
@@ -110,7 +111,11 @@ class ForeignWorker:
         entry.generation = self._generation
         blobs = payloads.blobs(entry.needed) if everything else payloads.small(entry.needed)
         handles = [] if everything else payloads.handles(entry.needed)
-        run: Run = partial(run_here, entry.cells) if self._adapter.here else run_there
+        run: Run = run_there
+        if self._adapter.here:
+            run = partial(run_here, entry.cells)
+        elif self._adapter.isolated:
+            run = partial(foreign_host.run, self.member.slots)
         try:
             entry.call = call = self._adapter.submit(self.member.key, run, entry.task, blobs, handles, entry.parts)
             call.add_done_callback(lambda done: call_on_loop(loop, partial(self._done, entry, done, loop.time())))
@@ -178,7 +183,7 @@ class ForeignWorker:
             case "failed":
                 self._refuse(entry, error)
 
-    def _report(self, message: Report | Output | Refused, parts: list[Buffer]) -> None:
+    def _report(self, message: Report | Output | Refused | Died, parts: list[Buffer]) -> None:
         if self.listener is None:
             return
         match message:
@@ -188,6 +193,10 @@ class ForeignWorker:
                 self.listener.printed(message, parts)
             case Refused():
                 self.listener.refused(message, parts)
+            case Died():
+                self.listener.broke(
+                    message.attempt, message.at if message.at >= 0 else None, message.text, message.reason
+                )
 
     def _not_begun(self, entry: ForeignAttempt, error: BaseException) -> None:
         """It came to nothing, for a reason that is not its own: it goes back, unless that happens too often."""

@@ -116,6 +116,13 @@ def shares_memory(executor: Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
+def has_initializer(executor: Executor) -> bool:
+    """Whether something of the user's was set up in each of its processes: the standard library, loky; mpi4py."""
+    options = call_or_default(lambda: getattr(executor, "_options", None), None)
+    given = options.get("initializer") if isinstance(options, dict) else None
+    return (given or call_or_default(lambda: getattr(executor, "_initializer", None), None)) is not None
+
+
 def has_reliable_cancel(executor: Executor) -> bool:
     """Whether a call whose future's `cancel()` says True has not begun and never will."""
     made_by = str(getattr(type(executor).submit, "__module__", ""))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from distmap.engine import foreign_host
 from distmap.engine.adapter import AdapterEvents, Call, Fate, Member, Run
 from distmap.engine.attempt import Answer, BlobParts, portable
 from distmap.engine.base import Parts
@@ -53,6 +54,7 @@ class SmallCluster:
     def __exit__(self, *error: object) -> None:
         for name in [member.name for member in self.members]:
             self.leave(name)
+        foreign_host.end()
 
     @property
     def members(self) -> list[Member]:
@@ -107,12 +109,12 @@ class SmallCluster:
 class SmallAdapter:
     """The adapter of a `SmallCluster`."""
 
-    isolated = False
     here = False
     tagged = True
 
-    def __init__(self, cluster: SmallCluster) -> None:
+    def __init__(self, cluster: SmallCluster, *, isolated: bool = False) -> None:
         self.name = "a small cluster"
+        self.isolated = isolated
         self._cluster = cluster
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:

@@ -134,7 +134,6 @@ def dask() -> Iterator[Started]:
 #: Why promises are not kept. Each sentence stands in the table of the documentation.
 IN_THREADS = "its threads are those of this process: nothing can end one, and what they print is written directly"
 BY_CALL = "its calls tell nothing before they end, and hear nothing"
-IN_CALLS = "items run in the calls of the executor, and nothing can end one"
 BREAKS = "one death breaks the executor, and only its owner can make a new one"
 
 ENGINES = {
@@ -157,18 +156,14 @@ ENGINES = {
             processes,
             lacks={
                 **lacks(BY_CALL, *SIDE_CHANNEL),
-                **lacks(IN_CALLS, "ends_an_item_at_its_timeout"),
-                **lacks(BREAKS, *CRASHES, "spares_the_engines_workers", "survives_the_death_of_a_worker"),
+                **lacks(BREAKS, "survives_the_death_of_a_worker"),
             },
             title="`ProcessPoolExecutor`",
         ),
         EngineUnderTest(
             "loky",
             loky,
-            lacks={
-                **lacks(BY_CALL, *SIDE_CHANNEL),
-                **lacks(IN_CALLS, "ends_an_item_at_its_timeout", "spares_the_engines_workers"),
-            },
+            lacks=lacks(BY_CALL, *SIDE_CHANNEL),
             package="loky",
             title="loky",
         ),
@@ -177,9 +172,6 @@ ENGINES = {
             dask,
             lacks={
                 **lacks(BY_CALL, *SIDE_CHANNEL),
-                **lacks(
-                    IN_CALLS, "ends_an_item_at_its_timeout", "spares_the_engines_workers", "loses_one_item_to_a_kill"
-                ),
                 **lacks("its executor tells nothing of its workers", "sees_members_come_and_go"),
                 **lacks("its executor raises errors of its own", "tells_that_the_engine_is_gone"),
             },

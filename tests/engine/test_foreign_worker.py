@@ -245,10 +245,12 @@ def test_code_dropped_while_it_was_missed(ear: Ears) -> None:
 
 
 def test_a_broken_executor_is_a_lost_worker(ear: Ears) -> None:
-    """When a process of the executor dies it takes nothing any more, and the worker is gone."""
+    """When a process of the executor dies it takes nothing any more, and the worker is gone. (What an initializer has
+    set up lives in those processes, so chunks run in them.)
+    """
 
     async def main() -> None:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=int) as processes:
             engine, listener = engine_on(processes), ear()
             await engine.start(listener)
             listener.send(leave, [1])
@@ -551,8 +553,10 @@ def streams(_: object) -> tuple[str, str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears, processes: ProcessPoolExecutor) -> None:
-    """Text of items comes before the report; the executor's own streams are back afterwards."""
+def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears) -> None:
+    """Where it is the executor's own: text of items comes before the report; the executor's own streams are back afterwards."""
+
+    processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=int)
 
     async def main() -> None:
         engine, listener = engine_on(processes), ear()
@@ -568,5 +572,6 @@ def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears, pro
         assert listener.heard.empty()
         await engine.close(now=True)
 
-    asyncio.run(main())
-    assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")
+    with processes:
+        asyncio.run(main())
+        assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")

@@ -33,12 +33,12 @@ def trackers() -> None:
     resource_tracker.ensure_running()
 
 
-def loky_executor(needs: Callable[[bool, str], None], stack: ExitStack) -> Executor:
+def loky_executor(needs: Callable[[bool, str], None], stack: ExitStack, **options: Any) -> Executor:
     try:
         import loky
     except ImportError:
         needs(False, "loky")
-    made: Executor = loky.get_reusable_executor(2)
+    made: Executor = loky.get_reusable_executor(2, **options)
     stack.callback(made.shutdown, wait=True, kill_workers=True)  # type: ignore[call-arg]
     return made
 
@@ -82,22 +82,55 @@ def test_real_executors_give_what_plain_python_gives(real: Executor) -> None:
 
 @THEIRS
 @pytest.mark.timeout(90)  # it starts the processes of loky four times; on a busy machine each time takes seconds
-@pytest.mark.parametrize("real", ["loky"], indirect=True)
+@pytest.mark.parametrize("real", ["spawn", "loky"], indirect=True)
 def test_a_poison_item_is_named_and_costs_no_other(real: Executor) -> None:
-    """Where the executor goes on, or can be made anew, the item that ends its worker is found; all others complete."""
+    """The item that ends its task process is found; its executor, and all other items, never notice. So with an item
+    that runs too long.
+    """
     with distmap.Pool(real) as pool:
         got = pool.map(partial(die_of, 17), range(40), chunksize=20, progress=False, on_error="return")
         assert isinstance(got[17], PoisonItemError)
         assert "item 17 (17) ended 3 task processes" in str(got[17])
         assert got[:17] + got[18:] == [x * x for x in range(40) if x != 17]
-        assert pool.map(square, [1, 2], progress=False) == [1, 4]
+        got = pool.map(partial(stop_at, 3), range(8), chunksize=8, timeout=1, progress=False, on_error="return")
+        assert isinstance(got[3], distmap.ItemTimeout)
+        assert got[:3] + got[4:] == [x for x in range(8) if x != 3]
+    assert real.submit(square, 3).result(20) == 9
+
+
+def stop_at(poison: int, x: int) -> int:
+    if x == poison:
+        time.sleep(60)
+    return x
+
+
+def nothing() -> None:
+    """An initializer: what it sets up lives in the executor's processes, so chunks run in them."""
+
+
+@THEIRS
+@pytest.mark.timeout(90)
+def test_a_poison_item_is_found_where_one_death_breaks_all(needs: Callable[[bool, str], None]) -> None:
+    """If the executor can be made anew, and chunks must run in its own processes."""
+    with ExitStack() as stack:
+        executor = loky_executor(needs, stack, initializer=nothing)
+        with distmap.Pool(executor) as pool:
+            got = pool.map(partial(die_of, 17), range(40), chunksize=20, progress=False, on_error="return")
+            assert isinstance(got[17], PoisonItemError)
+            assert got[:17] + got[18:] == [x * x for x in range(40) if x != 17]
+            assert pool.map(square, [1, 2], progress=False) == [1, 4]
+
+
+def broken(method: str, count: int = 2) -> Executor:
+    """One that breaks with a process of its own."""
+    return ProcessPoolExecutor(count, mp_context=get_context(method), initializer=nothing)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_broken_process_pool_says_so_at_once(method: str) -> None:
     """It cannot be mended: the error says that, which items it had, and how much is kept."""
-    with ProcessPoolExecutor(2, mp_context=get_context(method)) as executor, distmap.Pool(executor) as pool:
+    with broken(method) as executor, distmap.Pool(executor) as pool:
         begun = time.monotonic()
         with pytest.raises(
             NoWorkers, match=r"ProcessPoolExecutor is broken.*cannot be mended: make a new one"
@@ -116,10 +149,7 @@ def test_a_broken_process_pool_says_so_at_once(method: str) -> None:
 
 def test_the_others_go_on_without_a_broken_one() -> None:
     """A broken executor beside slots of this machine: its items are run there, and the one to blame is named."""
-    with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor,
-        distmap.Pool([executor, 1]) as pool,
-    ):
+    with broken("spawn", 1) as executor, distmap.Pool([executor, 1]) as pool:
         got = pool.map(partial(die_of, 3), range(40), chunksize=1, progress=False, on_error="return")
         assert isinstance(got[3], PoisonItemError)
         assert got[:3] + got[4:] == [x * x for x in range(40) if x != 3]
