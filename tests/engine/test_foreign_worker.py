@@ -554,7 +554,7 @@ def streams(_: object) -> tuple[str, str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears) -> None:
-    """Where it is the executor's own: text of items comes before the report; the executor's own streams are back afterwards."""
+    """Where that is the executor's own: its text comes before the report; the streams are back afterwards."""
 
     processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=int)
 
