@@ -15,14 +15,9 @@ import numpy as np
 from common import OURS, WORKERS, Report, interleave, options, ratio
 from machine import private_bytes
 from peers import dask_or_none, joblib_or_none, ray_or_none, standard_pools
+from work import window
 
 import distmap
-
-
-def window(data: np.ndarray, index: int) -> float:
-    """A little work on one part of the array."""
-    width = len(data) // 1000
-    return float(data[index % 1000 * width : (index % 1000 + 1) * width].sum())
 
 
 def touch(data: np.ndarray, index: int) -> tuple[int, int, float]:

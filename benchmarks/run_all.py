@@ -22,7 +22,7 @@ PAGE = (
     "cold", "latency", "small", "tiny", "dispatch", "slots", "many", "cpu", "skew", "stream", "payloads", "real",
     "arrays", "closure", "remote", "scheduler",
 )  # fmt: skip
-SCRIPTS = (*PAGE, "import_cost", "inner_tls", "checkpoint", "outage", "panel", "cards", "joblib_backend")
+SCRIPTS = (*PAGE, "import_cost", "inner_tls", "checkpoint", "outage", "panel", "cards", "engines", "joblib_backend")
 #: Seconds that a script may take.
 LONGEST = 300
 

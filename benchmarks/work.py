@@ -6,6 +6,7 @@ They take one argument, so that each library can be given the same items. Import
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -86,3 +87,19 @@ def make(task: list[int]) -> Any:
     import numpy as np
 
     return np.full(task[1], float(task[0]))
+
+
+def window(data: Any, index: int) -> float:
+    """A little work on one part of an array."""
+    width = len(data) // 1000
+    return float(data[index % 1000 * width : (index % 1000 + 1) * width].sum())
+
+
+def several(task: tuple[Callable[[Any], Any], list[Any]]) -> list[Any]:
+    """A function on each item of a part: what who knows an engine puts into one call of it."""
+    fn, part = task
+    return [fn(item) for item in part]
+
+
+def several_over(fn: Callable[[Any, Any], Any], value: Any, part: list[Any]) -> list[Any]:
+    return [fn(value, item) for item in part]

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-SHARED = ("common", "machine", "peers", "limits", "work", "page", "plots", "run_all")
+SHARED = ("common", "machine", "peers", "engine_peers", "limits", "work", "page", "plots", "run_all")
 
 
 @pytest.fixture
