@@ -223,9 +223,9 @@ def test_a_notebook_that_is_run_and_saved_keeps_the_summary() -> None:
     assert outputs[3] == []
 
 
-@pytest.mark.parametrize("library", ["scipy", "emcee"])
+@pytest.mark.parametrize("library", ["scipy", "emcee", "joblib"])
 def test_libraries_that_take_a_pool(kernel: Kernel, library: str, needs: Callable[[bool, str], None]) -> None:
-    """An optimiser with `workers=pool.map`, a sampler with `pool=pool`: hundreds of calls, one card."""
+    """An optimiser with `workers=pool.map`, a sampler with `pool=pool`, a loop of `Parallel`: many calls, one card."""
     needs(importlib.util.find_spec(library) is not None, library)
     kernel.run(
         {
@@ -235,6 +235,9 @@ def test_libraries_that_take_a_pool(kernel: Kernel, library: str, needs: Callabl
             "emcee": "import emcee, numpy as np\n"
             "sampler = emcee.EnsembleSampler(8, 2, lambda x: -float((x * x).sum()), pool=pool)\n"
             "_ = sampler.run_mcmc(np.random.default_rng(1).normal(size=(8, 2)), 20)",
+            "joblib": "import joblib\nfrom distmap.ext.joblib import DistmapBackend\n"
+            "with joblib.parallel_config(DistmapBackend(pool)):\n"
+            "    for n in range(30): joblib.Parallel()(joblib.delayed(abs)(-x) for x in range(n))",
         }[library]
     )
     assert not kernel.error, kernel.traceback
