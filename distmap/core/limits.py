@@ -193,6 +193,10 @@ class Limits(NamedTuple):
     look_wait: float = 0.5
     #: Seconds after which workers forget a function that is not submitted any more.
     submit_linger: float = 2.0
+    #: Seconds after a map in which workers keep its function, if that keeps no state, for the next map of it.
+    recent_seconds: float = 0.25
+    #: Functions that are kept so.
+    recent_codes: int = 8
     #: Seconds in which submits that follow one that was sent wait for each other, if nobody waits for their results.
     submit_together: float = 0.002
     #: Seconds after a look at the files of a submitted function in which they are not looked at again.

@@ -17,6 +17,7 @@ from distmap.driver.attempts import AttemptEntry, Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
 from distmap.driver.messages import Incident, Landed, Placed, ReadRequest
+from distmap.driver.recent import RecentCodes
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers, needs_of
 from distmap.errors import PayloadError
@@ -48,6 +49,7 @@ class Commands:
         attempts: Attempts,
         workers: Workers,
         blobs: Blobs,
+        recent: RecentCodes,
         snapshots: Snapshots,
         chunks: TakesChunks,
     ) -> None:
@@ -56,6 +58,7 @@ class Commands:
         self._attempts = attempts
         self._workers = workers
         self._blobs = blobs
+        self._recent = recent
         self._snapshots = snapshots
         self._chunks = chunks
         #: Chunks that were assigned so far.
@@ -203,6 +206,8 @@ class Commands:
         job.latest = snapshot = self._snapshots.of(job)
         del self._jobs[job.id]
         self._attempts.end_job(job)
+        if job.code.stateless and command.outcome == "done":  # else it may not have loaded, and could now
+            self._recent.keep(job.code)
         self._blobs.end(job.id)
         for worker in self._workers:
             worker.failed_setups.pop(job.id, None)

@@ -49,6 +49,7 @@ from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.commands import Commands
 from distmap.driver.jobs import JobEntry, ReadItems
 from distmap.driver.messages import WorkerStatus, empty_snapshot
+from distmap.driver.recent import RecentCodes
 from distmap.driver.snapshots import Snapshots
 from distmap.driver.workers import WorkerEntry, Workers
 from distmap.engine.base import Engine, WorkerInfo
@@ -98,9 +99,10 @@ class Driver:
             drop=self.workers.drop_blob,
             grew=lambda holder, nbytes: self.post(ev.InputGrew(*holder, nbytes)),
         )
+        self._recent = RecentCodes(loop, self.blobs)
         self.snapshots = Snapshots(loop, self._scheduler, self._jobs, self.workers)
         self._commands = Commands(
-            self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self.snapshots, self
+            self._scheduler, self._jobs, self._attempts, self.workers, self.blobs, self._recent, self.snapshots, self
         )
         self._queue: deque[ev.Event] = deque()
         #: True while `post` empties the queue: a command may cause events, which then wait their turn.
@@ -335,6 +337,7 @@ class Driver:
             self._timer.cancel()
             self._timer = None
         self.snapshots.stop()
+        self._recent.stop()
         # What engines and handles still report comes too late.
         self.blobs.clear()
         self.workers.clear()

@@ -55,6 +55,8 @@ class Code(NamedTuple):
     #: What has to run before it in a task process.
     setups: tuple[Setup, ...] = ()
     origin: Origin | None = None
+    #: It keeps nothing from one call to the next where it is loaded, so that it need not be loaded anew for each.
+    stateless: bool = False
 
     def own(self) -> Code:
         """The same with copies of what it captured: what the caller does to an array from now on does not matter."""

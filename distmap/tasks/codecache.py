@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from opcode import opmap
 from time import monotonic, perf_counter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
@@ -27,6 +28,13 @@ from distmap.tasks.surroundings import NO_SURROUNDINGS, CallSurroundings
 _LONG = 2.0
 _MISSING = object()
 _CONSTANTS = (int, float, complex, str, bytes, bool, type(None), type(...), type(NotImplemented), range, Broadcast)
+#: Instructions by which a function that travels by value can change what it finds at its next item, and names by which
+#: it gets at all that it has.
+_STORES = frozenset(
+    [opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR") if name in opmap]
+)
+_STORES_CELL = frozenset([opmap[name] for name in ("STORE_DEREF", "DELETE_DEREF") if name in opmap])
+_REACHES_ALL = {"globals", "locals", "vars", "exec", "eval", "setattr", "delattr", "f_globals", "f_back"}
 
 
 class _Mutable(Exception):
@@ -125,6 +133,22 @@ class _Checked:
         self.mappings.append((namespace, first, namespace.get(first, _MISSING)))
 
 
+def _keeps_state(fn: FunctionType) -> bool:
+    """Whether a function that travels by value may leave something behind in its globals, its cells or itself.
+
+    It reaches nothing that can be changed in place; so these are all.
+    """
+    return _stores(fn.__code__, _STORES | _STORES_CELL if fn.__closure__ else _STORES)
+
+
+def _stores(code: CodeType, stores: frozenset[int]) -> bool:
+    if not stores.isdisjoint(code.co_code[::2]):
+        return True
+    if any(name in _REACHES_ALL or (name[:2] == "__" and name != "__name__") for name in code.co_names):
+        return True
+    return any(_stores(constant, stores) for constant in code.co_consts if isinstance(constant, CodeType))
+
+
 def _cell() -> object:
     """What changes from cell to cell of a notebook: between two of them autoreload takes up edited files."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -188,6 +212,9 @@ class CodeCache:
             checks = imported(needs.modules)
             # What is large is not kept here beyond the futures that use it.
             if checks is not None and code.payload.nbytes <= HASHED and (exact or not needs.values):
+                code = code._replace(
+                    stateless=not needs.values and not any(_keeps_state(fn) for fn, *_ in entry.functions)
+                )
                 entry.files = files
                 entry.code = code
                 entry.mappings += checks

@@ -49,6 +49,14 @@ def test_map_iterates_whatever_iterates(pool2, make):
     assert pool2.map(lambda x: x, make()) == list(make())
 
 
+def test_a_global_of_the_notebook_begins_anew_at_each_call(pool2):
+    """What a function of the notebook sets by `global` ends with the call, however soon the next one follows."""
+    cell = {"__name__": "__main__", "n": 0}
+    exec("def count(x):\n    global n\n    n += 1\n    return n", cell)
+    for _ in range(3):
+        assert pool2.map(cell["count"], [1], chunksize=1) == [1]
+
+
 @pytest.mark.parametrize("chunksize", [1, 7, 100, 1000])
 def test_chunksize_changes_nothing_but_speed(pool2, chunksize):
     """A fixed chunksize gives the same results."""

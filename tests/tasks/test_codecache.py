@@ -34,6 +34,30 @@ def notebook(source: str, **names: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("source", "stateless"),
+    [
+        ("def f(x): return k + g(x)\ndef g(x): y = x; return [y for _ in t]", True),
+        ("f = math.sqrt", True),
+        ("f = functools.partial(math.pow, 2)", True),
+        ("def f(x):\n  n = 0\n  def g():\n    nonlocal n\n    n += 1\n  g()\n  return n", True),
+        ("def f(x):\n  global k\n  k += 1", False),
+        ("def f(x):\n  global k\n  del k", False),
+        ("def f(x): return g(x)\ndef g(x):\n  global k\n  k = x", False),
+        ("def f(x):\n  def g():\n    global k\n    k = x\n  g()", False),
+        ("def f(x): f.last = x", False),
+        ("def f(x): setattr(f, 'last', x)", False),
+        ("def f(x): globals()['k'] = x", False),
+        ("def f(x): f.__dict__['last'] = x", False),
+        ("def h():\n  n = 0\n  def f(x):\n    nonlocal n\n    n += 1\n  return f\nf = h()", False),
+    ],
+)
+def test_a_function_that_may_leave_something_behind_is_told_apart(source: str, stateless: bool) -> None:
+    """One that travels by value is loaded anew for each call, unless it can change nothing of what it brings."""
+    cell = notebook(source, k=1, math=math, functools=functools, t=(1, 2))
+    assert CodeCache().get(cell["f"]).stateless is stateless
+
+
+@pytest.mark.parametrize(
     ("source", "change"),
     [
         ("def f(x): return k", "k = 2"),
