@@ -34,12 +34,21 @@ def assign_work(state: SchedulerState) -> None:
         for slot in list(state.slots_with_calls):
             while slot.setup_calls and state.worker_index.can_take(slot):
                 chunk_queue.assign_setup_call(state, slot)
-    groups = list(state.worker_index.groups.values())
-    # A group without a job or a place takes no time here, and most events leave none of both.
-    while groups and (choice := _next_assignment(state, groups)) is not None:
-        _give(state, *choice)
+    index = state.worker_index
+    groups = list(index.groups.values())
+    if len(groups) == 1:  # most often; a group without a job or a place takes no time here
+        (group,) = groups
+        while group.free_places and group.job_heap and (job := index.next_job(group)) is not None:
+            if group.reservations and not _has_unreserved_place(state, group, job):
+                break
+            best = index.best_slot(group)
+            assert best is not None, "a free place without a slot"
+            _give(state, job, best)
+    else:
+        while (choice := _next_assignment(state, groups)) is not None:
+            _give(state, *choice)
     for group in groups:
-        if group.job_heap:
+        if group.job_heap and not group.free_places and len(state.jobs) > 1:
             _claim_place(state, group)
         if group.idle and group.victims:
             _steal(state, group)
@@ -63,7 +72,7 @@ def _send_ahead(state: SchedulerState, group: TagGroup) -> None:
     """Send the next job's chunks ahead, but leave to every other slot its share of what is left of the job."""
     while (slot := state.worker_index.ahead_slot(group)) is not None:
         job = state.worker_index.next_job(group)
-        if job is None or slot.waiting_seconds() >= job.fair_seconds(slot.worker):
+        if job is None or slot.waits >= job.fair_seconds(slot.worker):
             return
         _give(state, job, slot)
 
@@ -107,7 +116,7 @@ def _claim_place(state: SchedulerState, group: TagGroup) -> None:
     two jobs would take the same place from each other for ever.
     """
     job = state.worker_index.next_job(group)
-    if job is None or group.free_places:
+    if job is None:
         return
     for giver in list(islice(state.jobs_with_waiting.values(), CANDIDATES)):
         if giver is job or giver.spec.priority > job.spec.priority:

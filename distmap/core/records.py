@@ -87,6 +87,8 @@ class SlotRecord(Record):
     stamp: int = 0
     deaths: deque[float] = field(default_factory=deque)
     rest_until: float = 0.0
+    #: What `waiting_seconds` gave when `can_hold_more` was asked last.
+    waits: float = 0.0
 
     def __str__(self) -> str:
         return f"slot {self.index} of worker {self.worker.id}"
@@ -104,9 +106,10 @@ class SlotRecord(Record):
 
     def can_hold_more(self, limits: Limits) -> bool:
         """Whether more may be sent than what waits here anyway: its worker may be out of reach for a while."""
+        self.waits = self.waiting_seconds()
         return (
             len(self.queue) <= limits.ahead_chunks
-            and self.waiting_seconds() < self.worker.ahead
+            and self.waits < self.worker.ahead
             and sum([attempt.chunk.nbytes for attempt in self.queue[1:]]) < limits.ahead_bytes
         )
 
@@ -377,4 +380,10 @@ class JobRecord(Record):
         """Whether something of it waits to be run, or may be read."""
         if self.state != "running":
             return False
-        return bool(self.queue) or (self.input != "reading" and self.unread() != 0 and self.room(limits) > 0)
+        if self.queue:
+            return True
+        if self.input == "reading" or self.unread() == 0:
+            return False
+        if self.spec.gather == "list":  # quicker than `room`, which says the same
+            return self.input_bytes + self.result_bytes < limits.job_bytes
+        return self.room(limits) > 0

@@ -15,7 +15,7 @@ from distmap.core.events import AttemptLost, AttemptProgressed, AttemptRefused, 
 from distmap.core.gather import Accepted
 from distmap.core.records import Attempt
 from distmap.core.state import SchedulerState
-from distmap.core.transitions import ATTEMPT, check, next_state
+from distmap.core.transitions import ATTEMPT, check, illegal, next_state
 
 #: Bound of the ratio of a worker's time per item to the average, in one report; the weight of one report.
 SKEW = 8.0
@@ -24,16 +24,21 @@ WEIGHT = 1 / 8
 
 def attempt_reported(state: SchedulerState, event: AttemptReported) -> None:
     """Results of an attempt, accepted if it is still on record."""
-    attempt = _attempt(state, event.attempt)
-    check(0 <= event.lo <= event.hi, "attempt {}: {}:{} is no span of items", event.attempt, event.lo, event.hi)
+    number, lo, hi, failed, seconds, _, _ = event
+    attempt = state.attempts.get(number) or _attempt(state, number)
+    if not 0 <= lo <= hi:
+        raise illegal("attempt {}: {}:{} is no span of items", number, lo, hi)
     if attempt is None or attempt.state == "void":
         return _refuse_report(state, attempt, event)
-    check(event.lo == attempt.next, "{}: a report from {}, expected from {}", attempt, event.lo, attempt.next)
-    check(event.hi <= attempt.hi, "{}: a report up to {}, expected at most {}", attempt, event.hi, attempt.hi)
-    if event.failed:
-        bounds = zip((event.lo - 1, *event.failed), (*event.failed, event.hi), strict=True)
-        check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, event.failed)
-    check(event.seconds >= 0, "{}: {} seconds spent, expected at least 0", attempt, event.seconds)
+    if lo != attempt.next:
+        raise illegal("{}: a report from {}, expected from {}", attempt, lo, attempt.next)
+    if hi > attempt.hi:
+        raise illegal("{}: a report up to {}, expected at most {}", attempt, hi, attempt.hi)
+    if failed:
+        bounds = zip((lo - 1, *failed), (*failed, hi), strict=True)
+        check(all(a < b for a, b in bounds), "{}: failed offsets {} not in order", attempt, failed)
+    if seconds < 0:
+        raise illegal("{}: {} seconds spent, expected at least 0", attempt, seconds)
     _accept_report(state, attempt, event)
 
 
@@ -180,7 +185,8 @@ def _accept(state: SchedulerState, attempt: Attempt, event: AttemptReported) -> 
             return state.stop_job(job, "failed")
     if chunk.only_slot is not None and event.lo < event.hi and not event.failed:
         chunk_queue.setup_succeeded(state, job, chunk.only_slot.worker)
-    _accept_span(state, attempt, start, event.hi)
+    if start < event.hi:
+        state.accept(job, chunk, Accepted(chunk.id, start, event.hi, attempt.id))
     job.meter.add(state.now, job.settled)
 
 

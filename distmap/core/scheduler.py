@@ -25,7 +25,7 @@ from distmap.core.records import JobRecord
 from distmap.core.snapshots import snapshot
 from distmap.core.state import SchedulerState
 from distmap.core.timeline import Timelines
-from distmap.core.transitions import INPUT, JOB, check, next_state
+from distmap.core.transitions import INPUT, JOB, check, illegal, next_state
 from distmap.errors import InvalidTransition
 
 
@@ -145,23 +145,26 @@ class Scheduler:
     def _job(self, job: int) -> JobRecord | None:
         """The job; None if it is over."""
         found = self._state.jobs.get(job)
-        check(found is not None or 0 <= job <= self._state.last_job, "job {} was never submitted", job)
+        if found is None:
+            check(0 <= job <= self._state.last_job, "job {} was never submitted", job)
         return found
 
     def _job_submitted(self, event: ev.JobSubmitted) -> None:
         state, spec = self._state, event.spec
-        check(
-            event.job not in state.jobs and event.job not in state.last_snapshots,
-            "job {} was submitted before",
-            event.job,
-        )
-        for name, least in (("size", 0), ("chunksize", 1), ("buffer", 1), ("retries", 0)):
-            value = getattr(spec, name)
-            fits = value is None or value >= least
-            check(fits, "job {}: {} is {}, expected at least {}", event.job, name, value, least)
-        check(not spec.pushed or spec.size is None, "job {}: items are pushed, so its size must be None", event.job)
-        check(not spec.each or spec.pushed, "job {}: a set-up must be pushed", event.job)
-        self._check_first_chunk(event)
+        if event.job in state.jobs or event.job in state.last_snapshots:
+            raise illegal("job {} was submitted before", event.job)
+        if spec.pushed and spec.size is not None:
+            raise illegal("job {}: items are pushed, so its size must be None", event.job)
+        if spec.each and not spec.pushed:
+            raise illegal("job {}: a set-up must be pushed", event.job)
+        for name, value, least in (
+            ("size", spec.size, 0), ("chunksize", spec.chunksize, 1), ("buffer", spec.buffer, 1),
+            ("retries", spec.retries, 0),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise illegal("job {}: {} is {}, expected at least {}", event.job, name, value, least)
+        if event.count or event.nbytes or event.last:
+            self._check_first_chunk(event)
         job = state.open_job(event.job, spec)
         if spec.each:
             state.setups[job.id] = job
@@ -194,9 +197,12 @@ class Scheduler:
         job = self._job(event.job)
         if job is None:
             return
-        check(job.spec.pushed, "{} reads its items: only a pushed job takes ItemsAdded", job)
-        check(event.count >= 1, "{}: {} items added, expected at least 1", job, event.count)
-        check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
+        if not job.spec.pushed:
+            raise illegal("{} reads its items: only a pushed job takes ItemsAdded", job)
+        if event.count < 1:
+            raise illegal("{}: {} items added, expected at least 1", job, event.count)
+        if event.nbytes < 0:
+            raise illegal("{}: {} bytes, expected at least 0", job, event.nbytes)
         if job.state == "stopping":
             return
         job.input = next_state(INPUT, job.input, "ItemsAdded", job)
@@ -223,10 +229,15 @@ class Scheduler:
         job, state = self._job(event.job), self._state
         if job is None:
             return
-        check(job.is_reading and event.chunk == job.requested_chunk, "{}, chunk {} was not requested", job, event.chunk)
-        check(0 <= event.count <= job.requested, "{}: {} items read, expected 0 to {}", job, event.count, job.requested)
-        check(event.nbytes >= 0, "{}: {} bytes, expected at least 0", job, event.nbytes)
-        check(event.count > 0 or event.last, "{}: no item was read, and the input did not end", job)
+        count = event.count
+        if not (job.input == "reading" and event.chunk == job.requested_chunk):
+            raise illegal("{}, chunk {} was not requested", job, event.chunk)
+        if not 0 <= count <= job.requested:
+            raise illegal("{}: {} items read, expected 0 to {}", job, count, job.requested)
+        if event.nbytes < 0:
+            raise illegal("{}: {} bytes, expected at least 0", job, event.nbytes)
+        if not (count or event.last):
+            raise illegal("{}: no item was read, and the input did not end", job)
         job.input = next_state(INPUT, job.input, "ChunkRead.last" if event.last else "ChunkRead", job)
         del job.group.reservations[job.id]
         if job.state == "stopping":

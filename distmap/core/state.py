@@ -310,7 +310,7 @@ class SchedulerState:
         job.settled += accepted.hi - accepted.lo
         assert job.settled <= job.read, "more settled than read"
         if accepted.cause is None:
-            self._close(job, chunk, accepted.hi - accepted.lo)
+            self._close(chunk, accepted.hi - accepted.lo)
             job.deaths_in_a_row = 0
         index = chunk.start + accepted.lo
         if out_of_order and isinstance(job.gather, InOrder) and job.gather.next != index:
@@ -326,13 +326,14 @@ class SchedulerState:
             else:
                 self.commands.append(ev.DeliverLoss(job.id, run.chunk, run.lo, run.cause))
                 # Not before it is delivered: the text of the error shows the item, which needs the input.
-                self._close(job, job.chunks[run.chunk], 1)
-        self._release(job, chunk.id)
+                self._close(job.chunks[run.chunk], 1)
+        if not chunk.open_items:
+            self._release(job, chunk.id)
         for run in ready:
             if run is not accepted:
                 self._release(job, run.chunk)
 
-    def _close(self, job: JobRecord, chunk: ChunkRecord, items: int) -> None:
+    def _close(self, chunk: ChunkRecord, items: int) -> None:
         chunk.open_items -= items
         assert chunk.open_items >= 0, "more items closed than the chunk has"
 

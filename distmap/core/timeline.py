@@ -116,6 +116,10 @@ class _Job(Record):
     tracks: dict[int, list[Track]] = field(default_factory=dict)
 
 
+#: Frequent events and commands that no timeline shows.
+_UNSEEN = frozenset({ev.ChunkRead, ev.ItemsAdded, ev.Consumed, ev.Ticked, ev.Read, ev.Take, ev.Deliver, ev.Release})
+
+
 class Timelines:
     """Observes the scheduler and keeps the timelines of its jobs.
 
@@ -135,6 +139,13 @@ class Timelines:
 
     def observe(self, event: ev.Event, commands: Sequence[ev.Command], now: float) -> None:
         """Take note of a legal event and of the commands that followed."""
+        if type(event) not in _UNSEEN:
+            self._happened(event, commands, now)
+        for command in commands:
+            if type(command) not in _UNSEEN:
+                self._decided(command, now)
+
+    def _happened(self, event: ev.Event, commands: Sequence[ev.Command], now: float) -> None:
         match event:
             case ev.AttemptReported(attempt=attempt) if (run := self._runs.get(attempt)) is not None:
                 self._reported(run, event, commands, now)
@@ -157,20 +168,21 @@ class Timelines:
                 self._slots[worker] = slots
             case ev.JobSubmitted(job, spec) if spec.shown or not spec.pushed:
                 self._jobs[job] = _Job(now, spec.retries)
-        for command in commands:
-            match command:
-                case ev.Assign(worker, slot, attempt, job):
-                    run = self._runs[attempt] = _Run(attempt, job, worker, slot, now)
-                    self._queues.setdefault((worker, slot), []).append(run)
-                case ev.Interrupt(attempt=attempt):
-                    self._runs[attempt].interrupted = True
-                case ev.Kill(worker, slot):
-                    run = self._queues[worker, slot][0]
-                    self._add(run, now - run.since, now, "running")
-                case ev.Finish(job) if job in self._jobs:
-                    self._over[job] = self._jobs.pop(job)
-                    if len(self._over) > self._limits.timelines_kept:
-                        del self._over[next(iter(self._over))]
+
+    def _decided(self, command: ev.Command, now: float) -> None:
+        match command:
+            case ev.Assign(worker, slot, attempt, job):
+                run = self._runs[attempt] = _Run(attempt, job, worker, slot, now)
+                self._queues.setdefault((worker, slot), []).append(run)
+            case ev.Interrupt(attempt=attempt):
+                self._runs[attempt].interrupted = True
+            case ev.Kill(worker, slot):
+                run = self._queues[worker, slot][0]
+                self._add(run, now - run.since, now, "running")
+            case ev.Finish(job) if job in self._jobs:
+                self._over[job] = self._jobs.pop(job)
+                if len(self._over) > self._limits.timelines_kept:
+                    del self._over[next(iter(self._over))]
 
     def draw(self, job: int, snapshot: Snapshot, now: float) -> Snapshot:
         """The snapshot of the job with its timeline, if it has one."""

@@ -152,4 +152,9 @@ def next_state(table: Table, state: str, trigger: str, what: object) -> str:
 def check(true: bool, text: str, *args: object) -> None:
     """Raise InvalidTransition with the text, formatted with the arguments, unless `true`."""
     if not true:
-        raise InvalidTransition(text.format(*args))
+        raise illegal(text, *args)
+
+
+def illegal(text: str, *args: object) -> InvalidTransition:
+    """The error with the text, formatted with the arguments; where a call of `check` for each event would cost."""
+    return InvalidTransition(text.format(*args))

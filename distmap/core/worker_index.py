@@ -95,26 +95,27 @@ class WorkerIndex:
 
     def update_slot(self, slot: SlotRecord) -> None:
         """Update the entries of a slot whose load or state changed, or that of its worker."""
-        depth = self.limits.slot_depth
-        level, ahead, worker = -1, False, slot.worker
-        if not slot.setup_calls and not worker.unready:
-            pressed = worker.memory >= self.limits.memory_pressure
-            if self.can_take(slot):
-                level = len(slot.queue) + (depth if pressed else 0)
-            elif worker.ahead and not pressed and slot.state == "ready" and worker.state == "trusted":
-                ahead = slot.can_hold_more(self.limits)
+        # It runs twice for each chunk: so nothing is called that can stand here.
+        limits, worker, held = self.limits, slot.worker, len(slot.queue)
+        depth = limits.slot_depth
+        level, places, ahead = -1, 0, False
+        if slot.state == "ready" and worker.state == "trusted" and not slot.setup_calls and not worker.unready:
+            pressed = worker.memory >= limits.memory_pressure
+            if held < depth and worker.quiet_for is None:
+                level, places = held + (depth if pressed else 0), depth - held
+            elif worker.ahead and not pressed:
+                ahead = slot.can_hold_more(limits)
         idle = (level in (0, depth)) - (slot.level in (0, depth))
-        places = depth - len(slot.queue) if level >= 0 else 0
         more = places - slot.free_places
         slot.level, slot.free_places = level, places
         slot.stamp += 1
-        for group in slot.worker.groups:
+        for group in worker.groups:
             group.idle += idle
             group.free_places += more
             if level >= 0:
                 self._offer(group, slot)
             elif ahead:
-                self._push(group, group.ahead_heap, len(slot.queue), slot)
+                self._push(group, group.ahead_heap, held, slot)
 
     def _count_ahead(self, group: TagGroup) -> None:
         least = self.limits.ahead_least
@@ -137,18 +138,19 @@ class WorkerIndex:
     def best_slot(self, group: TagGroup) -> SlotRecord | None:
         """The best slot that can take a chunk now."""
         for heap in group.slot_heaps:
-            if heap and (slot := self._top(heap)) is not None:
-                return slot
+            while heap:
+                _, _, _, stamp, slot = heap[0]
+                if stamp == slot.stamp:
+                    return slot
+                heapq.heappop(heap)
         return None
 
     def ahead_slot(self, group: TagGroup) -> SlotRecord | None:
         """The slot with the fewest chunks among those that have what slots usually have and may be sent more."""
-        return self._top(group.ahead_heap)
-
-    def _top(self, heap: list[SlotEntry]) -> SlotRecord | None:
+        heap = group.ahead_heap
         while heap:
-            slot = heap[0][4]
-            if heap[0][3] == slot.stamp:
+            _, _, _, stamp, slot = heap[0]
+            if stamp == slot.stamp:
                 return slot
             heapq.heappop(heap)
         return None
@@ -186,20 +188,18 @@ class WorkerIndex:
         self._count_ahead(group)
 
     def _offer(self, group: TagGroup, slot: SlotRecord) -> None:
-        """Add a slot to the heap of its level."""
-        self._push(group, group.slot_heaps[slot.level], self._rank(slot.worker), slot)
+        """Add a slot to the heap of its level.
+
+        Its rank is the time for a nominal chunk on the worker, in steps of 19 %; the smallest is the best. The steps
+        are coarse on purpose: among workers of about the same speed the slot's index decides, so the first chunks are
+        spread over the hosts.
+        """
+        worker = slot.worker
+        rank = round(4 * math.log2(worker.rtt + self.limits.chunk_seconds * worker.slowness))
+        self._push(group, group.slot_heaps[slot.level], rank, slot)
 
     def _push(self, group: TagGroup, heap: list[SlotEntry], rank: int, slot: SlotRecord) -> None:
         heapq.heappush(heap, (rank, slot.index, slot.worker.id, slot.stamp, slot))
         if len(heap) > 64 and len(heap) > 4 * group.capacity:
             heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]
             heapq.heapify(heap)
-
-    def _rank(self, worker: WorkerRecord) -> int:
-        """The time for a nominal chunk on the worker, in steps of 19 %; the smallest rank is the best.
-
-        The steps are coarse on purpose: among workers of about the same speed the slot's index decides, so the first
-        chunks are spread over the hosts.
-        """
-        seconds = worker.rtt + self.limits.chunk_seconds * worker.slowness
-        return round(4 * math.log2(seconds))

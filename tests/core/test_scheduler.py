@@ -307,6 +307,27 @@ def test_a_costly_dispatch_makes_larger_chunks(harness: Any) -> None:
         harness.send(ev.DispatchMeasured(-0.1))
 
 
+def test_a_read_that_cannot_be_answered_so(harness: Any) -> None:
+    """The answer has at most what was asked for, no negative size, and at least one item unless the input ends."""
+    harness.send(ev.WorkerJoined(1, 1))
+    (read,) = harness.send(ev.JobSubmitted(1, ev.JobSpec(chunksize=2)))
+    for count, nbytes, match in ((3, 0, "3 items read, expected 0 to 2"), (1, -1, "-1 bytes"), (0, 0, "did not end")):
+        with pytest.raises(InvalidTransition, match=match):
+            harness.send(ev.ChunkRead(1, read.chunk, count, nbytes, False))
+
+
+def test_items_that_cannot_be_added(harness: Any) -> None:
+    """Only a pushed job takes items, at least one, of no negative size."""
+    harness.send(ev.JobSubmitted(1, ev.JobSpec()), ev.JobSubmitted(2, ev.JobSpec(pushed=True)))
+    for event, match in (
+        (ev.ItemsAdded(1, 1), "only a pushed job takes ItemsAdded"),
+        (ev.ItemsAdded(2, 0), "0 items added"),
+        (ev.ItemsAdded(2, 1, -1), "-1 bytes"),
+    ):
+        with pytest.raises(InvalidTransition, match=match):
+            harness.send(event)
+
+
 def test_time_does_not_go_back(harness: Any) -> None:
     """The clock is monotonic."""
     harness.send(ev.Ticked(), after=5.0)
