@@ -29,6 +29,7 @@ RINGS = {
     "tasks._typing": 0,  # names only: what task processes import of the pure folders needs them too
     "core.limits": 0,  # numbers only, imports nothing: the two pure folders and the shells share them
     "core.relay_limits": 0,  # likewise
+    "core.ssh_limits": 0,
     "core": 1,
     "wire": 1,
     "relay": 2,  # it forwards what it cannot read: nothing of tokens and sessions is in reach
@@ -52,7 +53,7 @@ RINGS = {
 
 #: Units of one ring that are one thing in several files, and so may import each other (never in a circle).
 GROUPS = [
-    {"calls.checks", "core.limits", "core.relay_limits", "tasks._records", "tasks._typing"},
+    {"calls.checks", "core.limits", "core.relay_limits", "core.ssh_limits", "tasks._records", "tasks._typing"},
 ]
 
 #: The most modules that may lie beside the folders: who looks for a room reads a short list.
@@ -121,6 +122,7 @@ UNTESTED = {
     "core.events": "frozen records; the scheduler's tests build every one of them",
     "core.limits": "frozen numbers",
     "core.relay_limits": "frozen numbers",
+    "core.ssh_limits": "frozen numbers",
     "driver.messages": "records; the tests of the driver and of the calls receive every one of them",
     "engine.base": "protocols only",
     "engine.adapter": "protocols only",

@@ -23,6 +23,7 @@ import distmap
 from distmap.calls.options import MapOptions
 from distmap.core.limits import LIMITS
 from distmap.core.relay_limits import RELAY
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.relay.cli import build_parser as build_relay_parser
 from distmap.worker.cli import build_parser
 
@@ -173,7 +174,11 @@ def test_defaults_of_the_worker_are_in_the_reference() -> None:
 
 def test_every_limit_has_a_description() -> None:
     """Each limit has a comment of its own, from which the site makes its table."""
-    for module, fields in (("limits.py", LIMITS._fields), ("relay_limits.py", RELAY._fields)):
+    for module, fields in (
+        ("limits.py", LIMITS._fields),
+        ("relay_limits.py", RELAY._fields),
+        ("ssh_limits.py", SSH_LIMITS._fields),
+    ):
         source = (PACKAGE / "core" / module).read_text(encoding="utf-8")
         described = re.findall(r"^    #: [A-Z].*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
         described += re.findall(r"^    #: `.*\n(?:    #: .*\n)*    (\w+): ", source, re.M)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distmap.calls.checks import checked
-from distmap.core.limits import LIMITS
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.tasks._typing import NamedTuple
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Remote(NamedTuple):
         seconds = self.connect_timeout
         if self.patient and any(map(is_ssh, urls)):
             installs = self.install or any(re.search(r"[?&]install=", url) for url in urls)
-            seconds = max(seconds, LIMITS.ssh_install if installs else LIMITS.ssh_login)
+            seconds = max(seconds, SSH_LIMITS.install if installs else SSH_LIMITS.login)
         return seconds
 
     def way(self, url: str) -> tuple[WorkerURL, FirstHop | None]:

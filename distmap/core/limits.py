@@ -1,4 +1,4 @@
-"""Every number that bounds something, in one frozen place; those of a relay are in `relay_limits.py`.
+"""Every number that bounds something, in one frozen place; `relay_limits.py` and `ssh_limits.py` have the rest.
 
 Owns limits and time constants only. Seconds and bytes throughout. Figures come from measurements or from the
 practice named beside them; a test or the simulator may build a `Limits` with other values.
@@ -341,20 +341,6 @@ class Limits(NamedTuple):
     check_bytes: int = 16 << 20
     #: Checks of one pool at one time. They measure one after the other, and the other sides wait for so long.
     checks_at_once: int = 8
-
-    # workers that are reached over SSH
-    #: Seconds that ssh tries to reach the host.
-    ssh_connect: float = 10.0
-    #: Seconds for a login and the start of a worker there. The dials of the pool meanwhile say that it is under way.
-    ssh_login: float = 30.0
-    #: Seconds for the same if distmap is installed there.
-    ssh_install: float = 600.0
-    #: Seconds for which the login of a worker waits on a login node for its pool; then another one does.
-    ssh_pool_wait: float = 60.0
-    #: Bytes that a login shell may print by itself before it runs a command.
-    ssh_noise_bytes: int = 64 << 10
-    #: Seconds that ssh has to end its jump hosts and itself.
-    ssh_end: float = 2.0
 
     # engines that somebody else runs
     #: Seconds that one may take until it has said who is there: a cluster of Ray starts in three or four.

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from distmap._version import __version__
-from distmap.core.limits import LIMITS
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.errors import ConnectError, LaunchError, VersionMismatch
 from distmap.transport.ssh import SSH
 from distmap.transport.ssh_tunnel import SSHTunnel
@@ -85,7 +85,7 @@ class SSHWorker(SSHTunnel):
     async def login(self) -> tuple[SSH, socket.socket]:
         """See SSHTunnel."""
         ssh = SSH(self.target)
-        limit = LIMITS.ssh_install if self._install else LIMITS.ssh_login
+        limit = SSH_LIMITS.install if self._install else SSH_LIMITS.login
         try:
             async with asyncio.timeout(limit):
                 program = Path(__file__).with_name("attach.py").read_bytes()

@@ -26,6 +26,7 @@ from contextlib import suppress
 from typing import Any
 
 from distmap.core.limits import LIMITS
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.errors import ConnectError, LaunchError
 from distmap.transport.ssh_url import SSHTarget
 from distmap.wire.handshake import sanitized
@@ -36,7 +37,7 @@ log = logging.getLogger("distmap.ssh")
 _OPTIONS = {
     "BatchMode": "yes",
     "ClearAllForwardings": "yes",
-    "ConnectTimeout": f"{LIMITS.ssh_connect:.0f}",
+    "ConnectTimeout": f"{SSH_LIMITS.connect:.0f}",
     "ControlMaster": "no",
     "ForwardAgent": "no",
     "ForwardX11": "no",
@@ -138,7 +139,7 @@ class SSH:
                 except ValueError:
                     raise ConnectError(f"{self.target}: what came from there makes no sense: {_last(line)}") from None
                 return answer
-            if len(self._unread) > LIMITS.ssh_noise_bytes:
+            if len(self._unread) > SSH_LIMITS.noise_bytes:
                 raise LaunchError(
                     f"{self.target}: the login shell there prints without end before it runs a command "
                     f"({_last(self._unread)}); let it print only if it is interactive"
@@ -188,7 +189,7 @@ class SSH:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 15)  # it ends its jump hosts
             try:
-                async with asyncio.timeout(LIMITS.ssh_end):
+                async with asyncio.timeout(SSH_LIMITS.end):
                     await process.wait()
             except TimeoutError:
                 with suppress(ProcessLookupError):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from distmap.core.limits import LIMITS
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.errors import ConnectError, DistmapError, LaunchError
 from distmap.transport.redial import delays
 from distmap.transport.ssh import SSH
@@ -178,9 +179,9 @@ class WorkerAtLogin(SSHTunnel):
         self.doing = "logging in, or waiting for the pool there"
         folder = Path(tempfile.mkdtemp(prefix="distmap-login-"))
         try:
-            command = _command(_WAIT, ssh.mark, path, f"{LIMITS.ssh_pool_wait:.0f}")
+            command = _command(_WAIT, ssh.mark, path, f"{SSH_LIMITS.pool_wait:.0f}")
             options = (*_FORWARDING, "-L", f"{folder}/s:{path}")
-            answer = await _answer(ssh, command, options, LIMITS.ssh_login + LIMITS.ssh_pool_wait)
+            answer = await _answer(ssh, command, options, SSH_LIMITS.login + SSH_LIMITS.pool_wait)
             try:
                 if not answer.get("there"):
                     raise ConnectError(
@@ -203,7 +204,7 @@ class WorkerAtLogin(SSHTunnel):
 
 
 async def _answer(
-    ssh: SSH, command: str, options: tuple[str, ...] = (), seconds: float = LIMITS.ssh_login
+    ssh: SSH, command: str, options: tuple[str, ...] = (), seconds: float = SSH_LIMITS.login
 ) -> dict[str, Any]:
     """Start ssh, and give its first answer; if there is none, no process is left."""
     try:

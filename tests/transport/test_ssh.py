@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.local_ssh import local_ssh
 
-from distmap.core.limits import LIMITS
+from distmap.core.ssh_limits import SSH_LIMITS
 from distmap.errors import ConnectError, LaunchError
 from distmap.transport.ssh import SSH, command_of, explain
 from distmap.transport.ssh_url import SSHTarget, parse_ssh
@@ -79,7 +79,7 @@ def test_a_run_that_ends(
 def test_a_shell_that_prints_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise is bounded, and whatever ignores the end of ssh is killed."""
     monkeypatch.setenv("DISTMAP_SSH", local_ssh(tmp_path))
-    monkeypatch.setattr("distmap.transport.ssh.LIMITS", LIMITS._replace(ssh_end=0.2))
+    monkeypatch.setattr("distmap.transport.ssh.SSH_LIMITS", SSH_LIMITS._replace(end=0.2))
 
     async def talk() -> None:
         ssh = SSH(TARGET)
