@@ -15,7 +15,7 @@ import logging
 import pickle
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
 import distributed
@@ -141,6 +141,8 @@ class DaskAdapter:
             future = self._client.submit(far_end, self._topic, argument, *needed, key=key, **pinned)
             if (error := await future.exception()) is not None:
                 raise error
+            if future.cancelled():  # by somebody else, or with all that its client had
+                raise CancelledError(f"the Dask task {key} was cancelled")
             answer = unpack_answer(await self._client.gather(future, direct=self._workers.direct))
             if answer.missing and len(needed) < len(handles):  # it was dropped there, after others had come
                 needed = list(handles)
