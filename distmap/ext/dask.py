@@ -123,8 +123,8 @@ class DaskAdapter:
             _settle(call, error=WorkerGone(f"the Dask worker {place.member.name} is gone"))
         except Exception as error:
             # First it is told who is gone: then this call is lost with all else that ran there.
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await self._workers.look()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._workers.told()
             _settle(call, error=error)
         else:
             _settle(call, answer)

@@ -35,6 +35,8 @@ LOOK_LIMIT = 10.0
 REACH_LIMIT = 2.0
 #: A scheduler that has been out of reach for so many seconds is gone: what ran there is lost already.
 GONE_AFTER = 5.0
+#: ... and one that can be reached, but has said nothing for so many.
+SILENT_FOR = 30.0
 
 #: Some versions tell of a few workers only, unless they are asked for all.
 _ALL = {"n_workers": -1} if "n_workers" in inspect.signature(distributed.Client.scheduler_info).parameters else {}
@@ -73,6 +75,8 @@ class DaskWorkers:
         #: Keys of workers that are asked what they are, and of those where distmap cannot be used.
         self._asked: set[str] = set()
         self._looking = asyncio.Lock()
+        #: The scheduler has been out of reach since it was asked last.
+        self._forgotten = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="distmap-dask", daemon=True)
 
@@ -118,32 +122,34 @@ class DaskWorkers:
             try:
                 self.wait_for(self.look())
                 lost = None
-            except TimeoutError:
-                log.info("x %s has not said who is there for %g s", self._name, LOOK_LIMIT)
-            except OSError as error:
+            except Exception as error:  # OSError, or what its client raises when it is closed
+                log.info("x %s does not say who is there: %r", self._name, error)
                 lost = lost or monotonic()
-                if monotonic() - lost >= GONE_AFTER:
-                    why = f"its scheduler has been out of reach for {GONE_AFTER:g} s ({error})"
+                limit = SILENT_FOR if isinstance(error, TimeoutError) else GONE_AFTER
+                if monotonic() - lost >= limit:
+                    why = f"its scheduler has been out of reach for {limit:g} s ({error or 'it is silent'})"
             if self.closed:
                 why = "its client was closed"
             if why is not None:
-                return self._events.ended(why)
+                self._closing.set()
+                self._events.ended(why)
 
     async def look(self, *, wait: bool = False) -> None:
         """Find out who is there. `wait`: also for what new ones say of themselves.
 
         Raises:
             TimeoutError: The scheduler does not answer.
-            OSError: It is out of reach, so that everything that ran for this client is lost.
+            OSError: It is out of reach: it forgets this client then, with everything that ran.
         """
         async with self._looking:
             try:
                 workers = await self._ask()
-            except TimeoutError:
+            except OSError as error:
+                self._forgotten |= not isinstance(error, TimeoutError)
                 raise
-            except OSError:
-                self._tell({})
-                raise
+        if self._forgotten:
+            self._forgotten = False
+            self._tell({})
         there = {_key(address, worker): address for address, worker in workers.items() if _is_up(worker)}
         self._asked &= there.keys()
         self._tell({key: place for key, place in self.places.items() if key in there})
@@ -155,10 +161,18 @@ class DaskWorkers:
             if wait:
                 await asking
 
+    async def told(self) -> None:
+        """Wait until it has been told who is gone, or that the engine is."""
+        while not self._closing.is_set():
+            try:
+                return await self.look()
+            except Exception:
+                await asyncio.sleep(LOOK_EVERY / 4)
+
     async def _ask(self) -> dict[str, Any]:
         """What the scheduler knows of its workers, by address."""
-        if self._client.scheduler is None:
-            raise ConnectionError("its client is not connected")
+        if self._client.status != "running":
+            raise ConnectionError("the connection to it has ended")
         identity = await asyncio.wait_for(self._client.scheduler.identity(**_ALL), LOOK_LIMIT)
         workers: dict[str, Any] = identity["workers"]
         return workers

@@ -18,7 +18,7 @@ def travelled(bundle: Bundle) -> tuple[Any, int]:
     """As it arrives, and the bytes that were not left out of the pickle."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(bundle, 5, buffer_callback=buffers.append)
-    return pickle.loads(pickled, buffers=buffers), len(pickled)
+    return pickle.loads(pickled, buffers=[buffer.raw() for buffer in buffers]), len(pickled)
 
 
 def test_buffers_are_not_copied_into_pickles() -> None:
