@@ -6,6 +6,7 @@ what is run.
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import socket
 import sys
@@ -91,9 +92,7 @@ def far_end(topic: str, sent: bytes | Bundle, *kept: Bundle) -> Bundle:
 
 async def control(data: bytes) -> None:
     """What `send` calls on the worker's own loop, beside what its threads run."""
-    from distmap.engine import foreign_host
-
-    foreign_host.control(data)
+    importlib.import_module("distmap.engine.foreign_host").control(data)
 
 
 def about() -> tuple[str, str, str]:

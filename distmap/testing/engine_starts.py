@@ -118,16 +118,21 @@ def dask() -> Iterator[Started]:
     with (
         config.set(settings),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+            n_workers=2,
+            threads_per_worker=1,
+            resources={"suite": 1},
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield Started(
-            client.get_executor(pure=False),
+            client,
             pids=lambda: list(client.run(os.getpid).values()),
             end=cluster.close,
             join=lambda: cluster.scale(3),
             leave=lambda: cluster.scale(2),
+            tag="suite",
         )
 
 
@@ -172,8 +177,6 @@ ENGINES = {
             dask,
             lacks={
                 **lacks(BY_CALL, *SIDE_CHANNEL),
-                **lacks("its executor tells nothing of its workers", "sees_members_come_and_go"),
-                **lacks("its executor raises errors of its own", "tells_that_the_engine_is_gone"),
             },
             package="distributed",
             title="Dask",

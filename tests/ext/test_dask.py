@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from support.waiting import until
 
 import distmap
-from distmap.errors import JobCancelled, NoWorkers, PoisonItemError
+from distmap.errors import ItemTimeout, NoWorkers, PoisonItemError
 
 #: Dask's processes, sockets and threads come and go by themselves.
 pytestmark = pytest.mark.own_leaks("processes", "threads", "descriptors")
@@ -66,8 +64,8 @@ def wait(path: str) -> None:
         time.sleep(0.01)
 
 
-def waiting(gate: Path) -> int:
-    return len(list(gate.parent.glob("open-*")))
+def waiting(gate: Path | str) -> int:
+    return len(list(Path(gate).parent.glob(f"{Path(gate).name}-*")))
 
 
 def square(x: int) -> int:
@@ -147,55 +145,10 @@ def test_a_poison_item_ends_no_worker_of_dask(pool: distmap.Pool, client: Any) -
 
     before = pids(client)
     got = pool.map(step, range(12), timeout=1, progress=False, on_error="return")
-    assert [type(got[x]) for x in (3, 4, 5)] == [PoisonItemError, PoisonItemError, distmap.TaskTimeout]
+    assert [type(got[x]) for x in (3, 4, 5)] == [PoisonItemError, PoisonItemError, ItemTimeout]
     assert "item 3 (3) ended 3 task processes" in str(got[3])
     assert got[:3] + got[6:] == [x * x for x in range(12) if x not in (3, 4, 5)]
     assert pids(client) == before
-
-
-def test_news_of_a_chunk_come_before_its_end(
-    pool: distmap.Pool, gate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What an item prints is shown, and what is finished is counted, while another item of its chunk runs."""
-    key, seen = str(gate), []
-
-    class Screen(io.StringIO):
-        def write(self, text: str) -> int:
-            seen.append(text)
-            return super().write(text)
-
-    def step(x: int) -> int:
-        print(f"item {x} speaks")
-        if x == 3:
-            wait(key)
-        return x
-
-    def show(snapshot: Any) -> None:
-        if snapshot.done >= 3 and any("item 3 speaks" in text for text in seen):
-            gate.touch()
-
-    monkeypatch.setattr(sys, "stdout", Screen())
-    assert pool.map(step, range(4), chunksize=4, progress=show) == [0, 1, 2, 3]
-    assert gate.exists()
-
-
-def test_an_interrupt_ends_what_runs(pool: distmap.Pool, gate: Path) -> None:
-    """Items that run are ended, finished ones are kept, and the pool goes on."""
-    key = str(gate)
-
-    def step(x: int) -> int:
-        if x >= 2:
-            wait(key)
-        return x
-
-    job = pool.map_async(step, range(8), chunksize=1, progress=False)
-    until(lambda: waiting(gate) == 2, 20)
-    job.cancel()
-    with pytest.raises(JobCancelled):
-        job.result(20)
-    assert [(0, 0), (1, 1)] == job.partial
-    assert pool.map(square, range(4), progress=False) == [0, 1, 4, 9]
-    assert not gate.exists()
 
 
 def test_a_worker_of_dask_may_die(pool: distmap.Pool, client: Any, gate: Path) -> None:
@@ -217,9 +170,27 @@ def test_a_worker_of_dask_may_die(pool: distmap.Pool, client: Any, gate: Path) -
     assert killed not in pids(client)
 
 
+def test_a_worker_that_is_added_takes_part(pool: distmap.Pool, cluster: Any, gate: Path) -> None:
+    """In a map that runs."""
+    key = str(gate)
+
+    def step(x: int) -> int:
+        wait(key)
+        return x
+
+    job = pool.map_async(step, range(6), chunksize=1, progress=False)
+    until(lambda: waiting(gate) == 2, 20)
+    cluster.scale(3)
+    until(lambda: waiting(gate) == 3, 20)
+    gate.touch()
+    assert job.result(20) == list(range(6))
+    cluster.scale(2)
+    until(lambda: len(pool.workers) == 2, 20)
+
+
 @pytest.fixture
 def small(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster in this process, with one worker, that may be changed and ended."""
+    """A cluster in this process, with one worker, that may be ended."""
     import distributed
 
     from distmap.ext import dask_workers
@@ -229,45 +200,27 @@ def small(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield cluster
 
 
-def test_a_worker_that_is_added_takes_part(small: Any, gate: Path) -> None:
-    """In a map that runs."""
-    key = str(gate)
-
-    def step(x: int) -> int:
-        wait(key)
-        return x
-
-    with distmap.Pool(small) as pool:
-        job = pool.map_async(step, range(4), chunksize=1, progress=False)
-        until(lambda: waiting(gate) == 1, 20)
-        small.scale(2)
-        until(lambda: waiting(gate) == 2, 20)
-        gate.touch()
-        assert job.result(20) == [0, 1, 2, 3]
-
-
 def test_the_end_of_the_engine_is_the_cause(small: Any, gate: Path) -> None:
     """The scheduler ends, or the client is closed: a map that runs fails with the reason, and so do those to come."""
     import distributed
 
-    key = str(gate)
+    keys = [f"{gate}-first", f"{gate}-second"]
     with distributed.Client(small, set_as_default=False) as client:
         with distmap.Pool(client) as pool:
-            job = pool.map_async(lambda x: wait(key), range(4), chunksize=1, progress=False)
-            until(lambda: waiting(gate) == 1, 20)
+            job = pool.map_async(lambda x: wait(keys[0]), range(4), chunksize=1, progress=False)
+            until(lambda: waiting(keys[0]), 20)
             client.close()
             with pytest.raises(NoWorkers, match="its client was closed"):
                 job.result(20)
-            gate.touch()
-    gate.unlink()
+            Path(keys[0]).touch()
     with distmap.Pool(small) as pool:
         assert pool.map(square, range(4), progress=False) == [0, 1, 4, 9]
-        begun = waiting(gate)
-        job = pool.map_async(lambda x: wait(key), range(4), chunksize=1, progress=False)
-        until(lambda: waiting(gate) > begun, 20)
-        gate.touch()
+        job = pool.map_async(lambda x: wait(keys[1]), range(4), chunksize=1, progress=False)
+        until(lambda: waiting(keys[1]), 20)
+        Path(keys[1]).touch()
         small.close()
-        with contextlib.suppress(NoWorkers):
+        with contextlib.suppress(NoWorkers):  # unless the items were faster
             job.result(20)
+        until(lambda: not pool.workers, 20)
         with pytest.raises(NoWorkers, match="its scheduler has been out of reach"):
-            until(lambda: pool.map(square, range(4), progress=False) and None, 20)
+            pool.map(square, range(4), progress=False)
