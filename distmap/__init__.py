@@ -10,6 +10,7 @@ from distmap.tasks._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distmap.calls.job import Job
+    from distmap.calls.plan import plan
     from distmap.checkpoint.info import Checkpoint, CheckpointInfo, FunctionInfo, checkpoint_info
     from distmap.core.progress import Lane, Snapshot
     from distmap.errors import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Pool": "distmap.pool",
     "Job": "distmap.calls.job",
+    "plan": "distmap.calls.plan",
     "Broadcast": "distmap.tasks.broadcast",
     "per_process": "distmap.tasks.per_process",
     "rng": "distmap.tasks.run",
@@ -87,6 +89,7 @@ __all__ = [
     "__version__",
     "checkpoint_info",
     "per_process",
+    "plan",
     "rng",
 ]
 

@@ -29,6 +29,8 @@ from distmap.calls.arguments import (
     variables,
 )
 from distmap.calls.checks import WAIT, checked, function, functions
+from distmap.calls.launching import launches
+from distmap.calls.plan import follows_plan
 from distmap.calls.remote import remote
 from distmap.calls.traces import gate
 from distmap.driver.portal import Portal
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from distmap.core.progress import ProgressOption
     from distmap.driver.driver import Driver
     from distmap.driver.messages import WorkerStatus
-    from distmap.engine.base import Engine
+    from distmap.engine.base import Part
     from distmap.engine.hub import HubEngine
     from distmap.slots.slots import Slots
     from distmap.tasks.broadcast import Broadcast
@@ -73,7 +75,8 @@ class Pool:
         workers: who computes. None (default): this machine, one slot (task process) for each core. A number: so many
             slots. "gpu": one slot for each GPU of this machine, which is then the only one that it sees.
             "wss://host:8786": a `distmap-worker` that listens there. "ssh://user@host": a host that `ssh` logs in to; a
-            worker is started there, and ends with the pool. An engine that already runs: a `Client` or cluster of
+            worker is started there, and ends with the pool. "slurm://?workers=20&cpus=8": workers are jobs of Slurm
+            that are started now, and end with the pool. An engine that already runs: a `Client` or cluster of
             Dask, or "dask://scheduler:8786"; "ray" or "ray://head:10001"; a client or view of ipyparallel; any
             `concurrent.futures.Executor`; if that does not say how many calls it runs at once, give `processes` too.
             A list of these: all of them together.
@@ -95,6 +98,9 @@ class Pool:
         headers: HTTP headers for a proxy in front of a worker: a mapping, or a file with a line `Name: value` each that
             only you can read, which is read anew for each connection. None (default): the file `DISTMAP_HEADER_FILE`,
             if it is set. They are sent over TLS to a host whose certificate is trusted, and never shown.
+        launch: a command line that starts workers, such as "mpiexec -n 32 distmap-worker {url}"; see `scale`. It is run
+            by a shell, and ended with the pool. `{url}` is the address of the pool, `{n}` a number of workers,
+            `{token_file}` the file of the token, which the command has as `DISTMAP_TOKEN_FILE` too.
         ca: file of certificates to trust, besides those of the system, for a proxy in front of a worker; None
             (default): `DISTMAP_CA`. Workers themselves need none: they prove the token.
         proxy: URL of a proxy to go out through: "http://host:3128", "socks5h://host:1080"; "" for none. None
@@ -129,6 +135,7 @@ class Pool:
     """
 
     @gate
+    @follows_plan
     def __init__(
         self,
         workers: Workers = None,
@@ -146,6 +153,7 @@ class Pool:
         ca: str | os.PathLike[str] | None = None,
         proxy: str | None = None,
         relay: str | None = None,
+        launch: str | None = None,
         install: bool = False,
         processes: int | None = None,
         env: Mapping[str, str] | None = None,
@@ -164,6 +172,7 @@ class Pool:
             proxy=proxy,
             connect_timeout=connect_timeout,
             relay=relay,
+            launches=launches(workers, launch),
         )._replace(install=checked("install", install))
         wanted = sort_out(workers, self._remote.dialled, checked("processes", processes))
         self._connect_timeout = self._remote.patience(wanted.urls)
@@ -254,7 +263,7 @@ class Pool:
         crashed = weakref.WeakMethod(self._crashed)
         with Held() as held:  # or an interrupt would leave processes, the thread or connections behind
             self._portal = Portal(first=first, crashed=lambda error: _call(crashed, error))
-            self._engines: list[Engine] = []
+            self._engines: list[Part] = []
             # Two threads that import take turns: the task processes first, so that they boot while the rest is
             # imported.
             spawned.wait()
@@ -277,6 +286,7 @@ class Pool:
     def _assemble(self, started: list[Slots], wanted: Wanted, held: Held) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.
         from distmap.calls.factory import Jobs
+        from distmap.calls.launching import Launching
         from distmap.calls.reader import JobContext
         from distmap.calls.submissions import Submissions
         from distmap.core.limits import LIMITS
@@ -288,7 +298,7 @@ class Pool:
         self._hub: HubEngine | None = None
         # Those that have begun, and those that will.
         engines = self._engines
-        planned: list[Engine] = []
+        planned: list[Part] = []
         loop = self._portal.loop
         no_workers = weakref.WeakMethod(self._no_workers)
         self._driver: Driver = self._portal.ask(
@@ -318,8 +328,10 @@ class Pool:
             from distmap.engine.inline import InlineEngine
 
             planned.append(InlineEngine())
+        self._launching = Launching(self._remote, self._hub, self._driver)
+        planned += self._launching.scalers
         changed = weakref.WeakMethod(self._tell_members)
-        self._driver.workers.on_change = lambda: _call(changed)
+        self._driver.workers.on_change = self._launching.before(lambda: _call(changed))
         portal, driver = self._portal, self._driver
         self._watch: Watch = Watch(
             self._base, self._added, lambda around: portal.call(driver.blobs.keep_surroundings, around)
@@ -783,14 +795,14 @@ class Pool:
         if self._hub is not None and len(self._hub.waiting):
             self._portal.call(self._hub.waiting.call)
         while len(found := self.workers) < n:
-            if self._hub is not None and not found and (why := self._hub.fatal) is not None:
+            if not found and (why := (self._hub and self._hub.fatal) or _broken(self._engines)):
                 raise self._none(f"no worker can come: {why}")
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 and (timeout is not None or not self._launching.coming()):
                 raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
-                self._members_changed.wait(min(left, 0.1))
+                self._members_changed.wait(min(max(left, 0.0), 0.1) or 0.1)
             self._check_open()
         return found
 
@@ -837,7 +849,7 @@ class Pool:
         """Add local slots (a number) or a worker ("wss://host:port", "ssh://user@host") while the pool runs."""
         self._check_open()
         wanted = sort_out(workers, None)
-        if wanted.foreign or wanted.inline:
+        if wanted.foreign or wanted.inline or launches(workers, None):
             raise TypeError(f"add(...) takes a number of slots or a wss:// URL; got {workers!r}")
         if wanted.local:
             from distmap.engine.local import LocalEngine
@@ -846,6 +858,29 @@ class Pool:
             self._portal.run(self._ending.add(engine)).result()
         for url in wanted.urls:
             self._add_url(url)
+
+    @gate
+    def scale(self, least: int, most: int | None = None) -> None:
+        """Say how many workers a launcher has to keep ("slurm://...", `launch=`): so many, or between two bounds.
+
+        With one number there are so many from now on. With two, there are more as more work waits, and fewer after a
+        minute in which fewer were enough. Workers that end, by their time limit say, are replaced. What is too much is
+        ended: starts that are still queued first, then workers that have nothing to do; the others finish what they
+        run, and nothing is lost. Of a command with `{n}` whole runs are ended only; one without `{n}` is run so many
+        times, whatever workers each run has.
+
+        Does not wait for workers: `wait_for_workers` does.
+
+        Args:
+            least: workers that there always are.
+            most: workers that there never are more than; None (default): as `least`.
+
+        Raises:
+            ValueError: the pool has no launcher, or several.
+            LaunchError: more cannot be started; the message has the last words of what was asked.
+        """
+        self._check_open()
+        self._launching.scale(self._portal, least, most)
 
     def _add_url(self, text: str) -> None:
         from distmap.tasks.extras import remote_workers
@@ -891,7 +926,7 @@ class Pool:
             self.url,
             self._closed,
             0 if self._hub is None else len(self._hub.waiting),
-        )._replace(at_relay=self._remote.at_relay)
+        )._replace(at_relay=self._remote.at_relay, launched=self._launching.words)
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -994,12 +1029,14 @@ class Pool:
 
     def _ensure_workers(self) -> None:
         self._check_open()
-        if self._hub is not None:
+        # Where workers are started, work has to wait for them in the open: it says how many are needed.
+        if self._hub is not None and not self._launching.scalers:
             self.wait_for_workers(1)
 
     def _what_was_tried(self) -> str:
         tried = [] if self._hub is None else list(self._hub.errors.copy().values())
-        if self.url:
+        tried += self._launching.tried
+        if self.url and not self._remote.only_launched:
             how = f"{'--relay ' if self._remote.at_relay else ''}{self.url}"
             tried.append(
                 f"On the worker's machine run: distmap-worker {how} (with the same token); pool.check() tells whether "
@@ -1118,8 +1155,8 @@ class Pool:
         return self._jobs.stream(call, gather, checked("buffer", buffer))
 
 
-def _broken(engines: Sequence[Engine], tags: frozenset[str] = frozenset()) -> str:
-    """Why there are no workers, and none with these tags can come, if all engines are foreign ones; else empty."""
+def _broken(engines: Sequence[Part], tags: frozenset[str] = frozenset()) -> str:
+    """Why there are no workers, and none with these tags can come, if nobody comes by himself; else empty."""
     causes = [getattr(engine, "broken", None) for engine in engines]
     if tags:
         causes = [cause or getattr(engine, "tagless", None) for cause, engine in zip(causes, engines, strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distmap.calls.checks import checked, displayed, is_whole
+from distmap.calls.launching import is_launch
 from distmap.engine.adapters import is_foreign
 from distmap.tasks._typing import NamedTuple
 from distmap.tasks.caller import warn
@@ -103,7 +104,7 @@ def sort_out(workers: Workers, listen: str | None, processes: int | None = None)
                 inline = True
             elif one == "gpu":
                 gpu = True
-            else:
+            elif not is_launch(one):
                 urls.append(one)
         elif is_whole(one) and not isinstance(one, bool):
             local += checked("slots", one)

@@ -187,9 +187,12 @@ RULES: dict[str, Rule] = {
         'a dict of names and values, the path of a file with a line "Name: value" each, or None', _headers, secret=True
     ),
     "install": _one_of(True, False),
+    "launch": Rule('a command line such as "mpiexec -n 32 distmap-worker {url}", or None', _filled),
+    "least": _whole(0),
     "listen": Rule('an address such as "wss://0.0.0.0:8786", True, or None', _listen),
     "maxtasksperchild": _whole(1, none=True),
     "memory_limit": Rule('a number of bytes, text such as "2GB" or "80%", or None', _size),
+    "most": _whole(0, none=True),
     "n": _whole(0),
     "on_change": _one_of("error", "restart", "keep"),
     "on_error": _one_of("raise", "return", "skip"),

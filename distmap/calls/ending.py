@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distmap.calls.submissions import Submissions
     from distmap.driver.driver import Driver
     from distmap.driver.portal import Portal
-    from distmap.engine.base import Engine
+    from distmap.engine.base import Part
 
 #: What is said of a pool that was not ended by a call.
 FORGOTTEN = "forgotten: nothing refers to it any more, or Python ends"
@@ -30,7 +30,7 @@ FORGOTTEN = "forgotten: nothing refers to it any more, or Python ends"
 class Ending:
     """Ends a pool."""
 
-    def __init__(self, portal: Portal, driver: Driver, engines: list[Engine], submissions: Submissions) -> None:
+    def __init__(self, portal: Portal, driver: Driver, engines: list[Part], submissions: Submissions) -> None:
         self._pid = os.getpid()
         self._portal = portal
         self._driver = driver
@@ -42,7 +42,7 @@ class Ending:
         #: True from the moment on when nothing can be begun any more.
         self.begun = False
 
-    async def add(self, engine: Engine) -> None:
+    async def add(self, engine: Part) -> None:
         """On the loop: start one more engine, which ends with the others.
 
         Raises:

@@ -81,6 +81,8 @@ class Look(NamedTuple):
     waiting: int = 0
     #: Whether that URL is the one of a relay.
     at_relay: bool = False
+    #: What was started for the pool; empty: nothing ever is.
+    launched: str = ""
 
 
 CLOSED = Look("closed")
@@ -113,7 +115,8 @@ def repr_of(look: Look) -> str:
     workers = f"{len(look.workers)} worker{'s' * (len(look.workers) != 1)}"
     if look.waiting:
         workers += f" ({look.waiting} more on call)"
-    return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}>"
+    launched = f"; {look.launched}" if look.launched else ""
+    return f"<Pool:{listening} {state}{workers}, {slots} slot{'s' * (slots != 1)}, {work}{launched}>"
 
 
 def card_of(look: Look, way: Way | None) -> str:
@@ -121,7 +124,8 @@ def card_of(look: Look, way: Way | None) -> str:
     work = "not known: the pool does not answer now" if look.workers is None else _work(look)
     rows = tuple(map(_row, look.workers or ()))
     lines, notes = way or ((), ())
-    return pool_html(PoolFacts(look.state, rows, look.url, work, "\n".join(lines), notes, look.waiting, look.at_relay))
+    facts = PoolFacts(look.state, rows, look.url, work, "\n".join(lines), notes, look.waiting, look.at_relay)
+    return pool_html(facts._replace(launched=look.launched))
 
 
 def _work(look: Look) -> str:

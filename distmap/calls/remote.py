@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from distmap.transport.token import Secret
     from distmap.transport.url import WorkerURL
 
+#: Where workers that a pool has started come to, if nobody says otherwise: any address of this machine, any port.
+ANYWHERE = "wss://0.0.0.0:0"
+
 #: Where `listen=True` waits: a port of this machine that only a proxy here leads to (jupyter-server-proxy, nginx).
 _BEHIND_A_PROXY = "ws://127.0.0.1:{}"
 
@@ -65,6 +68,9 @@ class Remote(NamedTuple):
     patient: bool = False
     #: Whether distmap is installed on hosts of ssh:// that lack it.
     install: bool = False
+    #: What has workers started, and whether nobody else is expected to dial in.
+    launches: tuple[str, ...] = ()
+    only_launched: bool = False
 
     @property
     def at_relay(self) -> bool:
@@ -137,6 +143,7 @@ class Remote(NamedTuple):
         if self.relay is not None:
             hub.relay = parse_relay(self.relay)
         hub.meeting = meeting
+        hub.only_launched = self.only_launched
         for url in urls:
             hub.add(*self.way(url))
         return hub
@@ -162,9 +169,13 @@ def remote(
     proxy: str | None,
     connect_timeout: float | None,
     relay: str | None = None,
+    launches: tuple[str, ...] = (),
 ) -> Remote:
     """The arguments, checked; TypeError or ValueError if one cannot be meant."""
     where, server = _listening(checked("listen", listen))
+    only_launched = bool(launches) and where is None and relay is None
+    if only_launched:
+        where = ANYWHERE
     timeout = checked("connect_timeout", connect_timeout)
     return Remote(
         where,
@@ -178,6 +189,8 @@ def remote(
         server,
         checked("relay", relay),
         timeout is None,
+        launches=launches,
+        only_launched=only_launched,
     )
 
 

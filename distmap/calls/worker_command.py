@@ -101,8 +101,13 @@ def script_of(kind: str, url: str | None, options: dict[str, Any], *, at_relay: 
     return CommandText(SCRIPTS[kind](_command(url, at_relay), **options))
 
 
+def words_to(url: str, at_relay: bool) -> str:
+    """What `distmap-worker` is given for that."""
+    return f"{'--relay ' if at_relay else ''}{shlex.quote(url)}"
+
+
 def _command(url: str, at_relay: bool) -> str:
-    return f"distmap-worker {'--relay ' if at_relay else ''}{shlex.quote(url)}"
+    return f"distmap-worker {words_to(url, at_relay)}"
 
 
 def token_words(token: Secret | str | None) -> str:

@@ -74,6 +74,10 @@ class Attempts:
         """Workers with something that runs or waits."""
         return {entry.worker for entry in self._running.values()}
 
+    def busy_slots(self, job: JobEntry) -> int:
+        """Slots with something of a job."""
+        return len({(entry.worker, entry.slot) for entry in self._running.values() if entry.job is job})
+
     def add_report(self, attempt: int, job: JobEntry, report: ReportData) -> None:
         """Keep a report until it is settled."""
         self._reports.setdefault(attempt, (job, []))[1].append(report)

@@ -43,6 +43,7 @@ from collections.abc import Callable, Sequence
 
 from distmap.core import events as ev
 from distmap.core.limits import LIMITS, Limits
+from distmap.core.scaling import Waiting
 from distmap.core.scheduler import Scheduler
 from distmap.driver.attempts import Attempts
 from distmap.driver.blobs import Blobs, Holder
@@ -261,6 +262,16 @@ class Driver:
                     worker.devices,
                 )
             )
+        return found
+
+    def waiting_work(self) -> list[Waiting]:
+        """What there is to be done now, by job; set-ups are none of it."""
+        found = []
+        for job in self._jobs.values():
+            if not job.spec.each:
+                at = self.snapshots.of(job)
+                left = None if at.total is None else max(0, at.total - at.done)
+                found.append(Waiting(job.id, left, at.done, self._attempts.busy_slots(job)))
         return found
 
     # --- the loop ---------------------------------------------------------------------------------------------------

@@ -243,6 +243,8 @@ class Workers:
     ) -> None:
         self.attempts = attempts
         self.post = post
+        #: Whether workers that were started may still come, so that it is worth to wait longer.
+        self.coming: Callable[[], bool] = lambda: False
         #: Called after workers came, changed or went.
         self.on_change: Callable[[], None] = lambda: None
         self.loop = loop
@@ -357,9 +359,19 @@ class Workers:
                 job.no_worker_timer.cancel()
                 job.no_worker_timer = None
 
+    def reconsider(self) -> None:
+        """No worker can come any more, or one may again."""
+        for job in self._jobs.values():
+            if job.no_worker_timer is not None:
+                job.no_worker_timer.cancel()
+                job.no_worker_timer = None
+        self.check_unserved()
+
     def _fail_unserved(self, job: JobEntry) -> None:
         job.no_worker_timer = None
-        if job.id in self._jobs:
+        if self.coming():
+            self.check_unserved()
+        elif job.id in self._jobs:
             self._fail(job, self._unserved_error(job))
 
     def _unserved_error(self, job: JobEntry) -> BaseException:

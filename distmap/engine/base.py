@@ -34,6 +34,8 @@ class WorkerInfo(NamedTuple):
     devices: tuple[tuple[str, str], ...] = ()
     #: Seconds of work that each slot should hold beyond what runs.
     ahead: float = 0.0
+    #: What a launcher calls its start; empty: none has started it.
+    launch: str = ""
 
 
 class WorkerListener(SlotListener, Protocol):
@@ -98,12 +100,19 @@ class Sink(Protocol):
 Location = Literal["here", "there", "foreign"]
 
 
-class Engine(Protocol):
-    """Runs chunks. `start` is called once, on the loop; workers are announced by `sink.joined`."""
-
-    place: Location
+class Part(Protocol):
+    """What begins and ends with a pool. `start` is called once, on the loop."""
 
     async def start(self, sink: Sink) -> None: ...
+
+    async def close(self, *, now: bool) -> None:
+        """Let go of every worker and leave no process, thread, socket or file. `now`: do not let items finish."""
+
+
+class Engine(Part, Protocol):
+    """Runs chunks; workers are announced by `sink.joined`."""
+
+    place: Location
 
     def put(self, worker: int, digest: bytes, kind: BlobKind, parts: Parts, name: str = "") -> None:
         """Keep a payload on the worker; once per worker, before any task that names the digest."""
@@ -120,6 +129,3 @@ class Engine(Protocol):
 
     def renew(self, worker: int, slot: int) -> None:
         """Replace the slot's process once it has answered for what it has; nothing is reported. It may have none."""
-
-    async def close(self, *, now: bool) -> None:
-        """Let go of every worker and leave no process, thread, socket or file. `now`: do not let items finish."""

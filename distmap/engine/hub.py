@@ -85,6 +85,8 @@ class HubEngine:
         self._spares: Spares | None = None
         #: The login node where workers come to the port, set before `start`.
         self.meeting: PoolAtLogin | None = None
+        #: Whether nobody listens for others than those that the pool has started, set before `start`.
+        self.only_launched = False
         self._hop = hop
         #: URL of a worker that is dialled -> what a proxy on the way to it needs.
         self.hops: dict[str, FirstHop] = {}
@@ -167,6 +169,10 @@ class HubEngine:
         """See Engine."""
         self._send(worker, msg.Kill(slot))
 
+    def dismiss(self, worker: int) -> None:
+        """Have the worker leave: it finishes what it runs."""
+        self._send(worker, msg.Draining())
+
     async def close(self, *, now: bool) -> None:
         """Send Bye to every worker (it then ends what it runs), stop listening and dialling. `now`: wait less."""
         self._closing = True
@@ -209,6 +215,11 @@ class HubEngine:
             await tried.wait()
         if self._spares is not None:
             await self._spares.tried.wait()
+
+    @property
+    def broken(self) -> str | None:
+        """None: a worker may come by itself. Empty: only such as were started for the pool."""
+        return "" if self.only_launched and not self._urls and not self._dialling else None
 
     @property
     def fatal(self) -> str | None:

@@ -47,7 +47,7 @@ class RemoteWorker:
         peer = read_worker(connection.peer_info, address)
         self.info = WorkerInfo(
             peer.name, peer.host, peer.slots, peer.python, peer.tags, address, connection.rtt, connection.through_hop,
-            peer.devices, limits.ahead_least,
+            peer.devices, limits.ahead_least, peer.launch,
         )  # fmt: skip
         #: What it reports goes there; None until the sink has returned it.
         self.listener: WorkerListener | None = None

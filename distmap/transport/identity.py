@@ -24,6 +24,8 @@ PYTHON = ".".join(map(str, sys.version_info[:3]))
 
 #: Characters of the id of a device, for people: the beginning of a UUID tells it from others.
 _ID_CHARS = 16
+#: Characters of what a launcher calls a start: the id of a job of a batch system.
+_LAUNCH_CHARS = 40
 #: Why a connection is refused whose side has given it up before it was heard.
 OUTDATED = "this session has gone on over a later connection"
 
@@ -48,9 +50,15 @@ def pool_info() -> dict[str, object]:
 
 
 def worker_info(
-    *, name: str, slots: int, tags: frozenset[str], devices: Sequence[tuple[str, str]] = ()
+    *, name: str, slots: int, tags: frozenset[str], devices: Sequence[tuple[str, str]] = (), launch: str = ""
 ) -> dict[str, object]:
-    """The INFO of a worker. `devices`: for each slot the id and the name of its GPU, if each has one."""
+    """The INFO of a worker.
+
+    Args:
+        name, slots, tags: Of its command line.
+        devices: For each slot the id and the name of its GPU, if each has one.
+        launch: What a pool's launcher calls its start; empty: somebody else started it.
+    """
     before, named = "", []
     for id, called in devices[: LIMITS.named_devices]:
         # The same name again is left out: all of the INFO has to fit into one small message.
@@ -63,6 +71,7 @@ def worker_info(
         "slots": slots,
         "tags": sorted(tags),
         **({"devices": named} if named else {}),
+        **({"launch": launch[:_LAUNCH_CHARS]} if launch else {}),
         "python": PYTHON,
         "distmap": __version__,
     }
@@ -106,6 +115,8 @@ class Peer:
     tags: frozenset[str]
     #: Id and name of each slot's GPU; empty if slots have none.
     devices: tuple[tuple[str, str], ...] = ()
+    #: What a launcher calls its start; empty: none has started it.
+    launch: str = ""
 
 
 def read_worker(info: Mapping[str, object], address: str) -> Peer:
@@ -128,6 +139,7 @@ def read_worker(info: Mapping[str, object], address: str) -> Peer:
         slots=slots,
         tags=frozenset(sanitized(str(tag), LIMITS.tag_chars) for tag in tags),
         devices=_devices(info.get("devices", []), slots, address),
+        launch=_text(info, "launch")[:_LAUNCH_CHARS],
     )
 
 

@@ -74,6 +74,8 @@ class PoolFacts(NamedTuple):
     waiting: int = 0
     #: Whether they meet the pool at a relay there.
     at_relay: bool = False
+    #: What was started for the pool; empty: nothing ever is.
+    launched: str = ""
 
 
 # --- a job ------------------------------------------------------------------------------------------------------------
@@ -189,6 +191,8 @@ def pool_html(facts: PoolFacts) -> str:
     pairs = [("Workers", connected)]
     if facts.url is not None:
         pairs.append(("At relay" if facts.at_relay else "Listening", f"<code>{text_html(facts.url)}</code>"))
+    if facts.launched:
+        pairs.append(("Started", text_html(facts.launched)))
     pairs.append(("Current work", text_html(facts.work) or "none"))
     rows = "".join(row_html((f'<span class="dm-muted">{key}</span>', value)) for key, value in pairs)
     html = f'<table class="dm-table dm-facts"><tbody>{rows}</tbody></table>'
@@ -197,7 +201,7 @@ def pool_html(facts: PoolFacts) -> str:
         command = f'<code class="dm-command">{text_html(facts.command)}</code>'
         notes = "".join(f"<li>{_with_code(note)}</li>" for note in facts.notes)
         # Where workers dial in, nobody works before the line has been typed: it comes first.
-        is_open = facts.url is not None and not facts.workers
+        is_open = facts.url is not None and not facts.workers and not facts.launched
         add = details_html(
             "Add a worker from another machine",
             command + (f'<ul class="dm-notes">{notes}</ul>' if notes else ""),

@@ -180,7 +180,7 @@ class Beat(NamedTuple):
 
 
 class Draining(NamedTuple):
-    """The worker wants to leave: it takes no new work, finishes what runs, then sends Bye."""
+    """The worker wants to leave: it takes no new work, finishes what runs, then sends Bye. A pool bids it do so."""
 
 
 class Bye(NamedTuple):

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import ctypes
 import logging
+import os
 import signal
 import socket
 import sys
@@ -180,8 +181,7 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
         socket_path: Listen on this Unix socket, for one pool; leave when that has gone.
     """
     parser = build_parser()
-    options = parser.parse_args(argv)
-    _check(parser, options)
+    options = _options(parser, argv)
     try:
         devices = _devices(options)
     except ValueError as error:
@@ -224,6 +224,7 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
             env=dict(options.env),
             hop=hop,
             once=bool(socket_path),
+            launch=options.launch,
         )
         options.socket_path = socket_path
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -231,6 +232,16 @@ def main(argv: Sequence[str] | None = None, *, token: Secret | None = None, sock
     except (DistmapError, OSError) as error:
         print(f"distmap-worker: {error}", file=sys.stderr, flush=True)
         return FATAL
+
+
+def _options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says. A worker that a pool's launcher has started leaves when that pool is gone."""
+    options = parser.parse_args(argv)
+    _check(parser, options)
+    options.launch = os.environ.pop("DISTMAP_LAUNCH", "")  # what its tasks start is none of that launcher's
+    if options.launch and options.exit_if_orphaned is None:
+        options.exit_if_orphaned = LIMITS.orphan_after
+    return options
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distmap.core.limits import LIMITS, Limits
@@ -71,8 +71,11 @@ class PoolSession:
         memory_limit: int | None = None,
         env: Mapping[str, str] | None = None,
         each: Sequence[Mapping[str, str]] = (),
+        dismissed: Callable[[str], object] = lambda reason: None,
         limits: Limits = LIMITS,
     ) -> None:
+        #: Called when the pool wants this worker to leave.
+        self._dismissed = dismissed
         #: Whether a pool has come, and its name, for people.
         self.taken = False
         self.pool = ""
@@ -230,6 +233,8 @@ class PoolSession:
             case msg.Renew(slot):
                 self._attempts_of(slot)
                 self._slots.retire(slot, OUTDATED)
+            case msg.Draining():
+                self._dismissed("its pool has enough workers")
             case msg.Bye(reason):
                 self.end(f"it said goodbye ({reason})" if reason else "it said goodbye")
             case msg.Beat():

@@ -67,6 +67,8 @@ class Settings:
     hop: FirstHop = FirstHop()  # noqa: RUF009 - frozen
     #: Leave when the pool has gone.
     once: bool = False
+    #: What a pool's launcher calls its start; empty: somebody else started it.
+    launch: str = ""
 
 
 class Supervisor:
@@ -206,7 +208,9 @@ class Supervisor:
     def _own_info(self) -> dict[str, object]:
         settings = self._settings
         devices = () if settings.devices is None else settings.devices.names
-        return worker_info(name=settings.name, slots=settings.slots, tags=settings.tags, devices=devices)
+        return worker_info(
+            name=settings.name, slots=settings.slots, tags=settings.tags, devices=devices, launch=settings.launch
+        )
 
     def _resume_info(self) -> dict[str, object]:
         """The INFO for a pool that held our session before; it takes a worker that leaves, too."""
@@ -308,6 +312,7 @@ class Supervisor:
             memory_limit=settings.memory_limit,
             env=settings.env,
             each=() if settings.devices is None else settings.devices.variables,
+            dismissed=self._leave,
             limits=self._limits,
         )
         self._count_as_orphan(True)

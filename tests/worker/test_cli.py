@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -20,14 +21,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from distmap._version import __version__
+from distmap.core.limits import LIMITS
 from distmap.tasks.nesting import cores
 from distmap.testing.workers import WorkerProcess
 from distmap.transport.dial import dial
-from distmap.transport.identity import pool_info
+from distmap.transport.identity import pool_info, read_worker, worker_info
 from distmap.transport.tls import client_context
 from distmap.transport.token import Secret, load_token
 from distmap.transport.url import parse_url
-from distmap.worker.cli import build_parser, main
+from distmap.worker.cli import _options, build_parser, main
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +177,16 @@ def test_a_memory_limit_that_is_none(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["--memory-limit", "plenty"])
     assert "--memory-limit: a memory limit is a number of bytes or text such as '2GB'" in capsys.readouterr().err
+
+
+def test_a_worker_that_was_launched_says_so_and_stays_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its INFO names its start, which its tasks do not inherit; without a pool it leaves, unless it is told when."""
+    for argv, orphan in ([], LIMITS.orphan_after), (["--exit-if-orphaned", "5"], 5.0):
+        monkeypatch.setenv("DISTMAP_LAUNCH", "7_1")
+        options = _options(build_parser(), argv)
+        assert (options.launch, options.exit_if_orphaned) == ("7_1", orphan)
+        assert "DISTMAP_LAUNCH" not in os.environ
+    assert _options(build_parser(), []).exit_if_orphaned is None
+    info = worker_info(name="w", slots=1, tags=frozenset(), launch="7_1")
+    assert read_worker(info, "here").launch == "7_1"
+    assert read_worker(worker_info(name="w", slots=1, tags=frozenset()), "here").launch == ""

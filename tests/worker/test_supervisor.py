@@ -267,6 +267,24 @@ def test_drain_has_a_limit(token: Secret) -> None:
     run(main)
 
 
+def test_a_worker_that_its_pool_dismisses_finishes_and_leaves(token: Secret) -> None:
+    """Draining from the pool is as SIGTERM: the running item's result comes, then Bye, and the process ends."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1", env={"DISTMAP_LAUNCH": "7_1"}) as worker:
+            pool = await call(worker.url, token)
+            pool.give(time.sleep, [0.2])
+            pool.conversation.send(Draining())
+            await pool.says(Draining)
+            assert await pool.values() == [None]
+            await pool.says(Bye)
+            assert await asyncio.to_thread(worker.wait) == 0
+            worker.line("stderr", "leaving (its pool has enough workers)")
+            await pool.conversation.close()
+
+    run(main)
+
+
 def test_draining_worker_takes_no_new_pool(token: Secret) -> None:
     """A pool that dials while the worker leaves is told so."""
 

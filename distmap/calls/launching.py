@@ -1,0 +1,151 @@
+"""What a pool is told to have started, and the launchers that this makes.
+
+Owns which arguments of a pool name a launcher, and what is asked of all of them together. It must not know how
+anything is started (`launch/`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from distmap.calls.checks import checked
+
+if TYPE_CHECKING:
+    from distmap.calls.remote import Remote
+    from distmap.driver.driver import Driver
+    from distmap.driver.portal import Portal
+    from distmap.engine.hub import HubEngine
+    from distmap.launch.launcher import Launcher
+    from distmap.launch.scaler import Scaler, There
+
+
+def is_launch(text: object) -> bool:
+    """Whether this is the address of a system that starts workers."""
+    return isinstance(text, str) and text.strip().lower().startswith("slurm:")
+
+
+def launches(workers: Any, launch: str | None) -> tuple[str, ...]:
+    """What of the arguments of a pool has workers started: addresses, and a command line."""
+    many = workers if isinstance(workers, list | tuple) else [workers]
+    command = checked("launch", launch)
+    return (*filter(is_launch, many), *([] if command is None else [command]))
+
+
+class Launching:
+    """The launchers of a pool, most often none, and what they need of it.
+
+    Args:
+        remote: What the pool was told about workers elsewhere.
+        hub: Where they dial in.
+        driver: That of the pool.
+    """
+
+    def __init__(self, remote: Remote, hub: HubEngine | None, driver: Driver) -> None:
+        self._remote, self._hub, self._driver = remote, hub, driver
+        self.scalers: list[Scaler] = []
+        if not remote.launches:
+            return
+        from distmap.launch.scaler import Scaler
+        from distmap.launch.token_file import TokenFile
+
+        self._token = TokenFile(remote.token)
+        try:
+            for text in remote.launches:
+                self.scalers.append(Scaler(*self._launcher(text, str(self._token.path)), self))
+        except BaseException:
+            self._token.remove()
+            raise
+        #: Those that have not ended.
+        self._left = {*self.scalers}
+        driver.workers.coming = self.coming
+
+    def _launcher(self, text: str, token_file: str) -> tuple[Launcher, int, int]:
+        env = {name: value for name, value in os.environ.items() if name != "DISTMAP_TOKEN"}
+        if isinstance(headers := self._remote.headers, str | os.PathLike):
+            env["DISTMAP_HEADER_FILE"] = os.path.abspath(headers)
+        if is_launch(text):
+            from distmap.launch.slurm import SlurmLauncher
+            from distmap.launch.slurm_url import parse_slurm
+
+            options = parse_slurm(text)
+            return SlurmLauncher(options, token_file, env), options.least, options.most
+        from distmap.launch.command import CommandLauncher
+
+        return CommandLauncher(text, token_file, env), 1, 1
+
+    # --- for the launchers: their PoolSide ----------------------------------------------------------------------------
+
+    def look(self) -> There:
+        """What there is in the pool now."""
+        from distmap.launch.scaler import There
+
+        statuses = self._driver.worker_statuses()
+        workers = [(status.info.launch, status.info.slots, status.busy) for status in statuses]
+        return There(self._driver.waiting_work(), workers)
+
+    def address(self) -> str:
+        """What `distmap-worker` is given to come to this pool."""
+        from distmap.calls.worker_command import words_to
+
+        url = self._remote.reached_at(self._hub)
+        assert url is not None, "the hub has begun, and listens"
+        return words_to(url, self._remote.at_relay)
+
+    def dismiss(self, starts: Collection[str]) -> None:
+        """Have the workers of these starts leave."""
+        assert self._hub is not None, "they have dialled in there"
+        for worker in self._driver.workers:
+            if worker.info.launch in starts:
+                self._hub.dismiss(worker.id)
+
+    def hopeless(self) -> None:
+        """A launcher brings no worker any more: jobs that wait for one may have to end."""
+        self._driver.workers.reconsider()
+
+    def ended(self, scaler: Scaler) -> None:
+        """All that a launcher had started has ended; after the last one nobody reads the token any more."""
+        self._left.discard(scaler)
+        if not self._left:
+            self._token.remove()
+
+    # --- for the pool -------------------------------------------------------------------------------------------------
+
+    def before(self, then: Callable[[], object]) -> Callable[[], None]:
+        """What is to be called on the loop when workers have come or gone: it tells the launchers, then calls that."""
+
+        def changed() -> None:
+            for scaler in self.scalers:
+                scaler.came({worker.info.launch for worker in self._driver.workers})
+            then()
+
+        return changed
+
+    def coming(self) -> bool:
+        """Whether a call should wait on for workers that were started, as nobody has said how long it may."""
+        remote = self._remote
+        return remote.patient and any(scaler.coming(remote.connect_timeout) for scaler in self.scalers)
+
+    @property
+    def words(self) -> str:
+        """What was started, for people; empty: nothing is ever."""
+        return "; ".join(scaler.words for scaler in self.scalers)
+
+    @property
+    def tried(self) -> list[str]:
+        """What was done to have workers, a sentence each."""
+        return [scaler.tried for scaler in self.scalers]
+
+    def scale(self, portal: Portal, least: int, most: int | None) -> None:
+        """See `Pool.scale`."""
+        least, most = checked("least", least), checked("most", most)
+        if len(self.scalers) != 1:
+            have = f"{len(self.scalers)} of these" if self.scalers else "none"
+            raise ValueError(
+                "scale(...) is for a pool whose workers are started for it, by one "
+                f'"slurm://?workers=20" or launch="...": this pool has {have}'
+            )
+        if most is not None and most < least:
+            raise ValueError(f"scale(least, most) must have a most of at least {least}; got {most}")
+        portal.run(self.scalers[0].scale(least, least if most is None else most)).result()

@@ -1,0 +1,302 @@
+"""Keeps the workers of one launcher in number: starts what is missing, ends what is too much.
+
+Owns which starts there are, which of them have become workers, and when another try is in vain. How many there should
+be says `core/scaling.py`; a `Launcher` starts and ends them. It must not know how, nor what a worker does. It is a
+part of a pool beside the engines: the workers themselves are those of the hub, where they dial in.
+
+A start whose worker has come is as good as its job or process: if that ends, by its time limit say, another one is
+started. One that ends before is a failure: the next is tried after a pause, and after some of them none any more. On
+the loop's thread, except `broken`, `coming` and `words`, which calling threads read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from distmap.core.launch_limits import LAUNCH, LaunchLimits
+from distmap.core.scaling import Scaling, Waiting
+from distmap.errors import LaunchError
+from distmap.launch.launcher import Launcher, Started
+from distmap.tasks._records import Record
+from distmap.tasks._typing import NamedTuple
+
+log = logging.getLogger("distmap.launch")
+
+
+class There(NamedTuple):
+    """What there is in the pool at one moment."""
+
+    #: What is to be done.
+    jobs: Sequence[Waiting]
+    #: Of each worker: the start that it is of or "", its slots, whether it has something to do.
+    workers: Sequence[tuple[str, int, bool]]
+
+
+class PoolSide(Protocol):
+    """The pool that the workers are for. On the loop's thread."""
+
+    def look(self) -> There: ...
+
+    def address(self) -> str:
+        """What workers dial, as words of a command line."""
+
+    def dismiss(self, starts: Collection[str]) -> None:
+        """Have the workers of these starts leave, once they have finished what they run."""
+
+    def hopeless(self) -> None:
+        """One launcher brings no worker any more."""
+
+    def ended(self, scaler: Scaler) -> None:
+        """All that it had started has ended."""
+
+
+class _Start(Record):
+    """One start."""
+
+    #: What its launcher says of it.
+    now: Started
+    #: Since when it is that.
+    since: float
+    #: Whether a worker of it has come.
+    came: bool = False
+    #: When it was told to end.
+    ending: float | None = None
+
+
+class Scaler:
+    """A part of a pool that has workers started.
+
+    Args:
+        launcher: Starts and ends them.
+        least: Workers in the beginning.
+        most: The same, or how many there may be as more work waits.
+        pool: Where the workers come.
+    """
+
+    def __init__(
+        self, launcher: Launcher, least: int, most: int, pool: PoolSide, *, limits: LaunchLimits = LAUNCH
+    ) -> None:
+        self.name = launcher.name
+        #: Why no worker comes any more until `scale` is called again; None while some may.
+        self.broken: str | None = None
+        self._launcher, self._pool = launcher, pool
+        self._limits = limits
+        self._rule = Scaling(least, most, limits)
+        self._starts: dict[str, _Start] = {}
+        #: Those of commands that have ended well before a worker came: they have handed their work to a queue.
+        self._handed: dict[str, _Start] = {}
+        #: Whether any worker has come; starts in a row of which none came; when the next one may be tried.
+        self._any, self._failures, self._next = False, 0, 0.0
+        #: What went wrong last.
+        self._trouble = ""
+        self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def start(self, _: object = None) -> None:
+        """Start the first workers; does not wait for them.
+
+        Raises:
+            LaunchError: They cannot be started.
+        """
+        self._launcher.changed = self._changed.set
+        await self._step(asked=True)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"keep {self.name}")
+
+    async def scale(self, least: int, most: int) -> None:
+        """From now on between these many; LaunchError if more cannot be started."""
+        self._rule.bound(least, most)
+        self._failures, self._next = 0, 0.0
+        await self._step(asked=True)
+
+    async def close(self, *, now: bool) -> None:
+        """End all of them."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        async with self._turn:
+            try:
+                await self._launcher.close()
+            finally:
+                self._pool.ended(self)
+
+    # --- for calling threads ------------------------------------------------------------------------------------------
+
+    def coming(self, patience: float) -> bool:
+        """Whether workers may still come: some are queued, or were started no longer than `patience` seconds ago."""
+        now = time.monotonic()
+        return any(
+            not start.came and (start.now.state == "queued" or now - start.since < patience)
+            for start in list(self._starts.values())
+        )
+
+    @property
+    def cause(self) -> LaunchError | None:
+        """Why it is broken, as an error."""
+        return None if self.broken is None else LaunchError(self.broken)
+
+    @property
+    def words(self) -> str:
+        """What there is of it, for people: "Slurm: 3 running, 17 queued (Priority)"."""
+        starts = list(self._starts.values())
+        queued = [start for start in starts if start.now.state == "queued"]
+        running = sum(start.now.workers for start in starts) - sum(start.now.workers for start in queued)
+        parts = [f"{running} running"] if running or not queued else []
+        if queued:
+            why = next((start.now.reason for start in queued if start.now.reason not in ("", "None")), "")
+            parts.append(f"{len(queued)} queued{f' ({why})' if why else ''}")
+        if self._handed:
+            parts.append(f"{len(self._handed)} handed over")
+        if self._trouble:
+            parts.append(self._trouble)
+        return f"{self.name}: {', '.join(parts)}"
+
+    @property
+    def tried(self) -> str:
+        """What was done for workers that have not come: a sentence."""
+        said = "; ".join({start.now.reason for start in list(self._starts.values()) if start.now.reason})
+        return self.words + (f"; it said: {said}" if said and said not in self.words else "")
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def came(self, launches: Collection[str]) -> None:
+        """Workers have come or gone: now there are such of these starts."""
+        for launch in launches:
+            start = self._starts.get(launch) or self._handed.get(launch)
+            if start is not None and not start.came:
+                start.came = self._any = True
+                self._failures, self._trouble = 0, ""
+        self._launcher.hurry()
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.tick):
+                    await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._step()
+            except Exception as error:
+                # A bug. Without this nothing would be started any more, and nobody would know.
+                log.exception("! workers of %s are not kept in number", self.name)
+                self._trouble = f"distmap failed: {error!r}"
+
+    async def _step(self, *, asked: bool = False) -> None:
+        """Bring what there is to what there should be. `asked`: somebody waits for that, and is to see what fails."""
+        async with self._turn:
+            if self._closed:
+                return
+            now = asyncio.get_running_loop().time()
+            await self._see(await self._launcher.look(), now)
+            there = self._pool.look()
+            launches = {launch for launch, _, _ in there.workers}
+            self._handed = {id: start for id, start in self._handed.items() if not start.came or id in launches}
+            slots = sum(slots for _, slots, _ in there.workers)
+            own = [slots for launch, slots, _ in there.workers if launch in self._starts]
+            each = max(1, sum(own) // len(own) if own else self._launcher.slots)
+            wanted = self._rule.decide(there.jobs, slots, each, now)
+            all_there = {**self._starts, **self._handed}
+            staying = {id: start for id, start in all_there.items() if start.ending is None}
+            have = sum(start.now.workers for start in staying.values())
+            if have < wanted:
+                await self._add(wanted - have, now, asked)
+            elif have > wanted:
+                await self._end(self._spare(staying, there, have - wanted), now)
+            await self._end_slow(now)
+            self._judge()
+
+    async def _see(self, found: Mapping[str, Started], now: float) -> None:
+        """Take note of what has changed."""
+        for id in [id for id in self._starts if id not in found]:
+            start = self._starts.pop(id)
+            ended = await self._launcher.ended(id, expected=start.came or start.ending is not None)
+            if ended is None:
+                continue
+            if ended.well:
+                self._handed[id] = start
+                self._trouble = ended.words
+            else:
+                log.warning("x %s", ended.words)
+                self._fail(ended.words, now)
+        for id, what in found.items():
+            if (known := self._starts.get(id)) is not None:
+                known.since = now if known.now.state != what.state else known.since
+                known.now = what
+
+    async def _add(self, n: int, now: float, asked: bool) -> None:
+        if not asked and (now < self._next or self._in_vain):
+            return
+        try:
+            ids = await self._launcher.start(n, self._pool.address())
+        except (LaunchError, OSError) as error:
+            if asked:
+                raise
+            log.warning("x %s", error)
+            self._fail(str(error), now)
+            return
+        found = await self._launcher.look()
+        for id in ids:
+            self._starts[id] = _Start(found.get(id, Started("running")), now)
+        self.broken = None
+
+    def _fail(self, words: str, now: float) -> None:
+        """No worker came of a start."""
+        self._trouble = words
+        self._failures += 1
+        self._next = now + min(self._limits.pause_most, 2.0**self._failures / 2)
+
+    @property
+    def _in_vain(self) -> bool:
+        """Whether nothing is tried by itself any more: after the first failure if no worker has ever come."""
+        return self._failures >= (self._limits.tries if self._any else 1)
+
+    def _judge(self) -> None:
+        """See whether nothing is left that might become a worker, and nobody tries again."""
+        if self._in_vain and not self._starts and not self._handed and self.broken is None:
+            self.broken = self._trouble
+            self._pool.hopeless()
+
+    def _spare(self, staying: Mapping[str, _Start], there: There, n: int) -> list[str]:
+        """Which to end so that there are at most so many fewer: queued ones first, then idle ones."""
+        busy = {launch for launch, _, busy in there.workers if busy}
+
+        def use(id: str) -> tuple[bool, bool, bool, float]:
+            start = staying[id]
+            return start.now.state != "queued", start.came, id in busy, -start.since
+
+        spare = list[str]()
+        for id in sorted(staying, key=use):
+            if staying[id].now.workers <= n and (staying[id].came or id in self._starts):
+                n -= staying[id].now.workers
+                spare.append(id)
+        return spare
+
+    async def _end(self, ids: Sequence[str], now: float) -> None:
+        """Have the workers of these starts leave; a start without any is ended at once."""
+        for id in ids:
+            start = self._starts.get(id) or self._handed[id]
+            start.ending = now
+        self._pool.dismiss(ids)
+        if at_once := [id for id in ids if id in self._starts and not self._starts[id].came]:
+            await self._launcher.end(at_once)
+
+    async def _end_slow(self, now: float) -> None:
+        """End those that were told to leave, and have not."""
+        slow = [
+            id
+            for id, start in self._starts.items()
+            if start.ending is not None and now - start.ending > self._limits.drain
+        ]
+        if slow:
+            for id in slow:
+                self._starts[id].ending = now
+            await self._launcher.end(slow)

@@ -1,0 +1,112 @@
+"""Pools that have their workers started by a command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import distmap
+from distmap.calls.launching import launches
+
+WORKER = "distmap-worker {url} --slots 1"
+
+
+def test_which_arguments_start_workers() -> None:
+    """Addresses of Slurm, alone or among others, and a command line."""
+    assert launches(None, None) == launches([4, "wss://slurm:1"], None) == ()
+    assert launches([4, "slurm://?workers=2"], "x {url}") == ("slurm://?workers=2", "x {url}")
+    with pytest.raises(ValueError, match="launch must be a command line such as"):
+        launches(None, "")
+
+
+def test_workers_are_kept_in_number_and_end_with_the_pool(until: Callable[..., Any], token_file: Path) -> None:
+    """Workers come, one that ends is replaced, one too many leaves when it has finished; no token is shown."""
+    with distmap.Pool(launch=WORKER) as pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]  # it waits for them
+        pool.scale(2)
+        pool.wait_for_workers(2, timeout=30)
+        assert "'distmap-worker {url} --slots 1': 2 running" in repr(pool)
+        assert "2 running" in pool._repr_mimebundle_()["text/html"]
+        processes = psutil.Process().children(recursive=True)
+        token = token_file.read_text().strip()
+        assert not [one for one in processes if token in " ".join(one.cmdline())]
+        pid = pool.map(lambda x: os.getppid(), [1])[0]
+        os.kill(pid, signal.SIGTERM)  # as at the end of its time
+        until(lambda: not psutil.pid_exists(pid), 30)
+        pool.wait_for_workers(2, timeout=30)
+        job = pool.map_async(_held, range(6), chunksize=1)
+        until(lambda: len([worker for worker in pool.workers if worker.state == "ready"]) == 2)
+        pool.scale(1)
+        assert sorted(job.get(30)) == [*range(6)]
+        until(lambda: len(pool.workers) == 1 and "1 running" in repr(pool), 30)
+        assert pool.map(abs, [-3]) == [3]
+        assert job.progress is not None
+        assert job.progress.deaths == 0
+
+
+def _held(x: int) -> int:
+    threading.Event().wait(0.1)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("nosuchprogram {url}", r"'nosuchprogram {url}' ended with exit code 127 and said: .*not found"),
+        ("echo no licence >&2; exit 3; {url}", "ended with exit code 3 and said: no licence"),
+        ("kill -9 $$ {url}", "ended by signal 9 and said nothing"),
+    ],
+)
+def test_a_command_that_fails_ends_a_call_with_its_words(command: str, words: str) -> None:
+    """The call ends at once, whatever it may wait; the card says it too."""
+    with distmap.Pool(launch=command, connect_timeout=3600) as pool:
+        with pytest.raises(distmap.NoWorkers, match=words) as info:
+            pool.map(abs, [1])
+        assert isinstance(info.value.__cause__, distmap.LaunchError)
+        with pytest.raises(distmap.NoWorkers, match=words):
+            pool.wait_for_workers(1)
+        assert "said" in repr(pool)
+
+
+@pytest.mark.parametrize(("command", "state"), [("sleep 60; {url}", "1 running"), ("echo 12.pbs", "1 handed over")])
+def test_a_command_that_brings_nobody_is_waited_for_and_named(command: str, state: str) -> None:
+    """One that runs on, or has handed its work to a queue, may still bring workers, for as long as a call may wait."""
+    with (
+        distmap.Pool(launch=f"{command}; : {{url}}", connect_timeout=0.5) as pool,
+        pytest.raises(distmap.NoWorkers, match=rf"no worker for 0.5 s.*{state}") as info,
+    ):
+        pool.map(abs, [1])
+    assert ("12.pbs" in str(info.value)) == (state == "1 handed over")
+
+
+def test_what_cannot_be_scaled_or_added_says_so() -> None:
+    """A pool without a launcher has nothing to scale; one that is there takes no launcher; a range is one."""
+    with distmap.Pool(1) as pool:
+        with pytest.raises(ValueError, match=r"is for a pool whose workers are started for it.*has none"):
+            pool.scale(2)
+        with pytest.raises(TypeError, match=r"add\(...\) takes"):
+            pool.add("slurm://?workers=2")
+    with distmap.Pool(launch="sleep 60; : {url}") as pool:
+        with pytest.raises(ValueError, match="most of at least 3; got 2"):
+            pool.scale(3, 2)
+        with pytest.raises(TypeError, match="least must be a whole number"):
+            pool.scale(1.5)  # type: ignore[arg-type]
+        pool.scale(0)
+
+
+def test_mpiexec_starts_workers(needs: Callable[[bool, str], None]) -> None:
+    """Two workers of one mpiexec, without a line of MPI in them."""
+    needs(shutil.which("mpiexec") is not None, "mpiexec")
+    command = "mpiexec --allow-run-as-root --oversubscribe -n 2 distmap-worker {url} --slots 1"
+    with distmap.Pool(launch=command) as pool:
+        pool.wait_for_workers(2, timeout=50)
+        assert pool.map(abs, range(-9, 0)) == [*range(9, 0, -1)]
+        assert "1 running" in repr(pool)
