@@ -112,9 +112,9 @@ class ConnectError(DistmapError, ConnectionError):
 
 
 class LaunchError(ConnectError):
-    """A worker cannot be started over SSH before a person corrects something: host key, login, Python or distmap there.
+    """A worker cannot be started before a person corrects something.
 
-    One sentence that says what, and what to do.
+    Over SSH: host key, login, Python or distmap there. By Slurm or another command: what that said last. One sentence.
     """
 
 

@@ -2,7 +2,8 @@
 
 - Files outside `docs/` become pages: the README (the start page), the notebooks, CONTRIBUTING and others. All links are
   written so that they work in the repository; here they are rewritten for the site.
-- The table of limits is made from the comments in `distmap/core/limits.py`, `relay_limits.py` and `ssh_limits.py`.
+- The tables of limits are made from the comments in `limits.py`, `relay_limits.py`, `ssh_limits.py` and
+  `launch_limits.py` of `distmap/core/`.
 - Links and pictures of the built pages are checked, those in notebooks and in HTML too, which MkDocs does not check. A
   page must load nothing from another host.
 
@@ -60,6 +61,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     markdown = markdown.replace("<!-- limits -->", limits("limits.py"))
     markdown = markdown.replace("<!-- limits of a relay -->", limits("relay_limits.py"))
     markdown = markdown.replace("<!-- limits of ssh -->", limits("ssh_limits.py"))
+    markdown = markdown.replace("<!-- limits of launchers -->", limits("launch_limits.py"))
     markdown = PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     return LINK.sub(link, markdown)
 

@@ -62,7 +62,7 @@ GROUPS = [
         "core.ssh_limits",
         "tasks._records",
         "tasks._typing",
-    },  # fmt: skip
+    },
 ]
 
 #: The most modules that may lie beside the folders: who looks for a room reads a short list.

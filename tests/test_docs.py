@@ -21,6 +21,7 @@ import pytest
 
 import distmap
 from distmap.calls.options import MapOptions
+from distmap.core.launch_limits import LAUNCH
 from distmap.core.limits import LIMITS
 from distmap.core.relay_limits import RELAY
 from distmap.core.ssh_limits import SSH_LIMITS
@@ -174,11 +175,13 @@ def test_defaults_of_the_worker_are_in_the_reference() -> None:
 
 def test_every_limit_has_a_description() -> None:
     """Each limit has a comment of its own, from which the site makes its table."""
-    for module, fields in (
-        ("limits.py", LIMITS._fields),
-        ("relay_limits.py", RELAY._fields),
-        ("ssh_limits.py", SSH_LIMITS._fields),
-    ):
+    limits: dict[str, Any] = {
+        "limits.py": LIMITS,
+        "relay_limits.py": RELAY,
+        "ssh_limits.py": SSH_LIMITS,
+        "launch_limits.py": LAUNCH,
+    }
+    for module, fields in ((module, one._fields) for module, one in limits.items()):
         source = (PACKAGE / "core" / module).read_text(encoding="utf-8")
         described = re.findall(r"^    #: [A-Z].*\n(?:    #: .*\n)*    (\w+): ", source, re.M)
         described += re.findall(r"^    #: `.*\n(?:    #: .*\n)*    (\w+): ", source, re.M)

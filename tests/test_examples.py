@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -73,3 +75,27 @@ def test_kubernetes_takes_the_manifest(needs: Any) -> None:
     assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
     where = {mount["name"]: mount["mountPath"] for mount in worker["volumeMounts"]}[token["name"]]
     assert {"name": "DISTMAP_TOKEN_FILE", "value": f"{where}/token"} in worker["env"]
+
+
+def test_kubernetes_takes_the_job_of_a_pool(needs: Any) -> None:
+    """The line at its head fills the manifest in: address, number and start; it fits the schema of Kubernetes."""
+    validate = optional("kubernetes_validate", needs)
+    yaml = importlib.import_module("yaml")
+    text = (EXAMPLES / "kubernetes-job.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^#   fill = (.*)$", text, re.M)
+    command = ast.literal_eval(line).replace("{url}", "wss://nb:1").replace("{n}", "7")
+    done = subprocess.run(
+        command, shell=True, cwd=EXAMPLES, env={**os.environ, "DISTMAP_LAUNCH": "ab-3"}, capture_output=True,
+        text=True, timeout=10, check=True,
+    )  # fmt: skip
+    manifest = yaml.safe_load(done.stdout)
+    for version in ("1.30", "1.34"):
+        validate.validate(manifest, version, strict=True)
+    assert (manifest["spec"]["parallelism"], manifest["spec"]["completions"]) == (7, 7)
+    pod = manifest["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    assert options(worker["args"]).url == "wss://nb:1"
+    assert {"name": "DISTMAP_LAUNCH", "value": "ab-3"} in worker["env"]
+    # Besides these fields a pod is that of the Deployment.
+    same = yaml.safe_load((EXAMPLES / "kubernetes.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
+    assert {key: pod[key] for key in same if key != "containers"} == {k: same[k] for k in same if k != "containers"}

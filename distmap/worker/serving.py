@@ -79,6 +79,8 @@ class PoolSession:
         #: Whether a pool has come, and its name, for people.
         self.taken = False
         self.pool = ""
+        #: Whether the pool has said goodbye.
+        self.closed = False
         #: Set when the pool has gone, with the reason, or when this side has left.
         self.over = asyncio.Event()
         self.reason = ""
@@ -236,6 +238,7 @@ class PoolSession:
             case msg.Draining():
                 self._dismissed("its pool has enough workers")
             case msg.Bye(reason):
+                self.closed = True
                 self.end(f"it said goodbye ({reason})" if reason else "it said goodbye")
             case msg.Beat():
                 pass

@@ -271,7 +271,7 @@ class Supervisor:
 
     async def _see_out_when_over(self, session: PoolSession) -> None:
         await session.over.wait()
-        if self._settings.once and self._session is session:
+        if self._session is session and (self._settings.once or (self._settings.launch and session.closed)):
             self._leave(f"its pool has gone: {session.reason}")
         self._see_out(session)
 
