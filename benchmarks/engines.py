@@ -143,7 +143,7 @@ def under_mpi(args: argparse.Namespace) -> Measured | None:
 
 
 def main() -> None:
-    args = options(__doc__ or "", rounds=3, quick_rounds=1)
+    args = options(__doc__ or "", rounds=3, quick_rounds=2)
     if path := os.environ.get(UNDER_MPI):
         from mpi4py.futures import MPIPoolExecutor
 
