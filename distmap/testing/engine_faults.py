@@ -21,7 +21,7 @@ from distmap.pool import Pool
 from distmap.testing import engine_work as work
 from distmap.testing.engine_suite import Case, NotAsked, Started, needed
 
-NO_PROCESSES = "its workers are no processes of their own"
+NO_PROCESSES = "it has no worker processes beside those of distmap"
 
 
 def cancels_with_partials(pool: Pool, engine: Started) -> None:
@@ -175,7 +175,9 @@ def _all_but_item_3(got: list[Any], error: type[Exception]) -> None:
 def spares_the_engines_workers(pool: Pool, engine: Started) -> None:
     """An item that ends its process ends no worker of the engine."""
     pids = needed(engine.pids, NO_PROCESSES)
+    pool.map(work.nap, range(20), chunksize=1)  # some engines start theirs when they need them
     before = sorted(pids())
+    assert before
     _crash(pool, "os._exit")
     assert sorted(pids()) == before
 
@@ -203,16 +205,20 @@ def works_beside_local_slots(pool: Pool, engine: Started) -> None:
         assert [at_once for at_once, _ in both.map(wait, range(slots), chunksize=1)] == [True] * slots
 
 
-def takes_tags_or_refuses_them(pool: Pool, engine: Started) -> None:
-    """Items with `tags=` run where a member has them; a tag that nobody has is refused by a sentence that says so."""
-    if engine.tag is not None:
-        named = {worker.name for worker in pool.workers if engine.tag in worker.tags}
-        assert named
-        assert pool.map(work.square, range(20), tags=[engine.tag]) == [x * x for x in range(20)]
-        assert pool.last is not None
-        shown = pool.last.progress
-        assert shown is not None
-        assert {lane.name for lane in shown.lanes if lane.items} <= named
+def runs_where_the_tag_is(pool: Pool, engine: Started) -> None:
+    """Items with `tags=` run on members that have all of them, and on no others."""
+    tag = needed(engine.tag, "its members have no tags")
+    named = {worker.name for worker in pool.workers if tag in worker.tags}
+    assert named
+    assert pool.map(work.square, range(20), tags=[tag]) == [x * x for x in range(20)]
+    assert pool.last is not None
+    shown = pool.last.progress
+    assert shown is not None
+    assert {lane.name for lane in shown.lanes if lane.items} <= named
+
+
+def refuses_tags_that_nobody_has(pool: Pool, engine: Started) -> None:
+    """Items with a tag that no member has are run nowhere; a sentence says so."""
     try:
         pool.map(work.square, [1], tags=["nobody-has-it"])
     except Exception as error:
@@ -283,7 +289,8 @@ FAULTS = (
     Case("a segmentation fault costs one item", loses_one_item_to_a_segfault),
     Case("a kill costs one item", loses_one_item_to_a_kill),
     Case("a crash ends no worker of the engine", spares_the_engines_workers),
-    Case("`tags=`", takes_tags_or_refuses_them),
+    Case("`tags=`", runs_where_the_tag_is),
+    Case("a tag that nobody has is refused", refuses_tags_that_nobody_has),
     Case("a worker that dies costs no item", survives_the_death_of_a_worker),
     Case("members come and go", sees_members_come_and_go),
     Case("together with local slots", works_beside_local_slots),

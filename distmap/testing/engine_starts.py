@@ -144,8 +144,8 @@ BREAKS = "one death breaks the executor, and only its owner can make a new one"
 ENGINES = {
     engine.name: engine
     for engine in (
-        EngineUnderTest("local", local, title="slots of this machine"),
-        EngineUnderTest("hub", hub, title="`distmap-worker`"),
+        EngineUnderTest("local", local, package="distmap", title="slots of this machine"),
+        EngineUnderTest("hub", hub, package="distmap", title="`distmap-worker`"),
         EngineUnderTest(
             "threads",
             threads,
