@@ -207,15 +207,16 @@ class _Call:
 
     def _items(self, tasks: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
         """What `run_task` gets on a worker."""
-        known = all(function is self._function and not kwargs for function, _, kwargs in tasks)
-        if known and are_plain(arguments := [args for _, args, _ in tasks]):
+        arguments = [args for function, args, kwargs in tasks if function is self._function and not kwargs]
+        if len(arguments) == len(tasks) and are_plain(arguments):
             return arguments
+        return [self._item(*task) for task in tasks]
+
+    def _item(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
         lift = self._shared.lift
-        return [
-            tuple(map(lift, args)) if function is self._function and not kwargs else _Task(*map(lift, task))
-            for task in tasks
-            for function, args, kwargs in (task,)
-        ]
+        if function is self._function and not kwargs:
+            return tuple(map(lift, args))
+        return _Task(lift(function), lift(args), lift(kwargs))
 
     def abort(self) -> None:
         self._feed.cancel()
