@@ -7,16 +7,19 @@ anything is started (`launch/`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distmap.calls.checks import checked
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distmap.calls.remote import Remote
     from distmap.driver.driver import Driver
     from distmap.driver.portal import Portal
     from distmap.engine.hub import HubEngine
+    from distmap.launch.credentials import Credentials
     from distmap.launch.launcher import Launcher
     from distmap.launch.scaler import Scaler, There
 
@@ -47,24 +50,34 @@ class Launching:
         self.scalers: list[Scaler] = []
         if not remote.launches:
             return
+        from distmap.launch.credentials import Credentials
         from distmap.launch.scaler import Scaler
-        from distmap.launch.token_file import TokenFile
 
-        self._token = TokenFile(remote.token)
+        self._credentials = Credentials(remote.token, self._headers())
         try:
             for text in remote.launches:
-                self.scalers.append(Scaler(*self._launcher(text, str(self._token.path)), self))
+                self.scalers.append(Scaler(*self._launcher(text, self._credentials), self))
         except BaseException:
-            self._token.remove()
+            self._credentials.remove()
             raise
         #: Those that have not ended.
         self._left = {*self.scalers}
         driver.workers.coming = self.coming
+        driver.snapshots.awaited = self._awaited
 
-    def _launcher(self, text: str, token_file: str) -> tuple[Launcher, int, int]:
+    def _headers(self) -> Mapping[str, str] | str | Path | None:
+        """What workers show to a proxy on the way; through a Jupyter server, what this kernel would."""
+        if self._remote.headers is not None or self._remote.server is None or "DISTMAP_HEADER_FILE" in os.environ:
+            return self._remote.headers
+        from distmap.calls.jupyter_server import own_headers
+
+        return own_headers() or None
+
+    def _launcher(self, text: str, credentials: Credentials) -> tuple[Launcher, int, int]:
         env = {name: value for name, value in os.environ.items() if name != "DISTMAP_TOKEN"}
-        if isinstance(headers := self._remote.headers, str | os.PathLike):
-            env["DISTMAP_HEADER_FILE"] = os.path.abspath(headers)
+        token_file = str(credentials.token_file)
+        if credentials.header_file is not None:
+            env["DISTMAP_HEADER_FILE"] = str(credentials.header_file)
         if is_launch(text):
             from distmap.launch.slurm import SlurmLauncher
             from distmap.launch.slurm_url import parse_slurm
@@ -105,10 +118,10 @@ class Launching:
         self._driver.workers.reconsider()
 
     def ended(self, scaler: Scaler) -> None:
-        """All that a launcher had started has ended; after the last one nobody reads the token any more."""
+        """All that a launcher had started has ended; after the last one nobody reads the credentials any more."""
         self._left.discard(scaler)
         if not self._left:
-            self._token.remove()
+            self._credentials.remove()
 
     # --- for the pool -------------------------------------------------------------------------------------------------
 
@@ -126,6 +139,10 @@ class Launching:
         """Whether a call should wait on for workers that were started, as nobody has said how long it may."""
         remote = self._remote
         return remote.patient and any(scaler.coming(remote.connect_timeout) for scaler in self.scalers)
+
+    def _awaited(self) -> str:
+        """For which workers a call waits, in words; empty: all that were started have come."""
+        return "; ".join(scaler.words for scaler in self.scalers if scaler.awaits)
 
     @property
     def words(self) -> str:

@@ -111,6 +111,8 @@ class Snapshot(NamedTuple):
     checkpoint: str = ""
     #: Items that have been running for some seconds.
     long_items: tuple[LongItem, ...] = ()
+    #: What was started for the pool and has not come yet, in words: "Slurm: 3 running, 17 queued (Priority)".
+    awaited: str = ""
 
 
 #: What `progress=` takes: whether to show progress, or a function that is called with snapshots; None: the default.

@@ -6,6 +6,7 @@ Owns the timer. Must not know who looks: a view reads `JobEntry.latest`, in its 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from distmap.core.progress import Lane, Snapshot, time_left
 from distmap.core.scheduler import Scheduler
@@ -42,6 +43,8 @@ class Snapshots:
         self._jobs = jobs
         self._workers = workers
         self._timer: asyncio.TimerHandle | None = None
+        #: What was started for the pool and has not come yet, in words.
+        self.awaited: Callable[[], str] = lambda: ""
 
     def of(self, job: JobEntry) -> Snapshot:
         """The job at this moment."""
@@ -55,7 +58,8 @@ class Snapshots:
         if job.checkpoint:
             snapshot = _with_known(snapshot, job)
         resumes = self._workers.resumes - job.resumes_before
-        return snapshot._replace(resumes=resumes, lanes=tuple(map(self._lane, snapshot.lanes)))
+        lanes = tuple(map(self._lane, snapshot.lanes))
+        return snapshot._replace(resumes=resumes, lanes=lanes, awaited=self.awaited())
 
     def _lane(self, lane: Lane) -> Lane:
         """The lane with what the scheduler does not know: GPUs, and why it must wait if its worker is out of reach."""

@@ -139,6 +139,12 @@ class Scaler:
         )
 
     @property
+    def awaits(self) -> bool:
+        """Whether any worker has not come that was started, or was to be."""
+        handed = list(self._handed.values())
+        return bool(self._trouble) or any(not start.came for start in [*list(self._starts.values()), *handed])
+
+    @property
     def cause(self) -> LaunchError | None:
         """Why it is broken, as an error."""
         return None if self.broken is None else LaunchError(self.broken)

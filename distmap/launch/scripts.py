@@ -75,6 +75,43 @@ def slurm(
     )
 
 
+def slurm_worker(
+    line: str,
+    *,
+    cpus: int | None,
+    gpus: int,
+    time: str,
+    token_file: str | Path,
+    setup: Sequence[str],
+) -> str:
+    """A script for `sbatch` with one worker; arguments as for `slurm`.
+
+    The worker takes the place of the script, without `srun`: so what tells the job that its time is up tells the worker
+    alone, whose task processes may finish. To a step, Slurm would tell all of them.
+    """
+    _checked(nodes=1, cpus=cpus, gpus=gpus, time=time)
+    options = [
+        "--nodes=1",
+        "--ntasks=1",
+        *([] if cpus is None else [f"--cpus-per-task={cpus}"]),
+        *([f"--gres=gpu:{gpus}"] if gpus else []),
+        f"--time={time}",
+        "--signal=B:TERM@60",
+    ]
+    slots = "gpu" if gpus else '"${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"'
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *[f"#SBATCH {option}" for option in options],
+            "",
+            "set -e",
+            *_preparation(line, token_file, setup),
+            f'exec {line} --slots {slots} --name "$SLURMD_NODENAME-$SLURM_JOB_ID" {_ENDING}',
+            "",
+        ]
+    )
+
+
 def pbs(
     line: str,
     *,

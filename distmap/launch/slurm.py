@@ -22,8 +22,8 @@ from pathlib import Path
 
 from distmap.core.launch_limits import LAUNCH
 from distmap.errors import LaunchError
-from distmap.launch import scripts
 from distmap.launch.launcher import Ended, Started
+from distmap.launch.scripts import slurm_worker
 from distmap.launch.slurm_url import SlurmOptions
 from distmap.wire.handshake import sanitized
 
@@ -70,7 +70,7 @@ class SlurmLauncher:
         """See Launcher."""
         options = self._options
         self._logs.mkdir(parents=True, exist_ok=True)
-        script = scripts.slurm(
+        script = slurm_worker(
             self._line(url),
             cpus=options.cpus,
             gpus=options.gpus,

@@ -102,8 +102,8 @@ def _options(given: Mapping[str, list[str]]) -> SlurmOptions:
         elif name == "tag":
             tags = [f"--tag={tag}" for one in values for tag in one.split(",") if tag]
             options = options._replace(worker=(*options.worker, *tags))
-        elif name in ("memory-limit", "drain"):
-            options = options._replace(worker=(*options.worker, f"--{name}={value}"))
+        elif name == "memory-limit":
+            options = options._replace(worker=(*options.worker, f"--memory-limit={value}"))
         elif name in _OURS:
             raise ConnectError(f"{name}= is not an option of slurm://: {_OURS[name]}")
         elif re.fullmatch(r"[a-z][a-z0-9-]+", name):

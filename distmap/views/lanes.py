@@ -155,7 +155,7 @@ def lanes_html(snapshot: Snapshot) -> str:
     """
     live = is_live(snapshot)
     if not snapshot.lanes:
-        return '<div class="dm-foot">Waiting for a worker</div>' if live else ""
+        return f'<div class="dm-foot">Waiting for a worker</div>{_waiting_html(snapshot)}' if live else ""
     lanes, others = _chosen_lanes(snapshot.lanes)
     # How busy a GPU was at the end says nothing about the job.
     gpu = live and any(lane.devices for lane in snapshot.lanes)

@@ -115,11 +115,11 @@ MAX_NAMED = 3
 
 
 def out_of_reach(snapshot: Snapshot) -> list[str]:
-    """The workers that a live job waits for, each as a few words: "gpu1: reconnecting for 4 s, 7 items are there"."""
+    """What a live job waits for, each as a few words: "gpu1: reconnecting for 4 s, 7 items are there"."""
     if not is_live(snapshot):
         return []
     lanes = [lane for lane in snapshot.lanes if lane.state == "reconnecting"]
-    words = []
+    words = [printable(snapshot.awaited)] if snapshot.awaited else []
     for lane in lanes[:MAX_NAMED]:
         there = f", {counted(lane.in_flight, 'item')} {'is' if lane.in_flight == 1 else 'are'} there"
         words.append(f"{lane.name}: reconnecting for {lane.silent:.0f} s{there if lane.in_flight else ''}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -47,6 +48,9 @@ def test_workers_are_kept_in_number_and_end_with_the_pool(until: Callable[..., A
         pool.scale(1)
         assert sorted(job.get(30)) == [*range(6)]
         until(lambda: len(pool.workers) == 1 and "1 running" in repr(pool), 30)
+        pool.scale(0)
+        until(lambda: not pool.workers and "0 running" in repr(pool), 30)
+        pool.scale(0, 2)  # the work brings them
         assert pool.map(abs, [-3]) == [3]
         assert job.progress is not None
         assert job.progress.deaths == 0
@@ -79,11 +83,12 @@ def test_a_command_that_fails_ends_a_call_with_its_words(command: str, words: st
 @pytest.mark.parametrize(("command", "state"), [("sleep 60; {url}", "1 running"), ("echo 12.pbs", "1 handed over")])
 def test_a_command_that_brings_nobody_is_waited_for_and_named(command: str, state: str) -> None:
     """One that runs on, or has handed its work to a queue, may still bring workers, for as long as a call may wait."""
-    with (
-        distmap.Pool(launch=f"{command}; : {{url}}", connect_timeout=0.5) as pool,
-        pytest.raises(distmap.NoWorkers, match=rf"no worker for 0.5 s.*{state}") as info,
-    ):
-        pool.map(abs, [1])
+    with distmap.Pool(launch=f"{command}; : {{url}}", connect_timeout=0.5) as pool:
+        job = pool.map_async(abs, [1])
+        assert job.progress is not None
+        assert job.progress.awaited.startswith(f"'{command}; : {{url}}': ")
+        with pytest.raises(distmap.NoWorkers, match=rf"no worker for 0.5 s.*{state}") as info:
+            job.get(30)
     assert ("12.pbs" in str(info.value)) == (state == "1 handed over")
 
 
@@ -100,6 +105,21 @@ def test_what_cannot_be_scaled_or_added_says_so() -> None:
         with pytest.raises(TypeError, match="least must be a whole number"):
             pool.scale(1.5)  # type: ignore[arg-type]
         pool.scale(0)
+
+
+def test_workers_come_through_a_jupyter_server_as_the_kernel_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
+) -> None:
+    """What the kernel shows to its own hub is in a private file for the time, and not in the command."""
+    for name, value in (("XDG_CONFIG_HOME", str(tmp_path)), ("HOME", str(tmp_path)), ("JUPYTERHUB_API_TOKEN", "hubs")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
+    monkeypatch.delenv("DISTMAP_HEADER_FILE", raising=False)
+    command = "cat $DISTMAP_HEADER_FILE; echo {url}; exit 3"
+    with distmap.Pool(listen="https://hub.example/user/ann/lab", launch=command, connect_timeout=0.1) as pool:
+        until(lambda: re.search(r"said: Authorization: token hubs wss://hub\.example/user/ann/proxy/\d+", repr(pool)))
+        assert [path.name.partition("-")[0] for path in tmp_path.rglob("*") if path.is_file()] == ["launch"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_mpiexec_starts_workers(needs: Callable[[bool, str], None]) -> None:

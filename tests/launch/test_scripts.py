@@ -13,7 +13,7 @@ import pytest
 from support.services import program
 
 import distmap
-from distmap.launch.scripts import pbs, slurm
+from distmap.launch.scripts import pbs, slurm, slurm_worker
 
 LINE = "distmap-worker wss://nb:8786"
 KINDS = pytest.mark.parametrize("write", [slurm, pbs], ids=["slurm", "pbs"])
@@ -111,6 +111,22 @@ def test_where_the_token_is(monkeypatch: pytest.MonkeyPatch) -> None:
     script = slurm(LINE)
     assert 'export DISTMAP_TOKEN_FILE="$HOME/.config/distmap/token"\n' in script
     assert "secret" not in script
+
+
+def test_a_worker_of_a_pool_is_the_job_itself() -> None:
+    """It takes the place of the script and is told alone that its time is up; options stand as for other scripts."""
+    script = accepted(
+        slurm_worker(LINE, cpus=8, gpus=0, time="60", token_file="/home/o'neil/my token", setup=["module load a"])
+    )
+    assert "#SBATCH --signal=B:TERM@60\n" in script
+    assert "srun" not in script
+    assert "export DISTMAP_TOKEN_FILE='/home/o'\"'\"'neil/my token'\n" in script
+    assert script.splitlines()[-1].startswith(f"exec {LINE} --slots ")
+    gpu = slurm_worker(LINE, cpus=None, gpus=2, time="60", token_file="t", setup=[])
+    assert "--gres=gpu:2" in gpu
+    assert "--slots gpu " in gpu
+    with pytest.raises(ValueError, match="cpus of a job script"):
+        slurm_worker(LINE, cpus=0, gpus=0, time="60", token_file="t", setup=[])
 
 
 def test_the_guide_shows_the_script_as_it_is() -> None:

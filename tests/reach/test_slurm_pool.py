@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def jobs(cluster: Slurm) -> list[str]:
     return cluster.ask("squeue", "--noheader", "--array", "--format=%i").split()
 
 
+def held(x: int) -> int:
+    """An item that takes a while."""
+    threading.Event().wait(0.5)
+    return x
+
+
 @pytest.mark.timeout(120)
 def test_workers_are_jobs_that_are_kept_in_number(cluster: Slurm, tmp_path: Path, until: Callable[..., Any]) -> None:
     """Jobs that wait are shown; one that ends is replaced, one too many leaves unharmed, all end with the pool."""
@@ -50,7 +57,12 @@ def test_workers_are_jobs_that_are_kept_in_number(cluster: Slurm, tmp_path: Path
         until(lambda: len(jobs(cluster)) == 2, 20)
         assert len(pool.workers) == 2  # the one that waited has gone
         before = {worker.name for worker in pool.workers}
-        cluster.ask("scancel", min(jobs(cluster)))
+        job = pool.map_async(held, range(4), chunksize=1)
+        until(lambda: job.progress is not None and job.progress.in_flight >= 2)
+        cluster.ask("scancel", "--batch", "--signal=TERM", min(jobs(cluster)))  # so Slurm says that its time is up
+        assert sorted(job.get(40)) == [*range(4)]
+        assert job.progress is not None
+        assert (job.progress.deaths, job.progress.requeued) == (0, 0)
         until(lambda: len({worker.name for worker in pool.workers} - before) == 1, 40)
         pool.scale(1)
         until(lambda: len(jobs(cluster)) == len(pool.workers) == 1, 30)

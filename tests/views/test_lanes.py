@@ -71,6 +71,9 @@ def test_a_worker_out_of_reach_is_told_below_the_table() -> None:
 def test_no_worker_yet_is_said() -> None:
     """A job without workers says what it waits for, and says nothing when it is over."""
     assert "Waiting for a worker" in lanes_html(snapshot())
+    queued = lanes_html(snapshot()._replace(awaited="Slurm: 2 queued <x>"))
+    assert "Waiting for a worker" in queued
+    assert "Slurm: 2 queued &lt;x&gt;" in queued
     assert lanes_html(snapshot(state="cancelled")) == ""
 
 
