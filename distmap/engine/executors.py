@@ -20,6 +20,7 @@ from distmap.engine.base import Parts
 from distmap.engine.foreign_host import home, run_elsewhere
 from distmap.engine.traits import (
     call_or_default,
+    dies_of_cancel,
     has_initializer,
     has_process_per_call,
     has_reliable_cancel,
@@ -58,6 +59,7 @@ class ExecutorAdapter:
             raise ValueError(unknown_slots(executor))
         self.name = name or type(executor).__name__
         self.here = shares_memory(executor)
+        self._dies_of_cancel = dies_of_cancel(executor)
         self._process_per_call = has_process_per_call(executor)
         # What an initializer has set up lives in the executor's own process. One that ends with its call needs none.
         self.isolated = not (self.here or self._process_per_call or has_initializer(executor))
@@ -112,7 +114,7 @@ class ExecutorAdapter:
         self._cancel(call)
 
     def _cancel(self, call: Any) -> bool:
-        return bool(call_or_default(lambda: call.cancel(), False))
+        return not self._dies_of_cancel and bool(call_or_default(lambda: call.cancel(), False))
 
     def fate(self, error: BaseException) -> Fate:
         """See Adapter."""

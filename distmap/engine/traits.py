@@ -84,8 +84,8 @@ def would_spawn(executor: Executor) -> str | None:
         return None
     return (
         f"this {type(executor).__name__} would start MPI processes by itself, which can end this process with them. "
-        "Start them together with the program: mpiexec -n 5 python -m mpi4py.futures script.py; or keep the kernel "
-        "out of MPI and let mpiexec start workers: mpiexec -n 4 distmap-worker URL"
+        "In a program, start them with it: mpiexec -n 5 python -m mpi4py.futures script.py; in a notebook, let "
+        f'mpiexec start workers: Pool(launch="mpiexec -n 4 distmap-worker {{url}}")'
     )
 
 
@@ -129,6 +129,13 @@ def has_reliable_cancel(executor: Executor) -> bool:
     if made_by.startswith("executorlib."):  # where calls go through files, nothing is ever "running"
         made_by = type(getattr(executor, "_task_scheduler", None)).__module__
     return made_by.startswith(_RELIABLE_CANCEL)
+
+
+def dies_of_cancel(executor: Executor) -> bool:
+    """Whether a call that is cancelled at the wrong moment ends the thread that hands calls out, and so the executor:
+    executorlib, while it looks at the arguments of calls for results of others.
+    """
+    return type(getattr(executor, "_task_scheduler", None)).__name__ == "DependencyTaskScheduler"
 
 
 def has_process_per_call(executor: Executor) -> bool:

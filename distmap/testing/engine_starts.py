@@ -10,15 +10,18 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from distmap.pool import Pool
 from distmap.testing.engine_suite import EngineUnderTest, Started
+from distmap.testing.engine_work import pid
 from distmap.testing.workers import WorkerProcess
 
 #: Cases that look at processes of ours in which items run.
@@ -136,10 +139,77 @@ def dask() -> Iterator[Started]:
         )
 
 
+@contextlib.contextmanager
+def executorlib() -> Iterator[Started]:
+    """executorlib's `SingleNodeExecutor`, with two workers that last, and are started again when they die."""
+    import executorlib
+
+    with executorlib.SingleNodeExecutor(max_workers=2, block_allocation=True, restart_limit=3) as executor:
+        yield Started(
+            executor, pids=partial(_pids, executor), end=lambda: executor.shutdown(wait=False, cancel_futures=True)
+        )
+
+
+@contextlib.contextmanager
+def mpi() -> Iterator[Started]:
+    """mpi4py's `MPIPoolExecutor`, on the ranks beside this one."""
+    from mpi4py.futures import MPIPoolExecutor
+
+    with MPIPoolExecutor() as executor:
+        yield Started(executor, pids=partial(_pids, executor), end=lambda: executor.shutdown(wait=False))
+
+
+def under_mpiexec(arguments: Sequence[str]) -> list[str]:
+    """What runs the suite as the first of three ranks."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(beside) if beside.exists() else "mpiexec"
+    return [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", *arguments]
+
+
+#: For containers: root may run Open MPI, and more processes than there are cores.
+FOR_MPIEXEC = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+@contextlib.contextmanager
+def parsl() -> Iterator[Started]:
+    """Parsl's `HighThroughputExecutor` with two workers on this machine, by way of its `ParslPoolExecutor`."""
+    import parsl
+    from parsl.concurrent import ParslPoolExecutor
+    from parsl.config import Config
+    from parsl.executors import HighThroughputExecutor
+
+    # It starts its programs by name.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    local = {"address": "127.0.0.1", "loopback_address": "127.0.0.1", "encrypted": False, "heartbeat_period": 2}
+    with tempfile.TemporaryDirectory(prefix="distmap-suite-", ignore_cleanup_errors=True) as folder:
+        workers = HighThroughputExecutor(label="cpu", max_workers_per_node=2, **local)
+        config = Config([workers], run_dir=folder, strategy="none", initialize_logging=False)
+        kernel = parsl.load(config)
+        executor = ParslPoolExecutor(dfk=kernel)
+        try:
+            yield Started(
+                executor, {"connect_timeout": 5.0}, pids=partial(_pids, executor), end=kernel.cleanup, tag="cpu"
+            )
+        finally:
+            if not kernel.cleanup_called:
+                kernel.cleanup()
+            parsl.clear()
+
+
+def _pids(executor: Any) -> list[int]:
+    """The processes that run its calls, as far as twenty calls meet them."""
+    return sorted({call.result() for call in [executor.submit(pid, x) for x in range(20)]})
+
+
 #: Why promises are not kept. Each sentence stands in the table of the documentation.
 IN_THREADS = "its threads are those of this process: nothing can end one, and what they print is written directly"
 BY_CALL = "its calls tell nothing before they end, and hear nothing"
 BREAKS = "one death breaks the executor, and only its owner can make a new one"
+ALL_RANKS = "MPI ends the whole program when one of its ranks dies"
 
 ENGINES = {
     engine.name: engine
@@ -172,6 +242,26 @@ ENGINES = {
             package="loky",
             title="loky",
         ),
+        EngineUnderTest(
+            "executorlib",
+            executorlib,
+            lacks=lacks(BY_CALL, *SIDE_CHANNEL),
+            package="executorlib",
+            title="executorlib",
+        ),
+        EngineUnderTest(
+            "mpi",
+            mpi,
+            lacks={
+                **lacks(BY_CALL, *SIDE_CHANNEL),
+                **lacks(ALL_RANKS, "survives_the_death_of_a_worker"),
+            },
+            untried=frozenset({"survives_the_death_of_a_worker"}),
+            package="mpi4py",
+            title="MPI (`mpi4py.futures`)",
+            under=under_mpiexec,
+        ),
+        EngineUnderTest("parsl", parsl, lacks=lacks(BY_CALL, *SIDE_CHANNEL), package="parsl", title="Parsl"),
         EngineUnderTest(
             "dask",
             dask,

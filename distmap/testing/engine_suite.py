@@ -108,6 +108,7 @@ class EngineUnderTest:
         start: gives a context manager that starts the engine and ends it; its value is a `Started`.
         lacks: name of a case -> why this engine does not keep it. A lack that is no lack is a failure, too.
         untried: lacks that are not tried, as they would end the process of the suite or hold it up.
+        under: the command that runs Python with these arguments where the engine is, if that is not any process.
         package: the distribution whose version is recorded; "": Python's own.
         title: for people.
     """
@@ -116,6 +117,7 @@ class EngineUnderTest:
     start: Callable[[], AbstractContextManager[Started]]
     lacks: Mapping[str, str] = field(default_factory=dict)
     untried: frozenset[str] = frozenset()
+    under: Callable[[Sequence[str]], list[str]] | None = None
     package: str = ""
     title: str = ""
 

@@ -34,7 +34,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -45,7 +47,7 @@ from typing import Any
 from distmap.pool import Pool
 from distmap.testing.engine_faults import FAULTS
 from distmap.testing.engine_results import RESULTS
-from distmap.testing.engine_starts import ENGINES
+from distmap.testing.engine_starts import ENGINES, FOR_MPIEXEC
 from distmap.testing.engine_suite import Case, EngineUnderTest, Outcome, Session, Started
 
 __all__ = ["CASES", "ENGINES", "Case", "EngineUnderTest", "Outcome", "Session", "Started", "main", "record", "run"]
@@ -106,8 +108,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--case", action="append", choices=[case.name for case in CASES], metavar="CASE", help="only it"
     )
     parser.add_argument("--json", metavar="FILE", help="write the record of the run")
+    parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)  # it runs as a part of the engine
     given = parser.parse_args(arguments)
     engine = ENGINES[given.engine]
+    if engine.under is not None and not given.within:
+        again = [*(sys.argv[1:] if arguments is None else arguments), "--within"]
+        command = engine.under(["-m", "distmap.testing.engines", *again])
+        return subprocess.run(command, env={**os.environ, **FOR_MPIEXEC}).returncode
     chosen = [case for case in CASES if not given.case or case.name in given.case]
     outcomes = run(engine, chosen, told=lambda outcome: print(outcome, flush=True))
     if given.json:

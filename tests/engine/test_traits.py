@@ -153,3 +153,4 @@ def test_what_is_known_of_executorlib(options: dict[str, bool]) -> None:
         assert traits.slots_of(executor) == 2
         assert traits.has_reliable_cancel(executor)
         assert traits.has_process_per_call(executor) is not bool(options.get("block_allocation"))
+        assert traits.dies_of_cancel(executor) is not bool(options.get("disable_dependencies"))

@@ -58,6 +58,18 @@ def test_an_error_names_its_item_and_the_pool_of_ranks(told: dict[str, Any]) -> 
     assert "MPIPoolExecutor" in "\n".join(told["notes"])
 
 
+def test_a_crash_costs_one_item_and_no_rank(told: dict[str, Any]) -> None:
+    """MPI would end the whole program with a rank: the items run in task processes beside them."""
+    assert told["survivors"] == [x * x for x in range(12) if x != 5]
+    (poison,) = told["poison"]
+    assert "item 5 (5) ended 3 task processes" in poison
+
+
+def test_a_task_that_imports_mpi_takes_no_ranks_place(told: dict[str, Any]) -> None:
+    """It is a world of its own, and does not wait for ever."""
+    assert told["worlds"] == [1]
+
+
 def test_no_process_of_mpi_is_spawned(needs: Callable[[bool, str], None]) -> None:
     """Outside of mpiexec the pool refuses the executor with a sentence, before it has asked it anything."""
     optional("mpi4py", needs)
@@ -81,18 +93,14 @@ for options in {}, {"processes": 2}:
     assert "mpiexec -n 5 python -m mpi4py.futures script.py" in first
 
 
-def test_each_rank_of_mpiexec_is_a_worker(needs: Callable[[bool, str], None], until: Callable[..., Any]) -> None:
-    """`mpiexec -n 2 distmap-worker URL`: two workers of two names, without MPI in what runs; both end with it."""
+def test_each_rank_of_mpiexec_is_a_worker(needs: Callable[[bool, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Pool(launch="mpiexec ...")`: two workers of two names, without MPI in what runs; both end with the pool."""
     needs(MPIEXEC.exists(), "mpiexec of the package openmpi")
-    with distmap.Pool(listen="wss://127.0.0.1:0", progress=False) as pool:
-        command = [MPIEXEC, "-n", "2", sys.executable, "-m", "distmap.worker.cli", str(pool.url), "--slots", "1"]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()) as ranks:
-            try:
-                workers = pool.wait_for_workers(2, timeout=30)
-                assert len({worker.name for worker in workers}) == 2
-                found = pool.map(lambda x: (x, [name for name in os.environ if name.startswith("PMI")]), range(40))
-                assert found == [(x, []) for x in range(40)]
-            finally:
-                ranks.terminate()
-                ranks.communicate(timeout=30)
-        until(lambda: not pool.workers, 20)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    command = f"{MPIEXEC} -n 2 {sys.executable} -m distmap.worker.cli {{url}} --slots 1"
+    with distmap.Pool(launch=command, listen="wss://127.0.0.1:0", progress=False) as pool:
+        workers = pool.wait_for_workers(2, timeout=30)
+        assert len({worker.name for worker in workers}) == 2
+        found = pool.map(lambda x: (x, [name for name in os.environ if name.startswith("PMI")]), range(40))
+        assert found == [(x, []) for x in range(40)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from typing import Any
 
 from mpi4py.futures import MPIPoolExecutor
@@ -15,8 +16,20 @@ def square(x: int) -> int:
     return x * x
 
 
+def die(x: int) -> int:
+    if x == 5:
+        os._exit(3)
+    return x * x
+
+
 def divide(x: int) -> float:
     return 1 / (x - 3)
+
+
+def world(_: int) -> tuple[int, int]:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.size, os.getpid()
 
 
 def main() -> dict[str, Any]:
@@ -32,6 +45,10 @@ def main() -> dict[str, Any]:
             pool.map(divide, range(6))
         except ZeroDivisionError as error:
             told["notes"] = error.__notes__
+        got = pool.map(die, range(12), chunksize=6, on_error="return")
+        told["survivors"] = [value for value in got if isinstance(value, int)]
+        told["poison"] = [str(value) for value in got if isinstance(value, distmap.PoisonItemError)]
+        told["worlds"] = sorted({size for size, _ in pool.map(world, range(4), chunksize=1)})
     return told
 
 
