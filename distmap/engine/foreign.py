@@ -18,7 +18,8 @@ from distmap.engine.adapter import Adapter, Member
 from distmap.engine.base import Location, Parts, Sink, WorkerInfo
 from distmap.engine.foreign_payloads import ForeignPayloads, call_on_loop
 from distmap.engine.foreign_worker import ForeignWorker
-from distmap.errors import ConnectError
+from distmap.engine.side_channel import unpack
+from distmap.errors import ConnectError, ProtocolError
 from distmap.wire.messages import BlobKind, Task
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("distmap")
 
 T = TypeVar("T")
+
+#: Seconds between two looks at threads of this process; views draw at most ten times a second.
+LOOK_EVERY = 0.1
 
 
 class ForeignEngine:
@@ -46,6 +50,8 @@ class ForeignEngine:
         #: By the driver's id, and by the adapter's key.
         self._workers: dict[int, ForeignWorker] = {}
         self._members: dict[str, ForeignWorker] = {}
+        #: By the name of its calls.
+        self._by_id: dict[bytes, ForeignWorker] = {}
         #: One that the driver does not know by its id yet.
         self._joining: ForeignWorker | None = None
         #: Keys of members that take nothing any more, though the engine names them still.
@@ -53,6 +59,7 @@ class ForeignEngine:
         #: Who was there when the adapter told last.
         self._last: Sequence[Member] | None = None
         self._opened = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def tagless(self) -> str | None:
@@ -87,6 +94,17 @@ class ForeignEngine:
 
     def received(self, data: bytes) -> None:
         """See AdapterEvents."""
+        call_on_loop(self._loop, partial(self._heard, data))
+
+    def _heard(self, data: bytes) -> None:
+        try:
+            copy = unpack(data)
+        except ProtocolError as error:
+            log.info("x %s said something else: %s", self._adapter.name, error)
+            return
+        # Several pools may share a channel.
+        if (worker := self._by_id.get(copy.origin.worker)) is not None:
+            worker.heard(copy)
 
     def ended(self, why: str) -> None:
         """See AdapterEvents."""
@@ -119,7 +137,7 @@ class ForeignEngine:
         info = WorkerInfo(
             member.name, member.host, member.slots, member.python, member.tags, address=self._adapter.name
         )  # fmt: skip
-        self._members[member.key] = worker
+        self._members[member.key] = self._by_id[worker.id] = worker
         # The sink may assign work before it returns, hence `_joining`; that work waits until the worker begins.
         self._joining = worker
         try:
@@ -131,7 +149,7 @@ class ForeignEngine:
 
     def _lose(self, worker: ForeignWorker, why: str, *, charged: bool) -> None:
         if (listener := worker.listener) is not None:
-            del self._workers[listener.id], self._members[worker.member.key]
+            del self._workers[listener.id], self._members[worker.member.key], self._by_id[worker.id]
             self._payloads.left(listener.id)
             worker.lose(why, charged=charged)
 
@@ -167,11 +185,25 @@ class ForeignEngine:
     def drop(self, worker: int, digest: bytes) -> None:
         self._payloads.drop(worker, digest)
         if (found := self._worker(worker)) is not None:
-            found.drop(digest)
+            found.queue.drop(digest)
 
     def assign(self, worker: int, task: Task, parts: Parts) -> None:
         if (found := self._worker(worker)) is not None:
             found.assign(task, parts)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._adapter.here and self._timer is None:
+            self._timer = self._loop.call_later(LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for worker in list(self._members.values()):
+            for attempt, at in worker.queue.positions():
+                if worker.listener is not None:
+                    worker.listener.progressed(attempt, at)
+            if worker.queue:
+                self._look_later()
 
     def revoke(self, worker: int, slot: int, attempt: int, stop: int) -> None:
         if (found := self._worker(worker)) is not None:
@@ -190,10 +222,13 @@ class ForeignEngine:
 
     async def close(self, *, now: bool) -> None:
         self._sink = None
+        if self._timer is not None:
+            self._timer.cancel()
         for worker in self._members.values():
             worker.close()
         self._workers.clear()
         self._members.clear()
+        self._by_id.clear()
         if self._opened:
             self._opened = False
             self._payloads.clear()

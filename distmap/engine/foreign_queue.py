@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from distmap.engine.adapter import Call
 from distmap.engine.base import Parts
+from distmap.tasks.cells import CELL_AT, CELL_ATTEMPT
 from distmap.wire.messages import Task
 
 #: Number of last round trips that are kept. The shortest counts: others may have waited for other calls there.
@@ -27,8 +28,18 @@ class ForeignAttempt:
         self.call: Call | None = None
         #: Of the engine that has it: how often it had been renewed by then.
         self.generation = 0
+        #: The number of that call, and how many of its messages, up to which item, came before its answer.
+        self.number = self.heard = 0
+        self.reported = task.lo
+        #: The item that it ran when it was last heard of, and for how long.
+        self.item = -1, 0.0
         #: When the engine got it, and seconds of work that had been answered by then.
         self.since = self.work_seconds = 0.0
+
+    def begin_anew(self) -> None:
+        """The call came to nothing; another one runs what was not reported."""
+        self.call, self.heard, self.item = None, 0, (-1, 0.0)
+        self.task = self.task._replace(lo=self.reported)
 
     @property
     def needed(self) -> tuple[bytes, ...]:
@@ -67,6 +78,19 @@ class ForeignQueue:
         """Those that the engine has."""
         return [entry for entry in self if entry.call is not None]
 
+    def items(self, slots: int) -> list[tuple[int, int, float]]:
+        """Per slot, an attempt that runs there or -1, its item, and for how long, as far as was heard."""
+        found = [(-1, -1, 0.0)] * slots
+        for entry in self._attempts.values():
+            if entry.item[0] >= 0:
+                found[entry.task.slot] = (entry.task.attempt, *entry.item)
+        return found
+
+    def positions(self) -> list[tuple[int, int]]:
+        """Attempts that run in threads of this process, each with its item: these write it into the cells."""
+        found = [(attempt, entry.cells) for attempt, entry in self._attempts.items()]
+        return [(attempt, cells[CELL_AT]) for attempt, cells in found if cells[CELL_ATTEMPT] == attempt]
+
     def add(self, entry: ForeignAttempt) -> None:
         """It waits from now on."""
         task = entry.task
@@ -91,7 +115,7 @@ class ForeignQueue:
     def put_back(self, entries: Sequence[ForeignAttempt]) -> None:
         """The engine does not have them: they are the next ones again."""
         for entry in reversed(entries):
-            entry.call = None
+            entry.begin_anew()
             self._waiting.appendleft(entry)
 
     def forget(self, entry: ForeignAttempt) -> bool:
@@ -127,11 +151,11 @@ class ForeignQueue:
         """The one to blame is found."""
         self._suspects.clear()
 
-    def blame(self, task: Task) -> None:
-        """The process of its only item ended. Others may have been in the same process: the next time nothing runs
-        beside it, so that it shows.
+    def blame(self, task: Task, at: int) -> None:
+        """The process ended in which only this item was left. Others may have been in the same process: the next time
+        nothing runs beside it, so that it shows.
         """
-        self._deadly.setdefault(task.code, set()).add(task.start + task.lo)
+        self._deadly.setdefault(task.code, set()).add(task.start + at)
 
     def drop(self, code: bytes) -> None:
         """The code is of no use any more."""

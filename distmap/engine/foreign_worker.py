@@ -20,20 +20,31 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from distmap.core.limits import Limits
-from distmap.engine import foreign_host
-from distmap.engine.adapter import Adapter, Call, Fate, Member, Run
-from distmap.engine.attempt import Answer, run_here, run_there
+from distmap.engine.adapter import Adapter, Call, Member
+from distmap.engine.attempt import Answer
 from distmap.engine.base import Parts, WorkerListener
+from distmap.engine.foreign_calls import ForeignCalls, ended_because, exit_text
 from distmap.engine.foreign_payloads import ForeignPayloads, call_on_loop
 from distmap.engine.foreign_queue import ForeignAttempt, ForeignQueue, RoundTrips
-from distmap.engine.traits import call_or_default
+from distmap.engine.side_channel import Copy
 from distmap.tasks._typing import Buffer
 from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.cells import CELL_INTERRUPT, CELL_STOP, CELL_STOP_ATTEMPT
 from distmap.tasks.failures import describe
 from distmap.tasks.items import encode
 from distmap.tasks.pickling import dump_small
-from distmap.wire.messages import Died, Output, Ready, Refused, Report, Task
+from distmap.wire.messages import (
+    Beat,
+    Died,
+    Interrupt,
+    Kill,
+    Output,
+    Ready,
+    Refused,
+    Report,
+    Revoke,
+    Task,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,7 +77,10 @@ class ForeignWorker:
         self._loop = loop
         self._limits = limits
         self._ended = ended
-        self._queue = ForeignQueue()
+        self.queue = ForeignQueue()
+        self._calls = ForeignCalls(adapter, member.key, member.slots, payloads)
+        #: Names its calls where they run.
+        self.id = self._calls.id
         #: Something that nobody listens to any more may run there.
         self._abandoned = False
         self._failures = self._generation = 0
@@ -83,15 +97,11 @@ class ForeignWorker:
         self.listener = listener
         self.submit_waiting()
 
-    def drop(self, digest: bytes) -> None:
-        """The code is of no use any more."""
-        self._queue.drop(digest)
-
     # --- to the engine -----------------------------------------------------------------------------------------------
 
     def assign(self, task: Task, parts: Parts) -> None:
         """Run it there, now or soon."""
-        self._queue.add(ForeignAttempt(task, parts))
+        self.queue.add(ForeignAttempt(task, parts))
         if self._timer is None:
             self._last_answer = self._loop.time()
             self._timer = self._loop.call_later(self._limits.suspect_after, self._check_silence)
@@ -100,31 +110,24 @@ class ForeignWorker:
     def submit_waiting(self) -> None:
         """Give the engine what waits here, as far as it may have it."""
         while self.listener is not None:
-            entry = self._queue.take(lambda entry: self._payloads.pending(entry.needed))
+            entry = self.queue.take(lambda entry: self._payloads.pending(entry.needed))
             if entry is None or not self._submit(entry, everything=False):
                 return
 
     def _submit(self, entry: ForeignAttempt, *, everything: bool) -> bool:
         """False: the engine takes nothing now, or any more."""
-        loop, payloads = self._loop, self._payloads
+        loop = self._loop
         entry.since, entry.work_seconds = loop.time(), self._work_seconds
         entry.generation = self._generation
-        blobs = payloads.blobs(entry.needed) if everything else payloads.small(entry.needed)
-        handles = [] if everything else payloads.handles(entry.needed)
-        run: Run = run_there
-        if self._adapter.here:
-            run = partial(run_here, entry.cells)
-        elif self._adapter.isolated:
-            run = partial(foreign_host.run, self.member.slots)
         try:
-            entry.call = call = self._adapter.submit(self.member.key, run, entry.task, blobs, handles, entry.parts)
+            call = self._calls.submit(entry, everything=everything)
             call.add_done_callback(lambda done: call_on_loop(loop, partial(self._done, entry, done, loop.time())))
         except Exception as error:
             entry.call = None
             # Soon, not now: the caller is in the middle of its own commands.
-            match self._fate(error):
+            match self._calls.fate(error):
                 case "broken" | "shut":
-                    self._queue.put_back([entry])
+                    self.queue.put_back([entry])
                     loop.call_soon(self._break, self._generation, error)
                     return False
                 case "died":
@@ -133,13 +136,10 @@ class ForeignWorker:
                     loop.call_soon(self._refuse, entry, error)
         return True
 
-    def _fate(self, error: BaseException) -> Fate:
-        return call_or_default(lambda: self._adapter.fate(error), "failed")
-
     # --- from the engine ---------------------------------------------------------------------------------------------
 
     def _done(self, entry: ForeignAttempt, call: Call, when: float) -> None:
-        if not self._queue.has(entry) or entry.call is not call or self.listener is None:
+        if not self.queue.has(entry) or entry.call is not call or self.listener is None:
             return  # taken back, killed, run elsewhere, told before; or the pool is closed
         self._last_answer = when
         try:
@@ -166,14 +166,35 @@ class ForeignWorker:
                 rtt = self._round_trips.measured(when - entry.since - answer.seconds, others)
                 if rtt is not None:
                     self.listener.measured(rtt, 0.0, 0.0)
-            self._queue.forget(entry)
-            for message, parts in answer.messages:
+            self.queue.forget(entry)
+            for message, parts in answer.messages[entry.heard :]:
                 self._report(message, parts)
         self.submit_waiting()
 
+    def heard(self, copy: Copy) -> None:
+        """Something came over the side channel. The answer has it too, so what is not plain is left to that."""
+        message, now = copy.message, self._loop.time()
+        if not isinstance(message, Beat | Report | Output):
+            return
+        entry = self.queue.get(message.slots[0][0] if isinstance(message, Beat) else message.attempt)
+        if self.listener is None or entry is None or entry.call is None or entry.number != copy.origin.call:
+            return
+        self._last_answer = now
+        if isinstance(message, Beat):
+            attempt, at, seconds = message.slots[0]
+            entry.item = at, seconds
+            self.listener.progressed(attempt, at)
+            if seconds >= self._limits.state_after:
+                self.listener.watched(self.queue.items(self.member.slots), "")
+        elif copy.number == entry.heard and not (isinstance(message, Report) and message.ended):
+            entry.heard += 1
+            if isinstance(message, Report):
+                entry.reported = message.hi
+            self._report(message, copy.parts)
+
     def _failed(self, entry: ForeignAttempt, error: BaseException) -> None:
         """The call was answered with an error of the engine's."""
-        match self._fate(error):
+        match self._calls.fate(error):
             case "broken" | "shut" if entry.generation == self._generation:
                 self._break(self._generation, error)
             case "broken" | "shut":  # one that was shut down, and replaced, before
@@ -205,16 +226,17 @@ class ForeignWorker:
 
     def _end(self, entry: ForeignAttempt) -> None:
         """Nothing of it was run; it goes back."""
-        if self._queue.forget(entry):
-            self._hand_back(entry.task)
+        if self.queue.forget(entry):
+            self._hand_back(entry)
 
-    def _hand_back(self, task: Task) -> None:
-        self._report(Report(task.slot, task.attempt, task.lo, task.lo, 0.0, True, ()), [])
+    def _hand_back(self, entry: ForeignAttempt) -> None:
+        task, at = entry.task, entry.reported
+        self._report(Report(task.slot, task.attempt, at, at, 0.0, True, ()), [])
         self.submit_waiting()
 
     def _refuse(self, entry: ForeignAttempt, error: BaseException) -> None:
         """It cannot be run at all; the error says why."""
-        if self._queue.forget(entry) and self.listener is not None:
+        if self.queue.forget(entry) and self.listener is not None:
             failure = describe(error, "", dump_small, sent=False)
             refused = Refused(entry.task.slot, entry.task.attempt)
             self.listener.refused(refused, encode([failure], Dependencies(), what="")[0].parts)
@@ -222,11 +244,11 @@ class ForeignWorker:
 
     def _lose(self, entry: ForeignAttempt, error: BaseException) -> None:
         """What ran it has ended, and nothing else with it."""
-        if self._queue.forget(entry) and self.listener is not None:
+        if self.queue.forget(entry) and self.listener is not None:
             task = entry.task
-            at = task.lo if task.hi - task.lo == 1 else None
+            at = entry.reported if task.hi - entry.reported == 1 else None
             if at is not None:
-                self._queue.blame(task)
+                self.queue.blame(task, at)
             self.listener.broke(task.attempt, at, exit_text(error))
             self.submit_waiting()
 
@@ -247,9 +269,9 @@ class ForeignWorker:
         """
         if self.listener is None or generation != self._generation:
             return  # that one was replaced already
-        in_flight = self._queue.out()
-        charged = self._fate(error) == "broken"
-        why = _ended_because(self.member.name, error, broken=charged)
+        in_flight = self.queue.out()
+        charged = self._calls.fate(error) == "broken"
+        why = ended_because(self.member.name, error, broken=charged)
         if not in_flight and not self._count_failure(error):
             return
         try:
@@ -263,10 +285,10 @@ class ForeignWorker:
         alone = len(in_flight) == 1 and not self._abandoned
         self._abandoned = False
         if alone:
-            self._queue.acquit()
+            self.queue.acquit()
             return self._lose(in_flight[0], error)
-        self._queue.put_back(in_flight)
-        self._queue.suspect(in_flight)
+        self.queue.put_back(in_flight)
+        self.queue.suspect(in_flight)
         self.submit_waiting()
 
     def lose(self, why: str, *, charged: bool) -> None:
@@ -280,16 +302,16 @@ class ForeignWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return self._queue.clear()
+        return self.queue.clear()
 
     def _check_silence(self) -> None:
         """Silent for long: an item may take its time, but an engine that takes nothing new answers nothing either."""
         self._timer = None
-        if not self._queue or self.listener is None:
+        if not self.queue or self.listener is None:
             return
         silent = self._loop.time() - self._last_answer
         if silent >= self._limits.suspect_after:
-            why = call_or_default(lambda: self._adapter.unanswering(self.member.key), None)
+            why = self._calls.unanswering()
             if why is not None and silent >= self._limits.reconnect_grace:
                 return self._ended(self, f"{why}, and it has answered nothing for {silent:.0f} s", False)
         self._timer = self._loop.call_later(self._limits.suspect_after / 2, self._check_silence)
@@ -298,31 +320,43 @@ class ForeignWorker:
 
     def revoke(self, attempt: int, stop: int) -> None:
         """Run no item of it at or beyond `stop`."""
-        entry = self._queue.get(attempt)
+        entry = self.queue.get(attempt)
         if entry is None:
             return
-        # Threads see these; other workers cannot, and finish what they run.
+        # Threads see these.
         entry.cells[CELL_STOP] = max(0, stop)
         entry.cells[CELL_STOP_ATTEMPT] = attempt
-        call = entry.call
-        if stop <= entry.task.lo and (call is None or call_or_default(lambda: self._adapter.cancel(call), False)):
-            self._queue.forget(entry)  # first: the engine reports the cancelled call too
-            self._loop.call_soon(self._hand_back, entry.task)
+        if not self._taken_back(entry, stop):
+            self._calls.wish(entry, Revoke(0, attempt, max(0, stop)))
 
     def interrupt(self, attempt: int) -> None:
-        """Raise KeyboardInterrupt in it, where memory is shared, and end it."""
-        if (entry := self._queue.get(attempt)) is not None:
-            entry.cells[CELL_INTERRUPT] = attempt
-        self.revoke(attempt, 0)
+        """Raise KeyboardInterrupt in it, where it can be told, and end it."""
+        entry = self.queue.get(attempt)
+        if entry is None:
+            return
+        entry.cells[CELL_INTERRUPT] = entry.cells[CELL_STOP_ATTEMPT] = attempt
+        entry.cells[CELL_STOP] = 0
+        if not self._taken_back(entry, 0):
+            self._calls.wish(entry, Interrupt(0, attempt))
+
+    def _taken_back(self, entry: ForeignAttempt, stop: int) -> bool:
+        """Whether it had certainly not begun, and is to run nothing: then it has ended."""
+        call = entry.call
+        if stop > entry.task.lo or not (call is None or self._calls.cancel(call)):
+            return False
+        self.queue.forget(entry)  # first: the engine reports the cancelled call too
+        self._loop.call_soon(self._hand_back, entry)
+        return True
 
     def kill(self, slot: int) -> None:
-        """Give up what the slot has. It runs on in the engine, and its answer will not be heard."""
-        for entry in [entry for entry in self._queue if entry.task.slot == slot]:
+        """Give up what the slot has. Its answer will not be heard, should it run on in the engine."""
+        for entry in [entry for entry in self.queue if entry.task.slot == slot]:
             call = entry.call
-            self._queue.forget(entry)
+            self._calls.wish(entry, Kill(0))
+            self.queue.forget(entry)
             if call is not None:
                 self._abandoned = True
-                call_or_default(partial(self._adapter.forget, call), None)
+                self._calls.forget(call)
         self._loop.call_soon(self._killed, slot)
 
     def _killed(self, slot: int) -> None:
@@ -338,21 +372,5 @@ class ForeignWorker:
             entry.cells[CELL_STOP] = 0
             entry.cells[CELL_STOP_ATTEMPT] = entry.task.attempt
             if (call := entry.call) is not None:
-                call_or_default(partial(self._adapter.forget, call), None)
-
-
-def exit_text(error: BaseException) -> str:
-    """How a process ended, in a line: that of the exit codes if there is one."""
-    lines = str(error).splitlines()
-    line = next((line for line in lines if "exit code" in line), lines[0] if lines else "")
-    return f"{type(error).__name__}: {line[:200]}".strip(": ")
-
-
-def _ended_because(name: str, error: BaseException, *, broken: bool) -> str:
-    """In one sentence: it is no more, and what to do."""
-    if broken:
-        return (
-            f"{name} is broken: one of its processes ended ({exit_text(error)}). "
-            "It cannot be mended: make a new one, and a new Pool with it"
-        )
-    return f"{name} takes nothing any more ({exit_text(error)})"
+                self._calls.wish(entry, Kill(0))
+                self._calls.forget(call)

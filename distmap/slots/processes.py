@@ -126,10 +126,13 @@ class Processes:
                 self._listen(slot, slot.process)
 
     def begin(self, slot: Slot) -> None:
-        """Start the first process of a slot now, if it is held back."""
-        if (timer := self._late.pop(slot.index, None)) is None:
+        """Start the first process of a slot now, if it is held back, or if the slot was added after `attach`."""
+        if slot.index == len(self._new):
+            self._new.append(self._new[0])
+        elif (timer := self._late.pop(slot.index, None)) is not None:
+            timer.cancel()
+        else:
             return
-        timer.cancel()
         try:
             slot.process = self._new[slot.index]()
         except OSError:  # tried again, and told, soon: the caller is in the middle of its own commands

@@ -67,7 +67,8 @@ class Slots:
             raise ValueError(f"a worker has at least one slot, not {count}")
         self._numbers = itertools.count(1)
         self._blobs: dict[bytes, SharedBlob] = {}
-        memory = MemoryWatch(memory_limit)
+        self._memory = memory = MemoryWatch(memory_limit)
+        self._tasks = tasks
         self._slots = [Slot(index, self._blobs, memory, tasks) for index in range(count)]
         self._processes = Processes(self._slots, name, self._numbers, env=env, sys_path=sys_path, each=each)
         self._watch = ItemWatch(self._slots, self._processes, memory)
@@ -133,6 +134,12 @@ class Slots:
             self.spawn()
         self._processes.attach(loop, later)
 
+    def add(self) -> int:
+        """One more slot, after `attach`; gives its number. Its process starts with its first task."""
+        slot = Slot(len(self._slots), self._blobs, self._memory, self._tasks)
+        self._slots.append(slot)
+        return slot.index
+
     # --- feeding -------------------------------------------------------------------------------------------------
 
     def put(self, digest: bytes, kind: BlobKind, parts: Sequence[Buffer]) -> None:
@@ -165,11 +172,7 @@ class Slots:
         self._report_soon(self._slots[slot].interrupt(attempt))
         if attempt in self._slots[slot].attempts and not self._processes.closing:
             # It is not raised while an item is opened or results are written, and the item behind that may be long.
-            self._processes.loop.call_later(_INTERRUPT_AGAIN, self._interrupt_again, slot, attempt)
-
-    def _interrupt_again(self, slot: int, attempt: int) -> None:
-        if attempt in self._slots[slot].attempts:
-            self.interrupt(slot, attempt)
+            self._processes.loop.call_later(_INTERRUPT_AGAIN, self.interrupt, slot, attempt)
 
     def _report_soon(self, report: Report | None) -> None:
         if report is not None:

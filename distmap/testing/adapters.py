@@ -107,14 +107,20 @@ class SmallCluster:
 
 
 class SmallAdapter:
-    """The adapter of a `SmallCluster`."""
+    """The adapter of a `SmallCluster`.
+
+    Args:
+        isolated: whether chunks run in task processes of distmap.
+        side_channel: whether they are heard before their end then, and hear what is wished.
+    """
 
     here = False
     tagged = True
 
-    def __init__(self, cluster: SmallCluster, *, isolated: bool = False) -> None:
+    def __init__(self, cluster: SmallCluster, *, isolated: bool = False, side_channel: bool = False) -> None:
         self.name = "a small cluster"
         self.isolated = isolated
+        self.side_channel = side_channel
         self._cluster = cluster
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:
@@ -133,7 +139,9 @@ class SmallAdapter:
 
     def _run(self, run: Run, task: Task, blobs: Sequence[BlobParts], handles: Sequence[int], parts: Parts) -> Answer:
         store = self._cluster.store or {}
-        return run(task, [*blobs, *[store[handle] for handle in handles]], parts, None)
+        events = self._cluster.events
+        emit = events.received if self.side_channel and events is not None else None
+        return run(task, [*blobs, *[store[handle] for handle in handles]], parts, emit)
 
     def put(self, blob: BlobParts, members: Sequence[str]) -> Call | None:
         """See Adapter."""
@@ -166,7 +174,9 @@ class SmallAdapter:
 
     def send(self, member: str, data: bytes) -> bool:
         """See Adapter."""
-        return False
+        if self.side_channel:
+            foreign_host.control(data)
+        return self.side_channel
 
     def renew(self) -> bool:
         """See Adapter."""

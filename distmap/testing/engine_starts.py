@@ -221,7 +221,6 @@ ENGINES = {
             threads,
             lacks={
                 **lacks(IN_THREADS, *CRASHES, "ends_an_item_at_its_timeout", "shows_output_in_its_call"),
-                **lacks("the engine does not look into its chunks", "shows_items_of_a_chunk"),
             },
             untried=frozenset(CRASHES),
             title="`ThreadPoolExecutor`",

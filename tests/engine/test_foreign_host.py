@@ -21,13 +21,16 @@ from support.waiting import until
 
 import distmap
 from distmap.core.limits import LIMITS
-from distmap.engine import foreign_host
+from distmap.engine import foreign_host, foreign_slots
 from distmap.engine.attempt import KEPT, BlobParts
+from distmap.engine.side_channel import Origin
 from distmap.errors import PoisonItemError
-from distmap.tasks.code import dump_code
+from distmap.tasks.code import Code, dump_code
 from distmap.tasks.items import dump_items, load_results
 from distmap.testing.adapters import SmallAdapter, SmallCluster
 from distmap.wire.messages import Died, Report, Task
+
+ORIGIN = Origin(b"a worker", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +52,13 @@ def _pid(_: object) -> int:
 
 def run(fn: Any, items: Any, *, slots: int = 1, with_code: bool = True, **fields: Any) -> Any:
     """A call as an engine makes it."""
-    code, (payload, _) = dump_code(fn), dump_items(items)
+    code, (payload, _) = fn if isinstance(fn, Code) else dump_code(fn), dump_items(items)
     blobs = [BlobParts(blob.digest, blob.kind, tuple(blob.payload.parts)) for blob in code.blobs]
     blobs.append(BlobParts(code.digest, "code", tuple(code.payload.parts)))
     needs = tuple(blob.digest for blob in code.blobs)
     values = {"lo": 0, "hi": len(items), "start": 0, "timeout": 0.0, **fields}
     task = Task(3, 77, code.digest, needs, **values)
-    return foreign_host.run(slots, task, blobs if with_code else [], payload.parts, None)
+    return foreign_host.run(slots, ORIGIN, task, blobs if with_code else [], payload.parts, None)
 
 
 def values(answer: Any) -> list[Any]:
@@ -104,11 +107,12 @@ def test_a_crash_is_told_with_its_item() -> None:
 def test_payloads_are_kept_once_and_bounded() -> None:
     """For all task processes together, in memory that they share; what was not used for long is forgotten."""
     table = bytes(1 << 20)
+    code = dump_code(lambda _: (os.getpid(), len(table), time.sleep(0.3)))
     barrier = threading.Barrier(2)
 
     def call(found: list[Any]) -> None:
         barrier.wait(10)
-        found.extend(values(run(lambda _: (os.getpid(), len(table), time.sleep(0.3)), [0], slots=2)))
+        found.extend(values(run(code, [0], slots=2)))
 
     found: list[Any] = []
     threads = [threading.Thread(target=call, args=(found,)) for _ in range(2)]
@@ -120,7 +124,7 @@ def test_payloads_are_kept_once_and_bounded() -> None:
     assert {size for _, size, _ in found} == {len(table)}
     host = foreign_host._host
     assert host is not None
-    assert len(host._slots._blobs) == 2
+    assert len(host._slots._blobs) == len(code.blobs) + 1
     for n in range(2 * KEPT):
         run(lambda x, n=n: x + n, [0])
     assert len(host._slots._blobs) == KEPT
@@ -184,7 +188,7 @@ def test_an_interrupt_ends_what_the_call_runs(tmp_path: Path) -> None:
 
 def test_processes_leave_when_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a time; a call that comes later starts them anew."""
-    monkeypatch.setattr(foreign_host, "LIMITS", LIMITS._replace(engine_idle=0.05))
+    monkeypatch.setattr(foreign_slots, "LIMITS", LIMITS._replace(engine_idle=0.05))
     (pid,) = values(run(lambda _: os.getpid(), [0]))
     until(lambda: foreign_host._host is None and not psutil.pid_exists(pid))
     assert values(run(abs, [-3])) == [3]
@@ -218,5 +222,5 @@ def test_members_with_processes_of_ours() -> None:
     code, (payload, _) = dump_code(_pid), dump_items([0])
     blobs = [BlobParts(code.digest, "code", tuple(code.payload.parts))]
     task = Task(3, 77, code.digest, (), 0, 1, 0, 0.0)
-    elsewhere = partial(foreign_host.run, 1)
+    elsewhere = partial(foreign_host.run, 1, ORIGIN)
     assert values(foreign_host.run_elsewhere(home, elsewhere, task, blobs, payload.parts, None)) == [os.getpid()]

@@ -48,7 +48,7 @@ def test_suspects_go_out_in_halves_and_the_deadly_alone() -> None:
     assert [take(queue), take(queue), take(queue)] == [0, 1, None]
     for one in entries:
         queue.forget(one)
-    queue.blame(entries[2].task)
+    queue.blame(entries[2].task, 0)
     again, other = entry(5, start=2), entry(6, start=3)
     queue.add(other)
     queue.add(again)

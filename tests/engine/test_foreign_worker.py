@@ -10,21 +10,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from support.waiting import eventually
 
-from distmap.core.events import SlotReady, WorkerLost
+from distmap.core.events import AttemptProgressed, SlotReady, WorkerLost
 from distmap.core.limits import LIMITS, Limits
 from distmap.engine import attempt as module
+from distmap.engine.attempt import Answer
 from distmap.engine.executors import ExecutorAdapter
 from distmap.engine.foreign import ForeignEngine
+from distmap.engine.side_channel import pack, progress, unpack
+from distmap.tasks.broadcast import Dependencies
 from distmap.tasks.code import dump_code
-from distmap.tasks.items import load_results
-from distmap.wire.messages import Report
+from distmap.tasks.items import encode, load_results
+from distmap.testing.adapters import ClusterEnded, MemberEnded, SmallAdapter, SmallCluster
+from distmap.wire.messages import Interrupt, Kill, Report, Revoke, Task
 
 Ears = Callable[[], Any]
 
@@ -575,3 +580,139 @@ def test_what_is_printed_in_another_process_comes_with_the_answer(ear: Ears) -> 
     with processes:
         asyncio.run(main())
         assert processes.submit(streams, None).result(20) == ("TextIOWrapper", "TextIOWrapper")
+
+
+class Talkative(SmallAdapter):
+    """Its calls are answered, and heard of, when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(SmallCluster(one=2), isolated=True)
+        self.calls: list[tuple[Future[Any], Any, Task]] = []
+        self.wishes: list[Any] = []
+
+    def submit(self, member: str, run: Any, task: Task, *args: Any) -> Any:
+        if member == "gone":
+            raise MemberEnded(member)
+        call: Future[Any] = Future()
+        self.calls.append((call, run.args[1], task))
+        return call
+
+    def send(self, member: str, data: bytes) -> bool:
+        self.wishes.append(unpack(data))
+        return True
+
+
+def answer(*spans: tuple[int, int], task: Task, ended: bool = True) -> Answer:
+    messages: Any = []
+    for lo, hi in spans:
+        report = Report(task.slot, task.attempt, lo, hi, 0.1, ended and hi == task.hi, ())
+        messages.append((report, encode_results([at * at for at in range(lo, hi)])))
+    return Answer(messages)
+
+
+def encode_results(results: list[Any]) -> Any:
+    return encode(results, Dependencies(), what="")[0].parts
+
+
+def test_what_is_heard_early_is_taken_once(ear: Ears) -> None:
+    """Reports over the side channel count, in their order; the answer brings the others. What is of another call, of
+    another number, or an end, is left to the answer.
+    """
+
+    async def main() -> None:
+        adapter = Talkative()
+        engine, listener = ForeignEngine(adapter), ear()
+        await engine.start(listener)
+        attempt = listener.send(square, range(4))
+        call, origin, task = adapter.calls.pop()
+        full = answer((0, 1), (1, 3), (3, 4), task=task)
+
+        def say(number: int, origin: Any = origin) -> None:
+            engine.received(pack(origin, number, *full.messages[number]))
+
+        others = [origin._replace(call=9), origin._replace(worker=b"somebody")]
+        for number, of in ((1, origin), (0, others[0]), (0, others[1]), (2, origin)):
+            say(number, of)
+        engine.received(b"noise")
+        engine.received(progress(origin, attempt, 2, 60.0))
+        say(0)
+        say(0)
+        say(1)
+        say(2)
+        assert await listener.hear("event") == AttemptProgressed(attempt, 2)
+        assert await listener.hear("watched") == (((attempt, 2, 60.0), (-1, -1, 0.0)), "")
+        for span in ((0, 1), (1, 3)):
+            report, _ = await listener.hear("report")
+            assert (report.lo, report.hi, report.ended) == (*span, False)
+        call.set_result(full)
+        report, _ = await listener.hear("report")
+        assert (report.lo, report.hi, report.ended) == (3, 4, True)
+        assert listener.heard.empty()
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_what_was_heard_runs_no_second_time(ear: Ears) -> None:
+    """A call that is made again runs the rest alone; one that came to nothing gives back the rest; one whose place died
+    with one item left blames that.
+    """
+
+    async def main() -> None:
+        adapter = Talkative()
+        engine, listener = ForeignEngine(adapter), ear()
+        await engine.start(listener)
+        for error in (CancelledError(), MemberEnded("one")):
+            attempt = listener.send(square, range(4))
+            call, origin, task = adapter.calls.pop()
+            engine.received(pack(origin, 0, *answer((0, 3), task=task).messages[0]))
+            await listener.hear("report")
+            call.set_exception(error)
+            if isinstance(error, CancelledError):
+                report, _ = await listener.hear("report")
+                assert (report.lo, report.hi, report.ended) == (3, 3, True)
+            else:
+                assert (await listener.hear("broke"))[:2] == (attempt, 3)
+        adapter.renew = lambda: True  # type: ignore[method-assign]
+        adapter.fate = lambda error: "broken"  # type: ignore[method-assign]
+        for _ in range(2):
+            listener.send(square, range(4))
+        (call, origin, task), _ = adapter.calls
+        engine.received(pack(origin, 0, *answer((0, 3), task=task).messages[0]))
+        await listener.hear("report")
+        call.set_exception(ClusterEnded("it broke"))
+        await eventually(lambda: len(adapter.calls) == 3)
+        again, fresh, rest = adapter.calls[2]
+        assert (rest.lo, rest.hi) == (3, 4)
+        assert fresh != origin
+        engine.received(pack(origin, 0, *answer((0, 3), task=task).messages[0]))
+        again.set_result(answer((3, 4), task=rest))
+        report, _ = await listener.hear("report")
+        assert (report.lo, report.hi, report.ended) == (3, 4, True)
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_wishes_are_told_to_the_far_end(ear: Ears) -> None:
+    """A stop, an interrupt, a kill; and what still runs when the pool closes is ended."""
+
+    async def main() -> None:
+        adapter = Talkative()
+        engine, listener = ForeignEngine(adapter), ear()
+        await engine.start(listener)
+        attempt, other = listener.send(square, range(4)), listener.send(square, range(4), slot=1)
+        origins = [origin for _, origin, _ in adapter.calls]
+        engine.revoke(7, 0, attempt, 2)
+        engine.interrupt(7, 0, attempt)
+        engine.kill(7, 0)
+        await engine.close(now=True)
+        assert [(wish.origin, wish.message) for wish in adapter.wishes] == [
+            (origins[0], Revoke(0, attempt, 2)),
+            (origins[0], Interrupt(0, attempt)),
+            (origins[0], Kill(0)),
+            (origins[1], Kill(0)),
+        ]
+        assert other != attempt
+
+    asyncio.run(main())

@@ -236,6 +236,20 @@ def test_what_is_held_back_starts_with_its_first_task(bench: Bench) -> None:
     run(main())
 
 
+def test_slots_may_be_added(bench: Bench) -> None:
+    """A new one has the next number; its process starts with its first task, and ends with the others."""
+
+    async def main() -> None:
+        async with bench(1) as b:
+            assert b.slots.add() == 1
+            assert (len(b.slots), len(task_processes())) == (2, 1)
+            assert await b.values(b.send(square, [3], slot=1)) == [9]
+            assert len(task_processes()) == 2
+        assert not task_processes()
+
+    run(main())
+
+
 def test_what_is_held_back_and_cannot_start_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task comes back uncharged, and the slot is ready once a process can be started."""
     real, calls = subprocess.Popen, []
