@@ -115,7 +115,7 @@ class Launching:
 
     def hopeless(self) -> None:
         """A launcher brings no worker any more: jobs that wait for one may have to end."""
-        self._driver.workers.reconsider()
+        self._driver.reconsider()
 
     def ended(self, scaler: Scaler) -> None:
         """All that a launcher had started has ended; after the last one nobody reads the credentials any more."""

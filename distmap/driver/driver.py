@@ -239,6 +239,10 @@ class Driver:
         self.workers.on_change()
         return entry
 
+    def reconsider(self) -> None:
+        """No worker of an engine can come any more."""
+        self.workers.reconsider()
+
     def worker_statuses(self) -> list[WorkerStatus]:
         """All workers as they are now, for other threads."""
         now = self._loop.time()

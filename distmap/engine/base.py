@@ -94,6 +94,9 @@ class Sink(Protocol):
     def joined(self, engine: Engine, info: WorkerInfo) -> WorkerListener:
         """A worker can take work from now on, even before this returns. The engine reports to what is returned."""
 
+    def reconsider(self) -> None:
+        """From now on no worker of an engine can come any more: who waits for one may wait in vain."""
+
 
 #: Where an engine's task processes are: "here", started by this process; "there", a worker's; "foreign": somebody
 #: else's, who did not ask for our arguments, filters and variables.

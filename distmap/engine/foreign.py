@@ -163,10 +163,11 @@ class ForeignEngine:
 
     def _end(self, why: str, *, charged: bool) -> None:
         """Nobody comes any more."""
-        if self._sink is not None:
+        if (sink := self._sink) is not None:
             self._sink, self.broken = None, why
             for worker in list(self._members.values()):
                 self._lose(worker, why, charged=charged)
+            sink.reconsider()
 
     def _submit_waiting(self) -> None:
         for worker in list(self._members.values()):

@@ -131,6 +131,7 @@ def dask() -> Iterator[Started]:
     ):
         yield Started(
             client,
+            {"connect_timeout": 3.0},
             pids=lambda: list(client.run(os.getpid).values()),
             end=cluster.close,
             join=lambda: cluster.scale(3),

@@ -93,6 +93,19 @@ def test_an_engine_that_ends_says_why(cluster: SmallCluster, monkeypatch: pytest
         distmap.Pool(SmallAdapter(cluster))
 
 
+def test_an_engine_may_lose_its_members_before_it_ends(cluster: SmallCluster) -> None:
+    """A job that waits for others to come ends when none can come any more."""
+    with distmap.Pool(SmallAdapter(cluster)) as pool:
+        cluster.leave("one")
+        cluster.leave("two")
+        until(lambda: not pool.workers)
+        job = pool.map_async(square, range(3), progress=False)
+        until(lambda: job.progress)
+        cluster.end("its scheduler was stopped")
+        with pytest.raises(NoWorkers, match="its scheduler was stopped"):
+            job.result(10)
+
+
 def test_tags_are_those_of_members() -> None:
     """A call with tags runs where they are; where none can have them, that is said at once, with the engine's name."""
 
