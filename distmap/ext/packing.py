@@ -26,9 +26,9 @@ def pack_call(run: Run, task: Task, blobs: Sequence[BlobParts], parts: Parts) ->
     return _dump((run, task, [blob._replace(parts=pickled(blob.parts)) for blob in blobs], pickled(parts)))
 
 
-def unpack_call(head: Buffer, beside: Sequence[Buffer]) -> tuple[Run, Task, list[BlobParts], list[Buffer]]:
+def unpack_call(head: Buffer, beside: Sequence[Buffer]) -> tuple[Run, Task, list[BlobParts], Sequence[Buffer]]:
     """The arguments of `pack_call`, their buffers as they came."""
-    call: tuple[Run, Task, list[BlobParts], list[Buffer]] = pickle.loads(head, buffers=beside)
+    call: tuple[Run, Task, list[BlobParts], Sequence[Buffer]] = pickle.loads(head, buffers=beside)
     return call
 
 
