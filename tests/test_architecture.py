@@ -101,6 +101,7 @@ IMPORTERS = {
     "IPython": {"views.cell_card"},
     "cloudpickle": {"tasks.cloud"},
     "cryptography": {"transport.tls"},
+    "ipyparallel": {"ext.ipyparallel"},
     "ipywidgets": {"views.widgets"},
     "joblib": {"ext.joblib"},
     "psutil": {"slots.memory", "testing.engine_suite", "worker.load"},

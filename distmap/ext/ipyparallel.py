@@ -21,7 +21,6 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-import ipyparallel
 from ipyparallel import error as errors
 from ipyparallel.serialize import PrePickled
 
@@ -37,11 +36,22 @@ log = logging.getLogger("distmap")
 #: Seconds between two looks at who is there.
 LOOK_EVERY = 1.0
 #: Seconds to wait for the first engine that says what it is. Others may be at work, and come later.
-GREETING_LIMIT = 10.0
+OPEN_LIMIT = 10.0
+#: Seconds between two questions to the controller, which keeps a line of each in its log.
+ASK_EVERY = 5.0
 #: A controller that has not answered for so many seconds is gone.
-GONE_AFTER = 20.0
+GONE_AFTER = 10.0
 
 _FAR_END, _ABOUT, _KEEP, _FORGET = [PrePickled(call) for call in (far_end, about, keep, forget)]
+
+
+class _Request(Future[Answer]):
+    """A call, with its engine and its name there."""
+
+    def __init__(self, member: str, name: str) -> None:
+        super().__init__()
+        self.member = member
+        self.name = name
 
 
 class IPyParallelAdapter:
@@ -66,17 +76,22 @@ class IPyParallelAdapter:
         self._lock = threading.Lock()
         self._look = threading.Event()
         self._closed = False
-        #: Engines that were asked what they are, by their permanent names; with what they said.
-        self._asked: dict[str, Member | None] = {}
+        self._thread: threading.Thread | None = None
+        #: What engines said when they were asked what they are, by their permanent names: a sentence if they are of no
+        #: use, None while they are at work.
+        self._asked: dict[str, Member | str | None] = {}
         #: Calls that ended with an error, which is not told yet.
         self._failed: list[tuple[Future[Any], BaseException]] = []
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:
         self._events = events
-        self._answered = monotonic()
-        while not (members := self._members()) and monotonic() - self._answered < GREETING_LIMIT and self._asked:
+        begun = monotonic()
+        while not (members := self._members()) and None in self._asked.values() and monotonic() - begun < OPEN_LIMIT:
             self._look.wait(LOOK_EVERY)
             self._look.clear()
+        unfit = [said for said in self._asked.values() if isinstance(said, str)]
+        if unfit and len(unfit) == len(self._asked):
+            raise RuntimeError(f"no engine can run distmap: {unfit[0]}")
         self._thread = threading.Thread(target=self._watch, name="distmap-ipyparallel", daemon=True)
         self._thread.start()
         return members
@@ -86,34 +101,36 @@ class IPyParallelAdapter:
     def _members(self) -> list[Member]:
         """Those that have said what they are; the others are asked."""
         there = {uuid: at for at, uuid in dict(self._client._engines).items() if self._only is None or at in self._only}
-        self._asked = {uuid: member for uuid, member in self._asked.items() if uuid in there}
+        self._asked = {uuid: said for uuid, said in list(self._asked.items()) if uuid in there}
         for uuid in there.keys() - self._asked.keys():
             self._asked[uuid] = None
             self._send(_ABOUT, uuid, []).add_done_callback(partial(self._told, uuid, there[uuid]))
-        return [member for member in self._asked.values() if member is not None]
+        return [said for said in self._asked.values() if isinstance(said, Member)]
 
     def _told(self, uuid: str, at: int, future: Future[Any]) -> None:
         answer = future.result()
         if isinstance(answer, Exception):
-            log.warning("engine %d of %s cannot run distmap: %s", at, self.name, answer)
-        elif uuid in self._asked:
+            log.warning("! engine %d of %s cannot run distmap: %s", at, self.name, answer)
+            self._asked[uuid] = str(answer)
+        else:
             host, python = answer
             self._asked[uuid] = Member(uuid, f"engine-{at}", host, 1, python)
-            self._look.set()
+        self._look.set()
 
     def _watch(self) -> None:
         ping: Future[Any] | None = None
+        asked = 0.0
         while not self._closed:
             self._look.wait(LOOK_EVERY)
             self._look.clear()
             failed, self._failed = self._failed, []
             if self._client._closed:
                 return self._end(f"the client of {self.name} was closed")
-            if ping is None or ping.done():
-                answered = monotonic()
+            if ping is None or (ping.done() and monotonic() - asked > ASK_EVERY):
+                asked = monotonic()
                 with self._lock:
                     ping = self._client._send(self._client._query_stream, "connection_request")
-            elif monotonic() - answered > GONE_AFTER:
+            elif not ping.done() and monotonic() - asked > GONE_AFTER:
                 return self._end(f"the controller of {self.name} has not answered for {GONE_AFTER:.0f} s")
             self._events.members(self._members())
             for call, error in failed:
@@ -125,26 +142,33 @@ class IPyParallelAdapter:
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    def _send(self, function: Any, uuid: str, args: list[Any], hear: Callable[[Any], None] | None = None) -> Future[Any]:
+    def _send(self, function: Any, member: str, args: list[Any], hear: Callable[[Any], None] | None = None) -> Any:
         client = self._client
 
-        def hook(future: Any) -> None:
+        def begin(future: Any) -> None:
             if hear is not None:
                 future.iopub_callbacks.append(hear)
 
         with self._lock:
-            sent: Future[Any] = client.send_apply_request(
-                client._mux_stream, function, args, ident=uuid.encode(), message_future_hook=hook
+            sent: Any = client.send_apply_request(
+                client._mux_stream, function, args, ident=member.encode(), message_future_hook=begin
             )
             client.history.remove(sent.msg_id)  # it keeps the names of all, for ever
         return sent
+
+    def _control(self, kind: str, member: str, content: dict[str, Any], *buffers: bytes) -> None:
+        client = self._client
+        with self._lock:
+            message = client.session.msg(kind, content=content)
+        send = partial(client.session.send, client._control_stream, message)
+        client._io_loop.add_callback(send, ident=member.encode(), buffers=list(buffers))
 
     def submit(
         self, member: str, run: Run, task: Task, blobs: Sequence[BlobParts], handles: Sequence[Any], parts: Parts
     ) -> Call:
         head, beside = pack_call(run, task, blobs, parts)
-        call: Future[Answer] = Future()
         sent = self._send(_FAR_END, member, [head, list(handles), *beside], self._heard)
+        call = _Request(member, sent.msg_id)
         sent.add_done_callback(partial(self._ended, call))
         return call
 
@@ -168,20 +192,22 @@ class IPyParallelAdapter:
     def put(self, blob: BlobParts, members: Sequence[str]) -> Call:
         for member in members:
             self._send(_KEEP, member, [blob.digest, blob.kind, *blob.parts])
-        handle: Future[bytes] = Future()
+        handle: Future[Any] = Future()
         handle.set_result(blob.digest)  # requests of one client reach an engine in order
-        return handle  # type: ignore[return-value]
+        return handle
 
     def drop(self, handle: Any) -> None:
-        for member, known in self._asked.items():
-            if known is not None:
+        for member, said in list(self._asked.items()):
+            if isinstance(said, Member):
                 self._send(_FORGET, member, [handle])
 
     def cancel(self, call: Call) -> bool:
-        return False  # an engine says nothing of what it has not begun
+        self.forget(call)
+        return False  # if it had not begun, that is its answer
 
     def forget(self, call: Call) -> None:
-        ...
+        assert isinstance(call, _Request)
+        self._control("abort_request", call.member, {"msg_ids": [call.name]})
 
     def fate(self, error: BaseException) -> Fate:
         if self._client._closed:
@@ -189,11 +215,7 @@ class IPyParallelAdapter:
         return "died" if getattr(error, "ename", "") == "EngineError" else "failed"
 
     def send(self, member: str, data: bytes) -> bool:
-        client = self._client
-        with self._lock:
-            message = client.session.msg(WISH, content={})
-        stream = client._control_stream
-        client._io_loop.add_callback(client.session.send, stream, message, ident=member.encode(), buffers=[data])
+        self._control(WISH, member, {}, data)
         return True
 
     def renew(self) -> bool:
@@ -205,4 +227,5 @@ class IPyParallelAdapter:
     def close(self) -> None:
         self._closed = True
         self._look.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()

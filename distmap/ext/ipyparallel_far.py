@@ -51,8 +51,8 @@ def far_end(head: Buffer, kept: list[bytes], *beside: Buffer) -> list[Any]:
     """One call; `kept` are the digests of what `keep` was given."""
     run, task, blobs, parts = unpack_call(head, beside)
     blobs += [_kept[digest] for digest in kept if digest in _kept]
-    answer, beside = pack_answer(run(task, blobs, parts, _channel()))
-    return [answer, *beside]
+    answer, results = pack_answer(run(task, blobs, parts, _channel()))
+    return [answer, *results]
 
 
 def _channel() -> Callable[[bytes], None]:

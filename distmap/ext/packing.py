@@ -33,7 +33,8 @@ def unpack_call(head: Buffer, beside: Sequence[Buffer]) -> tuple[Run, Task, list
 
 
 def pack_answer(answer: Answer) -> tuple[bytes, list[memoryview]]:
-    return _dump(answer._replace(messages=[(message, pickled(parts)) for message, parts in answer.messages]))
+    messages: Any = [(message, pickled(parts)) for message, parts in answer.messages]
+    return _dump(answer._replace(messages=messages))
 
 
 def unpack_answer(head: Buffer, beside: Sequence[Buffer]) -> Answer:

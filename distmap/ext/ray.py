@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -38,6 +39,8 @@ log = logging.getLogger("distmap")
 LOOK_EVERY = 1.0
 #: A head that has taken no connection for so many seconds is gone. Ray ends this process a minute after that.
 GONE_AFTER = 10.0
+#: Each process of the cluster waits in one call to the actor for what the pool wishes.
+MOST_AT_ONCE = 10_000
 #: What is not told as a tag: every node has it.
 _COMMON = ("CPU", "memory", "object_store_memory")
 
@@ -61,40 +64,39 @@ class RayAdapter:
         #: Calls that ended with an error, which is not told yet.
         self._failed: list[tuple[Future[Any], BaseException]] = []
         self._look = threading.Event()
-        self._closed = False
+        self._entered = self._closed = self._gone = False
+        self._switchboard: Any = None
+        self._thread: threading.Thread | None = None
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="distmap-ray-sender")
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:
         enter(self._address)
-        try:
-            self._events = events
-            self._client = client_address()
-            self._head = head_address()
-            self.name = f"Ray at {self._client or '{}:{}'.format(*self._head)}"
-            self._channel = f"distmap-{uuid.uuid4().hex}"
-            options = {"num_cpus": 0, "max_concurrency": 10_000, "name": self._channel, "namespace": NAMESPACE}
-            self._switchboard = ray.remote(Switchboard).options(**options).remote()
-            members = self._members()
-        except BaseException:
-            leave()
-            raise
+        self._entered = True
+        self._events = events
+        self._client = client_address()
+        self._head = head_address()
+        self.name = f"Ray at {self._client or '{}:{}'.format(*self._head)}"
+        self._channel = f"distmap-{uuid.uuid4().hex}"
+        options = {"num_cpus": 0, "max_concurrency": MOST_AT_ONCE, "name": self._channel, "namespace": NAMESPACE}
+        self._switchboard = ray.remote(Switchboard).options(**options).remote()
         self._listen()
+        members = self._members()
         self._thread = threading.Thread(target=self._watch, name="distmap-ray", daemon=True)
         self._thread.start()
         return members
 
     def _members(self) -> list[Member]:
         members = []
-        for node in ray.nodes():
-            resources, labels = node["Resources"], node["Labels"]
-            if not node["Alive"] or not (slots := int(resources.get("CPU", 0))):
-                continue
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        names = Counter(_name_of(node) for node in nodes)
+        for node in nodes:
+            resources, labels, name = node["Resources"], node["Labels"], _name_of(node)
             tags = {name for name in resources if name not in _COMMON and not name.startswith("node:")}
             tags |= {f"{key}={value}" for key, value in labels.items() if not key.startswith("ray.io/")}
-            host, name = node["NodeManagerHostname"], node["NodeName"]
-            name = host if name == node["NodeManagerAddress"] else name
+            key, host, slots = node["NodeID"], node["NodeManagerHostname"], int(resources["CPU"])
             python = f"{sys.version_info[0]}.{sys.version_info[1]}"  # Ray takes no other one
-            members.append(Member(node["NodeID"], name, host, slots, python, frozenset(tags)))
+            name = name if names[name] == 1 else f"{name}-{key[:4]}"
+            members.append(Member(key, name, host, slots, python, frozenset(tags)))
         return members
 
     def _watch(self) -> None:
@@ -118,6 +120,7 @@ class RayAdapter:
                 call.set_exception(problem)
 
     def _end(self, why: str) -> None:
+        self._gone = True
         if not self._closed:
             self._events.ended(why)
 
@@ -207,8 +210,17 @@ class RayAdapter:
     def close(self) -> None:
         self._closed = True
         self._look.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._sender.shutdown(cancel_futures=True)
-        if ray.is_initialized():
+        if self._switchboard is not None and not self._gone and ray.is_initialized():
             ray.kill(self._switchboard)
-        leave()
+        if self._entered:
+            self._entered = False
+            leave()
+
+
+def _name_of(node: dict[str, Any]) -> str:
+    """The name that its owner gave it, or else that of its host."""
+    named = node["NodeName"] != node["NodeManagerAddress"]
+    return str(node["NodeName"] if named else node["NodeManagerHostname"])

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -206,6 +207,62 @@ def _pids(executor: Any) -> list[int]:
     return sorted({call.result() for call in [executor.submit(pid, x) for x in range(20)]})
 
 
+@contextlib.contextmanager
+def ray() -> Iterator[Started]:
+    """Two nodes of Ray's on this machine, with a CPU each."""
+    ray, cluster_utils = import_module("ray"), import_module("ray.cluster_utils")
+    cluster = cluster_utils.Cluster()
+    settings = {"num_cpus": 1, "include_dashboard": False}
+
+    def pids() -> list[int]:
+        """The processes that have run, or may run, items."""
+        import psutil
+
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::") and "Switchboard" not in process.name():
+                    found.append(process.pid)
+        return found
+
+    try:
+        cluster.add_node(**settings)
+        cluster.add_node(**settings, resources={"suite": 1})
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+        more: list[object] = []
+        yield Started(
+            "ray",
+            pids=pids,
+            end=lambda: cluster.head_node.kill_gcs_server(check_alive=False),
+            join=lambda: more.append(cluster.add_node(**settings)),
+            leave=lambda: cluster.remove_node(more.pop(), allow_graceful=False),
+            tag="suite",
+        )
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@contextlib.contextmanager
+def ipyparallel() -> Iterator[Started]:
+    """A controller with two engines."""
+    ipyparallel = import_module("ipyparallel")
+    with tempfile.TemporaryDirectory(prefix="distmap-suite-") as folder:
+        cluster = ipyparallel.Cluster(n=2, profile_dir=folder, log_level=logging.CRITICAL)
+        client = cluster.start_and_connect_sync(activate=False)
+        try:
+            yield Started(
+                client,
+                pids=lambda: client[:].apply_sync(os.getpid),
+                end=lambda: os.kill(cluster.controller.pid, signal.SIGKILL),
+                join=lambda: cluster.start_engines_sync(n=1),
+                leave=lambda: client.shutdown(client.ids[-1:], block=True),
+            )
+        finally:
+            client.close()
+            cluster.stop_cluster_sync()
+
+
 #: Why promises are not kept. Each sentence stands in the table of the documentation.
 IN_THREADS = "its threads are those of this process: nothing can end one, and what they print is written directly"
 BY_CALL = "its calls tell nothing before they end, and hear nothing"
@@ -270,6 +327,13 @@ ENGINES = {
             },
             package="distributed",
             title="Dask",
+        ),
+        EngineUnderTest("ray", ray, package="ray", title="Ray"),
+        EngineUnderTest(
+            "ipyparallel",
+            ipyparallel,
+            package="ipyparallel",
+            title="ipyparallel",
         ),
     )
 }

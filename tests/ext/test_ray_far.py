@@ -1,6 +1,6 @@
 """The far end on a cluster of Ray's; the tests of the adapter use it whole. Runs where Ray is installed:
 
-    pip install ray && pytest tests/ext/test_ray_far.py
+pip install ray && pytest tests/ext/test_ray_far.py
 """
 
 from __future__ import annotations
