@@ -147,7 +147,7 @@ class RayAdapter:
             ref = self._far[member].remote(self._channel, head, pickled(beside), *handles)
             ref.future().add_done_callback(partial(self._answered, call))
         except Exception as error:
-            call.set_exception(error)
+            self._fail(call, error)
 
     def _check(self) -> None:
         if not ray.is_initialized():  # Ray would start a new cluster by itself
@@ -159,8 +159,11 @@ class RayAdapter:
             head, beside = (answer, ()) if isinstance(answer, bytes) else answer
             call.set_result(unpack_answer(head, beside))
         except Exception as error:
-            self._failed.append((call, error))
-            self._look.set()
+            self._fail(call, error)
+
+    def _fail(self, call: Future[Answer], error: BaseException) -> None:
+        self._failed.append((call, error))
+        self._look.set()
 
     def put(self, blob: BlobParts, members: Sequence[str]) -> Call:
         return self._sender.submit(self._put, blob._replace(parts=pickled(blob.parts)))

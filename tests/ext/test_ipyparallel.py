@@ -78,9 +78,8 @@ def test_the_client_keeps_nothing_of_a_map(client: Any) -> None:
     client.history.append("of its owner")
     with Pool(client, progress=False) as pool:
         pool.map(abs, range(1000), chunksize=10)
-        until(lambda: not client.outstanding, what="the last answer")
+        until(lambda: not client.outstanding and not client.results, what="the end of the last request")
         assert client.history == ["of its owner"]
-        assert not client.results
     client.history.clear()
 
 
@@ -89,7 +88,7 @@ def test_a_large_value_goes_to_each_engine_once(client: Any) -> None:
     view = client[:]
 
     def kept() -> list[int]:
-        return view.apply_sync(lambda: len(__import__("distmap.ext.ipyparallel_far", fromlist="_kept")._kept))
+        return view.apply_sync(eval, "len(__import__('sys').modules['distmap.ext.ipyparallel_far']._kept)")
 
     with Pool(client, progress=False) as pool:
         until(lambda: len(pool.workers) == 2, 60)
@@ -126,7 +125,7 @@ def test_a_client_that_is_closed_ends_the_workers(cluster: Any) -> None:
     with Pool(other, progress=False) as pool:
         assert pool.map(abs, [-1]) == [1]
         other.close()
-        with pytest.raises(NoWorkers, match="was closed"):
+        with pytest.raises(NoWorkers, match="closed"):
             pool.map(nap, range(1000))
 
 
