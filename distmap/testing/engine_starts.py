@@ -216,8 +216,7 @@ def ray() -> Iterator[Started]:
 
     def pids() -> list[int]:
         """The processes that have run, or may run, items."""
-        import psutil
-
+        psutil = import_module("psutil")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):

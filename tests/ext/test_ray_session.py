@@ -1,6 +1,6 @@
 """Ray in a process of its own: started for a pool, or reached through its client port. Runs where Ray is installed:
 
-    pip install ray && pytest tests/ext/test_ray_session.py
+pip install ray && pytest tests/ext/test_ray_session.py
 """
 
 from __future__ import annotations
