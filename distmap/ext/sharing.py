@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from distmap.errors import PayloadError
 from distmap.pool import Pool
 from distmap.tasks.broadcast import Broadcast
 
@@ -49,10 +48,7 @@ class Shared:
                 if seen is None or seen() is not value:
                     self._note(value)
                     return value
-                try:
-                    known = self._lifted[id(value)] = (value, Lifted(self._pool.broadcast(value)))
-                except PayloadError:  # the error of the tasks that have it
-                    return value
+                known = self._lifted[id(value)] = (value, Lifted(self._pool.broadcast(value)))
         return known[1]
 
     def _note(self, value: Any) -> None:

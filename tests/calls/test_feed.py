@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import pytest
 
 from distmap import JobCancelled, Pool, PoolClosed
-from distmap.calls.feed import Feed, open_feed
+from distmap.calls.feed import Batch, Feed, _join, _Part, open_feed
 from distmap.core.progress import Snapshot
+from distmap.tasks.items import Items
 
 #: The thread of callbacks lives as long as the pool.
 pytestmark = pytest.mark.own_leaks
@@ -94,16 +97,46 @@ def test_what_is_handed_in_together_fails_with_its_first_error(pool2: Pool) -> N
 
 
 def test_each_future_has_its_own_results_whatever_the_chunks(pool2: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is handed in together is one call of the loop."""
+    """And what is handed in together is one call of the loop, which tells the driver of it at once."""
     feed, calls = make(pool2, abs), []
+    timers: list[Any] = []
+    announced, feed._announce = feed._announce, lambda: (announced(), timers.append(feed._again))  # type: ignore[method-assign]
     portal = pool2._context.portal
     call = portal.call
     monkeypatch.setattr(portal, "call", lambda *args: (calls.append(args), call(*args)))
     batches = [feed.submit([-x for x in range(n)]) for n in (1, 400, 3, 0, 50)]
     assert [batch.result(10) for batch in batches] == [list(range(n)) for n in (1, 400, 3, 0, 50)]
     assert len(calls) <= len(batches)
+    assert set(timers) == {None}
     assert not feed._sent
     assert not feed._waiting
+    feed.end()
+
+
+def test_a_chunk_of_parts_of_batches() -> None:
+    """Plain items and others, in one chunk; the chunk that is a whole plain batch is its pickle."""
+    plain, other = Batch([(1,), (2,)], None), Batch([{1}, {2}], None)
+    assert (plain.whole is None, other.whole is None) == (False, True)
+    parts = [_Part(0, 1, plain, 1), _Part(1, 2, other, 0)]
+    payload, _ = _join(parts, [plain.items[1], *other.items])
+    items = Items(payload.parts)
+    assert [items.load(at) for at in range(items.count)] == [(2,), {1}, {2}]
+    payload, _ = _join([_Part(0, 1, plain, 0), _Part(1, 1, plain, 0)], [(1,), (1,)])
+    assert Items(payload.parts).whole == [(1,), (1,)]
+    plain.items = []
+    assert _join([_Part(0, 2, plain, 0)], [(1,), (2,)])[0].head is plain.whole
+
+
+def test_callbacks_see_the_context_of_who_handed_in(pool2: Pool) -> None:
+    """So what the next items print, which a callback may hand in, goes to the same cell."""
+    cell, seen = contextvars.ContextVar[str]("cell"), []
+    done = threading.Event()
+    cell.set("one")
+    feed = make(pool2, time.sleep)
+    batch = feed.submit([0.2])
+    batch.add_done_callback(lambda _: (seen.append(cell.get(None)), done.set()))
+    assert done.wait(10)
+    assert seen == ["one"]
     feed.end()
 
 
