@@ -76,7 +76,8 @@ class Commands:
                 held = self._jobs[job].chunks.get(chunk)
                 if held is not None and not held.deaths:
                     held.payload = None
-                self._blobs.let_go(Holder(job, chunk))
+                if (job, chunk) in self._blobs.held:  # most chunks need nothing
+                    self._blobs.let_go(Holder(job, chunk))
             case ev.Take(job, chunk) if (first := self._jobs[job].first) is not None:
                 self._jobs[job].first = None
                 self._chunks.chunk_taken(job, chunk, first.payload, first.blobs, first.count)
@@ -122,7 +123,11 @@ class Commands:
         code = job.code
         needs = job.needs.get(worker.id)
         if needs is None:
-            needs = job.needs[worker.id] = self._that_travel(needs_of(code, worker), worker)
+            needs = None if code.setups else worker.needs.get(code.digest)
+            if needs is None:
+                needs = self._that_travel(needs_of(code, worker), worker)
+                worker.remember_needs(code.digest, needs)
+            job.needs[worker.id] = needs
         if chunk.needs:
             needs = (*needs, *self._that_travel(chunk.needs, worker))
         first_time = worker.id not in job.refusals
@@ -209,10 +214,11 @@ class Commands:
         if job.code.stateless and command.outcome == "done":  # else it may not have loaded, and could now
             self._recent.keep(job.code)
         self._blobs.end(job.id)
-        for worker in self._workers:
-            worker.failed_setups.pop(job.id, None)
         job.finish(command.outcome, snapshot, crashed=command.crashed, refused=command.refused)
-        self._workers.check_unserved()
+        if job.spec.each:
+            for worker in self._workers:
+                worker.failed_setups.pop(job.id, None)
+            self._workers.check_unserved()
 
 
 @cache

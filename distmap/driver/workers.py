@@ -53,6 +53,8 @@ class WorkerEntry:
         self.drops = self.resumes = self.kept = 0
         #: Digests of what was put there.
         self.blobs: set[bytes] = set()
+        #: Digest of code -> what each of its tasks needs there.
+        self.needs: dict[bytes, tuple[bytes, ...]] = {}
         #: Names of set-ups that failed there, by job; while there is one it takes nothing.
         self.failed_setups: dict[int, str] = {}
         #: Of each slot whose item runs for long: attempt, offset, slot, when it began, state.
@@ -60,6 +62,12 @@ class WorkerEntry:
         self._workers = workers
         self._attempts = workers.attempts
         self._post = workers.post
+
+    def remember_needs(self, code: bytes, needs: tuple[bytes, ...]) -> None:
+        """Note what tasks of a code need there: it follows from the code."""
+        if len(self.needs) >= LIMITS.recent_codes:
+            self.needs.clear()
+        self.needs[code] = needs
 
     # --- what the engine reports (WorkerListener) -------------------------------------------------------------------
 
@@ -341,15 +349,20 @@ class Workers:
 
     # --- jobs without a worker --------------------------------------------------------------------------------------
 
-    def check_unserved(self) -> None:
-        """Start the timer of each job that no worker can take, and stop that of each job that one can."""
-        for job in self._jobs.values():
+    def check_unserved(self, only: JobEntry | None = None) -> None:
+        """Start the timer of each job that no worker can take, and stop that of each job that one can.
+
+        Args:
+            only: look at this job alone.
+        """
+        for job in self._jobs.values() if only is None else (only,):
             if job.spec.each:
                 continue  # a set-up waits for workers, not for work
-            served = any(
-                not entry.failed_setups and job.spec.tags <= entry.info.tags and not job.refused_by(entry.id)
-                for entry in self
-            )
+            tags, served = job.spec.tags, False
+            for entry in self._entries.values():
+                if not entry.failed_setups and tags <= entry.info.tags and not job.refused_by(entry.id):
+                    served = True
+                    break
             if not served and job.no_worker_timer is None:
                 # A connection that broke gets the time that it may take to come back, however its worker was given up.
                 hoped = self._hoped_until - self.loop.time()
