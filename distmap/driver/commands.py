@@ -17,9 +17,10 @@ from distmap.driver.attempts import AttemptEntry, Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
 from distmap.driver.messages import Incident, Landed, Placed, ReadRequest
+from distmap.driver.needs import needs_of, that_travel
 from distmap.driver.recent import RecentCodes
 from distmap.driver.snapshots import Snapshots
-from distmap.driver.workers import WorkerEntry, Workers, needs_of
+from distmap.driver.workers import Workers
 from distmap.errors import PayloadError
 from distmap.tasks.items import dump_items
 from distmap.tasks.oversize import as_failed, refusal
@@ -123,13 +124,9 @@ class Commands:
         code = job.code
         needs = job.needs.get(worker.id)
         if needs is None:
-            needs = None if code.setups else worker.needs.get(code.digest)
-            if needs is None:
-                needs = self._that_travel(needs_of(code, worker), worker)
-                worker.remember_needs(code.digest, needs)
-            job.needs[worker.id] = needs
+            needs = job.needs[worker.id] = needs_of(code, worker, self._blobs)
         if chunk.needs:
-            needs = (*needs, *self._that_travel(chunk.needs, worker))
+            needs = (*needs, *that_travel(chunk.needs, worker, self._blobs))
         first_time = worker.id not in job.refusals
         if not first_time:
             job.let_in(worker.id)
@@ -153,14 +150,6 @@ class Commands:
         except PayloadError as error:  # the items, then, fail
             report = Report(command.slot, command.attempt, command.lo, command.hi, 0.0, True, ())
             worker.reported(*as_failed(report, error, "the item, or those that were to be sent with it"))
-
-    def _that_travel(self, needs: Sequence[bytes], worker: WorkerEntry) -> tuple[bytes, ...]:
-        """Those that the worker is sent.
-
-        What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
-        """
-        unwanted = ("extras",) if worker.engine.place == "here" else ("secret", "descriptor")
-        return tuple([digest for digest in needs if self._blobs[digest].kind not in unwanted])
 
     def _deliver(self, command: ev.Deliver) -> None:
         """Give results to the job."""

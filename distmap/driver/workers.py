@@ -22,7 +22,6 @@ from distmap.driver.output import OutputRouter
 from distmap.driver.unserved import unserved
 from distmap.engine.base import Engine, WorkerInfo
 from distmap.tasks._typing import Buffer
-from distmap.tasks.code import Code
 from distmap.tasks.payload import size
 from distmap.views.words import counted
 from distmap.wire.messages import NOTICE, REMARK, DeathReason, Died, Output, Ready, Refused, Report
@@ -62,12 +61,6 @@ class WorkerEntry:
         self._workers = workers
         self._attempts = workers.attempts
         self._post = workers.post
-
-    def remember_needs(self, code: bytes, needs: tuple[bytes, ...]) -> None:
-        """Note what tasks of a code need there: it follows from the code."""
-        if len(self.needs) >= LIMITS.recent_codes:
-            self.needs.clear()
-        self.needs[code] = needs
 
     # --- what the engine reports (WorkerListener) -------------------------------------------------------------------
 
@@ -401,12 +394,3 @@ class Workers:
 
 def _known(share: float) -> float | None:
     return share if 0 <= share <= 1 else None
-
-
-def needs_of(code: Code, worker: WorkerEntry) -> list[bytes]:
-    """What each task of the code needs on the worker, in the order in which it is used there."""
-    needs = [blob.digest for blob in code.surroundings.of(worker.engine.place)]
-    for setup in code.setups:
-        if setup.tags <= worker.info.tags:
-            needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
-    return needs + [blob.digest for blob in code.blobs]
