@@ -198,9 +198,7 @@ class Processes:
                 elif isinstance(message, Output) and message.attempt in slot.attempts:
                     self.listener.printed(message, parts)
         finally:
-            process.corked = False
-            if process.outbox:
-                process.flush()
+            process.flush()
         return messages is not None and not slot.retire()
 
     def drain(self, slot: Slot, process: Process) -> None:
