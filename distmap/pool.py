@@ -1020,12 +1020,13 @@ class Pool:
         return self._portal.ask(self._driver.worker_statuses)
 
     def _check_open(self) -> None:
+        if not self._closed and os.getpid() == self._pid:
+            return
         from distmap.errors import PoolClosed
 
         if os.getpid() != self._pid:
             raise PoolClosed("this Pool belongs to the process that made it; make a new one here")
-        if self._closed:
-            raise PoolClosed(f"Pool not running: it was {self._how_closed}; make a new one")
+        raise PoolClosed(f"Pool not running: it was {self._how_closed}; make a new one")
 
     def _ensure_workers(self) -> None:
         self._check_open()

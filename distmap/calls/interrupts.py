@@ -2,12 +2,12 @@
 
 Owns `Interrupts` and `Held`. Python raises KeyboardInterrupt at any line of the main thread. A second one, microseconds
 after the first, would stop the clean-up that the first one began: stopping the work, counting results, drawing the
-card.
+card. Each map enters here, so the module below `signal` is used: that one makes enums of all it is given.
 """
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found]  # it is not in typeshed
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -33,11 +33,11 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # other threads get none
-            usual = signal.getsignal(signal.SIGINT)
+            usual = _signal.getsignal(_signal.SIGINT)
             if callable(usual):  # else interrupts are ignored, or end the process
                 self._usual = usual
                 try:
-                    signal.signal(signal.SIGINT, self._handle)
+                    _signal.signal(_signal.SIGINT, self._handle)
                 except KeyboardInterrupt:  # just now
                     self.__exit__(None, None, None)
                     raise
@@ -47,8 +47,8 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # Not if somebody has set a handler of his own meanwhile.
-        if self._usual is not None and signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, self._usual)
+        if self._usual is not None and _signal.getsignal(_signal.SIGINT) == self._handle:
+            _signal.signal(_signal.SIGINT, self._usual)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         assert self._usual is not None
@@ -75,21 +75,21 @@ class Held:
         self._came = False
 
     def __enter__(self) -> Held:
-        usual = signal.getsignal(signal.SIGINT)
+        usual = _signal.getsignal(_signal.SIGINT)
         if threading.current_thread() is threading.main_thread() and callable(usual):
             self._usual = usual
             try:
-                signal.signal(signal.SIGINT, self._handle)
+                _signal.signal(_signal.SIGINT, self._handle)
             except KeyboardInterrupt:  # just now
-                signal.signal(signal.SIGINT, usual)
+                _signal.signal(_signal.SIGINT, usual)
                 raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._usual is not None and signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, self._usual)
+        if self._usual is not None and _signal.getsignal(_signal.SIGINT) == self._handle:
+            _signal.signal(_signal.SIGINT, self._usual)
         if error is None:
             self.check()
 
@@ -97,7 +97,7 @@ class Held:
         """Raise the interrupt that came."""
         if self._came and self._usual is not None:
             self._came = False
-            self._usual(signal.SIGINT, None)
+            self._usual(_signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._came = True

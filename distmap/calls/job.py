@@ -327,7 +327,8 @@ def serving_of(job: JobHandle) -> Serving:
 def hand_over(job: Job) -> Any:
     """The result of a job that is over; it then belongs to the caller alone. The handle keeps figures and failures."""
     job._on_given = None
-    value = job.result()
+    job._completion.raise_error()
+    value = job._results.result()
     job._results = job._serving.results = TakenResults(job._results, job.name)
     return value
 

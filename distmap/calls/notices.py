@@ -23,6 +23,8 @@ def warn_of(notices: Mapping[tuple[int, str], list[str]], sentences: Iterable[st
     """
     for sentence in sentences:
         warn(sentence)
+    if not notices:
+        return
     said = [(kind == REMARK, line, ", ".join(workers)) for (kind, line), workers in notices.items()]
     versions = "; ".join(f"{line} {workers}" for remark, line, workers in said if not remark)
     if versions:

@@ -54,6 +54,8 @@ def _remedy(lacks: Sequence[Lack]) -> str:
 
 def left_out(name: str, finished: Finished) -> list[str]:
     """The warning about workers that did not run a job though others did; none if there are none."""
+    if not finished.refusals:
+        return []
     out = [refusal for refusal in finished.refusals if not refusal.let_in]
     if not out or finished.refused:
         return []

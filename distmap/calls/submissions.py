@@ -241,7 +241,7 @@ class PushedJob(JobReader):
         self._given += count
         self._given_bytes += nbytes
         if not self._armed:
-            self._armed = True
+            self._armed = self._hurried = True  # it comes at once, so that nobody need ask for it
             self._context.portal.call(self._announce)
 
     def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:

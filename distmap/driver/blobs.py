@@ -39,7 +39,8 @@ class Blobs:
         self._around: set[bytes] = set()
         self._blobs: dict[bytes, Blob] = {}
         self._holders: dict[bytes, dict[Holder, None]] = {}
-        self._held: dict[Holder, set[bytes]] = {}
+        #: Who holds what.
+        self.held: dict[Holder, set[bytes]] = {}
         #: Values that are kept for one chunk alone, and for which.
         self._alone: dict[bytes, Holder] = {}
 
@@ -68,7 +69,7 @@ class Blobs:
                 alone += blob.payload.nbytes
             self._blobs.setdefault(blob.digest, blob)
             self._holders.setdefault(blob.digest, {})[holder] = None
-            self._held.setdefault(holder, set()).add(blob.digest)
+            self.held.setdefault(holder, set()).add(blob.digest)
         return alone
 
     def keep_for_chunk(self, job: int, chunk: int, blobs: Sequence[Blob]) -> int:
@@ -79,7 +80,7 @@ class Blobs:
 
     def let_go(self, holder: Holder) -> None:
         """The holder needs nothing any more."""
-        digests = self._held.pop(holder, ())
+        digests = self.held.pop(holder, ())
         for digest in digests:
             del self._holders[digest][holder]
             if self._alone.get(digest) == holder:
@@ -88,12 +89,12 @@ class Blobs:
 
     def end(self, job: int) -> None:
         """The job is over, with all its chunks."""
-        for holder in [holder for holder in self._held if holder.job == job]:
+        for holder in [holder for holder in self.held if holder.job == job]:
             self.let_go(holder)
 
     def clear(self) -> None:
         """The pool ends: what is let go of from now on comes too late."""
-        for kept in (self._blobs, self._holders, self._held, self._alone):
+        for kept in (self._blobs, self._holders, self.held, self._alone):
             kept.clear()
 
     # --- handles ----------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from distmap.driver.attempts import AttemptEntry, Attempts
 from distmap.driver.blobs import Blobs, Holder
 from distmap.driver.jobs import MAX_INCIDENTS, JobEntry
 from distmap.driver.messages import Incident, Landed, Placed, ReadRequest
+from distmap.driver.needs import needs_of, that_travel
 from distmap.driver.recent import RecentCodes
 from distmap.driver.snapshots import Snapshots
-from distmap.driver.workers import WorkerEntry, Workers, needs_of
+from distmap.driver.workers import Workers
 from distmap.errors import PayloadError
 from distmap.tasks.items import dump_items
 from distmap.tasks.oversize import as_failed, refusal
@@ -76,7 +77,8 @@ class Commands:
                 held = self._jobs[job].chunks.get(chunk)
                 if held is not None and not held.deaths:
                     held.payload = None
-                self._blobs.let_go(Holder(job, chunk))
+                if (job, chunk) in self._blobs.held:  # most chunks need nothing
+                    self._blobs.let_go(Holder(job, chunk))
             case ev.Take(job, chunk) if (first := self._jobs[job].first) is not None:
                 self._jobs[job].first = None
                 self._chunks.chunk_taken(job, chunk, first.payload, first.blobs, first.count)
@@ -122,9 +124,9 @@ class Commands:
         code = job.code
         needs = job.needs.get(worker.id)
         if needs is None:
-            needs = job.needs[worker.id] = self._that_travel(needs_of(code, worker), worker)
+            needs = job.needs[worker.id] = needs_of(code, worker, self._blobs)
         if chunk.needs:
-            needs = (*needs, *self._that_travel(chunk.needs, worker))
+            needs = (*needs, *that_travel(chunk.needs, worker, self._blobs))
         first_time = worker.id not in job.refusals
         if not first_time:
             job.let_in(worker.id)
@@ -148,14 +150,6 @@ class Commands:
         except PayloadError as error:  # the items, then, fail
             report = Report(command.slot, command.attempt, command.lo, command.hi, 0.0, True, ())
             worker.reported(*as_failed(report, error, "the item, or those that were to be sent with it"))
-
-    def _that_travel(self, needs: Sequence[bytes], worker: WorkerEntry) -> tuple[bytes, ...]:
-        """Those that the worker is sent.
-
-        What modules find on this machine need not travel here, what processes of it share cannot travel elsewhere.
-        """
-        unwanted = ("extras",) if worker.engine.place == "here" else ("secret", "descriptor")
-        return tuple([digest for digest in needs if self._blobs[digest].kind not in unwanted])
 
     def _deliver(self, command: ev.Deliver) -> None:
         """Give results to the job."""
@@ -209,10 +203,11 @@ class Commands:
         if job.code.stateless and command.outcome == "done":  # else it may not have loaded, and could now
             self._recent.keep(job.code)
         self._blobs.end(job.id)
-        for worker in self._workers:
-            worker.failed_setups.pop(job.id, None)
         job.finish(command.outcome, snapshot, crashed=command.crashed, refused=command.refused)
-        self._workers.check_unserved()
+        if job.spec.each:
+            for worker in self._workers:
+                worker.failed_setups.pop(job.id, None)
+            self._workers.check_unserved()
 
 
 @cache

@@ -137,16 +137,19 @@ class Driver:
             return job.id
         self._jobs[job.id] = job
         job.resumes_before = self.workers.resumes
-        self.blobs.keep(Holder(job.id), [blob for blob in job.code.surroundings if blob is not None])
-        for code in (job.code, *[setup.code for setup in job.code.setups]):
-            self.blobs.keep(Holder(job.id), (*code.blobs, Blob(code.digest, "code", code.payload)))
+        code = job.code
+        blobs = [*code.blobs, Blob(code.digest, "code", code.payload), *filter(None, code.surroundings)]
+        for setup in code.setups:
+            blobs += (*setup.code.blobs, Blob(setup.code.digest, "code", setup.code.payload))
+        self.blobs.keep(Holder(job.id), blobs)
         if first is None:
             self.post(ev.JobSubmitted(job.id, job.spec))
         else:
             job.first = first
             self.post(ev.JobSubmitted(job.id, job.spec, first.count, first.payload.nbytes, first.last))
-        self.workers.check_unserved()
-        self.snapshots.start()
+        self.workers.check_unserved(job)
+        if job.watched:
+            self.snapshots.start()
         self.on_open()
         return job.id
 
@@ -300,8 +303,10 @@ class Driver:
                         self._commands.perform(command)
         finally:
             self._handling = False
-        self._arm_timer()
-        self._check_idle()
+        if self._timer is not None or self._scheduler.deadline() is not None:
+            self._arm_timer()
+        if self._when_idle is not None:
+            self._check_idle()
         if self._commands.assigned - self._measured[0] >= MEASURED:
             self._measure()
 

@@ -156,6 +156,8 @@ class OutputRouter:
     def show(self, *, last: bool = False) -> None:
         """Write what is there. `last`: nothing follows. The first exception of a stream is logged."""
         if last:
+            if not self._entries and not self._dropped:
+                return  # an entry leaves only once it is written
             self.report_dropped()
         self._notified = False  # clear first, then empty, so that no entry is left behind
         with self._writing:

@@ -57,9 +57,13 @@ class Snapshots:
             snapshot = snapshot._replace(long_items=tuple(long))
         if job.checkpoint:
             snapshot = _with_known(snapshot, job)
-        resumes = self._workers.resumes - job.resumes_before
-        lanes = tuple(map(self._lane, snapshot.lanes))
-        return snapshot._replace(resumes=resumes, lanes=lanes, awaited=self.awaited())
+        if resumes := self._workers.resumes - job.resumes_before:
+            snapshot = snapshot._replace(resumes=resumes)
+        if awaited := self.awaited():
+            snapshot = snapshot._replace(awaited=awaited)
+        if any(worker.reconnecting or worker.devices for worker in self._workers):
+            snapshot = snapshot._replace(lanes=tuple(map(self._lane, snapshot.lanes)))
+        return snapshot
 
     def _lane(self, lane: Lane) -> Lane:
         """The lane with what the scheduler does not know: GPUs, and why it must wait if its worker is out of reach."""

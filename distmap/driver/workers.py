@@ -22,7 +22,6 @@ from distmap.driver.output import OutputRouter
 from distmap.driver.unserved import unserved
 from distmap.engine.base import Engine, WorkerInfo
 from distmap.tasks._typing import Buffer
-from distmap.tasks.code import Code
 from distmap.tasks.payload import size
 from distmap.views.words import counted
 from distmap.wire.messages import NOTICE, REMARK, DeathReason, Died, Output, Ready, Refused, Report
@@ -53,6 +52,8 @@ class WorkerEntry:
         self.drops = self.resumes = self.kept = 0
         #: Digests of what was put there.
         self.blobs: set[bytes] = set()
+        #: Digest of code -> what each of its tasks needs there.
+        self.needs: dict[bytes, tuple[bytes, ...]] = {}
         #: Names of set-ups that failed there, by job; while there is one it takes nothing.
         self.failed_setups: dict[int, str] = {}
         #: Of each slot whose item runs for long: attempt, offset, slot, when it began, state.
@@ -341,15 +342,20 @@ class Workers:
 
     # --- jobs without a worker --------------------------------------------------------------------------------------
 
-    def check_unserved(self) -> None:
-        """Start the timer of each job that no worker can take, and stop that of each job that one can."""
-        for job in self._jobs.values():
+    def check_unserved(self, only: JobEntry | None = None) -> None:
+        """Start the timer of each job that no worker can take, and stop that of each job that one can.
+
+        Args:
+            only: look at this job alone.
+        """
+        for job in self._jobs.values() if only is None else (only,):
             if job.spec.each:
                 continue  # a set-up waits for workers, not for work
-            served = any(
-                not entry.failed_setups and job.spec.tags <= entry.info.tags and not job.refused_by(entry.id)
-                for entry in self
-            )
+            tags, served = job.spec.tags, False
+            for entry in self._entries.values():
+                if not entry.failed_setups and tags <= entry.info.tags and not job.refused_by(entry.id):
+                    served = True
+                    break
             if not served and job.no_worker_timer is None:
                 # A connection that broke gets the time that it may take to come back, however its worker was given up.
                 hoped = self._hoped_until - self.loop.time()
@@ -388,12 +394,3 @@ class Workers:
 
 def _known(share: float) -> float | None:
     return share if 0 <= share <= 1 else None
-
-
-def needs_of(code: Code, worker: WorkerEntry) -> list[bytes]:
-    """What each task of the code needs on the worker, in the order in which it is used there."""
-    needs = [blob.digest for blob in code.surroundings.of(worker.engine.place)]
-    for setup in code.setups:
-        if setup.tags <= worker.info.tags:
-            needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
-    return needs + [blob.digest for blob in code.blobs]

@@ -120,6 +120,9 @@ class Outbox:
                     os.close(fd)
                     fd = -1
                     self._waiting[0] = (buffers, fd)
+                first = buffers[0]
+                if len(buffers) == 1 and type(first) is bytes and sent == len(first):
+                    break  # most often
                 _advance(buffers, sent)
             self._waiting.popleft()
         return True

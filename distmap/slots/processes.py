@@ -198,7 +198,9 @@ class Processes:
                 elif isinstance(message, Output) and message.attempt in slot.attempts:
                     self.listener.printed(message, parts)
         finally:
-            process.flush()
+            process.corked = False
+            if process.outbox:
+                process.flush()
         return messages is not None and not slot.retire()
 
     def drain(self, slot: Slot, process: Process) -> None:

@@ -136,19 +136,20 @@ class Slot:
     def feed(self) -> None:
         """Send what waits, as far as the process may have it."""
         process = self.process
-        if not self._backlog or process is None or process.corked:
-            return self._feed()
+        if not self._backlog or process is None or self.ending is not None:
+            return
+        if process.corked:
+            return self._feed(process)
         process.corked = True  # what a task needs goes with it, in one write
         try:
-            self._feed()
+            self._feed(process)
         finally:
             process.flush()
 
-    def _feed(self) -> None:
-        process = self.process
+    def _feed(self, process: Process) -> None:
         # One block stays free: the block of a task is in use until after its answer was sent.
-        while self._backlog and process is not None and self.ending is None and process.unanswered < BLOCKS - 1:
-            if self._had_its_last(process):
+        while self._backlog and process.unanswered < BLOCKS - 1:
+            if self.outworn or process.sent >= self._most:  # it had its last
                 return
             entry = self._backlog.popleft()
             for digest in (*entry.task.needs, entry.task.code):
@@ -227,7 +228,8 @@ class Slot:
                 entry.reported = message.hi
             if ended:
                 del self.attempts[message.attempt]
-        self.feed()
+        if self._backlog:
+            self.feed()
         return entry is not None
 
     # --- steering ------------------------------------------------------------------------------------------------

@@ -57,9 +57,11 @@ else:
         if len(values) > len(_cls._fields) or not named.keys() <= {*rest}:
             raise TypeError(f"{_cls.__name__} takes each of these once: {', '.join(_cls._fields)}")
         given = {**_cls._field_defaults, **named}
-        if missing := [name for name in rest if name not in given]:
-            raise TypeError(f"{_cls.__name__} needs values for {', '.join(missing)}")
-        return _tuple(_cls, (*values, *[given[name] for name in rest]))
+        try:
+            return _tuple(_cls, (*values, *map(given.__getitem__, rest)))
+        except KeyError:
+            missing = [name for name in rest if name not in given]
+        raise TypeError(f"{_cls.__name__} needs values for {', '.join(missing)}")
 
     class _NamedTuple(tuple):
         __slots__ = ()

@@ -193,7 +193,7 @@ class CodeCache:
             exact: as of `build`; a call over many items can do without. Its function is not kept either if it mentions
                 broadcast values: they go with their handles, which the function may hold.
         """
-        key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]))
+        key = (id(fn), style, tuple([(setup.code.digest, setup.tags) for setup in setups]) if setups else ())
         known = self._entries.get(key)
         if known is not None and known[0] is fn and known[1].code.surroundings is surroundings and known[1].holds():
             return known[1].code

@@ -132,7 +132,7 @@ class JobDisplay:
     def close(self, snapshot: Snapshot, state: JobState) -> None:
         """The job is over: all views show its last moment, and are closed."""
         with self._lock:
-            self.final = as_ended(snapshot._replace(state=state))
+            self.final = as_ended(snapshot if snapshot.state == state else snapshot._replace(state=state))
         try:
             self._close_views(self.final)
         except KeyboardInterrupt:

@@ -66,6 +66,8 @@ def as_ended(snapshot: Snapshot) -> Snapshot:
     """The last snapshot of a job that has ended: if it still ran, it was cancelled."""
     if snapshot.eta is None and not snapshot.in_flight and not is_live(snapshot):
         return snapshot
+    if not snapshot.in_flight and not is_live(snapshot):
+        return snapshot._replace(eta=None)
     state: JobState = "cancelled" if is_live(snapshot) else snapshot.state
     lanes = tuple(
         lane._replace(in_flight=0, state="lost" if lane.state == "lost" else "idle") for lane in snapshot.lanes

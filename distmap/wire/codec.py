@@ -140,9 +140,12 @@ def _decode_put(data: bytes) -> msg.Put:
 
 
 def _encode_task(m: msg.Task) -> bytes:
-    code, count = _digest(m.code), len(m.needs)
-    head = _task.pack(_TASK, m.slot, m.attempt, m.lo, m.hi, m.start, m.timeout, code, count, m.output, m.strict)
-    return b"".join((head, *map(_digest, m.needs))) if m.needs else head
+    slot, attempt, code, needs, lo, hi, start, timeout, output, strict = m
+    for digest in (code, *needs):
+        if len(digest) != 16:
+            _digest(digest)
+    head = _task.pack(_TASK, slot, attempt, lo, hi, start, timeout, code, len(needs), output, strict)
+    return b"".join((head, *needs)) if needs else head
 
 
 def _decode_task(data: bytes) -> msg.Task:
