@@ -7,7 +7,6 @@ nothing is imported, neither an engine nor its adapter, before such an object or
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -102,6 +101,5 @@ def _engine_of(given: object) -> _Engine | None:
         return _SCHEMES.get(given.partition("://")[0].lower())
     for kind in type(given).__mro__:
         if engine := _CLASSES.get((kind.__module__.partition(".")[0], kind.__name__)):
-            if not isinstance(given, Executor) or importlib.util.find_spec(f"distmap.ext.{engine.module}"):
-                return engine
+            return engine
     return None

@@ -6,6 +6,7 @@ executor belongs to the user: it is not shut down.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import weakref
@@ -18,6 +19,7 @@ from distmap.engine.adapter import AdapterEvents, Call, Fate, Member, Run
 from distmap.engine.attempt import Answer, BlobParts, portable
 from distmap.engine.base import Parts
 from distmap.engine.foreign_host import home, run_elsewhere
+from distmap.engine.lent import Lent, is_unreadable, lend, run_with, take_back
 from distmap.engine.traits import (
     call_or_default,
     dies_of_cancel,
@@ -34,6 +36,8 @@ from distmap.engine.traits import (
     would_spawn,
 )
 from distmap.wire.messages import Task
+
+log = logging.getLogger("distmap")
 
 
 class ExecutorAdapter:
@@ -70,6 +74,8 @@ class ExecutorAdapter:
         self._replace = replacement_of(executor)
         #: The executor is one that `_replace` made, so that it is ours to shut down.
         self._replaced = False
+        #: Its processes can open what this one lends, as far as is known.
+        self._lends = True
         #: What `submit` raised last because the executor was shut down.
         self._refusal = ""
         #: Where `cancel()` can be believed, `running()` can.
@@ -84,26 +90,55 @@ class ExecutorAdapter:
         self, member: str, run: Run, task: Task, blobs: Sequence[BlobParts], handles: Sequence[Any], parts: Parts
     ) -> Call:
         """See Adapter."""
+        items = None
         if not self.here:
             blobs = [blob._replace(parts=tuple(portable(blob.parts))) for blob in blobs]
-            parts = portable(parts)
+            items = self._lend(BlobParts(task.code, "value", tuple(parts)))
+            parts = portable(parts) if items is None else []
+        if handles or items is not None:
+            run = partial(run_with, handles, items, run)
         if self.isolated:
             run = partial(run_elsewhere, self._home, run)
         try:
             call = self._executor.submit(run, task, blobs, parts, None)
-        except RuntimeError as error:  # it was shut down, or broke
-            self._refusal = repr(error)
+        except BaseException as error:
+            if items is not None:
+                take_back(items)
+            if isinstance(error, RuntimeError):  # it was shut down, or broke
+                self._refusal = repr(error)
             raise
+        if items is not None:
+            call.add_done_callback(partial(self._ended, items))
         if self._reliable_cancel:
             self._calls.add(call)
         return call
 
+    def _lend(self, blob: BlobParts) -> Lent | None:
+        if not self._lends or self.here:
+            return None
+        try:
+            return lend(blob)
+        except OSError as error:  # no memory or no descriptor to be had: the executor's own way takes everything
+            log.info("x a payload cannot be lent: %r", error)
+            return None
+
+    def _ended(self, items: Lent, call: Any) -> None:
+        """In whatever thread the executor calls back in, before anybody else hears of it."""
+        take_back(items)
+        if is_unreadable(call_or_default(call.result, Answer([]))):
+            self._lends = False
+
     def put(self, blob: BlobParts, members: Sequence[str]) -> Call | None:
-        """See Adapter."""
-        return None
+        """See Adapter. Most executors have their processes on this machine."""
+        if (lent := self._lend(blob)) is None:
+            return None
+        done: Future[Any] = Future()
+        done.set_result(lent)
+        return done
 
     def drop(self, handle: Any) -> None:
         """See Adapter."""
+        take_back(handle)
 
     def cancel(self, call: Call) -> bool:
         """See Adapter."""
