@@ -92,7 +92,7 @@ class Pool:
             wss://relay.example/`), where neither side can reach the other. Pools that have the same token use rooms
             of their own there: "wss://relay.example/?room=NAME", on both sides.
         connect_timeout: seconds in which a worker must have come before a call gives up with `NoWorkers`; default
-            10 when dialling, 60 when workers dial in.
+            10 when dialling, 60 when workers dial in, and as long as any is queued where a launcher starts them.
         tls_cert: certificate file for `listen`; default: an ephemeral certificate.
         tls_key: file of its private key.
         headers: HTTP headers for a proxy in front of a worker: a mapping, or a file with a line `Name: value` each that

@@ -51,14 +51,15 @@ def slurm(
         *([] if cpus is None else [f"--cpus-per-task={cpus}"]),
         *([f"--gres=gpu:{gpus}"] if gpus else []),
         f"--time={time}",
-        # A minute before the end, to the workers: they finish what runs and hand back the rest.
-        "--signal=TERM@60",
+        # A minute before the end: workers finish what runs and hand back the rest.
+        "--signal=USR2@60",
         "--output=distmap-%j.log",
         *_lines(more),
     ]
     slots = "gpu" if gpus else '"${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"'
     name = '"$SLURMD_NODENAME-$SLURM_JOB_ID"'
-    worker = shlex.quote(f"exec {line} --slots {slots} --name {name} {_ENDING}")
+    worker = shlex.quote(f"""(trap "" USR2; exec {line} --slots {slots} --name {name} {_ENDING}) &
+        trap "kill -TERM $!" USR2; trap : TERM; while kill -0 $! 2>/dev/null; do wait $!; done""")
     return "\n".join(
         [
             "#!/bin/bash",
@@ -67,6 +68,7 @@ def slurm(
             "",
             "set -e",
             *_preparation(line, token_file, setup),
+            "# Slurm tells all processes of a step that its time is up; only the worker is to know, so that its items go on.",
             "# srun does not take the cores of a task from the job.",
             'exec srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \\',
             f"    bash -c {worker}",

@@ -62,13 +62,13 @@ class SlurmLauncher:
         cache = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self._logs = cache / "distmap" / self._job
         self._known: dict[str, Started] = {}
-        self._failed = False
+        self._failed = self._asked = False
         # When it was looked last, and how long to wait until the next time.
         self._looked, self._pause = 0.0, LAUNCH.tick
 
     async def start(self, n: int, url: str) -> Sequence[str]:
         """See Launcher."""
-        options = self._options
+        options, self._asked = self._options, True
         self._logs.mkdir(parents=True, exist_ok=True)
         script = slurm_worker(
             self._line(url),
@@ -152,7 +152,7 @@ class SlurmLauncher:
 
     async def close(self) -> None:
         """See Launcher."""
-        if self._known:
+        if self._asked:  # a submission may have been cut short, and its job be there
             with suppress(LaunchError):
                 await self._ask("scancel", f"--name={self._job}")
         if not self._failed:

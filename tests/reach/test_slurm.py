@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,14 @@ def test_workers_of_a_job_dial_in_and_end_with_it(cluster: Slurm, token_file: Pa
         assert (worker.name, worker.slots) == (f"one-{job}", 2)
         found = pool.map(lambda x: (os.environ["SLURM_JOB_ID"], x * x), range(10))
         assert found == [(job, x * x) for x in range(10)]
-        cluster.ask("scancel", job)
+        held = pool.map_async(lambda x: threading.Event().wait(1.0), range(2), chunksize=1)
+        until(lambda: held.progress is not None and held.progress.in_flight == 2)
+        cluster.ask("scancel", "--signal=USR2", job)  # so Slurm says that its time is up
+        assert held.get(20) == [False, False]
+        assert held.progress is not None
+        assert (held.progress.deaths, held.progress.requeued) == (0, 0)
         until(lambda: not pool.workers, 20)
-        until(lambda: cluster.state(job) == "CANCELLED", 20)
+        until(lambda: cluster.state(job) == "COMPLETED", 20)
     log = (cluster.folder / f"distmap-{job}.log").read_text()
     assert "leaving (SIGTERM)" in log
     assert token_file.read_text().strip() not in log + script

@@ -285,6 +285,21 @@ def test_a_worker_that_its_pool_dismisses_finishes_and_leaves(token: Secret) -> 
     run(main)
 
 
+def test_a_worker_that_was_launched_leaves_with_its_pool(token: Secret) -> None:
+    """Once its pool says goodbye nobody will come for it; a pool that is only out of reach may."""
+
+    async def main() -> None:
+        with WorkerProcess("--port", "0", "--slots", "1", env={"DISTMAP_LAUNCH": "7_1"}) as worker:
+            pool = await call(worker.url, token)
+            pool.conversation.abort()
+            pool = await call(worker.url, token)
+            await pool.conversation.close("the pool is closed")
+            assert await asyncio.to_thread(worker.wait) == 0
+            worker.line("stderr", "leaving (its pool has gone: it said goodbye (the pool is closed))")
+
+    run(main)
+
+
 def test_draining_worker_takes_no_new_pool(token: Secret) -> None:
     """A pool that dials while the worker leaves is told so."""
 
