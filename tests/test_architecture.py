@@ -142,6 +142,7 @@ UNTESTED = {
     "tasks.cells": "six numbers; the tests of slots and runner use them",
     "testing.engine_faults": "cases; testing/test_engines.py puts every one of them to real engines",
     "testing.engine_results": "likewise",
+    "testing.engine_launches": "the suite tries it, where there is a Slurm",
     "testing.engine_starts": "likewise, each start",
     "testing.engine_work": "what the items of these cases do",
     "views.base": "a protocol only",

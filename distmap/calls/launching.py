@@ -92,10 +92,12 @@ class Launching:
 
     def look(self) -> There:
         """What there is in the pool now."""
-        from distmap.launch.scaler import There
+        from distmap.launch.scaler import There, Worker
 
-        statuses = self._driver.worker_statuses()
-        workers = [(status.info.launch, status.info.slots, status.busy) for status in statuses]
+        workers = [
+            Worker(one.info.launch, one.info.slots, one.busy, one.state == "reconnecting")
+            for one in self._driver.worker_statuses()
+        ]
         return There(self._driver.waiting_work(), workers)
 
     def address(self) -> str:
@@ -112,6 +114,13 @@ class Launching:
         for worker in self._driver.workers:
             if worker.info.launch in starts:
                 self._hub.dismiss(worker.id)
+
+    def lost(self, starts: Collection[str]) -> None:
+        """Give up the workers of these starts that are out of reach: nothing runs there any more."""
+        assert self._hub is not None, "they have dialled in there"
+        for worker in list(self._driver.workers):
+            if worker.info.launch in starts and worker.reconnecting:
+                self._hub.give_up(worker.id, "what it was started by has ended")
 
     def hopeless(self) -> None:
         """A launcher brings no worker any more: jobs that wait for one may have to end."""

@@ -173,6 +173,11 @@ class HubEngine:
         """Have the worker leave: it finishes what it runs."""
         self._send(worker, msg.Draining())
 
+    def give_up(self, worker: int, sentence: str) -> None:
+        """The worker will not come back, whatever its connection does."""
+        if (connection := self._workers.get(worker)) is not None:
+            connection.conversation.give_up(sentence)
+
     async def close(self, *, now: bool) -> None:
         """Send Bye to every worker (it then ends what it runs), stop listening and dialling. `now`: wait less."""
         self._closing = True

@@ -28,13 +28,24 @@ from distmap.tasks._typing import NamedTuple
 log = logging.getLogger("distmap.launch")
 
 
+class Worker(NamedTuple):
+    """One worker of the pool."""
+
+    #: The start that it is of; empty: of none.
+    start: str
+    slots: int
+    #: Whether it has something to do; whether it is out of reach.
+    busy: bool
+    away: bool = False
+
+
 class There(NamedTuple):
     """What there is in the pool at one moment."""
 
     #: What is to be done.
     jobs: Sequence[Waiting]
-    #: Of each worker: the start that it is of or "", its slots, whether it has something to do.
-    workers: Sequence[tuple[str, int, bool]]
+    #: All workers.
+    workers: Sequence[Worker]
 
 
 class PoolSide(Protocol):
@@ -47,6 +58,9 @@ class PoolSide(Protocol):
 
     def dismiss(self, starts: Collection[str]) -> None:
         """Have the workers of these starts leave, once they have finished what they run."""
+
+    def lost(self, starts: Collection[str]) -> None:
+        """Workers of these starts that are out of reach will not come back."""
 
     def hopeless(self) -> None:
         """One launcher brings no worker any more."""
@@ -90,6 +104,8 @@ class Scaler:
         self._starts: dict[str, _Start] = {}
         #: Those of commands that have ended well before a worker came: they have handed their work to a queue.
         self._handed: dict[str, _Start] = {}
+        #: Those that are over, as long as the pool has a worker of them: it may be out of reach, and never come back.
+        self._ended: set[str] = set()
         #: Whether any worker has come; starts in a row of which none came; when the next one may be tried.
         self._any, self._failures, self._next = False, 0, 0.0
         #: What went wrong last.
@@ -204,10 +220,13 @@ class Scaler:
             now = asyncio.get_running_loop().time()
             await self._see(await self._launcher.look(), now)
             there = self._pool.look()
-            launches = {launch for launch, _, _ in there.workers}
+            launches = {worker.start for worker in there.workers}
+            if dead := {worker.start for worker in there.workers if worker.away} & self._ended:
+                self._pool.lost(dead)
+            self._ended &= launches
             self._handed = {id: start for id, start in self._handed.items() if not start.came or id in launches}
-            slots = sum(slots for _, slots, _ in there.workers)
-            own = [slots for launch, slots, _ in there.workers if launch in self._starts]
+            slots = sum(worker.slots for worker in there.workers)
+            own = [worker.slots for worker in there.workers if worker.start in self._starts]
             each = max(1, sum(own) // len(own) if own else self._launcher.slots)
             wanted = self._rule.decide(there.jobs, slots, each, now)
             all_there = {**self._starts, **self._handed}
@@ -224,6 +243,7 @@ class Scaler:
         """Take note of what has changed."""
         for id in [id for id in self._starts if id not in found]:
             start = self._starts.pop(id)
+            self._ended.add(id)
             ended = await self._launcher.ended(id, expected=start.came or start.ending is not None)
             if ended is None:
                 continue
@@ -273,7 +293,7 @@ class Scaler:
 
     def _spare(self, staying: Mapping[str, _Start], there: There, n: int) -> list[str]:
         """Which to end so that there are at most so many fewer: queued ones first, then idle ones."""
-        busy = {launch for launch, _, busy in there.workers if busy}
+        busy = {worker.start for worker in there.workers if worker.busy}
 
         def use(id: str) -> tuple[bool, bool, bool, float]:
             start = staying[id]

@@ -68,7 +68,7 @@ def slurm(
             "",
             "set -e",
             *_preparation(line, token_file, setup),
-            "# Slurm tells all processes of a step that its time is up; only the worker is to know, so that its items go on.",
+            "# Slurm tells all processes of a step that its time is up; only the worker is to know: its items go on.",
             "# srun does not take the cores of a task from the job.",
             'exec srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \\',
             f"    bash -c {worker}",

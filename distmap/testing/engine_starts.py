@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from distmap.pool import Pool
+from distmap.testing.engine_launches import command, slurm
 from distmap.testing.engine_suite import EngineUnderTest, Started
 from distmap.testing.engine_work import pid
 from distmap.testing.workers import WorkerProcess
@@ -274,6 +275,8 @@ ENGINES = {
     for engine in (
         EngineUnderTest("local", local, package="distmap", title="slots of this machine"),
         EngineUnderTest("hub", hub, package="distmap", title="`distmap-worker`"),
+        EngineUnderTest("command", command, package="distmap", title='`launch="..."`'),
+        EngineUnderTest("slurm", slurm, package="distmap", title="Slurm (`slurm://`)"),
         EngineUnderTest(
             "threads",
             threads,

@@ -28,7 +28,9 @@ def test_which_arguments_start_workers() -> None:
         launches(None, "")
 
 
-def test_workers_are_kept_in_number_and_end_with_the_pool(until: Callable[..., Any], token_file: Path) -> None:
+def test_workers_are_kept_in_number_and_end_with_the_pool(
+    until: Callable[..., Any], token_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Workers come, one that ends is replaced, one too many leaves when it has finished; no token is shown."""
     with distmap.Pool(launch=WORKER) as pool:
         assert pool.map(abs, [-1, -2]) == [1, 2]  # it waits for them
@@ -43,6 +45,10 @@ def test_workers_are_kept_in_number_and_end_with_the_pool(until: Callable[..., A
         os.kill(pid, signal.SIGTERM)  # as at the end of its time
         until(lambda: not psutil.pid_exists(pid), 30)
         pool.wait_for_workers(2, timeout=30)
+        pid = pool.map(lambda x: os.getppid(), [1])[0]
+        os.kill(pid, signal.SIGKILL)  # nobody has to wait whether it comes back
+        until(lambda: "gone: what it was started by has ended" in caplog.text, 15)
+        pool.wait_for_workers(2, timeout=15)
         job = pool.map_async(_held, range(6), chunksize=1)
         until(lambda: len([worker for worker in pool.workers if worker.state == "ready"]) == 2)
         pool.scale(1)

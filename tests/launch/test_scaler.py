@@ -13,7 +13,7 @@ from distmap.core.launch_limits import LaunchLimits
 from distmap.core.scaling import Waiting
 from distmap.errors import LaunchError
 from distmap.launch.launcher import Ended, Started
-from distmap.launch.scaler import Scaler, There
+from distmap.launch.scaler import Scaler, There, Worker
 
 #: No wait is longer than a moment.
 QUICK = LaunchLimits(tick=0.005, work=1e-9, shrink_after=0.0, pause_most=0.0, drain=0.0)
@@ -32,6 +32,7 @@ class Memory:
         self.log: list[object] = []
         self.jobs: list[Waiting] = []
         self.workers: dict[str, bool] = {}
+        self.away: set[str] = set()
         self._ids = map(str, itertools.count(1))
 
     async def start(self, n: int, url: str) -> Sequence[str]:
@@ -60,7 +61,7 @@ class Memory:
         self.log.append("close")
 
     def look_at_pool(self) -> There:
-        return There(self.jobs, [(id, 2, busy) for id, busy in self.workers.items()])
+        return There(self.jobs, [Worker(id, 2, busy, id in self.away) for id, busy in self.workers.items()])
 
     # --- what happens there
 
@@ -87,6 +88,11 @@ class Side:
 
     def dismiss(self, starts: Collection[str]) -> None:
         self.memory.log.append(("dismiss", [*starts]))
+
+    def lost(self, starts: Collection[str]) -> None:
+        self.memory.log.append(("lost", [*starts]))
+        for id in starts:
+            self.memory.workers.pop(id)
 
     def hopeless(self) -> None:
         self.lost_hope += 1
@@ -130,6 +136,25 @@ def test_what_is_missing_is_started_and_what_ends_is_replaced() -> None:
         await eventually(lambda: memory.log[1:] == [("wss://nb:1", ["3"])])
         assert scaler.words == "memory: 1 running, 1 queued (Priority)"
         assert scaler.broken is None
+
+    kept(2, 2, test)
+
+
+def test_a_worker_out_of_reach_is_lost_with_its_job() -> None:
+    """One whose job has ended will not come back; one that is still connected, or whose job goes on, is left alone."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        for id in ("1", "2"):
+            memory.comes(id)
+        scaler.came({"1", "2"})
+        memory.away.add("2")
+        memory.there.pop("1")
+        await eventually(lambda: "3" in memory.there)
+        await scaler.scale(2, 2)
+        assert ("lost", ["1"]) not in memory.log
+        memory.away.add("1")
+        await eventually(lambda: memory.log[-1] == ("lost", ["1"]))
+        assert "2" in memory.workers
 
     kept(2, 2, test)
 
