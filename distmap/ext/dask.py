@@ -53,6 +53,8 @@ class DaskAdapter:
     def __init__(self, source: Any) -> None:
         self._source = source._client if isinstance(source, ClientExecutor) else source
         self._address = _address_of(self._source)
+        #: The client is made here: not one that runs on the loop of this thread, as who makes a pool holds that up.
+        self._ours = not isinstance(self._source, distributed.Client) or self._source.asynchronous
         self.name = f"Dask at {self._address}"
         self._topic = f"distmap-{uuid.uuid4().hex}"
         self._client: Any = None
@@ -62,7 +64,7 @@ class DaskAdapter:
 
     def open(self, events: AdapterEvents) -> Sequence[Member]:
         client, security = self._source, getattr(self._source, "security", None)
-        if self._is_ours():
+        if self._ours:
             client = distributed.Client(self._address, security=security, set_as_default=False)
         self._client = client
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
@@ -73,10 +75,6 @@ class DaskAdapter:
         self._workers.open()
         return [place.member for place in self._workers.places.values()]
 
-    def _is_ours(self) -> bool:
-        """Whether the client is made here. One that runs on its owner's loop cannot be called from other threads."""
-        return not isinstance(self._source, distributed.Client) or self._source.asynchronous
-
     def close(self) -> None:
         if self._client is None:
             return
@@ -86,7 +84,7 @@ class DaskAdapter:
             self._client.unsubscribe_topic(self._topic)
             with contextlib.suppress(TimeoutError):
                 self._workers.wait_for(self._end_calls())
-        if self._is_ours():
+        if self._ours:
             self._client.close()
 
     async def _end_calls(self) -> None:

@@ -14,7 +14,9 @@ import pytest
 from support.waiting import until
 
 import distmap
+from distmap.engine.attempt import Answer
 from distmap.errors import ItemTimeout, NoWorkers, PoisonItemError
+from distmap.wire.messages import Report, Task
 
 #: Dask's processes, sockets and threads come and go by themselves.
 pytestmark = pytest.mark.own_leaks("processes", "threads", "descriptors")
@@ -129,6 +131,7 @@ def test_what_is_large_is_no_part_of_a_task(pool: distmap.Pool, client: Any, mon
     assert pool.map(lambda b: b + b, data, chunksize=1, progress=False) == [b + b for b in data]
     assert handed == [True] + [False] * 6
     assert max(tasks) < 100_000
+    until(lambda: not client.futures, 20, "what calls had is let go of")
 
 
 def test_a_poison_item_ends_no_worker_of_dask(pool: distmap.Pool, client: Any) -> None:
@@ -224,3 +227,45 @@ def test_the_end_of_the_engine_is_the_cause(small: Any, gate: Path) -> None:
         until(lambda: not pool.workers, 20)
         with pytest.raises(NoWorkers, match="its scheduler has been out of reach"):
             pool.map(square, range(4), progress=False)
+
+
+def nothing(task: Task, blobs: Any, parts: Any, emit: Any) -> Answer:
+    return Answer([(Report(0, task.attempt, 0, 1, 0.0, True, ()), [])])
+
+
+def test_a_call_is_taken_back_only_before_dask_has_it(client: Any, gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its data is under way, it never begins; later nothing is known, as a task may wait or run."""
+    from distmap.ext.dask import DaskAdapter
+
+    class Deaf:
+        def members(self, members: object) -> None: ...
+        def received(self, data: bytes) -> None: ...
+        def ended(self, why: str) -> None: ...
+
+    scatter, submit, submitted, go = client.scatter, client.submit, [], threading.Event()
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        until(go.is_set)
+        return await scatter(*args, **options)
+
+    monkeypatch.setattr(client, "scatter", slow)
+    monkeypatch.setattr(client, "submit", lambda *args, **options: submitted.append(1) or submit(*args, **options))
+    adapter = DaskAdapter(client)
+    try:
+        members = adapter.open(Deaf())
+        task = Task(0, 1, b"", (), 0, 1, 0, 0.0)
+
+        def call(size: int) -> Any:
+            return adapter.submit(members[0].key, nothing, task, [], [], [bytes(size)])
+
+        taken = call(1 << 20)
+        assert adapter.cancel(taken)
+        go.set()
+        last = call(1)
+        assert last.result(20).messages[0][0].attempt == 1
+        assert not adapter.cancel(last)
+        assert submitted == [1]
+        assert taken.cancelled()
+        until(lambda: not client.futures, 20, "what calls had is let go of")
+    finally:
+        adapter.close()
