@@ -6,7 +6,6 @@ what is run.
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import socket
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import distributed
 
 from distmap._version import __version__
+from distmap.engine import foreign_host
 from distmap.engine.adapter import Run
 from distmap.engine.attempt import Answer, BlobParts
 from distmap.tasks._typing import Buffer
@@ -92,7 +92,7 @@ def far_end(topic: str, sent: bytes | Bundle, *kept: Bundle) -> Bundle:
 
 async def control(data: bytes) -> None:
     """What `send` calls on the worker's own loop, beside what its threads run."""
-    importlib.import_module("distmap.engine.foreign_host").control(data)
+    foreign_host.control(data)
 
 
 def about() -> tuple[str, str, str]:

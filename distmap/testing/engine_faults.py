@@ -291,8 +291,9 @@ FAULTS = (
     Case("a crash ends no worker of the engine", spares_the_engines_workers),
     Case("`tags=`", runs_where_the_tag_is),
     Case("a tag that nobody has is refused", refuses_tags_that_nobody_has),
-    Case("a worker that dies costs no item", survives_the_death_of_a_worker),
+    # Before one dies: some engines start another one in its place, which comes later.
     Case("members come and go", sees_members_come_and_go),
+    Case("a worker that dies costs no item", survives_the_death_of_a_worker),
     Case("together with local slots", works_beside_local_slots),
     Case("the engine ends: `NoWorkers` says why", tells_that_the_engine_is_gone),
     Case("nothing is left behind", leaves_nothing),

@@ -332,9 +332,6 @@ ENGINES = {
         EngineUnderTest(
             "dask",
             dask,
-            lacks={
-                **lacks(BY_CALL, *SIDE_CHANNEL),
-            },
             package="distributed",
             title="Dask",
         ),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from support.waiting import until
 
 import distmap
 from distmap.engine.attempt import Answer
-from distmap.errors import ItemTimeout, NoWorkers, PoisonItemError
+from distmap.errors import ItemTimeout, JobCancelled, NoWorkers, PoisonItemError
 from distmap.wire.messages import Report, Task
 
 #: Dask's processes, sockets and threads come and go by themselves.
@@ -129,7 +131,9 @@ def test_what_is_large_is_no_part_of_a_task(pool: distmap.Pool, client: Any, mon
     assert handed == [True]
     data = [bytearray([x]) * (1 << 20) for x in range(6)]
     assert pool.map(lambda b: b + b, data, chunksize=1, progress=False) == [b + b for b in data]
-    assert handed == [True] + [False] * 6
+    assert handed[0]
+    assert not any(handed[1:])
+    assert len(handed) >= 7  # a chunk that an idle worker took over travels again
     assert max(tasks) < 100_000
     until(lambda: not client.futures, 20, "what calls had is let go of")
 
@@ -152,6 +156,49 @@ def test_a_poison_item_ends_no_worker_of_dask(pool: distmap.Pool, client: Any) -
     assert "item 3 (3) ended 3 task processes" in str(got[3])
     assert got[:3] + got[6:] == [x * x for x in range(12) if x not in (3, 4, 5)]
     assert pids(client) == before
+
+
+def test_news_of_a_chunk_come_before_its_end(pool: distmap.Pool, gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an item prints is shown, and what is finished is counted, while another item of its chunk runs."""
+    key, seen = str(gate), []
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            seen.append(text)
+            return super().write(text)
+
+    def step(x: int) -> int:
+        print(f"item {x} speaks")
+        if x == 3:
+            wait(key)
+        return x
+
+    def show(snapshot: Any) -> None:
+        if snapshot.done >= 3 and any("item 3 speaks" in text for text in seen):
+            gate.touch()
+
+    monkeypatch.setattr(sys, "stdout", Screen())
+    assert pool.map(step, range(4), chunksize=4, progress=show) == [0, 1, 2, 3]
+    assert gate.exists()
+
+
+def test_an_interrupt_ends_what_runs(pool: distmap.Pool, gate: Path) -> None:
+    """Items that run are ended, finished ones are kept, and the pool goes on."""
+    key = str(gate)
+
+    def step(x: int) -> int:
+        if x >= 2:
+            wait(key)
+        return x
+
+    job = pool.map_async(step, range(8), chunksize=1, progress=False)
+    until(lambda: waiting(gate) == 2, 20)
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.result(20)
+    assert [(0, 0), (1, 1)] == job.partial
+    assert pool.map(square, range(4), progress=False) == [0, 1, 4, 9]
+    assert not gate.exists()
 
 
 def test_a_worker_of_dask_may_die(pool: distmap.Pool, client: Any, gate: Path) -> None:
