@@ -39,7 +39,8 @@ class End:
         self.session = Session(self.clock(), limits=link.world.limits)
         self.channel: int | None = 0
         self.stopped_until = 0.0
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._going_on = False
         self.liveness = "fine"
         self.looked = self.heard = self.clock()
         self.ack_timer = False
@@ -55,10 +56,16 @@ class End:
         return self.stopped_until > 0.0
 
     def defer(self, action: Callable[[], object]) -> bool:
-        """Whether the end is stopped; then the action happens when it goes on, in order."""
-        if self.stopped:
+        """Whether the end is stopped; then the action happens when it goes on, in order.
+
+        What such an action leads to waits for those behind it: a slot's reports stay in the order that it wrote them.
+        """
+        if self._going_on:
+            self._going_on = False  # this is the action that has waited
+        elif self.stopped or self._waiting:
             self._waiting.append(action)
-        return self.stopped
+            return True
+        return False
 
     def stop(self, seconds: float) -> None:
         """Do nothing for a while, as after SIGSTOP."""
@@ -69,9 +76,11 @@ class End:
     def _go_on(self) -> None:
         if self.stopped and self.stopped_until <= self.link.world.now + 1e-9:
             self.stopped_until = 0.0
-            waiting, self._waiting = self._waiting, []
-            for action in waiting:
+            while self._waiting:
+                action = self._waiting.popleft()
+                self._going_on = True
                 action()
+                self._going_on = False
             self.link.pump(self.side)
 
     def send(self, message: Message, size: int = 0) -> None:
