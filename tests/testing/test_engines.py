@@ -21,7 +21,7 @@ from distmap.testing.engines import CASES, ENGINES
 #: Those that start fast, the slowest first; and what they need.
 LIGHT = {"dask": "distributed", "mpi": "mpi4py", "loky": "loky", "processes": "", "threads": "", "local": ""}
 #: So many are tried at a time: most of their time they wait.
-AT_ONCE = 2
+AT_ONCE = 3
 SECONDS = 200
 
 
