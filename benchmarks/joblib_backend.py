@@ -59,7 +59,7 @@ def main() -> None:
             lambda: joblib.Parallel()(delayed(math.sqrt)(x) for x in range(count)),
             lambda got: got[-1] == math.sqrt(count - 1),
         )
-        report.target("tiny tasks: / loky", ratio(medians, "loky"), 2.0)
+        report.target("tiny tasks: / loky", ratio(medians, "loky"), 1.5)
 
         array = numpy.ones((1 << 18) if args.quick else 6_500_000)
         medians = compare(

@@ -148,7 +148,7 @@ class DistmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         at_once = self._at_once if self._at_once < slots_of(pool) else None
 
         def opened(function: Any) -> _Call:
-            run = partial(run_task, self.get_nested_backend(), function)
+            run = partial(run_task, Nested(*self.get_nested_backend()), function)
             feed = open_feed(
                 pool, run, title=name_of(first), kind="Parallel", total=total, at_once=at_once, progress=self._progress
             )
@@ -249,23 +249,52 @@ def _name_the_task(tasks: Sequence[tuple[Any, Any, Any]], at: int, number: int, 
     error.add_note(f"task {number} of this Parallel call: {call_of(tasks[at])}")
 
 
-def run_task(nested: Any, first: Callable[..., Any] | None, item: tuple[Any, ...]) -> Any:
-    """On a worker: one task, whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`.
-
-    `item`: a `_Task`, or the arguments of the function of the first task.
-    """
-    backend, n_jobs = nested
+def run_task(nested: Nested, first: Callable[..., Any] | None, item: tuple[Any, ...]) -> Any:
+    """On a worker: one task. `item`: a `_Task`, or the arguments of the function of the first task."""
     task: Any = item if type(item) is _Task else (first, item, {})
     function, args, kwargs = task
     if _TRANSPORT in sys.modules and _has_lost_its_monitor(*args, *kwargs.values()):
         raise RuntimeError(_NO_CALLBACKS)
     try:
-        with parallel_config(backend=backend, n_jobs=n_jobs):
-            return function(*args, **kwargs)
+        return nested.run(function, args, kwargs)
     except OSError as error:
         if _is_of_callbacks(error):
             raise RuntimeError(_NO_CALLBACKS) from error
         raise
+
+
+class Nested:
+    """Runs a task whose own `Parallel` calls use the nested backend, as in `joblib.BatchedCalls`.
+
+    `parallel_config` takes longer than a small task, and is for whole batches in joblib. So what it sets, for this
+    thread, is made once and then set by itself, provided that joblib keeps it where it is looked for.
+    """
+
+    def __init__(self, backend: Any, n_jobs: int | None) -> None:
+        self._wanted = backend, n_jobs
+        self._made: Any = None
+
+    def __reduce__(self) -> tuple[type[Nested], tuple[Any, int | None]]:
+        return Nested, self._wanted
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call the function."""
+        kept: Any = getattr(joblib.parallel, "_backend", None)
+        if self._made is None:
+            backend, n_jobs = self._wanted
+            with parallel_config(backend=backend, n_jobs=n_jobs) as made:
+                if getattr(kept, "config", None) is made:
+                    self._made = made
+                return function(*args, **kwargs)
+        before = getattr(kept, "config", None)
+        try:
+            kept.config = self._made
+            return function(*args, **kwargs)
+        finally:
+            if before is None:
+                del kept.config
+            else:
+                kept.config = before
 
 
 #: How callbacks of scikit-learn report from other processes.

@@ -281,7 +281,8 @@ _CALLERS = {
     "AttemptRun._call.<locals>.single",
     "AttemptRun._call.<locals>.<lambda>",
     "Runner._noting.<locals>.set_up",
-    "run_task",  # of ext.joblib
+    "run_task",  # of ext.joblib, and its
+    "Nested.run",
 }
 
 

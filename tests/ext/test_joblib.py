@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ import joblib
 import numpy as np
 from joblib import Parallel, delayed
 
+import distmap.ext.joblib
 from distmap import PoisonItemError, Pool, PoolClosed
 from distmap.core.progress import Snapshot
-from distmap.ext.joblib import DistmapBackend, run_task
+from distmap.ext.joblib import DistmapBackend, Nested, run_task
 
 pytestmark = [pytest.mark.own_leaks, pytest.mark.timeout(60)]
 
@@ -56,10 +58,12 @@ def exits_at_5(x: int) -> int:
 
 
 def noted(folder: str, x: int) -> int:
-    """Note how many tasks run beside it."""
-    mine = Path(folder, f"runs-{x}")
+    """Note how many tasks run beside it; the first one waits for another."""
+    mine, end = Path(folder, f"runs-{x}"), time.monotonic() + 20
     mine.touch()
-    Path(folder, f"saw-{x}").write_text(str(len(list(Path(folder).glob("runs-*")))))
+    while (beside := len(list(Path(folder).glob("runs-*")))) < 2 and x == 0 and time.monotonic() < end:
+        time.sleep(0.005)
+    Path(folder, f"saw-{x}").write_text(str(beside))
     time.sleep(0.02)
     mine.unlink()
     return x
@@ -68,6 +72,7 @@ def noted(folder: str, x: int) -> int:
 def held(folder: str, x: int) -> int:
     if x:
         try:
+            Path(folder, "begun").touch()
             time.sleep(60)
         finally:
             Path(folder, "stopped").touch()
@@ -120,8 +125,8 @@ def test_a_task_that_takes_too_long_is_stopped(pool: Pool, tmp_path: Path, until
     """`timeout=` raises TimeoutError, and the task does not run on."""
     with joblib.parallel_config(DistmapBackend(pool)):
         with pytest.raises(multiprocessing.TimeoutError):
-            Parallel(timeout=0.5)(delayed(held)(str(tmp_path), x) for x in (0, 1))
-        until((tmp_path / "stopped").exists)
+            Parallel(timeout=1)(delayed(held)(str(tmp_path), x) for x in (0, 1))
+        until(lambda: (tmp_path / "stopped").exists() or not (tmp_path / "begun").exists())
         assert Parallel(n_jobs=2)(delayed(double)(x) for x in range(4)) == [0, 2, 4, 6]
 
 
@@ -150,6 +155,32 @@ def test_calls_inside_tasks_run_in_threads(pool: Pool) -> None:
         assert Parallel()(delayed(outer)(x) for x in (2, 3)) == [
             [(x, "SequentialBackend") for x in range(n)] for n in (2, 3)
         ]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_configuration_of_tasks_is_set_for_each_and_reset(elsewhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each thread, after errors too; also where joblib keeps it in another place."""
+    if elsewhere:
+        monkeypatch.setattr(distmap.ext.joblib, "joblib", SimpleNamespace(parallel=SimpleNamespace()))
+    nested = Nested(joblib.parallel.SequentialBackend(nesting_level=3), None)
+
+    def level(fail: bool = False) -> int:
+        found: int = joblib.parallel.get_active_backend()[0].nesting_level
+        if fail:
+            raise ValueError(found)
+        return found
+
+    outside = level()
+    for _ in range(3):
+        assert nested.run(level, (), {}) == 3
+        with pytest.raises(ValueError, match="3"):
+            nested.run(level, (True,), {})
+        assert level() == outside
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.extend([nested.run(level, (), {}), level()]))
+    thread.start()
+    thread.join(10)
+    assert seen == [3, outside]
 
 
 def test_an_array_of_many_tasks_is_sent_once(pool: Pool) -> None:
@@ -222,7 +253,7 @@ def test_a_task_that_does_not_pickle_fails_the_call(pool: Pool) -> None:
 def test_a_callback_of_scikit_learn_on_another_machine_is_refused_with_a_sentence() -> None:
     """It connects to a path that is not there."""
     space: dict[str, Any] = {}
-    nested = (joblib.parallel.SequentialBackend(nesting_level=1), None)
+    nested = Nested(joblib.parallel.SequentialBackend(nesting_level=1), None)
     source = "def send():\n    raise FileNotFoundError('/tmp/listener-1')"
     exec(compile(source, os.path.join("sklearn", "callback", "_transport.py"), "exec"), space)
     with pytest.raises(RuntimeError, match="fit without callbacks"):
