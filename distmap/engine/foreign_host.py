@@ -69,9 +69,10 @@ def run(slots: int, origin: Origin, task: Task, blobs: Sequence[BlobParts], part
         host.portal.call(host.begin, call)
         while not call.done.wait(_LOOK_AGAIN):
             if host.portal.join(0):
-                raise RuntimeError("the thread of distmap in this worker has ended")
+                raise RuntimeError("the thread of distmap in this worker has ended, as the worker does")
     except BaseException:  # an interrupt
-        host.portal.call(host.abandon, call)
+        if not host.portal.join(0):
+            host.portal.call(host.abandon, call)
         raise
     finally:
         _leave(host)
@@ -116,7 +117,7 @@ def _enter(slots: int) -> ForeignSlots:
 def _leave(host: ForeignSlots) -> None:
     with _lock:
         host.callers -= 1
-        if not host.callers:
+        if not host.callers and _host is host:
             host.portal.call(host.rest)
 
 

@@ -1,7 +1,8 @@
 """One member of a foreign engine as a worker: what it has, what was lost, and what is tried again.
 
 Owns the attempts that one member has, from the driver's command to the answer. What an attempt prints in another
-process comes with its answer; threads of this process print directly. An engine cannot stop or kill a call that runs.
+process comes with its answer; threads of this process print directly. An engine cannot stop or kill a call that runs;
+our own far end can, where a side channel reaches it.
 
 Everything that is called behind the adapter is foreign code, which may raise, give wrong answers or never answer. An
 attempt is taken back only if it has certainly not begun. If an engine goes on without the process that ran an attempt,
