@@ -802,7 +802,7 @@ class Pool:
                 raise self._none(f"{len(found)} of {n} workers came within {limit:g} s. {self._what_was_tried()}")
             # The loop must never wait for this lock while we wait for the loop: it is held for the wait only.
             with self._members_changed:
-                self._members_changed.wait(min(max(left, 0.0), 0.1) or 0.1)
+                self._members_changed.wait(min(left, 0.1) if left > 0 else 0.1)
             self._check_open()
         return found
 

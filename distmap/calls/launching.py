@@ -63,6 +63,7 @@ class Launching:
         #: Those that have not ended.
         self._left = {*self.scalers}
         driver.workers.coming = self.coming
+        driver.on_open = self._opened(driver.on_open)
         driver.snapshots.awaited = self._awaited
 
     def _headers(self) -> Mapping[str, str] | str | Path | None:
@@ -87,6 +88,17 @@ class Launching:
         from distmap.launch.command import CommandLauncher
 
         return CommandLauncher(text, token_file, env), 1, 1
+
+    def _opened(self, then: Callable[[], object]) -> Callable[[], None]:
+        """What is to be called when there is new work: if nobody is there for it, launchers look at once."""
+
+        def opened() -> None:
+            then()
+            if next(iter(self._driver.workers), None) is None:
+                for scaler in self.scalers:
+                    scaler.wake()
+
+        return opened
 
     # --- for the launchers: their PoolSide ----------------------------------------------------------------------------
 

@@ -197,6 +197,10 @@ class Scaler:
                 start.came = self._any = True
                 self._failures, self._trouble = 0, ""
         self._launcher.hurry()
+        self.wake()
+
+    def wake(self) -> None:
+        """Something may have to be done now."""
         self._changed.set()
 
     async def _run(self) -> None:
@@ -225,11 +229,9 @@ class Scaler:
                 self._pool.lost(dead)
             self._ended &= launches
             self._handed = {id: start for id, start in self._handed.items() if not start.came or id in launches}
-            slots = sum(worker.slots for worker in there.workers)
-            own = [worker.slots for worker in there.workers if worker.start in self._starts]
-            each = max(1, sum(own) // len(own) if own else self._launcher.slots)
-            wanted = self._rule.decide(there.jobs, slots, each, now)
             all_there = {**self._starts, **self._handed}
+            slots = sum(worker.slots for worker in there.workers)
+            wanted = self._rule.decide(there.jobs, slots, self._slots_each(all_there, there), now)
             staying = {id: start for id, start in all_there.items() if start.ending is None}
             have = sum(start.now.workers for start in staying.values())
             if have < wanted:
@@ -238,6 +240,12 @@ class Scaler:
                 await self._end(self._spare(staying, there, have - wanted), now)
             await self._end_slow(now)
             self._judge()
+
+    def _slots_each(self, starts: Mapping[str, _Start], there: There) -> int:
+        """Slots of one worker, as the launcher counts workers: a run of `mpiexec -n 32` may be one for it."""
+        slots = sum(worker.slots for worker in there.workers if worker.start in starts)
+        workers = sum(start.now.workers for start in starts.values() if start.came)
+        return max(1, slots // workers if slots and workers else self._launcher.slots)
 
     async def _see(self, found: Mapping[str, Started], now: float) -> None:
         """Take note of what has changed."""

@@ -36,8 +36,9 @@ _ALIVE |= {"REQUEUED": "queued", "REQUEUE_HOLD": "queued", "RESV_DEL_HOLD": "que
 #: Tasks of one job array: Slurm takes 1,000 if nobody has told it otherwise.
 _ARRAY = 1000
 
-#: Variables of the job that the pool itself may run in: they would be options of the new job.
-_OF_A_JOB = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_")
+#: Variables of the job that the pool itself may run in, which would be options of the new one, and such as filter what
+#: the commands tell. Those of the user for `sbatch` (SBATCH_ACCOUNT ...) count.
+_LEFT_OUT = ("SLURM_", "SQUEUE_", "SCANCEL_")
 
 
 class SlurmLauncher:
@@ -55,7 +56,7 @@ class SlurmLauncher:
         self.slots = options.gpus or options.cpus or 1
         self.changed: Callable[[], None] = lambda: None
         self._options, self._token_file = options, token_file
-        kept = {name: value for name, value in env.items() if not name.startswith(_OF_A_JOB) or name == "SLURM_CONF"}
+        kept = {name: value for name, value in env.items() if not name.startswith(_LEFT_OUT) or name == "SLURM_CONF"}
         self._env = {**kept, "DISTMAP_TOKEN_FILE": token_file}
         #: Names all jobs of this pool.
         self._job = f"distmap-{secrets.token_hex(4)}"
