@@ -20,7 +20,7 @@ class LaunchLimits(NamedTuple):
     work: float = 60.0
     #: Seconds for which fewer workers must have been enough before some are ended.
     shrink_after: float = 60.0
-    #: Starts in a row of which no worker came, after which no more is tried.
+    #: Starts in a row of which no worker came, after which no more is tried if no other worker is left.
     tries: int = 3
     #: Longest pause before the next start after one of which no worker came.
     pause_most: float = 60.0

@@ -189,15 +189,18 @@ class Scaler:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def came(self, launches: Collection[str]) -> None:
+    def came(self, starts: Collection[str]) -> None:
         """Workers have come or gone: now there are such of these starts."""
-        for launch in launches:
-            start = self._starts.get(launch) or self._handed.get(launch)
+        self._note(starts)
+        self._launcher.hurry()
+        self.wake()
+
+    def _note(self, starts: Collection[str]) -> None:
+        for id in starts:
+            start = self._starts.get(id) or self._handed.get(id)
             if start is not None and not start.came:
                 start.came = self._any = True
                 self._failures, self._trouble = 0, ""
-        self._launcher.hurry()
-        self.wake()
 
     def wake(self) -> None:
         """Something may have to be done now."""
@@ -224,11 +227,13 @@ class Scaler:
             now = asyncio.get_running_loop().time()
             await self._see(await self._launcher.look(), now)
             there = self._pool.look()
-            launches = {worker.start for worker in there.workers}
+            present = {worker.start for worker in there.workers}
+            self._note(present)
+            self._judge()
             if dead := {worker.start for worker in there.workers if worker.away} & self._ended:
                 self._pool.lost(dead)
-            self._ended &= launches
-            self._handed = {id: start for id, start in self._handed.items() if not start.came or id in launches}
+            self._ended &= present
+            self._handed = {id: start for id, start in self._handed.items() if not start.came or id in present}
             all_there = {**self._starts, **self._handed}
             slots = sum(worker.slots for worker in there.workers)
             wanted = self._rule.decide(there.jobs, slots, self._slots_each(all_there, there), now)
@@ -239,7 +244,6 @@ class Scaler:
             elif have > wanted:
                 await self._end(self._spare(staying, there, have - wanted), now)
             await self._end_slow(now)
-            self._judge()
 
     def _slots_each(self, starts: Mapping[str, _Start], there: There) -> int:
         """Slots of one worker, as the launcher counts workers: a run of `mpiexec -n 32` may be one for it."""
@@ -262,12 +266,13 @@ class Scaler:
                 log.warning("x %s", ended.words)
                 self._fail(ended.words, now)
         for id, what in found.items():
-            if (known := self._starts.get(id)) is not None:
-                known.since = now if known.now.state != what.state else known.since
-                known.now = what
+            # Several may have been asked for, and only some were started.
+            known = self._starts.setdefault(id, _Start(what, now))
+            known.since = now if known.now.state != what.state else known.since
+            known.now = what
 
     async def _add(self, n: int, now: float, asked: bool) -> None:
-        if not asked and (now < self._next or self._in_vain):
+        if not asked and (now < self._next or self.broken is not None or (self._failures and not self._any)):
             return
         try:
             ids = await self._launcher.start(n, self._pool.address())
@@ -288,14 +293,10 @@ class Scaler:
         self._failures += 1
         self._next = now + min(self._limits.pause_most, 2.0**self._failures / 2)
 
-    @property
-    def _in_vain(self) -> bool:
-        """Whether nothing is tried by itself any more: after the first failure if no worker has ever come."""
-        return self._failures >= (self._limits.tries if self._any else 1)
-
     def _judge(self) -> None:
-        """See whether nothing is left that might become a worker, and nobody tries again."""
-        if self._in_vain and not self._starts and not self._handed and self.broken is None:
+        """See whether all is in vain: nothing is left, and enough was tried; once is if no worker has ever come."""
+        in_vain = self._failures >= (self._limits.tries if self._any else 1)
+        if in_vain and not self._starts and not self._handed and self.broken is None:
             self.broken = self._trouble
             self._pool.hopeless()
 

@@ -187,6 +187,34 @@ def test_starts_without_a_worker_are_given_up() -> None:
     kept(1, 1, later)
 
 
+def test_while_others_work_it_is_tried_on() -> None:
+    """One start after the other may fail: as long as a worker is there, nothing is given up."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.comes("1")
+        scaler.came({"1"})
+        for id in map(str, range(2, 8)):
+            await eventually(lambda id=id: id in memory.there)  # type: ignore[misc]
+            memory.ends(id, "bad node")
+        assert scaler.broken is None
+        assert "bad node" in scaler.words
+
+    kept(2, 2, test)
+
+
+def test_a_start_that_was_half_refused_is_looked_after() -> None:
+    """What was started before the refusal counts: it is not started again, and ends with the others."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.there["half"] = Started("queued")
+        await scaler.scale(2, 2)
+        assert len(memory.log) == 1
+        await scaler.scale(0, 0)
+        assert memory.log[-1] == ("end", ["half", "1"]) or memory.log[-1] == ("end", ["1", "half"])
+
+    kept(1, 1, test)
+
+
 def test_a_refusal_is_raised_where_somebody_waits_for_it() -> None:
     """`start` and `scale` raise it; in the background it counts as a start in vain."""
 
