@@ -50,7 +50,11 @@ class WorkerIndex:
         self._count_ahead(group)
 
     def remove_group(self, group: TagGroup) -> None:
-        """Remove a group for whose tags no job asks any more."""
+        """Remove a group for whose tags no job asks any more; that of all slots is kept empty for the next job."""
+        if not group.tags and not group.without:
+            group.job_heap.clear()
+            group.victims.clear()
+            return
         del self.groups[group.tags, group.without]
         for worker in self.workers.values():
             if group in worker.groups:

@@ -86,9 +86,9 @@ def test_invariants_stay_on() -> None:
 
 def test_a_group_lasts_as_long_as_one_of_its_jobs(harness: Any, pick: Any) -> None:
     """The end of one job leaves the others their places."""
-    harness.send(ev.WorkerJoined(1, 1))
-    harness.job(1)
-    harness.send(ev.JobSubmitted(2, ev.JobSpec(size=0)))
+    harness.send(ev.WorkerJoined(1, 1, tags=frozenset({"gpu"})))
+    harness.job(1, tags=frozenset({"gpu"}))
+    harness.send(ev.JobSubmitted(2, ev.JobSpec(size=0, tags=frozenset({"gpu"}))))
     assert len(harness.state.worker_index.groups) == 1
     harness.send(ev.CancelRequested(1))
     assert harness.send(ev.Ticked(), after=1.0)[-1] == ev.Finish(1, "cancelled")

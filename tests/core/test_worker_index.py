@@ -82,6 +82,16 @@ def test_a_group_is_disbanded_with_its_last_job() -> None:
     assert worker_index.workers[7].groups == []
 
 
+def test_the_group_of_all_slots_waits_for_the_next_job() -> None:
+    """With its slots, and nothing of the jobs that are over."""
+    worker_index = fleet_of(0.0)
+    group = worker_index.tag_group(ANY)
+    group.job_heap.append(((0, True, 0.0, 1), 1, None))  # type: ignore[arg-type]
+    worker_index.remove_group(group)
+    assert worker_index.tag_group(ANY) is group
+    assert (group.job_heap, group.victims, group.capacity) == ([], [], 2)
+
+
 def test_a_new_group_knows_who_is_idle() -> None:
     """Slots that hold something, or cannot take anything, are not counted."""
     worker_index = fleet_of(0.0, 0.0)
