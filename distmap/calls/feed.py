@@ -180,6 +180,7 @@ class Feed(PushedJob):
             if batch.items:
                 self._waiting.append(batch)
                 self._queued(len(batch.items), batch.nbytes)
+        self.announce()
         return batch.future
 
     def cancel(self) -> None:

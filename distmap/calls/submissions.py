@@ -68,6 +68,7 @@ class Submissions:
                 push = self._pushes[code.digest] = PushedJob(self, self._context, code.own(), name)
                 if not push.take(submission):
                     raise PoolClosed("Pool not running: it was closed meanwhile; make a new one")
+        push.announce()
         return future
 
     @property
@@ -213,8 +214,9 @@ class PushedJob(JobReader):
         self._context = context
         self._pending: deque[Submission] = deque()
         self._chunks: dict[int, list[Submission | None]] = {}
-        #: An announcement will come anyway; it is asked for by who waits; the timer of the one that follows another.
-        self._armed = self._hurried = False
+        #: An announcement will come anyway; the loop is to be asked for it; it was asked; the timer of the one that
+        #: follows another.
+        self._armed = self._due = self._hurried = False
         self._again: asyncio.TimerHandle | None = None
         #: Items, and their bytes, that were submitted, and those of them that the driver was told of.
         self._given = self._given_bytes = self._told = self._told_bytes = 0
@@ -241,8 +243,17 @@ class PushedJob(JobReader):
         self._given += count
         self._given_bytes += nbytes
         if not self._armed:
-            self._armed = self._hurried = True  # it comes at once, so that nobody need ask for it
-            self._context.portal.call(self._announce)
+            self._armed = self._due = True
+
+    def announce(self) -> None:
+        """Have the loop look at what was queued. Not under the owner's lock: the loop would wake, and wait for it."""
+        if self._due:
+            try:
+                self._due, self._hurried = False, True
+                self._context.portal.call(self._announce)
+            except BaseException:  # an interrupt: whoever submits or waits next does it
+                self._due, self._hurried = True, False
+                raise
 
     def call_back(self, fn: Callable[[Any], object], submission: Submission, future: Any) -> None:
         """Call a future's callback; aside if the loop, which had not seen it yet, resolved the future."""
@@ -278,14 +289,14 @@ class PushedJob(JobReader):
         """Tell the driver what was submitted. If this is not all that is under way, what follows soon is told together:
         a lone call waits for nothing.
         """
-        self._hurried = False  # clear first, then look, so that nobody hurries in vain
         with self._owner.lock:
             given, nbytes = self._ready()
             new, new_bytes = given - self._told, nbytes - self._told_bytes
             together = self.single and new > 0 and given - self._done > 1 and not self.closed
             self._armed = together or self._again is not None
-        if new:
             self._told, self._told_bytes = given, nbytes
+            self._hurried = False  # last: who finds items that are not told hurries, or has been heard by now
+        if new:
             self._context.driver.notify(ItemsAdded(self._entry.id, new, new_bytes))
         if together and self._again is None:
             self._again = self._context.portal.loop.call_later(LIMITS.submit_together, self._look_again)
