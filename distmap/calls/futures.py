@@ -16,12 +16,15 @@ from typing import Any, Protocol
 from distmap.calls.awaiting import await_interruptible
 from distmap.calls.checks import WAIT, checked
 from distmap.calls.lazy_future import LazyFuture
-from distmap.calls.results import results_of
+from distmap.calls.outcome import end_of
+from distmap.calls.results import exception_of, results_of
 from distmap.calls.traces import gate
-from distmap.driver.messages import Landed
+from distmap.driver.messages import Finished, Landed, Lost
 from distmap.driver.output import OutputRouter
+from distmap.errors import PoolClosed
 from distmap.tasks.failures import HIDDEN, throw
 from distmap.tasks.items import DumpedItem
+from distmap.views.callbacks import call_showing_errors
 
 
 class SharedReport:
@@ -221,3 +224,40 @@ class TaskFuture(LazyFuture):
         __tracebackhide__ = HIDDEN
         # It is resolved as for any callback, and in ticks: a cell that awaits it can be interrupted.
         return await await_interruptible(asyncio.wrap_future(self), lambda interrupted: self.cancel())
+
+
+def resolve(submission: Submission, outcome: Any) -> None:
+    """Resolve a future: on the loop, or in the thread of callbacks if it is hooked."""
+    future, before = submission.future, submission.before
+    if future is None:
+        return
+    try:
+        if type(outcome) is RawResult and not submission.hooked:
+            future.set_result(outcome)
+            return
+        if isinstance(outcome, Lost):
+            outcome = exception_of(outcome)
+        if isinstance(outcome, Finished):
+            ended = end_of(outcome, None)
+            outcome = PoolClosed("the pool was closed before the item ran") if ended is None else ended
+        if type(outcome) is RawResult:
+            value, error = outcome.get()
+            outcome = value if error is None else error
+            failed = error is not None
+        else:
+            failed = isinstance(outcome, BaseException)
+        if before is not None:
+            call_showing_errors(
+                before,
+                *((None, outcome) if failed else (outcome, None)),
+                what=f"{'error_' * failed}callback= of apply_async",
+                context=submission.context,
+            )
+        if failed:
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except concurrent.futures.InvalidStateError:
+        pass  # it was cancelled by its owner meanwhile
+    finally:
+        submission.let_go()

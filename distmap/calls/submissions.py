@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _pickle
 import asyncio
-import concurrent.futures
 import contextvars
 import queue
 import threading
@@ -16,11 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from distmap.calls.futures import RawResult, SharedReport, Submission, TaskFuture
+from distmap.calls.futures import RawResult, SharedReport, Submission, TaskFuture, resolve
 from distmap.calls.notices import warn_of
-from distmap.calls.outcome import end_of
 from distmap.calls.reader import JobContext, JobReader
-from distmap.calls.results import Recalled, exception_of
+from distmap.calls.results import Recalled
 from distmap.calls.shortfalls import left_out
 from distmap.core.events import InputClosed, ItemsAdded, JobSpec
 from distmap.core.limits import LIMITS
@@ -87,7 +85,7 @@ class Submissions:
 
     def settle(self, submission: Submission, outcome: Any) -> None:
         """Resolve a future that has callbacks, in a thread where they may take their time."""
-        self.aside(_resolve, submission, outcome)
+        self.aside(resolve, submission, outcome)
 
     def aside(self, function: Callable[..., object], *args: Any) -> None:
         """Call what may block in that thread, after what it was given before."""
@@ -156,43 +154,6 @@ def _settle(box: queue.SimpleQueue[_Call | None], settled: threading.Event) -> N
 
 def _tell(entry: JobEntry, message: Finished) -> None:
     warn_of(entry.notices, left_out(entry.spec.name, message))
-
-
-def _resolve(submission: Submission, outcome: Any) -> None:
-    """Resolve a future: on the loop, or in the thread of callbacks if it is hooked."""
-    future, before = submission.future, submission.before
-    if future is None:
-        return
-    try:
-        if type(outcome) is RawResult and not submission.hooked:
-            future.set_result(outcome)
-            return
-        if isinstance(outcome, Lost):
-            outcome = exception_of(outcome)
-        if isinstance(outcome, Finished):
-            ended = end_of(outcome, None)
-            outcome = PoolClosed("the pool was closed before the item ran") if ended is None else ended
-        if type(outcome) is RawResult:
-            value, error = outcome.get()
-            outcome = value if error is None else error
-            failed = error is not None
-        else:
-            failed = isinstance(outcome, BaseException)
-        if before is not None:
-            call_showing_errors(
-                before,
-                *((None, outcome) if failed else (outcome, None)),
-                what=f"{'error_' * failed}callback= of apply_async",
-                context=submission.context,
-            )
-        if failed:
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-    except concurrent.futures.InvalidStateError:
-        pass  # it was cancelled by its owner meanwhile
-    finally:
-        submission.let_go()
 
 
 class PushedJob(JobReader):
@@ -358,7 +319,7 @@ class PushedJob(JobReader):
         if submission.hooked or type(outcome) is not RawResult:
             self._owner.settle(submission, outcome)
         else:
-            _resolve(submission, outcome)
+            resolve(submission, outcome)
 
     def _context_of(self, chunk: int, at: int) -> contextvars.Context | None:
         submissions = self._chunks.get(chunk, [])
