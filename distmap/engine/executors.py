@@ -76,6 +76,8 @@ class ExecutorAdapter:
         self._replaced = False
         #: Its processes can open what this one lends, as far as is known.
         self._lends = True
+        #: What is lent.
+        self._lent: set[Lent] = set()
         #: What `submit` raised last because the executor was shut down.
         self._refusal = ""
         #: Where `cancel()` can be believed, `running()` can.
@@ -103,7 +105,7 @@ class ExecutorAdapter:
             call = self._executor.submit(run, task, blobs, parts, None)
         except BaseException as error:
             if items is not None:
-                take_back(items)
+                self.drop(items)
             if isinstance(error, RuntimeError):  # it was shut down, or broke
                 self._refusal = repr(error)
             raise
@@ -117,15 +119,19 @@ class ExecutorAdapter:
         if not self._lends or self.here:
             return None
         try:
-            return lend(blob)
+            lent = lend(blob)
         except OSError as error:  # no memory or no descriptor to be had: the executor's own way takes everything
             log.info("x a payload cannot be lent: %r", error)
             return None
+        if lent is not None:
+            self._lent.add(lent)
+        return lent
 
     def _ended(self, items: Lent, call: Any) -> None:
-        """In whatever thread the executor calls back in, before anybody else hears of it."""
-        take_back(items)
-        if is_unreadable(call_or_default(call.result, Answer([]))):
+        """In whatever thread the executor calls back in, and perhaps twice, before anybody else hears of it."""
+        self.drop(items)
+        answer = None if call.cancelled() or call.exception() is not None else call.result()
+        if isinstance(answer, Answer) and is_unreadable(answer):
             self._lends = False
 
     def put(self, blob: BlobParts, members: Sequence[str]) -> Call | None:
@@ -138,6 +144,10 @@ class ExecutorAdapter:
 
     def drop(self, handle: Any) -> None:
         """See Adapter."""
+        try:
+            self._lent.remove(handle)
+        except KeyError:  # it was taken back: its number may be that of another file by now
+            return
         take_back(handle)
 
     def cancel(self, call: Call) -> bool:
@@ -186,6 +196,8 @@ class ExecutorAdapter:
 
     def close(self) -> None:
         """See Adapter."""
+        for lent in list(self._lent):
+            self.drop(lent)
         if self._replaced:
             shut: Any = partial(self._executor.shutdown, wait=True, kill_workers=True)  # type: ignore[call-arg]
             call_or_default(shut, None)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import distmap
 from distmap.engine import executors
 from distmap.engine import lent as lent_module
-from distmap.engine.attempt import Answer, BlobParts
+from distmap.engine.attempt import Answer, BlobParts, run_there
 from distmap.engine.lent import Lent, borrow, is_unreadable, lend, run_with, take_back
 from distmap.transport.segments import LARGE
 from distmap.wire.messages import Task
@@ -107,3 +107,34 @@ def test_what_is_large_is_not_sent_through_a_pipe(monkeypatch: pytest.MonkeyPatc
         assert pool.map(len, [table, table[1:]], chunksize=1, progress=False) == [len(table), len(table) - 1]
         assert pool.map(lambda x: len(table) + x, range(4), chunksize=2, progress=False)[3] == len(table) + 3
         assert max(sizes) > len(table)
+
+
+def test_what_is_lent_is_taken_back_once() -> None:
+    """However often a call is over, or if it never is: the number of a descriptor may be that of another by then."""
+    adapter = executors.ExecutorAdapter(Doubtful())
+    views: Any = [memoryview(part) for part in PARTS]
+    open_before = len(os.listdir("/proc/self/fd"))
+    first, second = (adapter.submit("", run_there, TASK, [], [], views) for _ in range(2))
+    assert len(os.listdir("/proc/self/fd")) == open_before + 2
+    first.set_result("no answer")  # type: ignore[attr-defined]
+    assert len(os.listdir("/proc/self/fd")) == open_before + 1
+    adapter.forget(second)
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    lent = adapter.put(BlobParts(b"digest", "value", PARTS), [""])
+    assert lent is not None
+    third = adapter.submit("", run_there, TASK, [], [lent.result()], views)
+    adapter.close()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    with open(os.devnull) as file:
+        third.set_exception(OSError())  # type: ignore[attr-defined]
+        adapter.drop(lent.result())
+        assert os.fstat(file.fileno())
+
+
+class Doubtful(Executor):
+    """Answers when the test does."""
+
+    max_workers = 1
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return Future()
