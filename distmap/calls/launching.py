@@ -36,6 +36,23 @@ def launches(workers: Any, launch: str | None) -> tuple[str, ...]:
     return (*filter(is_launch, many), *([] if command is None else [command]))
 
 
+def instead_of_name() -> str:
+    """An address of this machine, if its own name leads nowhere, as in containers and on some laptops; else empty."""
+    import socket
+
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+        return ""
+    except OSError:
+        pass
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("192.0.2.1", 9))  # sends nothing: it only chooses the way out
+            return str(sock.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
+
+
 class Launching:
     """The launchers of a pool, most often none, and what they need of it.
 
@@ -53,6 +70,8 @@ class Launching:
         from distmap.launch.credentials import Credentials
         from distmap.launch.scaler import Scaler
 
+        #: What workers take for the name of this host; empty: its name.
+        self._host = instead_of_name() if remote.only_launched else ""
         self._credentials = Credentials(remote.token, self._headers())
         try:
             for text in remote.launches:
@@ -118,6 +137,12 @@ class Launching:
 
         url = self._remote.reached_at(self._hub)
         assert url is not None, "the hub has begun, and listens"
+        if self._host:
+            from dataclasses import replace
+
+            from distmap.transport.url import parse_url
+
+            url = str(replace(parse_url(url), host=self._host))
         return words_to(url, self._remote.at_relay)
 
     def dismiss(self, starts: Collection[str]) -> None:

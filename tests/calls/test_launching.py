@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 import distmap
-from distmap.calls.launching import launches
+from distmap.calls.launching import instead_of_name, launches
 
 WORKER = "distmap-worker {url} --slots 1"
 
@@ -28,6 +30,7 @@ def test_which_arguments_start_workers() -> None:
         launches(None, "")
 
 
+@pytest.mark.timeout(120)
 def test_workers_are_kept_in_number_and_end_with_the_pool(
     until: Callable[..., Any], token_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,6 +116,25 @@ def test_what_cannot_be_scaled_or_added_says_so() -> None:
         pool.scale(0)
 
 
+def test_a_host_whose_name_leads_nowhere_is_reached_by_its_address(
+    monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
+) -> None:
+    """Workers are given an address of this machine then; where the name is known, they are given that."""
+
+    def unknown(*_: Any) -> None:
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    assert instead_of_name() == ""
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    address = instead_of_name()
+    assert ip_address(address)
+    monkeypatch.undo()
+    monkeypatch.setattr("distmap.calls.launching.instead_of_name", lambda: address)
+    with distmap.Pool(launch="echo {url}") as pool:
+        until(lambda: f"said: wss://{address}:" in repr(pool))
+
+
 def test_workers_come_through_a_jupyter_server_as_the_kernel_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:
@@ -128,6 +150,7 @@ def test_workers_come_through_a_jupyter_server_as_the_kernel_does(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.timeout(90)
 def test_mpiexec_starts_workers(needs: Callable[[bool, str], None]) -> None:
     """Two workers of one mpiexec, without a line of MPI in them."""
     needs(shutil.which("mpiexec") is not None, "mpiexec")

@@ -78,6 +78,7 @@ def test_nothing_of_a_command_is_left(command: str) -> None:
     launched(command, test)
 
 
+@pytest.mark.timeout(60)
 def test_a_killed_pool_takes_its_commands_with_it(tmp_path: Path, until: Callable[..., Any]) -> None:
     """If the process of the pool is killed, its commands are ended, though nobody is there to do it."""
     code = (
