@@ -32,7 +32,7 @@ from distmap.tasks.code import Code
 from distmap.tasks.failures import headline
 from distmap.tasks.items import dump_alone, dump_items, join_items
 from distmap.tasks.payload import Blob, Payload
-from distmap.tasks.plain import dump_plain
+from distmap.tasks.plain import are_plain, dump_plain
 from distmap.views.base import Issue
 from distmap.views.display import JobDisplay
 
@@ -46,8 +46,8 @@ class Batch:
     __slots__ = ("_failed", "_left", "_results", "context", "future", "items", "nbytes", "sent", "whole")
 
     def __init__(self, items: list[Any], failed: Failed | None) -> None:
-        #: One pickle of all items, if they are plain; else each is a `DumpedItem`.
-        self.whole = dump_plain(items) if items else None
+        #: One pickle of all items, if they are plain and nothing can change them any more; else each is a `DumpedItem`.
+        self.whole = dump_plain(items) if items and are_plain(items[:1]) else None
         if self.whole is None:
             items = list(map(dump_alone, items))
         self.nbytes = sum(item.nbytes for item in items) if self.whole is None else len(self.whole)

@@ -117,6 +117,7 @@ def test_a_chunk_of_parts_of_batches() -> None:
     """Plain items and others, in one chunk; the chunk that is a whole plain batch is its pickle."""
     plain, other = Batch([(1,), (2,)], None), Batch([{1}, {2}], None)
     assert (plain.whole is None, other.whole is None) == (False, True)
+    assert Batch([[1], [2]], None).whole is None  # who handed it in may change it
     parts = [_Part(0, 1, plain, 1), _Part(1, 2, other, 0)]
     payload, _ = _join(parts, [plain.items[1], *other.items])
     items = Items(payload.parts)
