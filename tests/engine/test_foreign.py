@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -139,5 +140,32 @@ def test_an_engine_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(foreign.ForeignEngine.__init__, "__kwdefaults__", {"limits": LIMITS._replace(engine_open=0.05)})
     with pytest.raises(ConnectError, match=r"a small cluster has not answered for 0\.05 s"):
         distmap.Pool(Silent(cluster))
+    gate.set()
+    assert closed.wait(20)
+
+
+def test_an_interrupt_ends_the_wait_for_an_engine(cluster: SmallCluster) -> None:
+    """At once; what it gives afterwards is let go of."""
+    begun, gate, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(SmallAdapter):
+        def open(self, events: Any) -> Any:
+            begun.set()
+            gate.wait(30)
+            return []
+
+        def close(self) -> None:
+            closed.set()
+
+    def interrupt() -> None:
+        begun.wait(20)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        distmap.Pool(Slow(cluster))
+    thread.join(10)
+    assert not closed.is_set()
     gate.set()
     assert closed.wait(20)
