@@ -10,7 +10,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -208,12 +208,23 @@ def _pids(executor: Any) -> list[int]:
     return sorted({call.result() for call in [executor.submit(pid, x) for x in range(20)]})
 
 
+def add_ray_node(cluster: Any, **settings: Any) -> Any:
+    """Add a node of one CPU to a `Cluster` of Ray's on this machine.
+
+    Its ports are chosen here: Ray gives up a node whose agents take half a minute to choose theirs.
+    """
+    names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        ports = {name: one.getsockname()[1] for name, one in zip(names, free, strict=True)}
+    return cluster.add_node(**{"num_cpus": 1, "include_dashboard": False, **ports, **settings})
+
+
 @contextlib.contextmanager
 def ray() -> Iterator[Started]:
     """Two nodes of Ray's on this machine, with a CPU each."""
     ray, cluster_utils = import_module("ray"), import_module("ray.cluster_utils")
     cluster = cluster_utils.Cluster()
-    settings = {"num_cpus": 1, "include_dashboard": False}
 
     def pids() -> list[int]:
         """The processes that have run, or may run, items."""
@@ -226,15 +237,15 @@ def ray() -> Iterator[Started]:
         return found
 
     try:
-        cluster.add_node(**settings)
-        cluster.add_node(**settings, resources={"suite": 1})
+        add_ray_node(cluster)
+        add_ray_node(cluster, resources={"suite": 1})
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         more: list[object] = []
         yield Started(
             "ray",
             pids=pids,
             end=lambda: cluster.head_node.kill_gcs_server(check_alive=False),
-            join=lambda: more.append(cluster.add_node(**settings)),
+            join=lambda: more.append(add_ray_node(cluster)),
             leave=lambda: cluster.remove_node(more.pop(), allow_graceful=False),
             tag="suite",
         )
@@ -246,7 +257,14 @@ def ray() -> Iterator[Started]:
 @contextlib.contextmanager
 def ipyparallel() -> Iterator[Started]:
     """A controller with two engines."""
-    ipyparallel = import_module("ipyparallel")
+    ipyparallel, psutil = import_module("ipyparallel"), import_module("psutil")
+
+    def end() -> None:
+        """Kill the controller, which is several processes."""
+        hub = psutil.Process(cluster.controller.pid)
+        for process in [hub, *hub.children(recursive=True)]:
+            process.kill()
+
     with tempfile.TemporaryDirectory(prefix="distmap-suite-") as folder:
         cluster = ipyparallel.Cluster(n=2, profile_dir=folder, log_level=logging.CRITICAL)
         client = cluster.start_and_connect_sync(activate=False)
@@ -254,7 +272,7 @@ def ipyparallel() -> Iterator[Started]:
             yield Started(
                 client,
                 pids=lambda: client[:].apply_sync(os.getpid),
-                end=lambda: os.kill(cluster.controller.pid, signal.SIGKILL),
+                end=end,
                 join=lambda: cluster.start_engines_sync(n=1),
                 leave=lambda: client.shutdown(client.ids[-1:], block=True),
             )

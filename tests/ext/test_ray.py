@@ -20,6 +20,7 @@ import pytest
 from support.waiting import until
 
 from distmap import Pool
+from distmap.testing.engine_starts import add_ray_node
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -33,8 +34,8 @@ pytestmark = [pytest.mark.own_leaks, pytest.mark.timeout(120), pytest.mark.filte
 def cluster() -> Iterator[Any]:
     """Two nodes, each with a CPU; this process belongs to it."""
     cluster = cluster_utils.Cluster()
-    cluster.add_node(num_cpus=1, include_dashboard=False, node_name="head")
-    cluster.add_node(num_cpus=1, node_name="lab", resources={"gauge": 1})
+    add_ray_node(cluster, node_name="head")
+    add_ray_node(cluster, node_name="lab", resources={"gauge": 1})
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()
@@ -92,7 +93,7 @@ def test_a_process_of_rays_that_is_killed_costs_no_item(pool: Pool, tmp_path: Pa
 
 def test_nodes_come_and_go(cluster: Any, pool: Pool) -> None:
     """What a node runs that is gone, runs again elsewhere."""
-    node = cluster.add_node(num_cpus=1, node_name="guest")
+    node = add_ray_node(cluster, node_name="guest")
     until(lambda: "guest" in [worker.name for worker in pool.workers], 30)
     job = pool.map_async(nap, range(300))
     until(lambda: (shown := job.progress) and any(lane.name == "guest" and lane.items for lane in shown.lanes), 30)

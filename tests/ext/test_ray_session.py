@@ -88,12 +88,13 @@ def test_a_cluster_is_reached_through_its_client_port() -> None:
         from ray.cluster_utils import Cluster
 
         from distmap import Pool
+        from distmap.testing.engine_starts import add_ray_node
 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         cluster = Cluster()
-        cluster.add_node(num_cpus=2, include_dashboard=False, ray_client_server_port=port)
+        add_ray_node(cluster, num_cpus=2, ray_client_server_port=port)
         try:
             with Pool(f"ray://127.0.0.1:{port}", progress=False) as pool:
                 large = np.ones(1 << 18)
