@@ -227,12 +227,12 @@ def ray() -> Iterator[Started]:
     cluster = cluster_utils.Cluster()
 
     def pids() -> list[int]:
-        """The processes that have run, or may run, items."""
+        """The processes that run calls, or may; not what they have started."""
         psutil = import_module("psutil")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.name().startswith("ray::") and "Switchboard" not in process.name():
+                if process.name() in ("ray::IDLE", "ray::far_end") and process.parent().name() == "raylet":
                     found.append(process.pid)
         return found
 
