@@ -224,11 +224,16 @@ def add_ray_node(cluster: Any, **settings: Any) -> Any:
 def ray() -> Iterator[Started]:
     """Two nodes of Ray's on this machine, with a CPU each."""
     ray, cluster_utils = import_module("ray"), import_module("ray.cluster_utils")
-    cluster = cluster_utils.Cluster()
+    psutil, cluster = import_module("psutil"), cluster_utils.Cluster()
+
+    def end() -> None:
+        """Kill the head and all nodes."""
+        for process in psutil.Process().children(recursive=True):
+            if process.name() in ("gcs_server", "raylet"):
+                process.kill()
 
     def pids() -> list[int]:
         """The processes that run calls, or may; not what they have started."""
-        psutil = import_module("psutil")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -244,7 +249,7 @@ def ray() -> Iterator[Started]:
         yield Started(
             "ray",
             pids=pids,
-            end=lambda: cluster.head_node.kill_gcs_server(check_alive=False),
+            end=end,
             join=lambda: more.append(add_ray_node(cluster)),
             leave=lambda: cluster.remove_node(more.pop(), allow_graceful=False),
             tag="suite",
