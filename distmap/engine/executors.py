@@ -24,6 +24,7 @@ from distmap.engine.traits import (
     call_or_default,
     dies_of_cancel,
     has_initializer,
+    has_interpreters,
     has_process_per_call,
     has_reliable_cancel,
     is_broken,
@@ -66,7 +67,9 @@ class ExecutorAdapter:
         self._dies_of_cancel = dies_of_cancel(executor)
         self._process_per_call = has_process_per_call(executor)
         # What an initializer has set up lives in the executor's own process. One that ends with its call needs none.
-        self.isolated = not (self.here or self._process_per_call or has_initializer(executor))
+        # In an interpreter of its own none can be driven.
+        unable = self._process_per_call or has_interpreters(executor)
+        self.isolated = not (self.here or unable or has_initializer(executor))
         self._home = home()
         self._executor = executor
         self._slots = found

@@ -112,8 +112,13 @@ def unknown_slots(executor: Executor) -> str:
 
 def shares_memory(executor: Executor) -> bool:
     """Whether its calls run in threads of this process, and interpreter."""
-    apart = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # 3.14; it is a ThreadPoolExecutor
-    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not has_interpreters(executor)
+
+
+def has_interpreters(executor: Executor) -> bool:
+    """Whether its calls run in interpreters of their own in this process, where no thread of ours may be started."""
+    kind = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # 3.14; it is a ThreadPoolExecutor
+    return isinstance(executor, kind)
 
 
 def has_initializer(executor: Executor) -> bool:

@@ -67,3 +67,16 @@ def test_views_are_sent_as_what_pickles() -> None:
     ExecutorAdapter(Notes()).submit("", nothing, TASK, [], [], [memoryview(b"items"), b"head"])
     assert sent == [bytearray(b"items"), b"head"]
     assert isinstance(sent[0], bytearray)
+
+
+def test_nothing_is_started_in_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreters beside that of the pool share no memory with it, and no thread of ours may run in them."""
+
+    class Interpreters(ThreadPoolExecutor):
+        """Runs in threads, which is all that is asked of it here."""
+
+    with Interpreters(2) as executor:
+        assert ExecutorAdapter(executor).here
+        monkeypatch.setattr("concurrent.futures.InterpreterPoolExecutor", Interpreters, raising=False)
+        adapter = ExecutorAdapter(executor)
+        assert (adapter.here, adapter.isolated) == (False, False)

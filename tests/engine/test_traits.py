@@ -44,6 +44,7 @@ def test_who_shares_memory(kind: type[Executor], monkeypatch: pytest.MonkeyPatch
     assert traits.shares_memory(executor) == (kind is ThreadPoolExecutor)
     monkeypatch.setattr(traits.concurrent.futures, "InterpreterPoolExecutor", kind, raising=False)
     assert not traits.shares_memory(executor)
+    assert traits.has_interpreters(executor)
 
 
 class KilledWorker(Exception):
