@@ -90,6 +90,8 @@ class ForeignWorker:
         self._timer: asyncio.TimerHandle | None = None
         self._last_answer = 0.0
         self._round_trips = RoundTrips()
+        #: Answers in a row that were the first ones of what ran them.
+        self._firsts = 0
         #: Seconds of work of all answers so far.
         self._work_seconds = 0.0
 
@@ -163,7 +165,9 @@ class ForeignWorker:
             self._end(entry)
         else:
             others, self._work_seconds = self._work_seconds - entry.work_seconds, self._work_seconds + answer.seconds
-            if not answer.first:
+            # Where every call has a process of its own, its start belongs to the way.
+            self._firsts = self._firsts + 1 if answer.first else 0
+            if not answer.first or self._firsts > 2 * self.member.slots:
                 rtt = self._round_trips.measured(when - entry.since - answer.seconds, others)
                 if rtt is not None:
                     self.listener.measured(rtt, 0.0, 0.0)

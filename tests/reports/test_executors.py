@@ -444,6 +444,25 @@ def test_chunks_fit_the_round_trip(rude: Rude) -> None:
         assert pool.last.stats["chunks"] < max(30, sum(seconds for _, seconds in found) / 0.020 * 2 / 3)
 
 
+class Anew(Far):
+    """Each call has a process of its own, which has to be started."""
+
+    def pass_on(self, done: Future[Any], ours: Future[Any]) -> None:
+        first: Future[Any] = Future()
+        first.set_result(done.result()._replace(first=True))
+        super().pass_on(first, ours)
+
+
+@pytest.mark.parametrize("rude", [Anew], indirect=True)
+def test_a_start_for_each_call_belongs_to_the_way(rude: Rude) -> None:
+    """The start of the first process of a slot is not measured; one that comes with every call is."""
+    with distmap.Pool(rude) as pool:
+        pool.map(abs, range(4), chunksize=1, progress=False)
+        assert pool.workers[0].latency == 0
+        pool.map(abs, range(16), chunksize=1, progress=False)
+        assert pool.workers[0].latency > 0.02
+
+
 def test_what_waits_for_others_is_no_round_trip() -> None:
     """Chunks of a long stream stay small: they do not grow by the time that they make each other wait."""
 
