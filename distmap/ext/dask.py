@@ -14,7 +14,7 @@ import contextlib
 import logging
 import pickle
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
@@ -33,6 +33,10 @@ log = logging.getLogger("distmap")
 
 #: Parts of a call up to this many bytes travel in its task, which spares three round trips.
 IN_TASK = 512 << 10
+#: Seconds in which a scheduler is told that a pool is closed.
+LEAVE_LIMIT = 2.0
+#: So many messages the scheduler keeps of each topic (`distributed.admin.low-level-log-length`).
+EVENTS_KEPT = 1000
 
 
 class WorkerGone(Exception):
@@ -57,6 +61,8 @@ class DaskAdapter:
         self._ours = not isinstance(self._source, distributed.Client) or self._source.asynchronous
         self.name = f"Dask at {self._address}"
         self._topic = f"distmap-{uuid.uuid4().hex}"
+        #: Who hears of the topic; emptied at the end, as a client never forgets its handlers.
+        self._hearing: list[Callable[[bytes], None]] = []
         self._client: Any = None
         self._tasks: dict[Call, asyncio.Task[None]] = {}
 
@@ -68,9 +74,14 @@ class DaskAdapter:
             client = distributed.Client(self._address, security=security, set_as_default=False)
         self._client = client
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
-        #: Emptied at the end: a client never forgets whom it told of a topic.
-        self._hearing = hearing = [events.received]
-        client.subscribe_topic(self._topic, lambda event: [hear(event[1]) for hear in hearing] and None)
+        hearing = self._hearing
+        hearing.append(events.received)
+
+        def heard(event: tuple[float, bytes]) -> None:
+            for hear in hearing:
+                hear(event[1])
+
+        client.subscribe_topic(self._topic, heard)
         self._workers = DaskWorkers(client, self.name, events)
         self._workers.open()
         return [place.member for place in self._workers.places.values()]
@@ -80,18 +91,20 @@ class DaskAdapter:
             return
         self._hearing.clear()
         self._workers.close()
-        if not self._workers.closed:
-            self._client.unsubscribe_topic(self._topic)
-            with contextlib.suppress(TimeoutError):
-                self._workers.wait_for(self._end_calls())
+        if self._client.status == "running":
+            with contextlib.suppress(OSError):  # the scheduler is gone
+                self._workers.wait_for(self._leave())
         if self._ours:
             self._client.close()
 
-    async def _end_calls(self) -> None:
+    async def _leave(self) -> None:
+        self._client.unsubscribe_topic(self._topic)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The scheduler keeps the last messages of every topic for ever: these are smaller.
+        await asyncio.wait_for(self._client.scheduler.log_event(topic=[self._topic] * EVENTS_KEPT, msg=""), LEAVE_LIMIT)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ from distmap.tasks._typing import Buffer
 from distmap.tasks.payload import size
 from distmap.wire.messages import Task
 
+#: Most bytes that go over the side channel at once: the scheduler keeps the last thousand of them.
+EVENT_BYTES = 16 << 10
+
 
 class Bundle:
     """A pickle and buffers, which protocol 5 takes out of band."""
@@ -85,7 +88,8 @@ def far_end(topic: str, sent: bytes | Bundle, *kept: Bundle) -> Bundle:
     blobs += map(unpack_blob, kept)
 
     def emit(data: bytes) -> None:
-        worker.log_event(topic, data)
+        if len(data) <= EVENT_BYTES:
+            worker.log_event(topic, data)
 
     return pack_answer(run(task, blobs, list(rest), emit))
 

@@ -87,6 +87,10 @@ def test_whatever_leads_to_the_cluster_is_taken(client: Any, cluster: Any) -> No
             assert {(worker.name, worker.slots) for worker in pool.workers} == {("dask-0", 1), ("dask-1", 1)}
             assert {worker.tags for worker in pool.workers} == {frozenset({"GPU"})}
             assert pool.map(square, range(300), progress=False) == [x * x for x in range(300)]
+            pool.map(print, ["something"], progress=False)
+    kept = [events for topic, events in client.get_events().items() if topic.startswith("distmap-")]
+    assert kept
+    assert sum(len(message) for events in kept for _, message in events) == 0, "messages of pools that are closed"
     with distmap.Pool([client, 1]) as pool:
         assert {worker.name for worker in pool.workers} == {"dask-0", "dask-1", "local"}
         assert pool.map(square, range(300), progress=False) == [x * x for x in range(300)]
