@@ -119,6 +119,8 @@ class DaskAdapter:
         sent = pack_call(run, task, blobs, parts)
 
         def begin() -> None:
+            if self._workers.places.get(member) is not place:
+                return _settle(call, error=_gone(place))
             self._tasks[call] = made = asyncio.ensure_future(self._run(call, place, sent, handles))
             place.calls.add(made)
             made.add_done_callback(place.calls.discard)
@@ -131,7 +133,7 @@ class DaskAdapter:
         try:
             answer = await self._answer(call, place, sent, handles)
         except asyncio.CancelledError:
-            _settle(call, error=WorkerGone(f"the Dask worker {place.member.name} is gone"))
+            _settle(call, error=_gone(place))
         except Exception as error:
             # First it is told who is gone: then this call is lost with all else that ran there.
             with contextlib.suppress(asyncio.CancelledError):
@@ -227,6 +229,10 @@ def _address_of(source: Any) -> str:
     if source.scheduler is None:
         raise ValueError(f"this client of Dask is not connected ({source.status}): await it first, or make a new one")
     return str(source.scheduler.address)
+
+
+def _gone(place: Place) -> WorkerGone:
+    return WorkerGone(f"the Dask worker {place.member.name} is gone")
 
 
 def _settle(call: Future[Answer], answer: Answer | None = None, error: BaseException | None = None) -> None:
