@@ -8,6 +8,7 @@ call.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -153,7 +154,7 @@ def ipyparallel() -> Iterator[IPyParallel | None]:
         yield None
         return
     client = None
-    cluster = library.Cluster(n=WORKERS, log_level="CRITICAL")
+    cluster = library.Cluster(n=WORKERS, log_level=logging.CRITICAL)
     with starting("ipyparallel"):
         client = cluster.start_and_connect_sync(activate=False)
     try:

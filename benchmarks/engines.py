@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,19 @@ BY_HAND, ITS_MAP = "by hand", "its own map"
 #: Parts of the items for each worker where they are cut by hand: one, or so many that none waits long at the end.
 FEW, MANY = WORKERS, 10 * WORKERS
 #: Of so many tiny items the engine's own map gets one; it makes a call for each.
-FEWER = 50
+FEWER = 100
 
-Measured = dict[str, dict[str, list[float]]]
+Measured = dict[str, list[float]]
 
 
-def measure(engine: Engine, args: argparse.Namespace) -> Measured:
-    """The rounds of every case, by its key."""
+def measure(engine: Engine, args: argparse.Namespace) -> Iterator[tuple[str, Measured]]:
+    """The rounds of every case as they come, by its key."""
     with distmap.Pool(engine.target) as pool:
-        return {case.__name__: case(engine, pool, args) for case in (tiny, arrays, closure, naps)}
+        for case in (tiny, arrays, closure, naps):
+            yield case.__name__, case(engine, pool, args)
 
 
-def tiny(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict[str, list[float]]:
+def tiny(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> Measured:
     items = list(range(5_000 if args.quick else 100_000))
     squares, few = [x * x for x in items], items[: len(items) // FEWER]
     its_map = timed(lambda: engine.map(square, few), squares[: len(few)].__eq__)
@@ -50,10 +51,10 @@ def tiny(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict[s
         BY_HAND: timed(lambda: engine.best(square, items, FEW), squares.__eq__),
         ITS_MAP: lambda: its_map() * FEWER,
     }
-    return interleave(contenders, args.rounds, warm=2, limits={ITS_MAP: 2})
+    return interleave(contenders, args.rounds, warm=2, limits={ITS_MAP: 1})
 
 
-def arrays(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict[str, list[float]]:
+def arrays(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> Measured:
     data = [np.full(1 << 17 if args.quick else 1 << 21, float(x)) for x in range(4 if args.quick else 64)]
     sums = [float(array[::512].sum()) for array in data]
     contenders = {
@@ -63,7 +64,7 @@ def arrays(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict
     return interleave(contenders, args.rounds)
 
 
-def closure(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict[str, list[float]]:
+def closure(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> Measured:
     size = 1 << 17 if args.quick else 12_500_000
     contenders = {
         OURS: over(size, lambda value, items: pool.map(lambda x: window(value, x), items)),
@@ -72,7 +73,7 @@ def closure(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dic
     return interleave(contenders, args.rounds)
 
 
-def naps(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> dict[str, list[float]]:
+def naps(engine: Engine, pool: distmap.Pool, args: argparse.Namespace) -> Measured:
     waits = [0.01] * (100 if args.quick else 1000)
     contenders = {
         OURS: timed(lambda: pool.map(nap, waits)),
@@ -97,7 +98,7 @@ def over(size: int, call: Callable[[Any, list[int]], list[float]]) -> Round:
     return run
 
 
-def told(report: Report, name: str, got: Measured) -> None:
+def told(report: Report, name: str, got: Iterable[tuple[str, Measured]]) -> None:
     """Report what was measured on one engine, with its targets."""
     words = {
         "tiny": "tiny items of x * x",
@@ -105,7 +106,7 @@ def told(report: Report, name: str, got: Measured) -> None:
         "closure": "1,000 items over a captured array",
         "naps": "items of 10 ms",
     }
-    for key, rounds in got.items():
+    for key, rounds in got:
         # The engine's name stands before its ways, so that a reader of the file knows them apart.
         medians = report.case(f"{name}: {words[key]}", {_way(name, who): all for who, all in rounds.items()}, key=key)
         best = min((way for way in medians if way != OURS), key=medians.__getitem__, default="")
@@ -121,7 +122,7 @@ def _way(name: str, who: str) -> str:
     return who if who == OURS else f"{name}, {who}"
 
 
-def under_mpi(args: argparse.Namespace) -> Measured | None:
+def under_mpi(args: argparse.Namespace) -> dict[str, Measured] | None:
     """What a program that mpiexec has started measures; None where MPI is not there."""
     if module("mpi4py") is None:
         return None
@@ -138,7 +139,7 @@ def under_mpi(args: argparse.Namespace) -> Measured | None:
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"  MPI: left out, it does not start: {error}", file=sys.stderr)
             return None
-        measured: Measured = json.loads(path.read_text(encoding="utf-8"))
+        measured: dict[str, Measured] = json.loads(path.read_text(encoding="utf-8"))
         return measured
 
 
@@ -148,11 +149,11 @@ def main() -> None:
         from mpi4py.futures import MPIPoolExecutor
 
         with MPIPoolExecutor() as executor:
-            Path(path).write_text(json.dumps(measure(MPI(executor), args)), encoding="utf-8")
+            Path(path).write_text(json.dumps(dict(measure(MPI(executor), args))), encoding="utf-8")
         return
     report = Report("engines", args)
     if (got := under_mpi(args)) is not None:
-        told(report, MPI.name, got)
+        told(report, MPI.name, got.items())
     for start in (ipyparallel, dask, ray):
         with start() as engine:
             if engine is not None:
