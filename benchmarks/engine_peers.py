@@ -39,7 +39,8 @@ class Dask:
         return self._client.gather(self._client.map(fn, items, pure=False))  # type: ignore[no-any-return]
 
     def best(self, fn: Callable[[Any], Any], items: list[Any], parts: int) -> list[Any]:
-        return flat(self.map(several, [(fn, part) for part in cut(items, parts)]))
+        # Not as arguments: Dask looks for futures in lists, item by item.
+        return flat(self.moved(several, [(fn, part) for part in cut(items, parts)]))
 
     def moved(self, fn: Callable[[Any], Any], items: list[Any]) -> list[Any]:
         return self.map(fn, self._client.scatter(items, hash=False))
