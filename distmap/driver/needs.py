@@ -8,28 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distmap.core.limits import LIMITS
 from distmap.driver.blobs import Blobs
 from distmap.driver.workers import WorkerEntry
 from distmap.tasks.code import Code
 
 
 def needs_of(code: Code, worker: WorkerEntry, blobs: Blobs) -> tuple[bytes, ...]:
-    """What each task of the code needs on the worker, in the order in which it is used there.
-
-    It follows from the code, so it is found once; but for set-ups, which may be for other workers the next time.
-    """
-    needs = None if code.setups else worker.needs.get(code.digest)
-    if needs is None:
-        found = [blob.digest for blob in code.surroundings.of(worker.engine.place)]
-        for setup in code.setups:
-            if setup.tags <= worker.info.tags:
-                found += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
-        needs = that_travel(found + [blob.digest for blob in code.blobs], worker, blobs)
-        if len(worker.needs) >= LIMITS.recent_codes:
-            worker.needs.clear()
-        worker.needs[code.digest] = needs
-    return needs
+    """What each task of the code needs on the worker, in the order in which it is used there."""
+    needs = [blob.digest for blob in code.surroundings.of(worker.engine.place)]
+    for setup in code.setups:
+        if setup.tags <= worker.info.tags:
+            needs += [*[blob.digest for blob in setup.code.blobs], setup.code.digest]
+    return that_travel(needs + [blob.digest for blob in code.blobs], worker, blobs)
 
 
 def that_travel(needs: Sequence[bytes], worker: WorkerEntry, blobs: Blobs) -> tuple[bytes, ...]:

@@ -52,8 +52,6 @@ class WorkerEntry:
         self.drops = self.resumes = self.kept = 0
         #: Digests of what was put there.
         self.blobs: set[bytes] = set()
-        #: Digest of code -> what each of its tasks needs there.
-        self.needs: dict[bytes, tuple[bytes, ...]] = {}
         #: Names of set-ups that failed there, by job; while there is one it takes nothing.
         self.failed_setups: dict[int, str] = {}
         #: Of each slot whose item runs for long: attempt, offset, slot, when it began, state.

@@ -45,18 +45,6 @@ def test_each_place_is_sent_what_it_can_use() -> None:
     assert that_travel([b"tracker", b"module"], worker("there"), blobs) == (b"module",)
 
 
-def test_what_a_code_needs_is_found_once_for_each_worker() -> None:
-    """It follows from the code; of the last codes it is remembered."""
-    code = Code(b"code", Payload(b""), (MODULE,))
-    blobs, entry = kept(code), worker("here")
-    first = needs_of(code, entry, blobs)
-    assert needs_of(code, entry, blobs) is first
-    for at in range(20):
-        other = Code(b"%d" % at, Payload(b""), ())
-        assert needs_of(other, entry, blobs) == ()
-    assert len(entry.needs) < 10
-
-
 def test_a_set_up_is_needed_where_its_tags_are() -> None:
     """Before the code, with what itself needs; and the next call may have it for other workers."""
     first = Code(b"set-up", Payload(b""), (EXTRAS,))
