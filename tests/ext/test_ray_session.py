@@ -1,6 +1,6 @@
 """Ray in a process of its own: started for a pool, or reached through its client port. Runs where Ray is installed:
 
-pip install ray && pytest tests/ext/test_ray_session.py
+pip install 'ray[client]' && pytest tests/ext/test_ray_session.py
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def test_a_head_that_is_gone_ends_the_workers_and_not_this_process() -> None:
 
 def test_a_cluster_is_reached_through_its_client_port() -> None:
     """Everything goes through that, also what is large."""
+    pytest.importorskip("grpc", reason="it needs ray[client]")
     lines = run("""
         import socket
 
