@@ -200,7 +200,8 @@ class Commands:
         job.latest = snapshot = self._snapshots.of(job)
         del self._jobs[job.id]
         self._attempts.end_job(job)
-        if job.code.stateless and command.outcome == "done":  # else it may not have loaded, and could now
+        # Else it may not have loaded, and could now; or what was noticed as it loaded is to be said in each call.
+        if job.code.stateless and command.outcome == "done" and not job.notices:
             self._recent.keep(job.code)
         self._blobs.end(job.id)
         job.finish(command.outcome, snapshot, crashed=command.crashed, refused=command.refused)

@@ -59,6 +59,7 @@ def test_pools_leave_no_descriptor_thread_or_file(until):
             pool.map(lambda x: data[:2_000_000] + x, [bytes(2_000_000)] * 4)
             pool.map(abs, range(100))
 
+    threads = set(threading.enumerate())
     once()
     files = set(os.listdir(tempfile.gettempdir()))
     shared = set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
@@ -66,7 +67,7 @@ def test_pools_leave_no_descriptor_thread_or_file(until):
     for _ in range(3):
         once()
     until(lambda: psutil.Process().num_fds() <= count, 5)
-    until(lambda: not [one for one in threading.enumerate() if "distmap" in one.name.lower()], 5)
+    until(lambda: not [one for one in set(threading.enumerate()) - threads if "distmap" in one.name.lower()], 5)
     assert {name for name in set(os.listdir(tempfile.gettempdir())) - files if "distmap" in name} == set()
     if shared:
         assert {name for name in set(os.listdir("/dev/shm")) - shared if "distmap" in name} == set()
