@@ -32,6 +32,7 @@ def test_every_promise_is_kept(part: int) -> None:
         pytest.param(10148, id="an-unfit-worker-that-leaves-refuses-again"),
         pytest.param(86263, id="a-late-dial-as-the-world-comes-to-rest"),
         pytest.param(1171891, id="reports-of-a-worker-that-goes-on-after-an-interrupt"),
+        pytest.param(1227985, id="a-worker-that-is-left-out-refuses-again"),
     ],
 )
 def test_what_once_broke_a_promise(seed: int) -> None:

@@ -342,11 +342,15 @@ class Ledger:
             start, worker = job.chunks[attempt.chunk][0], attempt.slot[0]
             for item in range(start + attempt.next, start + attempt.hi):
                 job.items.pop(item, None)
-            # One that was let in all the same changes nothing by refusing again.
-            known = event.unfit and worker in job.unfit
-            (job.unfit if event.unfit else job.unable).add(worker)
-            self._find_workers()
-            job.refused = job.refused or (not known and self.goes_on(job) and not self._there(job))
+            # One that is left out, or was let in all the same, changes nothing by refusing again.
+            known = not self.may_use(job, self.workers[worker]) or (event.unfit and worker in job.unfit)
+            if not event.unfit:
+                job.unable.add(worker)
+            elif not known:
+                job.unfit.add(worker)
+            if not known:
+                self._find_workers()
+                job.refused = job.refused or (self.goes_on(job) and not self._there(job))
         self._end(event.attempt)
 
     def _on_AttemptReported(self, event: ev.AttemptReported) -> None:
