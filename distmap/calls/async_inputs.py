@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
@@ -94,11 +95,9 @@ class Bridge:
             return  # it has not begun
         if self._pending is not None:
             self._pending.cancel()
-        end = self._end()
-        try:
-            self._context.copy().run(asyncio.run_coroutine_threadsafe, end, self._loop)
-        except RuntimeError:  # the loop is closed: it has ended its generators
-            end.close()
+        # Not a coroutine, which would never be awaited if the loop is stopped for good before this.
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended its generators
+            self._context.copy().run(self._loop.call_soon_threadsafe, self._begin_end)
 
     # --- on the loop ------------------------------------------------------------------------------------------------
 
@@ -107,6 +106,10 @@ class Bridge:
         if self._iterator is None:
             self._iterator = aiter(self._items)
         return await anext(self._iterator, _END)
+
+    def _begin_end(self) -> None:
+        self._ending = asyncio.get_running_loop().create_task(self._end())
+        self._ending.add_done_callback(lambda end: end.cancelled() or end.exception())  # nobody waits for it
 
     async def _end(self) -> None:
         try:

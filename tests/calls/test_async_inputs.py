@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import itertools
 import threading
+import warnings
+from collections.abc import AsyncIterator
 
 import pytest
 
 from distmap import Pool
+from distmap.calls.async_inputs import Bridge
 from distmap.calls.inputs import AsyncPulled
 
 
@@ -206,3 +210,26 @@ def test_one_that_was_never_read_is_closed_without_a_loop():
     source.close()
     assert source.read(5) == ([], 0, True)
     assert not threads_of_inputs()
+
+
+def test_an_end_that_the_loop_does_not_come_to_leaves_nothing() -> None:
+    """A loop that is closed right after the input was let go of has no coroutine of ours that nobody awaits."""
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def begin() -> tuple[Bridge, int]:
+        bridge = Bridge(items())
+        return bridge, await asyncio.to_thread(next, bridge)
+
+    loop = asyncio.new_event_loop()
+    bridge, first = loop.run_until_complete(begin())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    bridge.close()
+    loop.close()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del loop, bridge
+        gc.collect()
+    assert (first, [str(one.message) for one in said]) == (1, [])

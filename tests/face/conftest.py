@@ -31,12 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 def pool2() -> Iterator[distmap.Pool]:
     """Two slots of this machine, shared by the tests of a file; nothing of it is left at the end."""
     me = psutil.Process()
-    before = {child.pid for child in me.children(recursive=True)}
+    before, threads = {child.pid for child in me.children(recursive=True)}, set(threading.enumerate())
     with distmap.Pool(2) as pool:
         pool.run(os.getpid)  # both its processes are there before the first test
         yield pool
     until(lambda: {child.pid for child in me.children(recursive=True)} <= before, 5)
-    until(lambda: not [thread.name for thread in threading.enumerate() if thread.name.startswith("distmap")], 5)
+    until(lambda: not [one for one in set(threading.enumerate()) - threads if one.name.startswith("distmap")], 5)
 
 
 @pytest.fixture
