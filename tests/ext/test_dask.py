@@ -16,9 +16,9 @@ import pytest
 from support.waiting import until
 
 import distmap
-from distmap.engine.attempt import Answer
+from distmap.engine.attempt import run_there
 from distmap.errors import ItemTimeout, JobCancelled, NoWorkers, PoisonItemError
-from distmap.wire.messages import Report, Task
+from distmap.wire.messages import Task
 
 #: Dask's processes, sockets and threads come and go by themselves.
 pytestmark = pytest.mark.own_leaks("processes", "threads", "descriptors")
@@ -280,10 +280,6 @@ def test_the_end_of_the_engine_is_the_cause(small: Any, gate: Path) -> None:
             pool.map(square, range(4), progress=False)
 
 
-def nothing(task: Task, blobs: Any, parts: Any, emit: Any) -> Answer:
-    return Answer([(Report(0, task.attempt, 0, 1, 0.0, True, ()), [])])
-
-
 def test_a_call_is_taken_back_only_before_dask_has_it(client: Any, gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its data is under way, it never begins; later nothing is known, as a task may wait or run."""
     from distmap.ext.dask import DaskAdapter
@@ -307,13 +303,13 @@ def test_a_call_is_taken_back_only_before_dask_has_it(client: Any, gate: Path, m
         task = Task(0, 1, b"", (), 0, 1, 0, 0.0)
 
         def call(size: int) -> Any:
-            return adapter.submit(members[0].key, nothing, task, [], [], [bytes(size)])
+            return adapter.submit(members[0].key, run_there, task, [], [], [bytes(size)])
 
         taken = call(1 << 20)
         assert adapter.cancel(taken)
         go.set()
         last = call(1)
-        assert last.result(20).messages[0][0].attempt == 1
+        assert last.result(20).missing == (task.code,)
         assert not adapter.cancel(last)
         assert submitted == [1]
         assert taken.cancelled()
