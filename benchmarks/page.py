@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from common import LIMIT, MOST_FOREIGN, OURS, show
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+#: Other libraries, as the scripts call them, and the packages that have their versions.
+PEERS = {"joblib": "joblib", "Ray": "ray", "Dask": "distributed", "mpire": "mpire"}
 #: Ratios between these are called equal.
 EQUAL = (0.95, 1.05)
 REGION = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -131,12 +133,17 @@ def machine_line(results: Results) -> str:
     """What the figures were taken on, and whether it was quiet."""
     machine = next(iter(results.values()))["machine"]
     packages = machine["packages"]
-    others = ", ".join(f"{name} {version}" for name, version in packages.items() if name != "distmap")
+    measured = {who.lower() for data in results.values() for case in data["cases"] for who in case["median"]}
+    absent = [peer for peer, package in PEERS.items() if not any(peer.lower() in who for who in measured)]
+    unused = {"distmap", *(PEERS[peer] for peer in absent)}
+    others = ", ".join(f"{name} {version}" for name, version in packages.items() if name not in unused)
     disturbed = [script for script, data in results.items() if data["foreign"] > MOST_FOREIGN]
     lines = [
         f"distmap {packages.get('distmap', '')}, Python {machine['python']}, {machine['system']}, "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']} GB of memory. Beside it: {others}."
     ]
+    if absent:
+        lines.append(f"Not measured in this run: {', '.join(absent)}.")
     if any(data["quick"] for data in results.values()):
         lines.append("**These figures are of small sizes (`--quick`): they only show that the scripts run.**")
     if disturbed:
