@@ -26,7 +26,7 @@ def make(pool: Pool, fn: Any, **rest: Any) -> Feed:
 
 def held(path: str) -> None:
     Path(path).touch()
-    time.sleep(60)
+    time.sleep(60)  # until its process is ended
 
 
 def pair(x: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def test_the_code_of_a_job_is_kept_until_nobody_calls_it_any_more(monkeypatch: p
             assert (len(blobs), dropped) == (4, [])
             async with asyncio.timeout(DEADLINE):
                 while len(blobs):  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.005)  # the timer runs on this loop; nothing tells of its end
             assert set(dropped[:2]) == {b"b", b"module of b"}
             assert set(dropped[2:]) == {b"a", b"module of a"}
 

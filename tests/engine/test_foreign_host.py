@@ -28,6 +28,7 @@ from distmap.errors import PoisonItemError
 from distmap.tasks.code import Code, dump_code
 from distmap.tasks.items import dump_items, load_results
 from distmap.testing.adapters import SmallAdapter, SmallCluster
+from distmap.testing.engine_work import all_at_once
 from distmap.wire.messages import Died, Report, Task
 
 ORIGIN = Origin(b"a worker", 1)
@@ -92,7 +93,7 @@ def test_a_crash_is_told_with_its_item() -> None:
         if x == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if x == "sleep":
-            time.sleep(60)
+            time.sleep(60)  # until the time limit ends it
         return x
 
     for item, reason, says in (("kill", "died", "SIGKILL"), ("sleep", "timeout", "longer than its time limit")):
@@ -104,24 +105,20 @@ def test_a_crash_is_told_with_its_item() -> None:
     assert values(run(step, [5])) == [5]
 
 
-def test_payloads_are_kept_once_and_bounded() -> None:
+def test_payloads_are_kept_once_and_bounded(tmp_path: Path) -> None:
     """For all task processes together, in memory that they share; what was not used for long is forgotten."""
     table = bytes(1 << 20)
-    code = dump_code(lambda _: (os.getpid(), len(table), time.sleep(0.3)))
-    barrier = threading.Barrier(2)
-
-    def call(found: list[Any]) -> None:
-        barrier.wait(10)
-        found.extend(values(run(code, [0], slots=2)))
-
+    meet = partial(all_at_once, str(tmp_path), 2, 20.0)
+    code = dump_code(lambda x: (*meet(x), len(table)))
     found: list[Any] = []
-    threads = [threading.Thread(target=call, args=(found,)) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.extend(values(run(code, [0], slots=2)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
-    assert len({pid for pid, *_ in found}) == 2
-    assert {size for _, size, _ in found} == {len(table)}
+        thread.join(30)
+    assert all(met for met, *_ in found)
+    assert len({pid for _, pid, _ in found}) == 2
+    assert {size for *_, size in found} == {len(table)}
     host = foreign_host._host
     assert host is not None
     assert len(host._slots._blobs) == len(code.blobs) + 1
@@ -170,7 +167,7 @@ def test_an_interrupt_ends_what_the_call_runs(tmp_path: Path) -> None:
 
     def wait(_: object) -> None:
         mark.write_text(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(60)  # until the interrupt ends it
 
     def interrupt() -> None:
         until(lambda: mark.exists() and mark.read_text())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from distmap.engine.attempt import BlobParts
 from distmap.engine.side_channel import UNNUMBERED, Copy, Origin, pack, unpack
 from distmap.tasks.code import dump_code
 from distmap.tasks.items import dump_items, load_results
+from distmap.testing.engine_work import all_at_once
 from distmap.wire.messages import Beat, Died, Interrupt, Kill, Output, Report, Revoke, Task
 
 ORIGIN = Origin(b"a worker", 1)
@@ -66,7 +66,7 @@ def stepper(folder: Path) -> Callable[[int], int]:
         (folder / f"begun-{x}").touch()
         time.sleep(0.06)  # so that it is reported as soon as it is finished
         while x == 2 and not (folder / "go").exists():
-            time.sleep(0.01)
+            time.sleep(0.01)  # the gate is a file: the item is in another process
         return x
 
     return step
@@ -146,20 +146,14 @@ def test_a_wish_may_be_quicker_than_its_call(monkeypatch: pytest.MonkeyPatch) ->
     assert [Running(abs, [-1, -2], origin=origin).values() for origin in origins] == [[1, 2], [], [1]]
 
 
-def test_a_thread_has_a_slot_of_its_own() -> None:
+def test_a_thread_has_a_slot_of_its_own(tmp_path: Path) -> None:
     """However many call at once: the engine has said one."""
-    barrier = threading.Barrier(3)
+    meet = partial(all_at_once, str(tmp_path), 3, 20.0)
     found: list[Any] = []
-
-    def meet() -> None:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            barrier.wait(20)
-        running = Running(lambda _: (os.getpid(), time.sleep(0.3)), [0])
-        found.extend(running.values())
-
-    threads = [threading.Thread(target=meet) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.extend(Running(meet, [0]).values())) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len({pid for pid, _ in found}) == 3
+    assert all(met for met, _ in found)
+    assert len({pid for _, pid in found}) == 3

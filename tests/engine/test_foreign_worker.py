@@ -130,7 +130,7 @@ def test_what_waits_is_taken_back_what_runs_is_stopped_between_items(ear: Ears) 
     def step(x: int) -> int:
         started.set()
         go_on.wait(10)
-        time.sleep(0.002)
+        time.sleep(0.002)  # so that items are left when it is told to stop
         return x
 
     async def main() -> None:
@@ -314,7 +314,7 @@ def test_an_executor_without_workers_is_lost(ear: Ears) -> None:
         listener.send(square, [3])
         async with asyncio.timeout(10):
             while len(executor.tasks) < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the questions come from timers of this loop
         executor._client._scheduler_identity = {"workers": {}}  # type: ignore[attr-defined]
         assert await listener.hear("event") == WorkerLost(7, charged=False)
         assert engine.broken is not None
@@ -376,7 +376,7 @@ def test_what_surely_runs_is_waited_for(ear: Ears) -> None:
         future.running = running  # type: ignore[method-assign]
         async with asyncio.timeout(10):
             while asked < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # the questions come from timers of this loop
         assert not executor.tasks  # nobody knocked
         future.set_result(fn(*args))
         assert await listener.values(attempt) == [9]

@@ -65,7 +65,7 @@ def wait(path: str) -> None:
         pass
     end = time.monotonic() + 20
     while not os.path.exists(path) and time.monotonic() < end:
-        time.sleep(0.01)
+        time.sleep(0.01)  # the gate is a file: the task is in another process
 
 
 def waiting(gate: Path | str) -> int:

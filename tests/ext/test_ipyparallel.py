@@ -114,7 +114,7 @@ def test_an_engine_that_dies_costs_no_item(cluster: Any, client: Any) -> None:
 def nap(x: int) -> int:
     import time
 
-    time.sleep(0.02)
+    time.sleep(0.02)  # the length of an item
     return x
 
 

@@ -49,7 +49,7 @@ def pool(cluster: Any) -> Iterator[Pool]:
 
 
 def nap(x: int) -> int:
-    time.sleep(0.02)
+    time.sleep(0.02)  # the length of an item
     return x
 
 
@@ -85,7 +85,7 @@ def test_a_process_of_rays_that_is_killed_costs_no_item(pool: Pool, tmp_path: Pa
         if x == 7 and not (tmp_path / "killed").exists():
             (tmp_path / "killed").touch()
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(30)
+            time.sleep(30)  # until it is ended with its parent
         return x
 
     assert pool.map(kill_once, range(20)) == list(range(20))

@@ -66,7 +66,7 @@ def test_a_head_that_is_gone_ends_the_workers_and_not_this_process() -> None:
         with Pool("ray", progress=False) as pool:
             job = pool.map_async(lambda x: time.sleep(0.02), range(10_000))
             while job.progress is None or not job.progress.done:
-                time.sleep(0.1)
+                time.sleep(0.1)  # `run` has a deadline
             for child in psutil.Process().children(recursive=True):
                 if child.name() == "gcs_server":
                     child.kill()

@@ -100,7 +100,7 @@ def test_a_poison_item_is_named_and_costs_no_other(real: Executor) -> None:
 
 def stop_at(poison: int, x: int) -> int:
     if x == poison:
-        time.sleep(60)
+        time.sleep(60)  # until the time limit ends it
     return x
 
 
