@@ -186,7 +186,7 @@ def show(value: float, unit: str) -> str:
     if unit != "s":
         return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
     for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= scale:
+        if value >= 0.9995 * scale:  # or three digits would round it up to 1e+03 of the smaller unit
             return f"{value / scale:.3g} {name}"
     return f"{value * 1e9:.3g} ns"
 

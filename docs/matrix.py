@@ -45,6 +45,8 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
     lines += [f"{number}. {reason[:1].upper()}{reason[1:]}." for reason, number in reasons.items()]
     lines += ["", "Tried with:", "", "| engine | version | Python | day |", "|---|---|---|---|"]
     lines += [f"| {one['title']} | {one['version']} | {one['python']} | {one['date']} |" for one in found.values()]
+    if untried := [engine.title or name for name, engine in ENGINES.items() if name not in found]:
+        lines += ["", f"Not tried yet: {', '.join(untried)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Numbers that bound launchers and what they started; all others are in `limits.py`.
+"""Numbers that bound launchers and what they started; `limits.py` has those of a pool.
 
 Owns limits and time constants only. Seconds throughout.
 """

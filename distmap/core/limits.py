@@ -1,4 +1,4 @@
-"""Every number that bounds something, in one frozen place; `relay_limits.py` and `ssh_limits.py` have the rest.
+"""Every number that bounds something, in one frozen place; the other `*_limits.py` beside it have the rest.
 
 Owns limits and time constants only. Seconds and bytes throughout. Figures come from measurements or from the
 practice named beside them; a test or the simulator may build a `Limits` with other values.

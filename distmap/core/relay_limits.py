@@ -1,4 +1,4 @@
-"""Numbers that bound a relay, and the two sides that meet there; all others are in `limits.py`.
+"""Numbers that bound a relay, and the two sides that meet there; `limits.py` has those of a pool.
 
 Owns limits and time constants only. Seconds and bytes throughout.
 """

@@ -1,4 +1,4 @@
-"""Numbers that bound logins by SSH, at which workers are reached or started; all others are in `limits.py`.
+"""Numbers that bound logins by SSH, at which workers are reached or started; `limits.py` has those of a pool.
 
 Owns limits and time constants only. Seconds and bytes throughout.
 """

@@ -200,8 +200,11 @@ class Commands:
         job.latest = snapshot = self._snapshots.of(job)
         del self._jobs[job.id]
         self._attempts.end_job(job)
-        # Else it may not have loaded, and could now; or what was noticed as it loaded is to be said in each call.
-        if job.code.stateless and command.outcome == "done" and not job.notices:
+        if command.outcome != "done" or job.notices or job.refusals:
+            # It may not have loaded somewhere, and could now; what was noticed is to be said in each call; and what
+            # items left behind is ended only where no code is loaded any more, also none of earlier jobs.
+            self._recent.clear()
+        elif job.code.stateless:
             self._recent.keep(job.code)
         self._blobs.end(job.id)
         job.finish(command.outcome, snapshot, crashed=command.crashed, refused=command.refused)

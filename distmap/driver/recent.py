@@ -40,6 +40,12 @@ class RecentCodes:
         if self._timer is None:
             self._timer = self._loop.call_later(LIMITS.recent_seconds, self._look)
 
+    def clear(self) -> None:
+        """Let go of all of it now."""
+        for holder, _ in self._kept.values():
+            self._blobs.let_go(holder)
+        self._kept.clear()
+
     def stop(self) -> None:
         """The pool ends, and all blobs with it."""
         if self._timer is not None:

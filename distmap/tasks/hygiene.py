@@ -65,7 +65,8 @@ class Hygiene:
         reserve.fill()
 
     def begin(self) -> None:
-        """What is now is what items are to find."""
+        """What is now is what items are to find; what they leave behind is looked for with the first of them."""
+        self._look_at = 0.0
         self._cwd = _cwd()
         self._env = {**_environ()}
         self._handlers = [_signal.getsignal(number) for number in _SIGNALS]

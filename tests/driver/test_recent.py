@@ -24,8 +24,8 @@ def code(name: str) -> Code:
 
 
 @contextlib.contextmanager
-def kept_by(loop: asyncio.AbstractEventLoop) -> Iterator[tuple[Any, Blobs, list[bytes]]]:
-    """A function that ends a job of a code, what holds its blobs, and what was dropped."""
+def kept_by(loop: asyncio.AbstractEventLoop) -> Iterator[tuple[RecentCodes, Any, Blobs, list[bytes]]]:
+    """It, a function that ends a job of a code, what holds its blobs, and what was dropped."""
     dropped: list[bytes] = []
     blobs = Blobs(dropped.append, lambda holder, nbytes: None)
     codes = RecentCodes(loop, blobs)
@@ -37,7 +37,7 @@ def kept_by(loop: asyncio.AbstractEventLoop) -> Iterator[tuple[Any, Blobs, list[
         blobs.end(job)
 
     try:
-        yield end, blobs, dropped
+        yield codes, end, blobs, dropped
     finally:
         codes.stop()
 
@@ -47,7 +47,7 @@ def test_the_code_of_a_job_is_kept_until_nobody_calls_it_any_more(monkeypatch: p
     monkeypatch.setattr(recent, "LIMITS", LIMITS._replace(recent_seconds=0.02))
 
     async def play() -> None:
-        with kept_by(asyncio.get_running_loop()) as (end, blobs, dropped):
+        with kept_by(asyncio.get_running_loop()) as (_, end, blobs, dropped):
             end(1, "a")
             end(2, "b")
             end(3, "a")
@@ -65,12 +65,27 @@ def test_few_codes_are_kept() -> None:
     """The one whose last job ended first goes first."""
 
     async def play() -> None:
-        with kept_by(asyncio.get_running_loop()) as (end, blobs, dropped):
+        with kept_by(asyncio.get_running_loop()) as (_, end, blobs, dropped):
             for at in range(LIMITS.recent_codes):
                 end(at + 1, str(at))
             end(98, "0")
             end(99, "new")
             assert set(dropped) == {b"1", b"module of 1"}
             assert len(blobs) == 2 * LIMITS.recent_codes
+
+    asyncio.run(play())
+
+
+def test_all_of_it_may_be_let_go_of_at_once() -> None:
+    """What comes later is kept as before."""
+
+    async def play() -> None:
+        with kept_by(asyncio.get_running_loop()) as (codes, end, blobs, dropped):
+            end(1, "a")
+            end(2, "b")
+            codes.clear()
+            assert (len(blobs), len(dropped)) == (0, 4)
+            end(3, "a")
+            assert len(blobs) == 2
 
     asyncio.run(play())

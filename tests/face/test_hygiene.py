@@ -105,6 +105,20 @@ def test_processes_that_items_leave_are_told_of_and_ended(pool, until):
     until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "61"]])
 
 
+def test_processes_that_items_leave_are_ended_between_quick_calls(pool, until):
+    """Also where calls follow each other so soon that functions stay loaded; and each call says so."""
+    left = []
+
+    def calls():
+        assert pool.map(abs, [-1]) == [1]
+        left.extend(pool.map(start, [["sleep", "61"]]))
+
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="left .* behind"):
+            calls()
+    until(lambda: not any(map(psutil.pid_exists, left)))
+
+
 def test_processes_of_a_set_up_stay(until):
     """What `initializer=` starts lives as long as the slot."""
     with warnings.catch_warnings():

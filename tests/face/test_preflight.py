@@ -100,6 +100,27 @@ def test_a_worker_without_the_package_is_left_out(pool: Call, needs: Call) -> No
     assert here.map(abs, range(40), chunksize=1) == list(range(40))
 
 
+def test_a_worker_that_can_load_it_now_takes_part_in_the_next_call(pool: Call, tmp_path: Path) -> None:
+    """However soon that is: that it could not load the function is not kept beyond the call."""
+    import parcels
+
+    mounted, there = tmp_path / "mounted", install(tmp_path / "there", "parcels", "1.9.0")
+    text = (there / "parcels.py").read_text()
+    (there / "parcels.py").write_text(f"{text}open({str(mounted)!r}).close()\n")
+    with WorkerProcess("--port", "0", "--slots", "1", "--name", "late", env={"PYTHONPATH": str(there)}) as worker:
+        with distmap.Pool([worker.url, 1]) as here:
+            here.wait_for_workers(2, 40)
+
+            def calls() -> None:
+                here.map(parcels.f, range(40), chunksize=1)
+                mounted.touch()
+                here.map(parcels.f, range(40), chunksize=1)
+
+            with pytest.warns(UserWarning, match="ran on the other workers only: late"):
+                calls()
+            assert {lane.name for lane in here.last.progress.lanes if lane.items} == {"local", "late"}
+
+
 def test_every_kind_of_call_leaves_it_out(pool: Call) -> None:
     """Streams, folds and submitted items go elsewhere too."""
     here = pool("bare", 1)
