@@ -100,10 +100,10 @@ class ExecutorAdapter:
             blobs = [blob._replace(parts=tuple(portable(blob.parts))) for blob in blobs]
             items = self._lend(BlobParts(task.code, "value", tuple(parts)))
             parts = portable(parts) if items is None else []
-        if handles or items is not None:
-            run = partial(run_with, handles, items, run)
         if self.isolated:
             run = partial(run_elsewhere, self._home, run)
+        if handles or items is not None:  # last: what is lent is to be opened wherever it runs
+            run = partial(run_with, handles, items, run)
         try:
             call = self._executor.submit(run, task, blobs, parts, None)
         except BaseException as error:

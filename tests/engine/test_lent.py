@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
@@ -107,6 +107,20 @@ def test_what_is_large_is_not_sent_through_a_pipe(monkeypatch: pytest.MonkeyPatc
         assert pool.map(len, [table, table[1:]], chunksize=1, progress=False) == [len(table), len(table) - 1]
         assert pool.map(lambda x: len(table) + x, range(4), chunksize=2, progress=False)[3] == len(table) + 3
         assert max(sizes) > len(table)
+
+
+def test_threads_of_the_pools_own_process_open_it_too() -> None:
+    """However an executor of threads is wrapped: large items and values come to the call."""
+
+    class Wrapped(Executor):
+        max_workers = 1
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return threads.submit(fn, *args, **kwargs)
+
+    table = bytes(LARGE)
+    with ThreadPoolExecutor(1) as threads, distmap.Pool(Wrapped()) as pool:
+        assert pool.map(lambda item: len(item) + len(table), [table[1:]], progress=False) == [2 * LARGE - 1]
 
 
 def test_what_is_lent_is_taken_back_once() -> None:
