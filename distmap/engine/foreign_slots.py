@@ -239,7 +239,9 @@ class ForeignSlots:
         self._used.discard(died.slot)
         if died.slot not in self._running:
             return
-        if not self._proved and died.attempt < 0:
+        if died.attempt >= 0:
+            self._proved = True
+        elif not self._proved and died.reason != "killed":  # which may have been before its first word
             return self._refuse(died.text)
         self._take(died._replace(attempt=self._running[died.slot]), [])
         self._end(died.slot)
@@ -249,7 +251,7 @@ class ForeignSlots:
         self._dead.discard(ready.slot)
 
     def _take(self, message: Report | Output | Refused | Died, parts: list[Buffer]) -> None:
-        self._proved = True
+        self._proved |= not isinstance(message, Died)
         if (call := self._calls.get(message.attempt)) is not None:
             message = message._replace(slot=call.task.slot, attempt=call.task.attempt)
             call.messages.append((message, parts))

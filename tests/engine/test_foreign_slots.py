@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +136,21 @@ def test_wishes_reach_what_runs(tmp_path: Path, wish: Any, values: list[int] | N
         assert messages[-1][0].ended
         assert running.values()[: len(values)] == values
         assert not (tmp_path / "begun-3").exists()
+
+
+def test_a_kill_before_the_first_word_is_no_sign_of_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That no process has said anything by then does not mean that none can be started: the next call has one."""
+    mark, python = tmp_path / "first", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ -e {mark} ] && exec {sys.executable} "$@"\ntouch {mark}; exec sleep 60\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    running = Running(abs, [-1])
+    until(mark.exists)
+    foreign_host.control(pack(ORIGIN, UNNUMBERED, Kill(0)))
+    ((died, _),) = running.messages()
+    assert isinstance(died, Died)
+    assert (died.attempt, died.reason) == (77, "killed")
+    assert Running(lambda _: os.getpid(), [0]).values() != [os.getpid()]
 
 
 def test_a_wish_may_be_quicker_than_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
