@@ -33,6 +33,10 @@ T = TypeVar("T")
 LOOK_EVERY = 0.1
 
 
+class TooLate(TimeoutError):
+    """A call of somebody else's code took longer than it may."""
+
+
 class ForeignEngine:
     """Runs chunks on an engine that already runs. It is also what its adapter tells news (`AdapterEvents`)."""
 
@@ -77,7 +81,7 @@ class ForeignEngine:
             members = await in_thread(
                 self._loop, partial(self._adapter.open, self), self._limits.engine_open, late=self._adapter.close
             )
-        except TimeoutError as error:
+        except TooLate as error:
             raise ConnectError(f"{name} has not answered for {self._limits.engine_open:g} s") from error
         except Exception as error:
             self._opened = True  # as far as it came
@@ -246,34 +250,35 @@ async def in_thread(
 
     Args:
         seconds: how long it may take. Then it is left alone; its thread keeps no process alive.
-        late: called in that thread once the call has ended too late, and has not raised.
+        late: called in a thread once the call has ended too late, however it has.
 
     Raises:
-        TimeoutError: It took longer.
+        TooLate: It took longer.
         Exception: What it raised.
     """
     import asyncio
 
     answer: asyncio.Future[T] = loop.create_future()
 
-    def give(value: T) -> None:
+    def end(tell: Callable[[], object]) -> None:
         if not answer.done():
-            answer.set_result(value)
+            tell()
         elif late is not None:
             threading.Thread(target=late, daemon=True).start()
 
-    def fail(error: BaseException) -> None:
-        if not answer.done():
-            answer.set_exception(error)
-
     def run() -> None:
+        tell: Callable[[], object]
         try:
-            value = call()
+            tell = partial(answer.set_result, call())
         except BaseException as error:
-            call_on_loop(loop, partial(fail, error))
-        else:
-            if not call_on_loop(loop, partial(give, value)) and late is not None:
-                late()
+            tell = partial(answer.set_exception, error)
+        if not call_on_loop(loop, partial(end, tell)) and late is not None:
+            late()
 
     threading.Thread(target=run, name="distmap-engine", daemon=True).start()
-    return await asyncio.wait_for(answer, seconds)
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except TimeoutError as error:
+        if answer.cancelled():
+            raise TooLate(f"not within {seconds:g} s") from error
+        raise

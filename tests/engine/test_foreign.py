@@ -125,13 +125,18 @@ def test_tags_are_those_of_members() -> None:
         pool.map(square, range(3), tags=["gpu"], progress=False)
 
 
-def test_an_engine_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch, cluster: SmallCluster) -> None:
-    """The pool says so, and the engine is let go of should it answer after all."""
+@pytest.mark.parametrize("raises", [False, True], ids=["an answer", "an error"])
+def test_an_engine_that_does_not_answer_is_left(
+    monkeypatch: pytest.MonkeyPatch, cluster: SmallCluster, raises: bool
+) -> None:
+    """The pool says so, and the engine is let go of should it answer after all, whatever it answers."""
     gate, closed = threading.Event(), threading.Event()
 
     class Silent(SmallAdapter):
         def open(self, events: Any) -> Any:
             gate.wait(20)
+            if raises:
+                raise OSError("after all")
             return []
 
         def close(self) -> None:
@@ -141,6 +146,22 @@ def test_an_engine_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ConnectError, match=r"a small cluster has not answered for 0\.05 s"):
         distmap.Pool(Silent(cluster))
     gate.set()
+    assert closed.wait(20)
+
+
+def test_an_engine_that_cannot_be_reached_is_let_go_of(cluster: SmallCluster) -> None:
+    """As far as it came, and in its own words: a time limit of its own is not that of the pool."""
+    closed = threading.Event()
+
+    class Patient(SmallAdapter):
+        def open(self, events: Any) -> Any:
+            raise TimeoutError("timed out trying to connect")
+
+        def close(self) -> None:
+            closed.set()
+
+    with pytest.raises(ConnectError, match="cannot be reached: TimeoutError: timed out trying to connect"):
+        distmap.Pool(Patient(cluster))
     assert closed.wait(20)
 
 
