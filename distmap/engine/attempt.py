@@ -66,11 +66,9 @@ class PayloadStore:
         #: In the order of last use.
         self._held: dict[bytes, None] = {}
         self._users: Counter[bytes] = Counter()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
 
-    def _forked(self) -> None:
-        """The other threads, and what they held, are not here."""
+    def forked(self) -> None:
+        """In a process that was forked: the other threads, and what they held, are not here."""
         self._lock = threading.Lock()
         self._users.clear()
 
@@ -112,6 +110,8 @@ class _PayloadStore(PayloadStore):
 
 
 _store = _PayloadStore()
+if hasattr(os, "register_at_fork"):  # once: what is registered stays for ever
+    os.register_at_fork(after_in_child=lambda: _store.forked())
 
 
 class _ThreadState(threading.local):

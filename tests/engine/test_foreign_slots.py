@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -151,6 +153,15 @@ def test_a_kill_before_the_first_word_is_no_sign_of_anything(monkeypatch: pytest
     assert isinstance(died, Died)
     assert (died.attempt, died.reason) == (77, "killed")
     assert Running(lambda _: os.getpid(), [0]).values() != [os.getpid()]
+
+
+def test_what_is_over_is_let_go_of() -> None:
+    """With each time without work there are slots of ours anew: those before are forgotten."""
+    assert Running(abs, [-1]).values() == [1]
+    host = weakref.ref(foreign_host._host)  # type: ignore[type-var]
+    foreign_host.end()
+    gc.collect()
+    assert host() is None
 
 
 def test_a_wish_may_be_quicker_than_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
