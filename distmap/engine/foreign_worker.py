@@ -303,11 +303,17 @@ class ForeignWorker:
             self._clear()
             listener.lost(charged, why)
 
-    def _clear(self) -> list[ForeignAttempt]:
+    def _clear(self) -> None:
+        """Nothing that it has is heard any more: what runs is told to stop, and forgotten."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return self.queue.clear()
+        for entry in self.queue.clear():
+            entry.cells[CELL_STOP] = 0
+            entry.cells[CELL_STOP_ATTEMPT] = entry.task.attempt
+            if (call := entry.call) is not None:
+                self._calls.wish(entry, Kill(0))
+                self._calls.forget(call)
 
     def _check_silence(self) -> None:
         """Silent for long: an item may take its time, but an engine that takes nothing new answers nothing either."""
@@ -373,9 +379,4 @@ class ForeignWorker:
     def close(self) -> None:
         """The pool ends: nothing is told any more."""
         self.listener = None
-        for entry in self._clear():
-            entry.cells[CELL_STOP] = 0
-            entry.cells[CELL_STOP_ATTEMPT] = entry.task.attempt
-            if (call := entry.call) is not None:
-                self._calls.wish(entry, Kill(0))
-                self._calls.forget(call)
+        self._clear()

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -689,6 +690,52 @@ def test_what_was_heard_runs_no_second_time(ear: Ears) -> None:
         again.set_result(answer((3, 4), task=rest))
         report, _ = await listener.hear("report")
         assert (report.lo, report.hi, report.ended) == (3, 4, True)
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_what_a_lost_member_runs_is_told_to_stop(ear: Ears) -> None:
+    """Its items run elsewhere: its far end is to end it, and its answer is not waited for."""
+
+    async def main() -> None:
+        adapter = Talkative()
+        forgotten: list[Any] = []
+        adapter.forget = forgotten.append  # type: ignore[method-assign]
+        engine, listener = ForeignEngine(adapter), ear()
+        await engine.start(listener)
+        listener.send(square, range(4))
+        ((call, origin, _),) = adapter.calls
+        engine.members([])
+        assert await listener.hear("event") == WorkerLost(7)
+        assert [(wish.origin, wish.message) for wish in adapter.wishes] == [(origin, Kill(0))]
+        assert forgotten == [call]
+        await engine.close(now=True)
+
+    asyncio.run(main())
+
+
+def test_threads_of_an_executor_that_was_shut_down_stop_between_items(ear: Ears, tmp_path: Path) -> None:
+    """Nobody hears them any more, and their items run elsewhere."""
+
+    def step(x: int) -> None:
+        (tmp_path / f"begun-{x}").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.002)  # the gate is a file: the function travels
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            engine, listener = engine_on(threads), ear()
+            await engine.start(listener)
+            try:
+                listener.send(step, range(3))
+                await eventually((tmp_path / "begun-0").exists)
+                threads.shutdown(wait=False)
+                listener.send(square, [1])
+                assert await listener.hear("event") == WorkerLost(7, charged=False)
+            finally:
+                (tmp_path / "go").touch()
+        assert not (tmp_path / "begun-1").exists()
         await engine.close(now=True)
 
     asyncio.run(main())
