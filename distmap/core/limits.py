@@ -345,6 +345,8 @@ class Limits(NamedTuple):
     # engines that somebody else runs
     #: Seconds that one may take until it has said who is there: a cluster of Ray starts in three or four.
     engine_open: float = 60.0
+    #: Seconds, and one more for each MiB, after which calls no longer wait for its store to have a payload.
+    engine_hand_over: float = 30.0
     #: Seconds in which what was made there is let go of.
     engine_close: float = 10.0
     #: Seconds without work after which the task processes in one of its workers leave.

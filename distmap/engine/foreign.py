@@ -75,7 +75,9 @@ class ForeignEngine:
         import asyncio
 
         self._loop = asyncio.get_running_loop()
-        self._payloads = ForeignPayloads(self._adapter, self._loop, lambda: list(self._members), self._submit_waiting)
+        self._payloads = ForeignPayloads(
+            self._adapter, self._loop, lambda: list(self._members), self._submit_waiting, limits=self._limits
+        )
         name = self._adapter.name
         try:
             members = await in_thread(

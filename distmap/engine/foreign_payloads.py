@@ -2,7 +2,8 @@
 
 Owns the payloads that the driver has put, and the handles of those that the engine's own store has. Small ones travel
 with every call. A large one is handed to that store once for all workers, if there is one, and calls carry its handle;
-else it travels with a call once a worker says that it lacks it. On the loop's thread. Knows no attempts.
+else, or while that takes too long, it travels with a call once a worker says that it lacks it. On the loop's thread.
+Knows no attempts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from distmap.core.limits import LIMITS, Limits
 from distmap.engine.adapter import Adapter, Call
 from distmap.engine.attempt import BlobParts
 from distmap.engine.base import Parts
@@ -32,11 +34,14 @@ class _Kept:
 
     def __init__(self, blob: BlobParts) -> None:
         self.blob = blob
-        self.large = sum(map(size, blob.parts)) > INLINE_BYTES
+        self.size = sum(map(size, blob.parts))
+        self.large = self.size > INLINE_BYTES
         #: Workers on which the driver has put it.
         self.users: set[int] = set()
         #: The hand-over that is under way.
         self.call: Call | None = None
+        #: Runs while calls wait for it.
+        self.timer: asyncio.TimerHandle | None = None
         #: What the engine's store calls it, if that has it.
         self.handles: list[Any] = []
 
@@ -46,7 +51,7 @@ class ForeignPayloads:
 
     Args:
         members: the keys of the members that are there.
-        changed: called once a hand-over has ended, so that calls may go that waited for it.
+        changed: called once a hand-over has ended, or takes too long, so that calls may go that waited for it.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class ForeignPayloads:
         loop: asyncio.AbstractEventLoop,
         members: Callable[[], list[str]],
         changed: Callable[[], None],
+        *,
+        limits: Limits = LIMITS,
     ) -> None:
         self._adapter = adapter
         self._loop = loop
         self._members = members
         self._changed = changed
+        self._limits = limits
         self._kept: dict[bytes, _Kept] = {}
 
     def __contains__(self, digest: bytes) -> bool:
@@ -96,8 +104,8 @@ class ForeignPayloads:
     # --- for a call --------------------------------------------------------------------------------------------------
 
     def pending(self, digests: Iterable[bytes]) -> bool:
-        """Whether one of these is being handed over."""
-        return any(kept.call is not None for kept in self._of(digests))
+        """Whether one of these is being handed over, and that is to be waited for."""
+        return any(kept.timer is not None for kept in self._of(digests))
 
     def handles(self, digests: Iterable[bytes]) -> list[Any]:
         """Of those that the engine's store has."""
@@ -122,13 +130,22 @@ class ForeignPayloads:
         except Exception as error:
             log.info("x %s could not take a payload: %r", self._adapter.name, error)
         if kept.call is not None:
+            seconds = self._limits.engine_hand_over + kept.size / (1 << 20)
+            kept.timer = self._loop.call_later(seconds, self._give_up, kept)
             done = partial(call_on_loop, self._loop)
             kept.call.add_done_callback(lambda call: done(partial(self._handed_over, kept, call)))
+
+    def _give_up(self, kept: _Kept) -> None:
+        """It takes too long, such as for one worker that has stopped: calls wait no more, but use it should it come."""
+        kept.timer = None
+        log.info("x %s has not taken a payload of %d bytes yet", self._adapter.name, kept.size)
+        self._changed()
 
     def _handed_over(self, kept: _Kept, call: Call) -> None:
         if kept.call is not call:
             return
         kept.call = None
+        self._end_timer(kept)
         try:
             handle: Any = call.result()
         except BaseException as error:  # it travels with a call then
@@ -139,7 +156,13 @@ class ForeignPayloads:
                 self._forget(kept)
         self._changed()
 
+    def _end_timer(self, kept: _Kept) -> None:
+        if kept.timer is not None:
+            kept.timer.cancel()
+            kept.timer = None
+
     def _forget(self, kept: _Kept) -> None:
+        self._end_timer(kept)
         handles, kept.handles = kept.handles, []
         for handle in handles:
             try:

@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import Future
 from typing import Any
 
+from distmap.core.limits import LIMITS
 from distmap.engine.foreign_payloads import INLINE_BYTES, ForeignPayloads
 from distmap.testing.adapters import SmallAdapter, SmallCluster
 
@@ -87,5 +88,28 @@ def test_what_no_store_takes_travels_with_calls() -> None:
         slow.handing[1].set_result("late")
         await asyncio.wait_for(changed.wait(), 10)
         assert slow.dropped == ["late"]
+
+    asyncio.run(main())
+
+
+def test_a_store_that_takes_long_is_not_waited_for() -> None:
+    """Calls go after a time without the handle, the payload with those that lack it; should it come, they use it."""
+
+    async def main() -> None:
+        changed = asyncio.Event()
+        adapter = Slow(SmallCluster())
+        loop, limits = asyncio.get_running_loop(), LIMITS._replace(engine_hand_over=0.01)
+        payloads = ForeignPayloads(adapter, loop, lambda: ["one", "two"], changed.set, limits=limits)
+        payloads.put(1, b"large", "value", [LARGE])
+        assert payloads.pending([b"large"])
+        await asyncio.wait_for(changed.wait(), 10)
+        assert not payloads.pending([b"large"])
+        assert payloads.handles([b"large"]) == []
+        changed.clear()
+        adapter.handing[0].set_result("late")
+        await asyncio.wait_for(changed.wait(), 10)
+        assert payloads.handles([b"large"]) == ["late"]
+        payloads.clear()
+        assert adapter.dropped == ["late"]
 
     asyncio.run(main())
