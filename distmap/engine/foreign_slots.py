@@ -116,6 +116,14 @@ class ForeignSlots:
 
     def begin(self, call: HostedCall) -> None:
         """Run it, each in a slot of its own: so many threads call as the engine has."""
+        try:
+            self._begin(call)
+        except BaseException as error:  # `_crashed` may not know it yet, and its thread waits
+            call.error = error
+            call.done.set()
+            raise
+
+    def _begin(self, call: HostedCall) -> None:
         if self.unable is not None:
             call.unable = self.unable
             return call.done.set()

@@ -19,6 +19,7 @@ from support.waiting import until
 from distmap.engine import foreign_host, foreign_slots
 from distmap.engine.attempt import BlobParts
 from distmap.engine.side_channel import UNNUMBERED, Copy, Origin, pack, unpack
+from distmap.slots.slots import Slots
 from distmap.tasks.code import dump_code
 from distmap.tasks.items import dump_items, load_results
 from distmap.testing.engine_work import all_at_once
@@ -47,7 +48,7 @@ class Running:
         def run() -> None:
             self.answer = foreign_host.run(1, origin, task, blobs, payload.parts, emit)
 
-        self.thread = threading.Thread(target=run)
+        self.thread = threading.Thread(target=run, daemon=True)
         self.thread.start()
 
     def messages(self) -> Any:
@@ -162,6 +163,21 @@ def test_what_is_over_is_let_go_of() -> None:
     foreign_host.end()
     gc.collect()
     assert host() is None
+
+
+def test_a_call_that_cannot_begin_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the error: nobody waits for ever."""
+
+    def full(*args: Any) -> None:
+        raise MemoryError("full")
+
+    errors: list[BaseException] = []
+    monkeypatch.setattr(threading, "excepthook", lambda hooked: errors.append(hooked.exc_value))
+    with monkeypatch.context() as patched:
+        patched.setattr(Slots, "put", full)
+        Running(abs, [-1]).thread.join(20)
+    assert isinstance(errors[0].__cause__, MemoryError)
+    assert Running(abs, [-1]).values() == [1]
 
 
 def test_a_wish_may_be_quicker_than_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
