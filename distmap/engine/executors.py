@@ -29,7 +29,6 @@ from distmap.engine.traits import (
     has_reliable_cancel,
     is_broken,
     is_death,
-    is_deserted,
     replacement_of,
     shares_memory,
     slots_of,
@@ -189,8 +188,6 @@ class ExecutorAdapter:
         """See Adapter. A call of no consequence finds out."""
         if any(call_or_default(call.running, False) for call in list(self._calls)):
             return None
-        if is_deserted(self._executor):
-            return f"{self.name} has no worker left"
         try:
             self._executor.submit(int)
         except Exception as error:

@@ -22,8 +22,8 @@ T = TypeVar("T")
 #: Where executors say how many calls they run at once. There is no public way to ask.
 _COUNTS = ("_max_workers", "max_workers", "num_workers")
 
-#: `submit` of these begins no call whose `cancel()` said True. Elsewhere (Dask, ipyparallel) a future is never
-#: "running", so that its `cancel()` is always True, however long the call runs already.
+#: `submit` of these begins no call whose `cancel()` said True. Elsewhere a future may never be "running", so that its
+#: `cancel()` is always True, however long the call runs already.
 _RELIABLE_CANCEL = (
     "concurrent.futures.thread",
     "concurrent.futures.process",
@@ -34,8 +34,8 @@ _RELIABLE_CANCEL = (
     "executorlib.task_scheduler.interactive.",
 )
 
-#: Errors of a future that mean: what ran the call ended, and the executor goes on. Dask, ipyparallel, Parsl, Ray.
-_DEATHS = frozenset({"KilledWorker", "EngineError", "WorkerLost", "ManagerLost", "WorkerCrashedError"})
+#: Errors of a future that mean: what ran the call ended, and the executor goes on. Dask, Parsl.
+_DEATHS = frozenset({"KilledWorker", "WorkerLost", "ManagerLost"})
 #: ... and the executor ended with it. The standard library, loky; executorlib.
 _BROKEN = frozenset({"BrokenExecutor", "ExecutorlibSocketError"})
 
@@ -55,15 +55,7 @@ def slots_of(executor: Executor) -> int | None:
         count = call_or_default(lambda name=name: getattr(executor, name, None), None)  # type: ignore[misc]
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             return count
-    threads = call_or_default(lambda: _dask_threads(executor), 0)
-    return threads or None
-
-
-def _dask_threads(executor: Any) -> int:
-    """Threads of all workers of a Dask cluster; 0 while it has none, or if this is no executor of Dask's."""
-    ask: Any = getattr(getattr(executor, "_client", None), "scheduler_info", None)
-    workers: list[Any] = [] if ask is None else list(ask()["workers"].values())
-    return sum(int(worker["nthreads"]) for worker in workers)
+    return None
 
 
 def would_spawn(executor: Executor) -> str | None:
@@ -89,24 +81,11 @@ def would_spawn(executor: Executor) -> str | None:
     )
 
 
-def is_deserted(executor: Executor) -> bool:
-    """Whether it is known to have nobody left who could run a call: a Dask cluster without workers."""
-    # What the client knows already: to ask its scheduler may take as long as to find out that there is none.
-    known: Any = getattr(getattr(executor, "_client", None), "_scheduler_identity", None)
-    return known is not None and call_or_default(lambda: not known["workers"], False)
-
-
 def unknown_slots(executor: Executor) -> str:
     """What to do when `slots_of` knows nothing."""
-    name = type(executor).__name__
-    if hasattr(getattr(executor, "_client", None), "scheduler_info"):
-        return (
-            f"the cluster of this {name} has no worker yet: wait for one (client.wait_for_workers(1)), or say how "
-            "many items it is to run at once: Pool(executor, processes=8)"
-        )
     return (
-        f"{name} does not say how many calls it runs at once (it has none of {', '.join(_COUNTS)}); say it: "
-        "Pool(executor, processes=8)"
+        f"{type(executor).__name__} does not say how many calls it runs at once (it has none of "
+        f"{', '.join(_COUNTS)}); say it: Pool(executor, processes=8)"
     )
 
 
@@ -161,8 +140,7 @@ def is_broken(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    # ipyparallel's `RemoteError` says in `ename` what it stands for.
-    return {getattr(error, "ename", ""), *(kind.__name__ for kind in type(error).__mro__)}
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def replacement_of(executor: Executor) -> Callable[[], Executor] | None:

@@ -1,4 +1,4 @@
-"""Other libraries' faces of a parallel map, run by a pool. Nothing of distmap imports this folder but by name.
+"""Adapters of other libraries' engines, and their faces of a parallel map. Nothing of distmap imports this but by name.
 
 Each module here imports the library that it is for, which must be installed already.
 """

@@ -7,7 +7,6 @@ it may end. What runs there is treated as if it were elsewhere: nothing but the 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -42,7 +41,6 @@ class SmallCluster:
         #: Why it ended; empty while it goes on.
         self.ended = ""
         self.events: AdapterEvents | None = None
-        self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._members: dict[str, tuple[Member, ThreadPoolExecutor]] = {}
         for name, slots in members.items():

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, resource_tracker
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -298,28 +297,6 @@ def test_an_executor_that_is_silent_and_takes_nothing_new_is_lost(ear: Ears) -> 
         assert await listener.hear("event") == WorkerLost(7, charged=False)
         assert engine.broken is not None
         assert "has answered nothing for" in engine.broken
-        await engine.close(now=True)
-
-    asyncio.run(main())
-
-
-def test_an_executor_without_workers_is_lost(ear: Ears) -> None:
-    """A cluster takes calls when all its workers are gone, and says that they are: nothing is waited for then."""
-
-    async def main() -> None:
-        executor = Mute()
-        executor._client = SimpleNamespace(_scheduler_identity={"workers": {"one": {}}})  # type: ignore[attr-defined]
-        limits = Limits(suspect_after=0.04, reconnect_grace=0.08)
-        engine, listener = engine_on(executor, slots=1, limits=limits), ear()
-        await engine.start(listener)
-        listener.send(square, [3])
-        async with asyncio.timeout(10):
-            while len(executor.tasks) < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)  # the questions come from timers of this loop
-        executor._client._scheduler_identity = {"workers": {}}  # type: ignore[attr-defined]
-        assert await listener.hear("event") == WorkerLost(7, charged=False)
-        assert engine.broken is not None
-        assert "Mute has no worker left, and it has answered nothing for" in engine.broken
         await engine.close(now=True)
 
     asyncio.run(main())

@@ -51,13 +51,6 @@ class KilledWorker(Exception):
     """Dask's, by name."""
 
 
-class RemoteError(Exception):
-    """ipyparallel's, by name."""
-
-    def __init__(self, ename: str) -> None:
-        self.ename = ename
-
-
 class ExecutorlibSocketError(RuntimeError):
     """executorlib's, by name."""
 
@@ -67,13 +60,11 @@ class ExecutorlibSocketError(RuntimeError):
     [
         (KilledWorker(), True, False),
         (type("Worse", (KilledWorker,), {})(), True, False),
-        (RemoteError("EngineError"), True, False),
-        (RemoteError("ZeroDivisionError"), False, False),
         (BrokenExecutor(), False, True),
         (ExecutorlibSocketError(), False, True),
         (ImportError("no distmap there"), False, False),
     ],
-    ids=["dask", "a subclass", "ipyparallel", "an error there", "broken", "executorlib", "another"],
+    ids=["dask", "a subclass", "broken", "executorlib", "another"],
 )
 def test_which_errors_are_deaths(error: BaseException, death: bool, end: bool) -> None:
     """Some end what ran the call, some the executor with it, others are errors."""
@@ -84,17 +75,6 @@ def test_what_raises_is_not_known() -> None:
     """A foreign call that raises gives what was to be given then."""
     assert traits.call_or_default(lambda: 1 // 0, 7) == 7
     assert traits.call_or_default(lambda: 1, 7) == 1
-
-
-@pytest.mark.parametrize(
-    ("known", "deserted"),
-    [(None, False), ({}, False), ({"workers": {}}, True), ({"workers": {"one": {}}}, False)],
-    ids=["no-cluster", "nothing-known-yet", "none-left", "one"],
-)
-def test_which_clusters_have_nobody_left(known: object, deserted: bool) -> None:
-    """Only one that says so itself."""
-    executor = SimpleNamespace(_client=SimpleNamespace(_scheduler_identity=known))
-    assert traits.is_deserted(executor) is deserted  # type: ignore[arg-type]
 
 
 def test_only_a_reusable_executor_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:

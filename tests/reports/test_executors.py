@@ -364,16 +364,6 @@ class Says(Executor):
         raise RuntimeError("it runs nothing")
 
 
-class Cluster:
-    """Of Dask, as its client tells of it."""
-
-    def __init__(self, *threads: int) -> None:
-        self.threads = threads
-
-    def scheduler_info(self) -> dict[str, Any]:
-        return {"workers": {f"tcp://{n}": {"nthreads": count} for n, count in enumerate(self.threads)}}
-
-
 @pytest.mark.parametrize(
     ("attributes", "processes", "slots"),
     [
@@ -381,11 +371,10 @@ class Cluster:
         ({"max_workers": 4}, None, 4),
         ({"num_workers": 5}, None, 5),
         ({"_max_workers": None, "max_workers": 6}, None, 6),
-        ({"_client": Cluster(2, 3)}, None, 5),
         ({"_max_workers": 3}, 7, 7),
         ({}, 8, 8),
     ],
-    ids=["stdlib", "executorlib", "mpi4py", "not known yet", "dask", "said, against its word", "said"],
+    ids=["stdlib", "executorlib", "mpi4py", "not known yet", "said, against its word", "said"],
 )
 def test_slots_are_those_of_the_executor(attributes: dict[str, Any], processes: int | None, slots: int) -> None:
     """From wherever it says so; `processes=` has the last word."""
@@ -399,9 +388,8 @@ def test_slots_are_those_of_the_executor(attributes: dict[str, Any], processes: 
         ({}, r"Says does not say how many calls it runs at once.*Pool\(executor, processes=8\)"),
         ({"_max_workers": 0}, "does not say how many"),
         ({"_max_workers": True}, "does not say how many"),
-        ({"_client": Cluster()}, "has no worker yet: wait for one"),
     ],
-    ids=["nothing", "zero", "no number", "an empty dask cluster"],
+    ids=["nothing", "zero", "no number"],
 )
 def test_slots_are_asked_for_by_a_sentence(attributes: dict[str, Any], says: str) -> None:
     """An executor that does not say how many calls it runs at once is no reason to guess."""
