@@ -14,7 +14,7 @@ from distmap.core.limits import LIMITS
 from distmap.transport.token import token_source
 
 #: A time as batch systems take it: minutes, hours and minutes and seconds, days before.
-_TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
+TIME = re.compile(r"(\d+-)?\d+(:\d\d){0,2}")
 
 
 def slurm(
@@ -191,5 +191,5 @@ def _checked(*, nodes: int, cpus: int | None, gpus: int, time: str) -> None:
     for name, value, least in (("nodes", nodes, 1), ("cpus", 1 if cpus is None else cpus, 1), ("gpus", gpus, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} of a job script must be a whole number of at least {least}; got {value!r}")
-    if not isinstance(time, str) or not _TIME.fullmatch(time):
+    if not isinstance(time, str) or not TIME.fullmatch(time):
         raise ValueError(f'time of a job script must be text such as "1:00:00" or "2-00:00:00"; got {time!r}')

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from distmap.core.launch_limits import LAUNCH
 from distmap.errors import ConnectError
+from distmap.launch.scripts import TIME
 from distmap.tasks._typing import NamedTuple
 
 #: Options of `sbatch` that are not to be chosen, and why.
@@ -52,11 +53,6 @@ class SlurmOptions(NamedTuple):
     worker: tuple[str, ...] = ()
     #: Options of `sbatch`, each a word.
     more: tuple[str, ...] = ()
-
-
-def is_slurm(text: str) -> bool:
-    """Whether Slurm is to start the workers."""
-    return text.strip().lower().startswith("slurm:")
 
 
 def parse_slurm(text: str) -> SlurmOptions:
@@ -123,6 +119,6 @@ def _number(name: str, value: str, least: int = 1) -> int:
 
 
 def _time(value: str) -> str:
-    if not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", value):
+    if not TIME.fullmatch(value):
         raise ConnectError(f"time of slurm:// must be as Slurm takes it, such as 2:00:00 or 1-12:00:00; got {value!r}")
     return value

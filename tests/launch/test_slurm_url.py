@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distmap.errors import ConnectError
-from distmap.launch.slurm_url import SlurmOptions, is_slurm, parse_slurm
+from distmap.launch.slurm_url import SlurmOptions, parse_slurm
 
 
 def test_options_are_ours_or_those_of_sbatch() -> None:
@@ -21,8 +21,6 @@ def test_options_are_ours_or_those_of_sbatch() -> None:
     )  # fmt: skip
     assert parse_slurm("slurm://") == parse_slurm("Slurm://?") == SlurmOptions()
     assert parse_slurm("slurm://?workers=0-50")[:2] == (0, 50)
-    assert is_slurm(" slurm://?a=b")
-    assert not is_slurm("wss://slurm:1")
 
 
 @pytest.mark.parametrize(
