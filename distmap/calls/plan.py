@@ -12,7 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-_PLAN: contextvars.ContextVar[Plan | None] = contextvars.ContextVar("distmap_plan", default=None)
+#: Those whose blocks the context is in, the innermost last.
+_PLANS: contextvars.ContextVar[tuple[Plan, ...]] = contextvars.ContextVar("distmap_plans", default=())
 
 #: Options of a pool that say who computes: with one of them it follows no plan.
 _WHO = ("workers", "processes", "listen", "relay", "launch")
@@ -25,16 +26,18 @@ class Plan:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self._before: list[contextvars.Token[Plan | None]] = []
 
     def __enter__(self) -> Plan:
-        self._before.append(_PLAN.set(self))
+        _PLANS.set((*_PLANS.get(), self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _PLAN.reset(self._before.pop())
+        plans = _PLANS.get()
+        if self in plans:  # else the block ends in another context than it began in
+            last = len(plans) - 1 - plans[::-1].index(self)
+            _PLANS.set(plans[:last] + plans[last + 1 :])
 
     def __repr__(self) -> str:
         return f"<plan: Pool({', '.join(map(_shown, self.options.items()))})>"
@@ -69,11 +72,11 @@ def follows_plan(init: F) -> F:
 
     @functools.wraps(init)
     def planned(self: Any, *args: Any, **options: Any) -> None:
-        found = _PLAN.get()
+        plans = _PLANS.get()
         told = args[:1] not in ((), (None,)) or any(options.get(name) is not None for name in _WHO)
-        if found is not None and not told:
+        if plans and not told:
             given = {name: value for name, value in options.items() if value is not None}
-            options = {**found.options, **given}
+            options = {**plans[-1].options, **given}
             if args:
                 args = (options.pop("workers"), *args[1:])
         init(self, *args, **options)

@@ -62,6 +62,20 @@ def test_a_plan_is_that_of_its_context() -> None:
     assert found == [3, None, 3]
 
 
+def test_one_plan_holds_in_several_contexts_at_once() -> None:
+    """Threads and tasks enter and leave the same plan in any order; a block that ends elsewhere changes nothing."""
+    plan, one, two = distmap.plan(4), contextvars.copy_context(), contextvars.copy_context()
+    one.run(plan.__enter__)
+    two.run(plan.__enter__)
+    one.run(plan.__exit__, None, None, None)
+    assert (one.run(Made).given[0], two.run(Made).given[0]) == (None, 4)
+    with distmap.plan(5):
+        plan.__exit__(None, None, None)
+        assert Made().given[0] == 5
+    two.run(plan.__exit__, None, None, None)
+    assert two.run(Made).given[0] is None
+
+
 def test_a_plan_shows_itself_without_secrets() -> None:
     """Its repr is the pool that it stands for; tokens and headers are not in it."""
     text = repr(distmap.plan("slurm://?workers=2", token="dm1_secret", progress=False))
