@@ -291,7 +291,8 @@ class Scaler:
         """No worker came of a start."""
         self._trouble = words
         self._failures += 1
-        self._next = now + min(self._limits.pause_most, 2.0**self._failures / 2)
+        # The power is bounded by itself, too: that of a day of failures is no float.
+        self._next = now + min(self._limits.pause_most, 2.0 ** min(self._failures, 64) / 2)
 
     def _judge(self) -> None:
         """See whether all is in vain: nothing is left, and enough was tried; once is if no worker has ever come."""

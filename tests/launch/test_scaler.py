@@ -202,6 +202,21 @@ def test_while_others_work_it_is_tried_on() -> None:
     kept(2, 2, test)
 
 
+def test_however_often_it_fails_it_is_tried_on() -> None:
+    """The pause between two tries has a bound also after a day of failures."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.comes("1")
+        scaler.came({"1"})
+        for _ in range(1100):
+            scaler._fail("no node", 0.0)
+        memory.ends("2", "bad node")
+        await eventually(lambda: "3" in memory.there)
+        assert scaler.words == "memory: 1 running, 1 queued (Priority), bad node"
+
+    kept(2, 2, test)
+
+
 def test_a_start_that_was_half_refused_is_looked_after() -> None:
     """What was started before the refusal counts: it is not started again, and ends with the others."""
 
