@@ -876,7 +876,7 @@ class Pool:
             most: workers that there never are more than; None (default): as `least`.
 
         Raises:
-            ValueError: the pool has no launcher, or several.
+            ValueError: the pool has no launcher, or several; more than 10,000 workers are asked for.
             LaunchError: more cannot be started; the message has the last words of what was asked.
         """
         self._check_open()

@@ -211,4 +211,9 @@ class Launching:
             )
         if most is not None and most < least:
             raise ValueError(f"scale(least, most) must have a most of at least {least}; got {most}")
+        from distmap.core.launch_limits import LAUNCH
+
+        if max(least, most or 0) > LAUNCH.workers:
+            got = least if most is None else f"{least}, {most}"
+            raise ValueError(f"a pool has at most {LAUNCH.workers} workers of a launcher; got scale({got})")
         portal.run(self.scalers[0].scale(least, least if most is None else most)).result()

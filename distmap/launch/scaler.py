@@ -128,6 +128,8 @@ class Scaler:
     async def scale(self, least: int, most: int) -> None:
         """From now on between these many; LaunchError if more cannot be started."""
         self._rule.bound(least, most)
+        # With a range nothing may be started before there is work: it is tried again then.
+        self.broken, self._trouble = None, ""
         self._failures, self._next = 0, 0.0
         await self._step(asked=True)
 

@@ -111,6 +111,10 @@ def test_what_cannot_be_scaled_or_added_says_so() -> None:
     with distmap.Pool(launch="sleep 60; : {url}") as pool:
         with pytest.raises(ValueError, match="most of at least 3; got 2"):
             pool.scale(3, 2)
+        with pytest.raises(ValueError, match=r"at most 10000 workers of a launcher; got scale\(10001\)"):
+            pool.scale(10_001)
+        with pytest.raises(ValueError, match=r"got scale\(0, 1000000\)"):
+            pool.scale(0, 1_000_000)
         with pytest.raises(TypeError, match="least must be a whole number"):
             pool.scale(1.5)  # type: ignore[arg-type]
         pool.scale(0)

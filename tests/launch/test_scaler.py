@@ -187,6 +187,20 @@ def test_starts_without_a_worker_are_given_up() -> None:
     kept(1, 1, later)
 
 
+def test_a_range_tries_again_as_a_number_does() -> None:
+    """After a failure `scale` with a least of none starts a worker once there is work for it."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.ends("1", "oops")
+        await eventually(lambda: side.lost_hope)
+        await scaler.scale(0, 2)
+        assert (scaler.broken, scaler.awaits, scaler.words) == (None, False, "memory: 0 running")
+        memory.jobs = [Waiting(1, 100, 0, 0)]
+        await eventually(lambda: "2" in memory.there)
+
+    kept(1, 1, test)
+
+
 def test_while_others_work_it_is_tried_on() -> None:
     """One start after the other may fail: as long as a worker is there, nothing is given up."""
 
