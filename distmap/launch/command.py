@@ -127,7 +127,7 @@ class CommandLauncher:
     async def ended(self, id: str, *, expected: bool) -> Ended | None:
         """See Launcher."""
         ended = self._over.pop(id)
-        return None if expected else ended
+        return None if expected and not ended.well else ended
 
     async def end(self, ids: Sequence[str]) -> None:
         """See Launcher."""

@@ -29,7 +29,8 @@ class Started(NamedTuple):
 class Ended(NamedTuple):
     """How one start has ended."""
 
-    #: It is over without a failure; a command that hands its work to a queue ends so as well, long before its workers.
+    #: It is over without a failure; a command that hands its work to a queue, or its worker to another machine, ends so
+    #: as well, long before its workers.
     well: bool
     #: What it said last, for people.
     words: str
@@ -59,7 +60,11 @@ class Launcher(Protocol):
         """Something has changed: the next look is to be a new one."""
 
     async def ended(self, id: str, *, expected: bool) -> Ended | None:
-        """How it ended, once; then it is forgotten. `expected`: that is known, and nothing of it is asked."""
+        """How it ended, once; then it is forgotten. None: its workers have ended with it, and nothing went wrong.
+
+        Args:
+            expected: A worker of it has come, or it was told to end: a failure is none.
+        """
 
     async def end(self, ids: Sequence[str]) -> None:
         """End these, by force if it is the second time."""

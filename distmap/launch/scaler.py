@@ -102,7 +102,8 @@ class Scaler:
         self._limits = limits
         self._rule = Scaling(least, most, limits)
         self._starts: dict[str, _Start] = {}
-        #: Those of commands that have ended well before a worker came: they have handed their work to a queue.
+        #: Those of commands that have ended well before a worker came, or before it left: they have handed their work
+        #: to a queue, or the worker to another machine.
         self._handed: dict[str, _Start] = {}
         #: Those that are over, as long as the pool has a worker of them: it may be out of reach, and never come back.
         self._ended: set[str] = set()
@@ -227,8 +228,9 @@ class Scaler:
             if self._closed:
                 return
             now = asyncio.get_running_loop().time()
-            await self._see(await self._launcher.look(), now)
+            found = await self._launcher.look()
             there = self._pool.look()
+            await self._see(found, {worker.start for worker in there.workers if not worker.away}, now)
             present = {worker.start for worker in there.workers}
             self._note(present)
             self._judge()
@@ -253,18 +255,18 @@ class Scaler:
         workers = sum(start.now.workers for start in starts.values() if start.came)
         return max(1, slots // workers if slots and workers else self._launcher.slots)
 
-    async def _see(self, found: Mapping[str, Started], now: float) -> None:
-        """Take note of what has changed."""
+    async def _see(self, found: Mapping[str, Started], connected: Collection[str], now: float) -> None:
+        """Take note of what has changed. `connected`: starts that have workers within reach."""
         for id in [id for id in self._starts if id not in found]:
             start = self._starts.pop(id)
-            self._ended.add(id)
-            ended = await self._launcher.ended(id, expected=start.came or start.ending is not None)
-            if ended is None:
-                continue
-            if ended.well:
+            expected = start.came or start.ending is not None
+            ended = await self._launcher.ended(id, expected=expected)
+            if ended is not None and ended.well and (not expected or id in connected):
                 self._handed[id] = start
-                self._trouble = ended.words
-            else:
+                self._trouble = self._trouble if expected else ended.words
+                continue
+            self._ended.add(id)
+            if ended is not None and not expected:
                 log.warning("x %s", ended.words)
                 self._fail(ended.words, now)
         for id, what in found.items():

@@ -49,6 +49,20 @@ def test_a_command_is_told_everything_and_its_end_has_its_words() -> None:
     launched(script.replace("${{X:-x {a}}", "x {a}"), test)
 
 
+def test_the_end_of_a_command_whose_worker_came_is_told_if_it_was_well() -> None:
+    """It may have handed its worker over, to another machine or a queue; one that failed has not."""
+
+    async def test(launcher: CommandLauncher) -> None:
+        well, failed = [*await launcher.start(1, "0"), *await launcher.start(1, "3")]
+        await eventually(lambda: {well, failed} <= {*launcher._over})
+        assert await launcher.ended(failed, expected=True) is None
+        ended = await launcher.ended(well, expected=True)
+        assert ended is not None
+        assert ended.well
+
+    launched("exit {url}", test)
+
+
 def test_without_a_number_it_is_run_so_many_times() -> None:
     """Each run is a start of its own; one that is told to end gets SIGTERM, and SIGKILL the second time."""
 

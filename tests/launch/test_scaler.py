@@ -50,7 +50,8 @@ class Memory:
         pass
 
     async def ended(self, id: str, *, expected: bool) -> Ended | None:
-        return None if expected else self.over[id]
+        ended = self.over.get(id) if expected else self.over[id]
+        return None if expected and ended is not None and not ended.well else ended
 
     async def end(self, ids: Sequence[str]) -> None:
         self.log.append(("end", [*ids]))
@@ -271,6 +272,47 @@ def test_work_that_was_handed_to_a_queue_counts() -> None:
         assert len(memory.log) == 1
         del memory.workers["1"]
         await eventually(lambda: "2" in memory.there)
+
+    kept(1, 1, test)
+
+
+def test_a_command_that_ends_before_its_worker_has_handed_it_over() -> None:
+    """A script that makes a machine ends well once its worker is there: none is made in its place before that goes."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.comes("1")
+        scaler.came({"1"})
+        memory.over["1"] = Ended(True, "made vm7")
+        del memory.there["1"]
+        await scaler.scale(1, 1)
+        assert scaler.words == "memory: 0 running, 1 handed over"
+        assert not scaler.awaits
+        memory.away.add("1")  # its connection breaks, and comes back
+        await scaler.scale(1, 1)
+        memory.away.clear()
+        assert memory.log == [("wss://nb:1", ["1"])]
+        await scaler.scale(0, 0)
+        assert memory.log[1:] == [("dismiss", ["1"])]
+        del memory.workers["1"]
+        scaler.came(())
+        await eventually(lambda: scaler.words == "memory: 0 running")
+        await scaler.scale(1, 1)
+        assert "2" in memory.there
+
+    kept(1, 1, test)
+
+
+def test_a_worker_that_has_ended_well_has_not_handed_over() -> None:
+    """It ended with its command, so another one is started; if the pool still waits for it, it is given up."""
+
+    async def test(memory: Memory, side: Side, scaler: Scaler) -> None:
+        memory.comes("1")
+        scaler.came({"1"})
+        memory.away.add("1")
+        memory.over["1"] = Ended(True, "")
+        del memory.there["1"]
+        await eventually(lambda: "2" in memory.there)
+        assert ("lost", ["1"]) in memory.log
 
     kept(1, 1, test)
 
