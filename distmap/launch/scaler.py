@@ -113,6 +113,8 @@ class Scaler:
         self._trouble = ""
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
+        #: Whose turn it is, or was.
+        self._holder: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -137,6 +139,9 @@ class Scaler:
     async def close(self, *, now: bool) -> None:
         """End all of them."""
         self._closed = True
+        if self._turn.locked() and self._holder is not None:
+            # It may start something, by a command that takes a minute; the launcher ends what comes of that.
+            self._holder.cancel()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -227,6 +232,7 @@ class Scaler:
         async with self._turn:
             if self._closed:
                 return
+            self._holder = asyncio.current_task()
             now = asyncio.get_running_loop().time()
             found = await self._launcher.look()
             there = self._pool.look()

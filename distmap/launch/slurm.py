@@ -69,6 +69,7 @@ class SlurmLauncher:
 
     async def start(self, n: int, url: str) -> Sequence[str]:
         """See Launcher."""
+        self._path("sbatch")
         options, self._asked = self._options, True
         self._logs.mkdir(parents=True, exist_ok=True)
         script = slurm_worker(
@@ -154,19 +155,28 @@ class SlurmLauncher:
     async def close(self) -> None:
         """See Launcher."""
         if self._asked:  # a submission may have been cut short, and its job be there
-            with suppress(LaunchError):
+            try:
                 await self._ask("scancel", f"--name={self._job}")
+            except LaunchError as error:
+                log.warning(
+                    "! jobs of the pool may be left in Slurm; end them by `scancel --name=%s`: %s", self._job, error
+                )
         if not self._failed:
             await asyncio.to_thread(shutil.rmtree, self._logs, ignore_errors=True)
 
-    async def _ask(self, program: str, *arguments: str, given: str = "") -> str:
-        """What a command of Slurm prints; LaunchError if it is not there, refuses or does not answer."""
+    def _path(self, program: str) -> str:
+        """Where a command of Slurm is; LaunchError if it is not there."""
         path = shutil.which(program, path=self._env.get("PATH"))
         if path is None:
             raise LaunchError(
                 f"Slurm: the command {program} is not on this machine; make the pool on a login node or on a node of "
                 "the cluster"
             )
+        return path
+
+    async def _ask(self, program: str, *arguments: str, given: str = "") -> str:
+        """What a command of Slurm prints; LaunchError if it is not there, refuses or does not answer."""
+        path = self._path(program)
         try:
             process = await asyncio.create_subprocess_exec(
                 path, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

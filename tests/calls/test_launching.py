@@ -18,6 +18,7 @@ import pytest
 
 import distmap
 from distmap.calls.launching import instead_of_name, launches
+from distmap.transport.token import Secret
 
 WORKER = "distmap-worker {url} --slots 1"
 
@@ -118,6 +119,40 @@ def test_what_cannot_be_scaled_or_added_says_so() -> None:
         with pytest.raises(TypeError, match="least must be a whole number"):
             pool.scale(1.5)  # type: ignore[arg-type]
         pool.scale(0)
+
+
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without anything in it, for a pool that is given its token."""
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_an_interrupted_start_leaves_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
+) -> None:
+    """While `sbatch` takes its time an interrupt ends it, and cancels what it may have submitted."""
+    home = _home(tmp_path, monkeypatch)
+    for name, script in (("sbatch", 'touch "$0.runs"; exec sleep 60'), ("scancel", 'echo "$@" > "$0.said"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+
+    def interrupt() -> None:
+        until((tmp_path / "sbatch.runs").exists, 30)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        distmap.Pool("slurm://", token=Secret.generate())
+    thread.join()
+    assert (tmp_path / "scancel.said").read_text().startswith("--name=distmap-")
+    assert not _files(home)
 
 
 def test_a_host_whose_name_leads_nowhere_is_reached_by_its_address(

@@ -74,14 +74,18 @@ def test_what_sbatch_says_is_in_the_error(folder: Path, answer: str, code: int, 
         asyncio.run(launcher(folder, "slurm://").start(1, "wss://nb:1"))
 
 
-def test_a_machine_without_slurm_is_named() -> None:
-    """The sentence says what is missing and where the pool has to be."""
+def test_a_machine_without_slurm_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The sentence says what is missing and where the pool has to be; as no job was asked for, none is looked for."""
     slurm = SlurmLauncher(parse_slurm("slurm://"), "", {"PATH": "/nowhere", "XDG_CACHE_HOME": "/tmp"})
     with pytest.raises(LaunchError, match="the command squeue is not on this machine; make the pool on a login node"):
         asyncio.run(slurm._ask("squeue"))
+    with pytest.raises(LaunchError, match="the command sbatch is not on this machine"):
+        asyncio.run(slurm.start(1, "wss://nb:1"))
+    asyncio.run(slurm.close())
+    assert not caplog.messages
 
 
-def test_a_controller_that_is_away_changes_nothing(folder: Path) -> None:
+def test_a_controller_that_is_away_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was known of the jobs stays; once it answers, jobs that are over have ended, and their logs are read."""
     (folder / "sbatch.says").write_text("77\n")
 
@@ -107,5 +111,7 @@ def test_a_controller_that_is_away_changes_nothing(folder: Path) -> None:
         await slurm.end(["77_0"])
         await slurm.close()
         assert (slurm._logs / "77_2.log").exists()  # a failure may have to be looked into
+        left = f"jobs of the pool may be left in Slurm; end them by `scancel --name={slurm._job}`"
+        assert f"{left}: Slurm: scancel refused" in caplog.messages[-1]
 
     asyncio.run(main())
