@@ -270,18 +270,26 @@ class Pool:
             try:
                 self._assemble(started, wanted, held)
             except BaseException:
-                for engine in self._engines:
-                    with contextlib.suppress(Exception):  # what went wrong first is told
-                        self._portal.run(engine.close(now=True)).result(LIMITS.end_wait)
-                for slots in started:
-                    self._portal.ask(slots.stop)
-                self._portal.close()
+                self._undo(started)
                 raise
             from distmap.calls.ending import Ending
 
             self._ending = Ending(self._portal, self._driver, self._engines, self._submissions)
             weakref.finalize(self, self._ending.end)
             self._closed = False
+
+    def _undo(self, started: list[Slots]) -> None:
+        """End what there is of a pool that cannot be made."""
+        from distmap.core.limits import LIMITS
+
+        for engine in self._engines:
+            with contextlib.suppress(Exception):  # what went wrong first is told
+                self._portal.run(engine.close(now=True)).result(LIMITS.end_wait)
+        for slots in started:
+            self._portal.ask(slots.stop)
+        self._portal.close()
+        if (launching := self.__dict__.get("_launching")) is not None:
+            launching.forget()  # launchers that have not begun are not closed
 
     def _assemble(self, started: list[Slots], wanted: Wanted, held: Held) -> None:
         # These imports run while the task processes boot; in this order, the costly ones last.

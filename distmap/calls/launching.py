@@ -65,6 +65,7 @@ class Launching:
     def __init__(self, remote: Remote, hub: HubEngine | None, driver: Driver) -> None:
         self._remote, self._hub, self._driver = remote, hub, driver
         self.scalers: list[Scaler] = []
+        self._credentials: Credentials | None = None
         if not remote.launches:
             return
         from distmap.launch.credentials import Credentials
@@ -72,12 +73,12 @@ class Launching:
 
         #: What workers take for the name of this host; empty: its name.
         self._host = instead_of_name() if remote.only_launched else ""
-        self._credentials = Credentials(remote.token, self._headers())
+        self._credentials = credentials = Credentials(remote.token, self._headers())
         try:
             for text in remote.launches:
-                self.scalers.append(Scaler(*self._launcher(text, self._credentials), self))
+                self.scalers.append(Scaler(*self._launcher(text, credentials), self))
         except BaseException:
-            self._credentials.remove()
+            self.forget()
             raise
         #: Those that have not ended.
         self._left = {*self.scalers}
@@ -167,9 +168,14 @@ class Launching:
         """All that a launcher had started has ended; after the last one nobody reads the credentials any more."""
         self._left.discard(scaler)
         if not self._left:
-            self._credentials.remove()
+            self.forget()
 
     # --- for the pool -------------------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Nobody reads the credentials any more: all has ended, or the pool could not be made."""
+        if self._credentials is not None:
+            self._credentials.remove()
 
     def before(self, then: Callable[[], object]) -> Callable[[], None]:
         """What is to be called on the loop when workers have come or gone: it tells the launchers, then calls that."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Credentials:
 
     def __init__(self, token: Secret | str | None, headers: Mapping[str, str] | str | Path | None = None) -> None:
         self._own: list[Path] = []
+        #: Removes those that were made for this; the end of this process does if nobody has.
+        self._end = weakref.finalize(self, _remove, self._own, os.getpid())
         source = None if token is not None else token_source()
         self.token_file = self._written(load_token(token).reveal()) if source is None else source.absolute()
         self.header_file: Path | None = None
@@ -58,6 +61,11 @@ class Credentials:
 
     def remove(self) -> None:
         """Remove those that were made for this."""
-        for path in self._own:
+        self._end()
+
+
+def _remove(paths: Sequence[Path], pid: int) -> None:
+    if os.getpid() == pid:  # else this is a forked child: they are its parent's
+        for path in paths:
             with suppress(OSError):
                 path.unlink()

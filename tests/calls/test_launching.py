@@ -132,6 +132,19 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def test_a_pool_that_cannot_be_made_leaves_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its private file goes at once, whatever has failed: the port, or a launcher before another one."""
+    home, token = _home(tmp_path, monkeypatch), Secret.generate()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        with pytest.raises(distmap.ConnectError):
+            distmap.Pool(launch=WORKER, token=token, listen=f"wss://127.0.0.1:{other.getsockname()[1]}")
+        assert not _files(home)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(distmap.LaunchError, match="sbatch is not on this machine"):
+        distmap.Pool("slurm://", launch=WORKER, token=token)
+    assert not _files(home)
+
+
 def test_an_interrupted_start_leaves_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,21 @@ def test_other_secrets_get_a_private_file_for_the_time(home: Path) -> None:
     files.remove()
     assert not [path for path in home.rglob("*") if path.is_file()]
     files.remove()
+
+
+def test_a_process_leaves_no_file_of_its_own(home: Path) -> None:
+    """Its end removes them if nothing else has, and that of a forked child does not."""
+    code = (
+        "import os, sys\n"
+        "from distmap.launch.credentials import Credentials\nfrom distmap.transport.token import Secret\n"
+        "files = Credentials(Secret.generate(), {'A': 'b'})\n"
+        "if (child := os.fork()) == 0:\n    sys.exit()\n"
+        "os.waitpid(child, 0)\nprint(files.token_file.exists(), files.header_file.exists())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "True True\n"
+    assert home.exists()
+    assert not [path for path in home.rglob("*") if path.is_file()]
 
 
 def test_a_folder_that_takes_no_file_is_an_error(home: Path) -> None:
