@@ -658,7 +658,7 @@ class Pool:
         from distmap.calls.options import MapOptions
         from distmap.calls.setups import SetUp
 
-        self._ensure_workers()
+        self._ensure_workers(set_up=True)
         chosen = MapOptions.of({"timeout": timeout, "on_error": on_error, "tags": tags, "output": output})
         if each not in ("slot", "worker"):
             raise ValueError(f'each must be "slot" or "worker"; got {each!r}')
@@ -708,7 +708,7 @@ class Pool:
         from distmap.views.choose import resolve_progress
 
         wanted = checked_requirements(requirements)
-        self._ensure_workers()
+        self._ensure_workers(set_up=True)
         check_members(self._members())
         chosen = MapOptions.of({"timeout": timeout, "on_error": "return", "tags": tags, "progress": progress})
         code = self._codes.get(job_of(wanted), "setup", ()).own()._replace(surroundings=self._watch.look())
@@ -1036,10 +1036,11 @@ class Pool:
             raise PoolClosed("this Pool belongs to the process that made it; make a new one here")
         raise PoolClosed(f"Pool not running: it was {self._how_closed}; make a new one")
 
-    def _ensure_workers(self) -> None:
+    def _ensure_workers(self, *, set_up: bool = False) -> None:
         self._check_open()
-        # Where workers are started, work has to wait for them in the open: it says how many are needed.
-        if self._hub is not None and not self._launching.scalers:
+        # Where workers are started, work has to wait for them in the open: it says how many are needed. A set-up does
+        # not: it is for those that are there.
+        if self._hub is not None and (not self._launching.scalers or (set_up and self._launching.awaited())):
             self.wait_for_workers(1)
 
     def _what_was_tried(self) -> str:

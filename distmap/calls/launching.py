@@ -84,7 +84,7 @@ class Launching:
         self._left = {*self.scalers}
         driver.workers.coming = self.coming
         driver.on_open = self._opened(driver.on_open)
-        driver.snapshots.awaited = self._awaited
+        driver.snapshots.awaited = self.awaited
 
     def _headers(self) -> Mapping[str, str] | str | Path | None:
         """What workers show to a proxy on the way; through a Jupyter server, what this kernel would."""
@@ -192,7 +192,7 @@ class Launching:
         remote = self._remote
         return remote.patient and any(scaler.coming(remote.connect_timeout) for scaler in self.scalers)
 
-    def _awaited(self) -> str:
+    def awaited(self) -> str:
         """For which workers a call waits, in words; empty: all that were started have come."""
         return "; ".join(scaler.words for scaler in self.scalers if scaler.awaits)
 

@@ -90,6 +90,19 @@ def test_a_command_that_fails_ends_a_call_with_its_words(command: str, words: st
         assert "said" in repr(pool)
 
 
+@pytest.mark.timeout(60)
+def test_a_set_up_waits_for_the_first_worker() -> None:
+    """`run` and `install` are for workers that are there, so they wait for one that was started, with tags too."""
+    with distmap.Pool(launch=f"{WORKER} --tag big") as pool:
+        assert [*pool.run(lambda: "ready", tags=["big"]).values()] == [["ready"]]
+    with distmap.Pool(launch="echo no licence; exit 3; {url}", connect_timeout=3600) as pool:
+        for set_up in (lambda: pool.run(print), lambda: pool.install("polars")):
+            with pytest.raises(distmap.NoWorkers, match=r"no worker can come: .* and said: no licence"):
+                set_up()
+        pool.scale(0)  # nobody is to come: there is nothing to set up
+        assert not pool.run(lambda: "ready")
+
+
 @pytest.mark.parametrize(("command", "state"), [("sleep 60; {url}", "1 running"), ("echo 12.pbs", "1 handed over")])
 def test_a_command_that_brings_nobody_is_waited_for_and_named(command: str, state: str) -> None:
     """One that runs on, or has handed its work to a queue, may still bring workers, for as long as a call may wait."""
